@@ -1,0 +1,110 @@
+"""Files and folders that are written whole or not at all."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from .errors import OutputError
+
+
+@contextmanager
+def fresh_folder(target: Path, is_ours: Callable[[Path], bool]) -> Iterator[Path]:
+    """Give an empty folder that becomes `target` when the block ends without an error.
+
+    The folder is made beside `target` at once, so that a place that cannot be written is an
+    error before any work is done. On any exception, Ctrl-C included, it is removed and `target`
+    stays as it was.
+
+    Parameters
+    ----------
+    target : Path
+        The folder to write. If it exists it must be empty, or `is_ours` must say yes of it; it
+        is then replaced.
+    is_ours : callable
+        Says whether an existing folder may be replaced.
+
+    Raises
+    ------
+    OutputError
+        If `target` exists and may not be replaced, or cannot be written.
+    """
+    # abspath, not resolve: a link that the user made stays where it is.
+    target = Path(os.path.abspath(target))
+    if target.exists() or target.is_symlink():
+        if not target.is_dir():
+            raise OutputError(f"{target} is a file; expected a new folder or an earlier run's")
+        if any(target.iterdir()) and not is_ours(target):
+            raise OutputError(
+                f"{target} exists and is not an underscript run; choose another --out, or empty it"
+            )
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f".{target.name}.partial-", dir=target.parent))
+    except OSError as error:
+        raise OutputError(f"cannot write in {target.parent}: {error.strerror or error}") from error
+    try:
+        yield work
+        work.chmod(0o777 & ~_umask())
+        _swap(work, target)
+    except OSError as error:
+        if isinstance(error, OutputError):
+            raise
+        raise OutputError(
+            f"cannot write {target}: {error.strerror or error}; nothing was written there"
+        ) from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _swap(work: Path, target: Path) -> None:
+    """Put `work` in the place of `target`; the old folder goes last."""
+    if not target.exists():
+        work.rename(target)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old-", dir=target.parent))
+    target.rename(old / target.name)
+    try:
+        work.rename(target)
+    except OSError:
+        (old / target.name).rename(target)
+        raise
+    finally:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def whole_file(target: Path) -> Iterator[Path]:
+    """Give a path to write to, which becomes `target` when the block ends without an error.
+
+    Raises
+    ------
+    OutputError
+        If the file cannot be written; an earlier file of that name stays as it was.
+    """
+    target = Path(os.path.abspath(target))
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}.partial-", dir=target.parent)
+        os.close(handle)
+    except OSError as error:
+        raise OutputError(f"cannot write {target}: {error.strerror or error}") from error
+    work = Path(name)
+    try:
+        yield work
+        work.chmod(0o666 & ~_umask())
+        work.replace(target)
+    except OSError as error:
+        if isinstance(error, OutputError):
+            raise
+        raise OutputError(f"cannot write {target}: {error.strerror or error}") from error
+    finally:
+        work.unlink(missing_ok=True)

@@ -1,0 +1,44 @@
+"""What can go wrong, as one small hierarchy.
+
+Every message is one line that says what was expected, what was found, where, and what to do.
+The command line turns each of these into that line and exit code 2; anything else that escapes
+is a failure of underscript itself (exit code 1).
+"""
+
+__all__ = [
+    "DataError",
+    "LabelError",
+    "LayerError",
+    "ModelError",
+    "OutputError",
+    "UnderscriptError",
+    "UnderscriptWarning",
+]
+
+
+class UnderscriptError(Exception):
+    """Base of every error that a user can act on."""
+
+
+class DataError(UnderscriptError, ValueError):
+    """Inputs, files or batches that are not what was expected."""
+
+
+class LabelError(DataError):
+    """Labels that are out of range, of another length or type than the data asks for."""
+
+
+class LayerError(UnderscriptError, LookupError):
+    """A layer that does not exist, never fires, or gives no usable rows."""
+
+
+class ModelError(UnderscriptError, ValueError):
+    """A model or weights that cannot be used."""
+
+
+class OutputError(UnderscriptError, OSError):
+    """A folder or file that cannot be written, or is not what it should be."""
+
+
+class UnderscriptWarning(UserWarning):
+    """A defined answer in a corner where the user should know about it."""
