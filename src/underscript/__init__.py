@@ -1,3 +1,24 @@
 """Reads the generalization that a trained network hides under what it memorised."""
 
 __version__ = "0.1.0.dev0"
+
+from .corruption import corrupt_labels
+from .decode import decode
+from .decoding import Decoding, load
+from .errors import UnderscriptError, UnderscriptWarning
+from .layers import list_layers
+from .moments import ClassMoments
+from .subspace import MinimumAngleSubspaceClassifier, PrincipalVectorClassifier
+
+__all__ = [
+    "ClassMoments",
+    "Decoding",
+    "MinimumAngleSubspaceClassifier",
+    "PrincipalVectorClassifier",
+    "UnderscriptError",
+    "UnderscriptWarning",
+    "corrupt_labels",
+    "decode",
+    "list_layers",
+    "load",
+]

@@ -1,0 +1,7 @@
+"""``python -m underscript``: the same command."""
+
+import sys
+
+from .cli import main
+
+sys.exit(main())

@@ -1,0 +1,233 @@
+"""Taps on a model's layers, in context managers that always let go."""
+
+import random
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .errors import LayerError, ModelError
+
+if TYPE_CHECKING:
+    from ._stream import Batch
+
+Path = tuple[int | str, ...]
+
+
+@dataclass(frozen=True)
+class Tap:
+    """One place in a forward pass.
+
+    Attributes
+    ----------
+    name : str
+        How the user sees it: ``fc1``, ``relu#1``, ``attn[0]``, ``readout:input``, ``input``.
+    module : str
+        Dotted name of the module; unused for the model's own input.
+    side : {"output", "input", "model"}
+        Whether the module's output or its first input is taken; ``"model"`` is the model's input.
+    call : int
+        Which call of the module within one forward pass, from 0.
+    path : tuple of int and str
+        Where in a tuple or dict output the tensor sits; empty for a plain tensor.
+    calls : int
+        How many calls one forward pass makes, as seen when the layers were listed.
+    """
+
+    name: str
+    module: str
+    side: Literal["output", "input", "model"]
+    call: int = 0
+    path: Path = ()
+    calls: int = 1
+
+
+class Tapped:
+    """What the taps saw in the last forward pass."""
+
+    def __init__(self, taps: Sequence[Tap]):
+        self.taps = taps
+        # Two taps may read one call at different paths of its output.
+        self._by_call: dict[tuple[str, str, int], list[Tap]] = {}
+        for tap in taps:
+            self._by_call.setdefault((tap.module, tap.side, tap.call), []).append(tap)
+        self._calls: Counter[tuple[str, str]] = Counter()
+        self._seen: dict[str, Tensor] = {}
+
+    def see(self, module: str, side: str, value: Any) -> None:
+        """Take a copy of what a module gave, if this call of it is tapped."""
+        call = self._calls[module, side]
+        self._calls[module, side] += 1
+        for tap in self._by_call.get((module, side, call), ()):
+            self._seen[tap.name] = _as_rows(at_path(value, tap.path, tap.name))
+
+    def rows(self, batch: "Batch", where: str) -> dict[str, Tensor]:
+        """Return each layer's rows (n, width), and forget them.
+
+        Raises
+        ------
+        LayerError
+            If a tapped module did not fire as often as when the layers were listed, or its
+            output does not have one row a sample.
+        """
+        for tap in self.taps:
+            if tap.side == "model":
+                self._seen[tap.name] = _as_rows(model_input(batch, where))
+        rows: dict[str, Tensor] = {}
+        for tap in self.taps:
+            calls = self._calls[tap.module, tap.side] if tap.side != "model" else tap.calls
+            if tap.name not in self._seen or calls != tap.calls:
+                raise LayerError(
+                    f"{where}: layer {tap.name!r} was expected to fire {tap.calls} times in a "
+                    f"forward pass; it fired {calls} times. Tap a layer that every input passes"
+                )
+            rows[tap.name] = self._seen[tap.name]
+            if len(rows[tap.name]) != batch.size:
+                raise LayerError(
+                    f"{where}: layer {tap.name!r} gives {len(rows[tap.name])} rows for "
+                    f"{batch.size} samples; tap a layer whose first dimension is the batch"
+                )
+        self._seen, self._calls = {}, Counter()
+        return rows
+
+
+@contextmanager
+def capture(model: nn.Module, taps: Sequence[Tap]) -> Iterator[Tapped]:
+    """Tap layers of a model while the block runs; the hooks go whatever happens.
+
+    Raises
+    ------
+    LayerError
+        If a tap names a module that the model does not have.
+    """
+    tapped = Tapped(taps)
+    modules = dict(model.named_modules())
+    handles = []
+    try:
+        for name, side in {(tap.module, tap.side) for tap in taps if tap.side != "model"}:
+            if name not in modules:
+                raise LayerError(f"the model has no module {name!r}")
+            handles.append(_hook(modules[name], name, side, tapped))
+        yield tapped
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _hook(module: nn.Module, name: str, side: str, tapped: Tapped) -> Any:
+    if side == "output":
+
+        def after(_module: nn.Module, _args: Any, output: Any) -> None:
+            tapped.see(name, "output", output)
+
+        return module.register_forward_hook(after)
+
+    def before(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        tapped.see(name, "input", first_tensor((args, kwargs)))
+
+    return module.register_forward_pre_hook(before, with_kwargs=True)
+
+
+@contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """Run the block with the model in evaluation mode, and leave everything as it was found.
+
+    Each module's mode and the random states of Python, NumPy and torch (CPU and CUDA) are put
+    back, also when the block raises.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - the user's own
+    torch_cpu = torch.get_rng_state()
+    torch_cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    try:
+        model.eval()
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
+        torch.set_rng_state(torch_cpu)
+        if torch_cuda:
+            torch.cuda.set_rng_state_all(torch_cuda)
+
+
+def tensors_in(value: Any, path: Path = ()) -> Iterator[tuple[Path, Tensor]]:
+    """Give the floating tensors in a nest of tuples, lists, dicts and dataclass-like objects."""
+    if isinstance(value, Tensor):
+        if value.is_floating_point():
+            yield path, value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from tensors_in(item, (*path, str(key)))
+    elif isinstance(value, tuple | list):
+        for number, item in enumerate(value):
+            yield from tensors_in(item, (*path, number))
+
+
+def first_tensor(value: Any) -> Tensor | None:
+    """Return the first floating tensor in a nest, if there is one."""
+    return next((tensor for _, tensor in tensors_in(value)), None)
+
+
+def at_path(value: Any, path: Path, name: str) -> Tensor:
+    """Return the tensor that sits at a path of an output."""
+    for step in path:
+        try:
+            value = value[step]
+        except (KeyError, IndexError, TypeError):
+            raise LayerError(f"layer {name!r}: the output has no part {step!r}") from None
+    if not isinstance(value, Tensor):
+        raise LayerError(f"layer {name!r}: expected a tensor; found {type(value).__name__}")
+    return value
+
+
+def model_input(batch: "Batch", where: str) -> Tensor:
+    """Return the tensor that stands for the model's input: the first one of the batch."""
+    values = [*batch.args, *batch.kwargs.values()]
+    for value in values:
+        if isinstance(value, Tensor):
+            return value
+    raise LayerError(f"{where}: the batch holds no tensor for the layer 'input'")
+
+
+def _as_rows(value: Tensor) -> Tensor:
+    """Flatten to (n, width), as a copy that later in-place operations cannot change.
+
+    float16, bfloat16 and integers become float32, in which they are exact or nearly so; sums
+    over samples are float64 (see `moments`).
+    """
+    dtype = torch.float64 if value.dtype == torch.float64 else torch.float32
+    value = value.detach()
+    return value.reshape(len(value), -1).to(dtype, copy=True) if value.ndim else value
+
+
+def extract_logits(output: Any, size: int, where: str) -> Tensor:
+    """Return the logits (n, K) in a model's output: a tensor, tuple, dict or object with .logits.
+
+    Raises
+    ------
+    ModelError
+        If there are none, or they are not one row of at least two classes a sample.
+    """
+    found = output
+    if not isinstance(found, Tensor):
+        named = found.get("logits") if isinstance(found, Mapping) else None
+        named = getattr(found, "logits", None) if named is None else named
+        found = named if isinstance(named, Tensor) else first_tensor(found)
+    if not isinstance(found, Tensor):
+        raise ModelError(
+            f"{where}: expected logits (a tensor, tuple, dict or object with .logits); "
+            f"the model returned {type(output).__name__}"
+        )
+    if found.ndim != 2 or len(found) != size or found.shape[1] < 2:
+        raise ModelError(
+            f"{where}: expected logits of shape ({size}, classes) with at least 2 classes; the "
+            f"model returned {tuple(found.shape)}. Only single-label classifiers can be decoded"
+        )
+    return found.detach().float() if found.dtype != torch.float64 else found.detach()

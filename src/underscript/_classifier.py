@@ -1,0 +1,256 @@
+"""What the decoders share: a scikit-learn estimator that gathers class statistics.
+
+Statistics add up in `fit`, `partial_fit` or outside (`fit_together`); each class is decomposed
+once, and every decoder keeps the part of the spectrum that it needs.
+"""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils import Tags
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, validate_data
+from torch import Tensor
+
+from .errors import LabelError, UnderscriptWarning
+from .moments import ClassSpectrum, ClassStatistics, statistics_for
+
+
+class SubspaceClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+    """What both decoders share: gathering statistics, and decomposing them when asked."""
+
+    classes_: NDArray[Any]
+    n_features_in_: int
+
+    def fit(self, X: Any, y: Any) -> Self:
+        """Fit the class subspaces.
+
+        Parameters
+        ----------
+        X : array-like or torch.Tensor, shape (n, width)
+            Rows. float32 stays float32; everything else becomes float64.
+        y : array-like, shape (n,)
+            Labels: integers or strings, of at least two classes.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            If `X` is empty, not finite or of another length than `y`, or `y` has one class only.
+        """
+        rows, y = self._check(X, y, reset=True)
+        self._reset(np.unique(y), rows.shape, len(rows))
+        self._add(rows, y)
+        self._decoder()
+        return self
+
+    def partial_fit(self, X: Any, y: Any, classes: ArrayLike | None = None) -> Self:
+        """Add a batch of rows; the subspaces are those of all batches so far.
+
+        They are decomposed at the next prediction, so adding batches is cheap.
+
+        Parameters
+        ----------
+        X : array-like or torch.Tensor, shape (n, width)
+            Rows.
+        y : array-like, shape (n,)
+            Labels.
+        classes : array-like, shape (K,), optional
+            All classes that may ever come; required at the first call unless the first batch has
+            them all.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            As for `fit`; also if a label is none of the classes of the first call.
+        """
+        first = not hasattr(self, "classes_")
+        rows, y = self._check(X, y, reset=first)
+        if first:
+            self._reset(np.unique(y if classes is None else np.asarray(classes)), rows.shape, None)
+        elif classes is not None and not np.array_equal(np.unique(classes), self.classes_):
+            raise LabelError("classes differs from the classes of the first call to partial_fit")
+        self._add(rows, y)
+        return self
+
+    def predict(self, X: Any) -> NDArray[Any]:
+        """Return the class of the largest decision value, shape (n,).
+
+        Exact ties, such as the all-zero row that a dead ReLU layer gives, go to the class that
+        comes first in `classes_` among those that have a direction.
+        """
+        best = self.decide(self._rows(X)).argmax(1).cpu().numpy()
+        return np.asarray(self.classes_[best])
+
+    def decision_function(self, X: Any) -> NDArray[np.floating[Any]]:
+        """Return the decision values, shape (n, K); for two classes their difference, shape (n,).
+
+        A class without a direction (no samples, or only zeros) has −inf: it is never predicted.
+        """
+        values = self.decide(self._rows(X)).cpu().numpy()
+        if len(self.classes_) == 2:
+            return np.asarray(values[:, 1] - values[:, 0])
+        return np.asarray(values)
+
+    def decide(self, rows: Float[Tensor, "n width"]) -> Float[Tensor, "n classes"]:
+        """Return decision values (n, K) for a tensor of finite rows, on its device, unchecked."""
+        raise NotImplementedError
+
+    def closeness(self, rows: Float[Tensor, "n width"]) -> Float[Tensor, "n classes"]:
+        """Return how near rows are to each class, from 0 to 1 (0: a class without a direction)."""
+        raise NotImplementedError
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return all that prediction needs, to be saved."""
+        raise NotImplementedError
+
+    def set_tensors(self, tensors: Mapping[str, Tensor]) -> Self:
+        """Take back what `tensors` gave, with classes 0 … K−1.
+
+        Raises
+        ------
+        KeyError, ValueError
+            If the tensors are not those of a decoder of this kind.
+        """
+        raise NotImplementedError
+
+    def _cut(self, spectrum: ClassSpectrum, dtype: torch.dtype) -> ClassSpectrum:
+        """Return the part of one class's spectrum that this decoder keeps."""
+        raise NotImplementedError
+
+    def _take(self, spectra: Sequence[ClassSpectrum], dtype: torch.dtype) -> dict[str, Any]:
+        """Return what `decide` needs, from the kept parts of all classes."""
+        raise NotImplementedError
+
+    def _validate_parameters(self) -> None:
+        """Raise ValueError for hyper-parameters out of range."""
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        # A subspace through the origin cannot tell two blobs in the plane apart: with two
+        # features, a class of rank 2 is everything. The tests use digits in their place.
+        tags.classifier_tags.poor_score = True
+        return tags
+
+    def _check(self, X: Any, y: Any, reset: bool) -> tuple[Tensor, NDArray[Any]]:
+        self._validate_parameters()
+        if isinstance(y, Tensor):
+            y = y.detach().cpu().numpy()
+        X, y = validate_data(self, _as_array(X), y, reset=reset, dtype=[np.float64, np.float32])
+        check_classification_targets(y)
+        return _as_tensor(X), y
+
+    def _rows(self, X: Any) -> Tensor:
+        check_is_fitted(self)
+        return _as_tensor(
+            validate_data(self, _as_array(X), reset=False, dtype=[np.float64, np.float32])
+        )
+
+    def _reset(self, classes: NDArray[Any], shape: torch.Size, samples: int | None) -> None:
+        if len(classes) < 2:
+            raise LabelError(f"y: expected at least 2 classes; found one class, {classes.tolist()}")
+        self.classes_ = classes
+        self._statistics: ClassStatistics = statistics_for(len(classes), int(shape[1]), samples)
+        self._cache: dict[str, Any] = {}
+
+    def _add(self, rows: Tensor, y: NDArray[Any]) -> None:
+        place = np.searchsorted(self.classes_, y)
+        known = self.classes_[np.minimum(place, len(self.classes_) - 1)] == y
+        if not known.all():
+            raise LabelError(
+                f"y: expected classes {self.classes_.tolist()}; found {y[~known][0]!r}"
+            )
+        self._dtype = rows.dtype
+        self._statistics.update(rows, torch.from_numpy(place.astype(np.int64)))
+        self._cache.clear()
+
+    def _decoder(self) -> dict[str, Any]:
+        """Return the decomposition; made once, in a cache that prediction may fill."""
+        if not self._cache:
+            fit_together(self._statistics, [self], dtype=self._dtype)
+        return self._cache
+
+
+def fit_together(
+    statistics: ClassStatistics,
+    decoders: Sequence[SubspaceClassifier],
+    *,
+    dtype: torch.dtype = torch.float32,
+) -> None:
+    """Fit several decoders from one decomposition of a layer's class statistics.
+
+    Parameters
+    ----------
+    statistics : ClassMoments or ClassRows
+        What was gathered, with classes 0 … K−1.
+    decoders : sequence of estimators
+        Fitted in place; unless they gathered the statistics themselves, their classes are
+        0 … K−1.
+    dtype : torch.dtype
+        Precision of the bases and of predictions from them; the decomposition is float64.
+    """
+    counts = statistics.counts()
+    taken: list[list[ClassSpectrum]] = [[] for _ in decoders]
+    for k in range(statistics.n_classes):
+        spectrum = statistics.spectrum(k)
+        for kept, decoder in zip(taken, decoders, strict=True):
+            kept.append(decoder._cut(spectrum, dtype))
+    for kept, decoder in zip(taken, decoders, strict=True):
+        if getattr(decoder, "_statistics", None) is not statistics:
+            decoder.classes_ = np.arange(statistics.n_classes)
+            decoder.n_features_in_ = statistics.width
+            decoder._cache = {}
+        decoder._cache.update(decoder._take(kept, dtype), counts=counts.numpy())
+
+
+def unit_rows(
+    rows: Float[Tensor, "n width"],
+) -> tuple[Float[Tensor, "n width"], Float[Tensor, " n"]]:
+    """Return rows of length one (zero rows stay zero), and 1 or 0 for each.
+
+    Each row is divided by its largest magnitude first, so that 1e-30 and 1e30 are as good as 1.
+    """
+    largest = rows.abs().amax(1, keepdim=True)
+    present = largest > 0
+    # In two steps: 1 / 1e-40 is not finite in float32.
+    scaled = torch.where(present, rows / largest, 0)
+    length = torch.linalg.vector_norm(scaled, dim=1, keepdim=True)
+    return scaled / torch.where(present, length, 1), present[:, 0].to(rows.dtype)
+
+
+def _as_array(X: Any) -> Any:
+    """Return torch tensors as numpy arrays; half precision as float32, in which it is exact."""
+    if isinstance(X, Tensor):
+        X = X.detach().cpu()
+        X = X.float() if X.dtype in (torch.bfloat16, torch.float16) else X
+        return X.numpy()
+    if isinstance(X, np.ndarray) and X.dtype == np.float16:
+        return X.astype(np.float32)
+    return X
+
+
+def _as_tensor(X: NDArray[Any]) -> Tensor:
+    # torch cannot view read-only or negatively strided memory without a warning or an error.
+    return torch.from_numpy(np.require(X, requirements=["C", "W"]))
+
+
+def few(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:5])
+    return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"
+
+
+def warn(message: str) -> None:
+    warnings.warn(message, UnderscriptWarning, stacklevel=3)

@@ -1,0 +1,451 @@
+"""Any data source, as batches; and one pass of a model over them that serves every layer.
+
+A source is a map-style or iterable `Dataset`, a `DataLoader`, or a pair of arrays. Samples are
+known by their index in the data set: the one that a batch carries, or the running position when
+the order is fixed. A loader that only shuffles is read in the data set's order instead.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset, RandomSampler, SequentialSampler
+from tqdm.auto import tqdm
+
+from ._capture import Tap, capture, extract_logits
+from .errors import DataError, LabelError, ModelError
+
+logger = logging.getLogger(__name__)
+
+LABEL_KEYS = ("labels", "label", "y", "target", "targets")
+INDEX_KEYS = ("index", "indices", "idx")
+Labels = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one step feeds to the model, and whose labels they are.
+
+    `index` and `labels` have shape (n,) and dtype int64; `labels` is None where the data carry
+    none, `index` where no stable one is known.
+    """
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    labels: Labels | None
+    index: Labels | None
+    size: int
+
+    def take(self, keep: NDArray[np.bool_]) -> "Batch":
+        """Return the samples for which `keep` is true, as a smaller batch."""
+        chosen = np.flatnonzero(keep)
+        rows = torch.from_numpy(chosen)
+
+        def cut(value: Any) -> Any:
+            return value[rows.to(value.device)] if _per_sample(value, self.size) else value
+
+        return Batch(
+            tuple(cut(value) for value in self.args),
+            {name: cut(value) for name, value in self.kwargs.items()},
+            None if self.labels is None else self.labels[chosen],
+            None if self.index is None else self.index[chosen],
+            len(chosen),
+        )
+
+
+@dataclass(frozen=True)
+class Rows:
+    """One batch after the model: per-layer rows (n, width), and logits (n, K), on the device."""
+
+    batch: Batch
+    layers: dict[str, Tensor]
+    logits: Tensor
+
+
+class Source:
+    """A data source whose batches can be read again and again, in one known order if it has one.
+
+    Parameters
+    ----------
+    data : Dataset, DataLoader, pair of arrays, or Source
+        Batches are ``(x, y)``, ``(x, y, index)``, dicts, or bare inputs where labels are not
+        needed.
+    role : str
+        What the data are, for messages: ``"train"``, ``"test"``, ``"holdout"``, …
+    labels : array-like of int, shape (n,), optional
+        Labels by index in the data set, in place of those that the data carry.
+    batch_size : int
+        For data that do not come in batches.
+
+    Raises
+    ------
+    DataError
+        If the source is of an unknown kind, or empty.
+    LabelError
+        If `labels` is not a 1-D integer array as long as the data, or the order of the data is
+        not known.
+    """
+
+    def __init__(self, data: Any, role: str, labels: Any = None, batch_size: int = 512):
+        self.role = role
+        self.ordered = True
+        self._reader: Any
+        if isinstance(data, Source):
+            raise TypeError("a Source is made once")
+        if _is_pair(data):
+            self._reader = _ArrayBatches(data[0], data[1], role, batch_size)
+            self.length: int | None = len(self._reader)
+        elif _is_array(data):
+            self._reader = _ArrayBatches(data, None, role, batch_size)
+            self.length = len(self._reader)
+        elif isinstance(data, DataLoader):
+            self._reader, self.ordered, self.length = _from_loader(data, labels is not None)
+        elif isinstance(data, IterableDataset):
+            self._reader, self.length = DataLoader(data, batch_size=batch_size), None
+        elif hasattr(data, "__getitem__") and hasattr(data, "__len__") and not _is_mapping(data):
+            self._reader = DataLoader(data, batch_size=batch_size)
+            self.length = len(data)
+        else:
+            raise DataError(
+                f"{role}: expected a Dataset, a DataLoader or a pair of arrays (x, y); "
+                f"found {type(data).__name__}"
+            )
+        if self.length == 0:
+            raise DataError(f"{role}: expected at least one sample; found none (length 0)")
+        self.override = self.check_labels(labels, "labels") if labels is not None else None
+
+    def check_labels(self, labels: Any, what: str) -> Labels:
+        """Return separate labels as int64 (n,), or say what is wrong with them."""
+        array = as_labels(labels, f"{self.role}: {what}")
+        if self.length is not None and len(array) != self.length:
+            raise LabelError(
+                f"{self.role}: {what} has {len(array)} entries; the data has {self.length} samples"
+            )
+        return array
+
+    def batches(self) -> Iterator[Batch]:
+        """Read the data once, in order.
+
+        Raises
+        ------
+        DataError, LabelError
+            If a batch has an unknown form, or its labels are not integers of its length.
+        """
+        position = 0
+        for number, raw in enumerate(self._reader):
+            where = f"{self.role}, batch {number}"
+            batch = _as_batch(raw, where)
+            index = batch.index
+            if index is None and self.ordered:
+                index = np.arange(position, position + batch.size, dtype=np.int64)
+            labels = batch.labels
+            if self.override is not None:
+                where = f"{where}: labels"
+                labels = pick(self.override, known_index(batch, where, "labels", index), where)
+            position += batch.size
+            yield Batch(batch.args, batch.kwargs, labels, index, batch.size)
+        if position == 0:
+            raise DataError(f"{self.role}: expected at least one sample; found none")
+        if self.override is not None and position > len(self.override):
+            raise LabelError(
+                f"{self.role}: labels has {len(self.override)} entries; the data has {position}"
+            )
+
+    def first(self, size: int = 2) -> Batch:
+        """Return the first `size` samples (fewer if there are fewer)."""
+        for batch in self.batches():
+            return batch.take(np.arange(batch.size) < size)
+        raise DataError(f"{self.role}: expected at least one sample; found none")
+
+
+def stream(
+    model: nn.Module,
+    source: Source,
+    taps: Sequence[Tap],
+    device: torch.device,
+    *,
+    stage: str,
+    keep: Callable[[Labels], NDArray[np.bool_]] | None = None,
+    progress: bool = True,
+) -> Iterator[Rows]:
+    """Run the model once over a source and give every tapped layer's rows, batch by batch.
+
+    The model is expected in evaluation mode (see `_capture.undisturbed`). Rows are copies in
+    float32 (float64 for a float64 model); nothing is kept between batches.
+
+    Parameters
+    ----------
+    stage : str
+        What the progress bar says.
+    keep : callable, optional
+        From indices (n,) to which of them to run; all without it.
+
+    Raises
+    ------
+    ModelError
+        If the model raises, or its output holds no logits.
+    DataError
+        If a layer's rows or the logits are not finite; the message names the layer.
+    """
+    bar = progress_bar(stage, source.length, "rows", progress)
+    with bar, capture(model, taps) as tapped:
+        for number, batch in enumerate(source.batches()):
+            where = f"{source.role}, batch {number}"
+            bar.update(batch.size)
+            if keep is not None:
+                batch = batch.take(keep(known_index(batch, where, "setting samples aside")))
+                if not batch.size:
+                    continue
+            logits = forward(model, batch, device, where)
+            layers = tapped.rows(batch, where)
+            for name, rows in [*layers.items(), ("output", logits)]:
+                if not bool(torch.isfinite(rows).all()):
+                    raise DataError(_not_finite(name, rows, batch, where))
+            yield Rows(batch, layers, logits)
+
+
+def progress_bar(stage: str, total: int | None, unit: str, progress: bool) -> tqdm:  # type: ignore[type-arg]
+    """Return a bar on standard error; silent where that is not a terminal."""
+    return tqdm(total=total, desc=stage, unit=unit, leave=False, disable=None if progress else True)
+
+
+def forward(model: nn.Module, batch: Batch, device: torch.device, where: str) -> Tensor:
+    """Run one batch and return its logits, shape (n, K)."""
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    args = tuple(_place(value, device, dtype) for value in batch.args)
+    kwargs = {name: _place(value, device, dtype) for name, value in batch.kwargs.items()}
+    try:
+        with torch.no_grad():
+            output = model(*args, **kwargs)
+    except Exception as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        shapes = ", ".join(_describe(value) for value in [*args, *kwargs.values()])
+        reason = (str(error).strip().splitlines() or [""])[0]
+        raise ModelError(
+            f"{where}: the model raised {type(error).__name__} on {shapes}: {reason}"
+        ) from error
+    return extract_logits(output, batch.size, where)
+
+
+def known_index(batch: Batch, where: str, what: str, index: Labels | None = None) -> Labels:
+    """Return which samples of the data set a batch holds.
+
+    Raises
+    ------
+    LabelError
+        If that is not known: a loader with an order of its own whose batches carry no index.
+    """
+    index = batch.index if index is None else index
+    if index is None:
+        raise LabelError(
+            f"{where}: {what} need to know which sample is which; the loader is shuffled and its "
+            "batches carry no index: yield (x, y, index), or do not shuffle"
+        )
+    return index
+
+
+def pick(labels: Labels, index: Labels, where: str) -> Labels:
+    """Return the entries of separate labels that belong to a batch.
+
+    Raises
+    ------
+    LabelError
+        If an index lies outside them.
+    """
+    outside = (index < 0) | (index >= len(labels))
+    if outside.any():
+        raise LabelError(
+            f"{where}: expected an index within the {len(labels)} separate labels; "
+            f"found {index[outside][0]}"
+        )
+    return labels[index]
+
+
+def check_range(labels: Labels, n_classes: int, index: Labels | None, what: str) -> Labels:
+    """Return the labels if all are classes that the model's read-out knows.
+
+    Raises
+    ------
+    LabelError
+        If one is not, naming the first by index.
+    """
+    if len(labels) and labels.max() >= n_classes:
+        at = int(np.argmax(labels >= n_classes))
+        place = int(index[at]) if index is not None else at
+        raise LabelError(
+            f"{what}: found label {labels[at]} at index {place}; the model's read-out knows "
+            f"{n_classes} classes, 0 … {n_classes - 1}"
+        )
+    return labels
+
+
+def as_labels(labels: Any, what: str) -> Labels:
+    """Return labels as a new int64 array of shape (n,).
+
+    Raises
+    ------
+    LabelError
+        If they are not one-dimensional integers, or one is negative.
+    """
+    if isinstance(labels, Tensor):
+        labels = labels.detach().cpu().numpy()
+    array = np.asarray(labels)
+    if array.ndim != 1:
+        raise LabelError(f"{what}: expected one label a sample, shape (n,); found {array.shape}")
+    if array.dtype.kind not in "iu":
+        raise LabelError(
+            f"{what}: expected integer classes 0 … K−1; found dtype {array.dtype}"
+            + ("; convert them with .astype(int)" if array.dtype.kind == "f" else "")
+        )
+    if len(array) and array.min() < 0:
+        at = int(np.argmin(array))
+        raise LabelError(f"{what}: expected classes 0 … K−1; found {array[at]} at index {at}")
+    return array.astype(np.int64)
+
+
+def _from_loader(loader: DataLoader[Any], separate: bool) -> tuple[Any, bool, int | None]:
+    """Return (what to iterate, whether its order is known, its length)."""
+    data = loader.dataset
+    sized: Any = data
+    length = len(sized) if hasattr(data, "__len__") else None
+    if isinstance(data, IterableDataset) or loader.batch_sampler is None:
+        return loader, True, length
+    sampler = getattr(loader.batch_sampler, "sampler", loader.sampler)
+    plain = type(loader.batch_sampler) is torch.utils.data.BatchSampler
+    if plain and type(sampler) is SequentialSampler:
+        if loader.drop_last and length is not None and loader.batch_size:
+            length -= length % loader.batch_size
+        return loader, True, length
+    whole = type(sampler) is RandomSampler and not sampler.replacement
+    if plain and whole and len(sampler) == length and not separate:
+        # Only the order is random: read the same samples in the data set's order, so that every
+        # pass and every table agree on which sample is which.
+        logger.info("the loader shuffles; its data set is read in order instead")
+        return (
+            DataLoader(
+                data,
+                batch_size=loader.batch_size,
+                collate_fn=loader.collate_fn,
+                num_workers=loader.num_workers,
+                worker_init_fn=loader.worker_init_fn,
+                multiprocessing_context=loader.multiprocessing_context,
+            ),
+            True,
+            length,
+        )
+    return loader, False, length if separate else None
+
+
+class _ArrayBatches:
+    """Slices of a pair of arrays; numpy and torch alike, without copying them whole."""
+
+    def __init__(self, inputs: Any, labels: Any, role: str, batch_size: int):
+        self.inputs = inputs if isinstance(inputs, Tensor) else np.asarray(inputs)
+        if self.inputs.ndim == 0 or self.inputs.dtype in (np.dtype(object), np.dtype(str)):
+            raise DataError(
+                f"{role}: expected an array of inputs, shape (n, …); found a scalar or ragged rows"
+            )
+        self.labels = None if labels is None else as_labels(labels, f"{role} labels")
+        if self.labels is not None and len(self.labels) != len(self.inputs):
+            raise LabelError(
+                f"{role}: expected as many labels as inputs; "
+                f"found {len(self.labels)} labels and {len(self.inputs)} inputs"
+            )
+        self.batch_size = batch_size
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def __iter__(self) -> Iterator[Any]:
+        for start in range(0, len(self.inputs), self.batch_size):
+            part = slice(start, start + self.batch_size)
+            inputs = self.inputs[part]
+            if not isinstance(inputs, Tensor):
+                # torch cannot view read-only, byte-swapped or negatively strided memory.
+                inputs = torch.from_numpy(np.array(inputs, dtype=inputs.dtype.newbyteorder("=")))
+            yield inputs if self.labels is None else (inputs, self.labels[part])
+
+
+def _as_batch(raw: Any, where: str) -> Batch:
+    """Understand ``x``, ``(x, y)``, ``(x, y, index)`` and dicts."""
+    if _is_mapping(raw):
+        rest = dict(raw)
+        labels = next((rest.pop(key) for key in LABEL_KEYS if key in rest), None)
+        index = next((rest.pop(key) for key in INDEX_KEYS if key in rest), None)
+        if not rest:
+            raise DataError(f"{where}: the dict has no inputs beside its labels and index")
+        args: tuple[Any, ...] = ()
+        if len(rest) == 1 and next(iter(rest)) in ("x", "input", "inputs", "image", "images"):
+            args, rest = tuple(rest.values()), {}
+        kwargs = {str(name): value for name, value in rest.items()}
+    elif isinstance(raw, tuple | list) and len(raw) in (2, 3):
+        args, kwargs, labels = (raw[0],), {}, raw[1]
+        index = raw[2] if len(raw) == 3 else None
+    elif isinstance(raw, Tensor | np.ndarray):
+        args, kwargs, labels, index = (raw,), {}, None, None
+    else:
+        found = f"{type(raw).__name__}" + (f" of {len(raw)}" if hasattr(raw, "__len__") else "")
+        raise DataError(
+            f"{where}: expected (x, y), (x, y, index) or a dict with labels; found a {found}"
+        )
+    if args and _is_mapping(args[0]):
+        args, kwargs = (), {str(name): value for name, value in args[0].items()}
+    args = tuple(torch.from_numpy(a) if isinstance(a, np.ndarray) else a for a in args)
+    sized = [value for value in [*args, *kwargs.values()] if isinstance(value, Tensor)]
+    if not sized or sized[0].ndim == 0:
+        raise DataError(f"{where}: expected a tensor of inputs, shape (n, …); found none")
+    size = len(sized[0])
+    given = None if labels is None else as_labels(labels, f"{where} labels")
+    known = None if index is None else as_labels(index, f"{where} index")
+    for what, array in (("labels", given), ("index entries", known)):
+        if array is not None and len(array) != size:
+            raise LabelError(f"{where}: found {len(array)} {what} for {size} inputs")
+    return Batch(args, kwargs, given, known, size)
+
+
+def _place(value: Any, device: torch.device, dtype: torch.dtype) -> Any:
+    """Move a tensor to the device; floating inputs take the model's own precision."""
+    if not isinstance(value, Tensor):
+        return value
+    if value.dtype == torch.float64 and dtype != torch.float64:
+        return value.to(device, dtype)
+    return value.to(device, non_blocking=True)
+
+
+def _not_finite(name: str, rows: Tensor, batch: Batch, where: str) -> str:
+    bad = torch.nonzero(~torch.isfinite(rows).all(dim=1))[:, 0].cpu().numpy()
+    what = "the model's output" if name == "output" else f"layer {name!r}"
+    sample = int(batch.index[bad[0]]) if batch.index is not None else int(bad[0])
+    return (
+        f"{where}: {what} gives NaN or infinite values for {len(bad)} of {batch.size} samples, "
+        f"the first at index {sample}; check the inputs and the weights"
+    )
+
+
+def _describe(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
+    return type(value).__name__
+
+
+def _per_sample(value: Any, size: int) -> bool:
+    return isinstance(value, Tensor) and value.ndim > 0 and len(value) == size
+
+
+def _is_array(data: Any) -> bool:
+    return isinstance(data, Tensor | np.ndarray)
+
+
+def _is_pair(data: Any) -> bool:
+    return isinstance(data, tuple | list) and len(data) == 2 and hasattr(data[0], "shape")
+
+
+def _is_mapping(data: Any) -> bool:
+    # Hugging Face's BatchEncoding is a UserDict: a mapping, not a dict.
+    return isinstance(data, Mapping) or hasattr(data, "keys")

@@ -1,0 +1,28 @@
+"""The control that every claim needs: the same network, never trained."""
+
+import copy
+
+import torch
+from torch import nn
+
+
+def random_twin(network: nn.Module, seed: int) -> nn.Module:
+    """Return a copy with freshly initialised weights; call it inside `undisturbed`.
+
+    Modules initialise themselves (`reset_parameters`); a parameter of a module that cannot is
+    redrawn from a normal distribution with the mean and spread that it has.
+    """
+    twin = copy.deepcopy(network)
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for module in twin.modules():
+            reset = getattr(module, "reset_parameters", None) or getattr(
+                module, "_reset_parameters", None
+            )
+            if callable(reset):
+                reset()
+            else:
+                for parameter in module.parameters(recurse=False):
+                    spread, mean = torch.std_mean(parameter.float(), correction=0)
+                    parameter.copy_(torch.randn_like(parameter.float()) * spread + mean)
+    return twin

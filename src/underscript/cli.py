@@ -1,0 +1,311 @@
+"""The command line: arguments in, the library's answers out, no logic of its own."""
+
+import argparse
+import json
+import logging
+import math
+import shlex
+import signal
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from rich.console import Console
+from rich.table import Table
+
+from . import __version__
+from ._files import fresh_folder
+from ._passes import PROBES
+from ._user import load_model, load_object
+from .decode import decode
+from .decoding import Decoding, is_run, load
+from .errors import DataError, UnderscriptError
+from .layers import list_layers
+from .report import console_table
+
+logger = logging.getLogger("underscript")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Returns
+    -------
+    int
+        0 if all went well, 2 for bad input (one line on standard error), 1 for a failure inside,
+        130 after Ctrl-C.
+    """
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    debug = "--debug" in arguments
+    try:
+        options = _parser().parse_args(arguments)
+        options.command_line = "underscript " + shlex.join(arguments)
+        _set_up_messages(options)
+        options.run(options)
+    except UnderscriptError as error:
+        if debug:
+            raise
+        return _fail(2, f"error: {error}")
+    except KeyboardInterrupt:
+        return _fail(130, "interrupted; nothing was written")
+    except BrokenPipeError:
+        # Who reads our output has stopped; Python would complain once more at exit.
+        sys.stdout = None
+        return 0
+    except Exception as error:
+        if debug:
+            raise
+        message = (str(error).strip().splitlines() or [""])[0]
+        return _fail(1, f"failed inside: {type(error).__name__}: {message} (--debug shows where)")
+    return 0
+
+
+def _demo(options: argparse.Namespace) -> None:
+    from .experiments.demo import run_demo
+
+    out = options.out or Path("underscript-demo")
+    with fresh_folder(out, is_run) as work:
+        found = run_demo(
+            data=options.data,
+            arch=options.arch,
+            corruption=options.corruption,
+            seed=options.seed,
+            device=options.device,
+            root=options.root,
+        )
+        _finish(found, options, out, work)
+
+
+def _decode(options: argparse.Namespace) -> None:
+    with fresh_folder(options.out, is_run) as work:
+        model = load_model(options.model, options.weights)
+        if options.weights is None:
+            logger.warning("no --weights: the model is used as %s gives it", options.model)
+        found = decode(
+            model,
+            load_object(options.train, "--train"),
+            _optional(options.test, "--test"),
+            _optional(options.holdout, "--holdout"),
+            layers=options.layers,
+            probes=options.probes,
+            variance=options.variance,
+            labels=_optional(options.labels, "--labels"),
+            true_labels=_optional(options.true_labels, "--true-labels"),
+            controls=options.controls,
+            device=options.device,
+            batch_size=options.batch_size,
+            seed=options.seed,
+        )
+        _finish(found, options, options.out, work)
+
+
+def _layers(options: argparse.Namespace) -> None:
+    model = load_model(options.model, None)
+    found = list_layers(model, load_object(options.example, "--example"))
+    if options.json:
+        _print_json(found.to_dict("records"))
+        return
+    table = Table("layer", "module", "shape of one sample", "width", "decoded by default")
+    for row in found.to_dict("records"):
+        shape = " × ".join(map(str, row["shape"]))
+        table.add_row(
+            _plain(row["layer"]), row["module"], shape, f"{row['width']:,}",
+            "yes" if row["default"] else "",
+        )  # fmt: skip
+    _console().print(table)
+
+
+def _data(options: argparse.Namespace) -> None:
+    from .datasets import describe, load_dataset
+
+    found = describe(load_dataset(options.name, options.root))
+    if options.json:
+        _print_json(found)
+        return
+    table = Table(show_header=False)
+    for key in ("name", "source", "n_train", "n_test", "image_shape", "n_classes"):
+        table.add_row(key, str(found[key]))
+    _console().print(table)
+
+
+def _report(options: argparse.Namespace) -> None:
+    page = options.folder / "report.html"
+    load(options.folder).report(page)
+    if options.json:
+        _print_json({"report": str(page)})
+    else:
+        _console().print(f"{page}", markup=False, highlight=False)
+
+
+def _finish(found: Decoding, options: argparse.Namespace, out: Path, work: Path) -> None:
+    """Show the result, then keep it: a disk that is full by now must not lose it."""
+    found.summary["command"] = options.command_line
+    console = _console(stderr=options.json)
+    if options.issues:
+        _show_issues(found, console)
+    console.print(console_table(found.summary, found.table))
+    console.print(found.verdict, markup=False, highlight=False)
+    if options.json:
+        rows = [
+            {key: None if _is_nan(value) else value for key, value in row.items()}
+            for row in found.table.to_dict("records")
+        ]
+        _print_json({**found.summary, "table": rows, "out": str(out)})
+    found.write_into(work)
+    console.print(f"Report: {out / 'report.html'}", markup=False, highlight=False)
+
+
+def _show_issues(found: Decoding, console: Console) -> None:
+    issues = found.label_issues().sort_values("label_quality", kind="stable")
+    flagged = int(issues["is_label_issue"].sum())
+    table = Table("index", "given label", "predicted label", "label quality")
+    table.title = f"{flagged:,} of {len(issues):,} labels contradicted; the worst 20"
+    for index, row in issues.head(20).iterrows():
+        table.add_row(
+            str(index), str(row["given_label"]), str(row["predicted_label"]),
+            f"{row['label_quality']:.3f}",
+        )  # fmt: skip
+    console.print(table)
+
+
+def _console(stderr: bool = False) -> Console:
+    """Return a terminal; where there is none, lines long enough for the table."""
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(file=stream, width=None if stream.isatty() else 120)
+
+
+def _optional(spec: str | None, what: str) -> Any:
+    return None if spec is None else load_object(spec, what)
+
+
+def _print_json(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n")
+    sys.stdout.flush()
+
+
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, float) and math.isnan(value)
+
+
+def _plain(text: str) -> str:
+    """Return text that rich does not read as markup: layer names have brackets."""
+    return text.replace("[", r"\[")
+
+
+def _fail(code: int, message: str) -> int:
+    sys.stderr.write(f"underscript: {' '.join(message.split())}\n")
+    return code
+
+
+def _set_up_messages(options: argparse.Namespace) -> None:
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.INFO if options.verbose else logging.WARNING,
+        format="underscript: %(message)s",
+    )  # fmt: skip
+
+    def one_line(message: Any, category: type[Warning], *_where: Any, **_more: Any) -> None:
+        sys.stderr.write(f"underscript: warning: {message}\n")
+
+    warnings.showwarning = one_line
+    # Ends like Ctrl-C, so that what is half-written is taken away.
+    signal.signal(signal.SIGTERM, _terminate)
+
+
+def _terminate(_number: int, _frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+class _Parser(argparse.ArgumentParser):
+    """One line for a bad argument, like every other error."""
+
+    def error(self, message: str) -> NoReturn:
+        raise DataError(f"{message} (see `{self.prog} --help`)")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="underscript",
+        description="Read the generalization that a trained network hides under what it memorised.",
+    )
+    parser.add_argument("--version", action="version", version=f"underscript {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    demo = _command(commands, "demo", _demo, "train a network on wrong labels, then decode it")
+    demo.add_argument("--data", default="digits", choices=("digits", "mnist", "fashion-mnist"))
+    demo.add_argument("--arch", default="mlp", choices=("mlp", "cnn"))
+    redrawn = "share of training labels redrawn from all classes (default 0.4)"
+    demo.add_argument("--corruption", type=float, default=0.4, metavar="C", help=redrawn)
+    demo.add_argument("--seed", type=int, default=0)
+    demo.add_argument("--device", help="such as cpu or cuda")
+    demo.add_argument("--root", type=Path, help="where the data sets are")
+    demo.add_argument("--out", type=Path, metavar="DIR", help="default: underscript-demo")
+    demo.set_defaults(issues=False)
+
+    layers = _command(commands, "layers", _layers, "list the layers of a model")
+    layers.add_argument("model", metavar="FILE.py:build")
+    layers.add_argument("--example", required=True, metavar="FILE.py:train")
+
+    for name, about, issues in (
+        ("decode", "decode a trained model, layer by layer", False),
+        ("audit", "the same, with the suspicious labels first", True),
+    ):
+        command = _command(commands, name, _decode, about)
+        command.set_defaults(issues=issues)
+        _add_decode_options(command)
+
+    data = _command(commands, "data", _data, "find or download a data set")
+    names = "mnist, fashion-mnist, cifar10, cifar100, tiny-imagenet, digits"
+    data.add_argument("name", metavar="NAME", help=names)
+    data.add_argument("--root", type=Path, metavar="DIR")
+
+    report = _command(commands, "report", _report, "make report.html of a run folder again")
+    report.add_argument("folder", type=Path, metavar="DIR")
+    return parser
+
+
+def _add_decode_options(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    add("--model", required=True, metavar="FILE.py:build", help="a callable or nn.Module")
+    add("--weights", metavar="FILE", help="safetensors, or a state dict")
+    add("--train", required=True, metavar="FILE.py:train", help="what it was trained on")
+    add("--test", metavar="FILE.py:test", help="chooses nothing")
+    unseen = "noisy labels that the network was not trained on: they choose the decoder"
+    add("--holdout", metavar="FILE.py:val", help=unseen)
+    add("--labels", metavar="FILE.py:labels", help="training labels by index, if not in --train")
+    add("--true-labels", metavar="FILE.py:clean", help="labels before corruption, where known")
+    add("--layers", action="append", metavar="NAMES",
+        help="names or globs, comma-separated; * within a component, ** across dots")  # fmt: skip
+    add("--probes", type=_names, default=("masc",), metavar="NAMES",
+        help=f"comma-separated: {', '.join(PROBES)} (default masc)")  # fmt: skip
+    add("--variance", type=_shares, default=(0.99,), metavar="SHARES",
+        help="variance shares of MASC, comma-separated (default 0.99)")  # fmt: skip
+    add("--no-controls", dest="controls", action="store_false", help="no random twin, no input")
+    add("--device", help="such as cpu or cuda; default: where the model is")
+    add("--batch-size", type=int, default=512)
+    add("--seed", type=int, default=0)
+    add("--out", type=Path, required=True, metavar="DIR")
+
+
+def _command(commands: Any, name: str, run: Any, about: str) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(name, help=about, description=about)
+    command.set_defaults(run=run)
+    alone = "the result as JSON on standard output, all else on standard error"
+    command.add_argument("--json", action="store_true", help=alone)
+    command.add_argument("--verbose", action="store_true")
+    command.add_argument("--debug", action="store_true", help="show where a failure came from")
+    return command
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _shares(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in _names(text))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"expected shares in (0, 1] such as 0.5,0.99; found {text!r}"
+        ) from None

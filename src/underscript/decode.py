@@ -1,0 +1,191 @@
+"""From one trained network and its noisy training data to a layer-by-layer picture.
+
+`decode` reads top to bottom: find the layers, run the network once over the training data while
+every layer's class statistics add up, decompose them, choose a decoder with noisy labels only,
+and count how often each decoder is right.
+"""
+
+import copy
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ._capture import undisturbed
+from ._notes import Clock, Notes
+from ._passes import PROBES, Task, count, fit
+from ._stream import Source
+from ._twin import random_twin
+from .decoder import Decoder
+from .decoding import Decoding, describe
+from .errors import DataError
+from .issues import Answers
+from .layers import LayerChoice, Place, device_of, resolve, survey
+from .selection import held_out_tenth, select
+
+
+def decode(
+    model: nn.Module,
+    train: Any,
+    test: Any = None,
+    holdout: Any = None,
+    layers: LayerChoice = None,
+    probes: Sequence[str] = ("masc",),
+    variance: float | Sequence[float] = 0.99,
+    labels: Any = None,
+    true_labels: Any = None,
+    controls: bool = True,
+    device: torch.device | str | None = None,
+    *,
+    batch_size: int = 512,
+    seed: int = 0,
+    progress: bool = True,
+) -> Decoding:
+    """Decode what a trained network's layers know beneath what it memorised.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        A trained classifier that returns logits, a tuple, a dict or an object with ``.logits``.
+        It is left as it was: mode, device, weights, hooks; so are the random states.
+    train : Dataset, DataLoader or pair of arrays
+        The data it was trained on, with the labels it was trained on. Batches are ``(x, y)``,
+        ``(x, y, index)`` or dicts.
+    test, holdout : Dataset, DataLoader or pair of arrays, optional
+        Test data, which choose nothing; and data with noisy labels that the network was not
+        trained on, which choose the decoder. Without `holdout` a tenth of the training data is
+        kept from the decoders for that, a poor substitute (see `selection`).
+    layers : str, iterable of str, callable, optional
+        Names, globs or a predicate ``(name, module) -> bool``; see `list_layers` for the names and
+        the defaults.
+    probes : sequence of {"masc", "velpic"}
+        The decoders.
+    variance : float or sequence of float
+        Variance shares of MASC, in (0, 1].
+    labels : array-like of int, shape (n,), optional
+        Training labels by index, in place of those that `train` carries.
+    true_labels : array-like of int, shape (n,), optional
+        The labels before corruption, by index, where known. They choose nothing.
+    controls : bool
+        Also decode the input (unless `layers` leaves it out) and a randomly initialised twin.
+    device : torch.device or str, optional
+        Where to compute; by default where the model is. Elsewhere a copy of it is used.
+    batch_size : int
+        Rows a batch, for data that do not come in batches; the result does not depend on it.
+    seed : int
+        Of the random twin and the held-out tenth.
+    progress : bool
+        Show progress bars on a terminal.
+
+    Returns
+    -------
+    Decoding
+
+    Raises
+    ------
+    DataError, LabelError, LayerError, ModelError
+        If the input cannot be used; the message says what, where and what to do.
+    """
+    clock = Clock()
+    shares = _check_settings(probes, variance)
+    source = Source(train, "train", labels, batch_size)
+    truth = None if true_labels is None else source.check_labels(true_labels, "true_labels")
+    sources = {"train": source}
+    if holdout is not None:
+        sources["holdout"] = Source(holdout, "holdout", batch_size=batch_size)
+    if test is not None:
+        sources["test"] = Source(test, "test", batch_size=batch_size)
+
+    place = torch.device(device) if device is not None else device_of(model)
+    network = model if place == device_of(model) else copy.deepcopy(model).to(place)
+    seen = survey(network, source.first(3), place)
+    places = resolve(seen, network, layers)
+    if controls and layers is not None:
+        places = _with_input(places, seen.all_places)
+    task = Task(places, tuple(probes), shares, seen.n_classes, truth, place, seed, progress)
+    notes = Notes()
+
+    with undisturbed(network):
+        with clock("fit"):
+            trained, selecting = fit(network, task, source, notes, "", holdout is None)
+        with clock("select"):
+            if holdout is not None:
+                counts = count(network, task, sources["holdout"], trained, "choosing")
+            else:
+                keep = partial(held_out_tenth, seed=seed)
+                counts = count(network, task, source, selecting, "choosing", keep=keep)
+            criterion = "holdout" if holdout is not None else "held-out tenth"
+            choice = select(counts.scores, criterion)
+        records: list[dict[str, Any]] = []
+        answers: list[Answers] = []
+        wrong_label_share = None
+        with clock("evaluate"):
+            for role, data in sources.items():
+                watch = choice.key if role == "train" else None
+                counts = count(network, task, data, trained, f"decoding {role}", watch=watch)
+                records += counts.records("trained", task, trained, role)
+                answers += counts.watched
+                if counts.wrong is not None:
+                    wrong_label_share = counts.wrong / counts.n
+    if controls:
+        with clock("random twin"):
+            with undisturbed(network):
+                twin = random_twin(network, seed)
+            with undisturbed(twin):
+                random, _ = fit(twin, task, source, notes, "random twin: ", False)
+                for role, data in sources.items():
+                    counts = count(twin, task, data, random, f"random twin, {role}")
+                    records += [
+                        record
+                        for record in counts.records("random", task, random, role)
+                        # The input is the same for both networks.
+                        if record["probe"] != "model" and record["layer"] != "input"
+                    ]
+    notes.emit()
+    tap = next(place.tap for place in places if place.tap.name == choice.key.layer)
+    best = Decoder(tap, choice.key.probe, trained[choice.key], model)
+    settings = {
+        "layers": [place.tap.name for place in places],
+        "probes": list(probes),
+        "variance": list(shares),
+        "controls": controls,
+        "device": str(place),
+        "batch_size": batch_size,
+    }
+    return describe(
+        model=model,
+        records=records,
+        choice=choice,
+        best=best,
+        answers=Answers.together(answers),
+        layers=[
+            {"layer": p.tap.name, "width": p.width, "path": task.paths[p.tap.name]} for p in places
+        ],
+        n_classes=seen.n_classes,
+        wrong_label_share=wrong_label_share,
+        settings=settings,
+        seeds={"decode": seed},
+        timing=clock.seconds,
+        notes=notes.messages,
+    )
+
+
+def _with_input(places: list[Place], all_places: list[Place]) -> list[Place]:
+    """Put the input control in front, unless it is no quantity (token numbers)."""
+    first = all_places[0]
+    if first.default and all(place.tap.name != first.tap.name for place in places):
+        return [first, *places]
+    return places
+
+
+def _check_settings(probes: Sequence[str], variance: float | Sequence[float]) -> tuple[float, ...]:
+    unknown = [probe for probe in probes if probe not in PROBES]
+    if isinstance(probes, str) or unknown or not len(probes):
+        raise DataError(f"probes: expected some of {', '.join(PROBES)}; found {probes!r}")
+    shares = tuple(np.atleast_1d(np.asarray(variance, dtype=float)).tolist())
+    if not shares or not all(0 < share <= 1 for share in shares):
+        raise DataError(f"variance: expected shares in (0, 1]; found {variance!r}")
+    return shares

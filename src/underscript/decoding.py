@@ -1,0 +1,357 @@
+"""What a decode run found: table, chosen decoder, verdict; and the folder that keeps them."""
+
+import json
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import safetensors
+import safetensors.torch
+import sklearn
+import torch
+from torch import nn
+
+from ._capture import Tap
+from ._classifier import SubspaceClassifier
+from ._files import fresh_folder
+from .decoder import Decoder
+from .errors import OutputError
+from .issues import COLUMNS, Answers
+from .report import write_report
+from .selection import Selection
+from .subspace import (
+    MinimumAngleSubspaceClassifier,
+    PrincipalVectorClassifier,
+)
+
+FORMAT = 1
+TABLE_COLUMNS = (
+    "model", "layer", "width", "probe", "variance", "subspace_labels", "rank", "split", "labels",
+    "n", "accuracy", "selected",
+)  # fmt: skip
+
+
+class Decoding:
+    """The result of `decode`.
+
+    Attributes
+    ----------
+    table : pandas.DataFrame
+        One row per network (``model``: ``trained`` or its ``random`` twin) × layer × probe ×
+        variance share × subspace labels × split × kind of label, with ``rank`` (mean over
+        classes), ``n``, ``accuracy`` (0 to 1) and ``selected``. The network's own read-out is the
+        probe ``model`` of the layer ``output``.
+    best : Decoder
+        The decoder chosen without clean labels.
+    summary : dict
+        Verdict, choice, settings, seeds, versions: what ``results.json`` holds.
+    """
+
+    def __init__(
+        self,
+        table: pd.DataFrame,
+        summary: dict[str, Any],
+        best: Decoder,
+        issues: pd.DataFrame,
+    ):
+        self.table, self.summary, self.best = table, summary, best
+        self._issues = issues
+
+    def __repr__(self) -> str:
+        return f"Decoding({self.summary['verdict']!r})"
+
+    @property
+    def verdict(self) -> str:
+        """One sentence with its numbers."""
+        return str(self.summary["verdict"])
+
+    def label_issues(self) -> pd.DataFrame:
+        """Return what the chosen decoder says of every training label, in the data set's order.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One row a sample: `is_label_issue` (the decoder contradicts the given label),
+            `label_quality` (0 to 1, lower is worse; below 0.5 exactly where it does),
+            `given_label`, `predicted_label`.
+        """
+        return self._issues.copy()
+
+    def report(self, path: str | os.PathLike[str]) -> None:
+        """Write one offline HTML file.
+
+        Raises
+        ------
+        OutputError
+            If it cannot be written; nothing is left then.
+        """
+        write_report(Path(path), self.summary, self.table)
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write a run folder, whole or not at all; an earlier run there is replaced.
+
+        Raises
+        ------
+        OutputError
+            If the folder exists and is not a run, or cannot be written.
+        """
+        with fresh_folder(Path(folder), is_run) as work:
+            self.write_into(work)
+
+    def write_into(self, folder: Path) -> None:
+        """Write the files of a run into an existing empty folder."""
+        text = json.dumps(self.summary, indent=2, ensure_ascii=False, allow_nan=False)
+        (folder / "results.json").write_text(text + "\n", encoding="utf-8")
+        self.table.to_csv(folder / "layers.csv", index=False)
+        self._issues.to_csv(folder / "label_issues.csv")
+        self.report(folder / "report.html")
+        (folder / "decoder").mkdir()
+        _save_decoder(self.best, folder / "decoder")
+
+
+def load(folder: str | os.PathLike[str], model: nn.Module | None = None) -> Decoding:
+    """Read a run folder.
+
+    Parameters
+    ----------
+    folder : path
+        Written by `Decoding.save` or the command line.
+    model : torch.nn.Module, optional
+        The network, for `Decoding.best` to predict with; the folder does not hold it.
+
+    Returns
+    -------
+    Decoding
+
+    Raises
+    ------
+    OutputError
+        If the folder is not a run, is damaged, or is of a newer format.
+    """
+    folder = Path(folder)
+    if not is_run(folder):
+        raise OutputError(f"{folder}: expected an underscript run (a folder with results.json)")
+    try:
+        summary = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+        found = summary["underscript"]["format"]
+        if found != FORMAT:
+            raise OutputError(
+                f"{folder}: the run has format {found}; this underscript reads format {FORMAT}"
+            )
+        summary["verdict"]
+        table = pd.read_csv(folder / "layers.csv")
+        missing = [column for column in TABLE_COLUMNS if column not in table]
+        if missing:
+            raise ValueError(f"layers.csv lacks {', '.join(missing)}")
+        issues = pd.read_csv(folder / "label_issues.csv", index_col="index")
+        if list(issues.columns) != list(COLUMNS):
+            raise ValueError(f"label_issues.csv: expected columns {', '.join(COLUMNS)}")
+        best = _load_decoder(folder / "decoder", model)
+    except OutputError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise OutputError(f"{folder}: the run is damaged: {reason}; make it again") from error
+    # pandas reads the model's own rows' missing labels as NaN; decode gives None.
+    table["subspace_labels"] = (
+        table["subspace_labels"].astype(object).where(table["subspace_labels"].notna(), None)
+    )
+    return Decoding(table, summary, best, issues)
+
+
+def is_run(folder: Path) -> bool:
+    """Say whether a folder is a run of ours."""
+    try:
+        found = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and isinstance(found.get("underscript"), dict)
+
+
+def describe(
+    *,
+    model: nn.Module,
+    records: list[dict[str, Any]],
+    choice: Selection,
+    best: Decoder,
+    answers: Answers,
+    layers: list[dict[str, Any]],
+    n_classes: int,
+    wrong_label_share: float | None,
+    settings: dict[str, Any],
+    seeds: dict[str, int],
+    timing: dict[str, float],
+    notes: Sequence[str],
+) -> Decoding:
+    """Put what was counted into a `Decoding`: table, summary and verdict."""
+    from . import __version__
+
+    table = pd.DataFrame(records)
+    key = choice.key
+    table["selected"] = (
+        (table["model"] == "trained")
+        & (table["layer"] == key.layer)
+        & (table["probe"] == key.probe)
+        & (table["subspace_labels"] == key.subspace_labels)
+        & (
+            (table["variance"] == key.variance)
+            | (table["variance"].isna() & (key.variance is None))
+        )
+    )
+    table = table[list(TABLE_COLUMNS)]
+    own = table[table["probe"] == "model"]
+    chosen = table[table["selected"]]
+    true_share = _accuracy(own, "train", "true")
+    selected: dict[str, Any] = {
+        "layer": key.layer,
+        "width": int(chosen["width"].iloc[0]),
+        "probe": key.probe,
+        "variance": key.variance,
+        "rank": float(chosen["rank"].iloc[0]),
+        "criterion": choice.criterion,
+        "reason": choice.reason,
+        "n": choice.score.n,
+        "criterion_accuracy": choice.score.accuracy,
+        "criterion_standard_error": choice.score.standard_error,
+        "test_accuracy": _accuracy(chosen, "test", "given"),
+        "train_given_accuracy": _accuracy(chosen, "train", "given"),
+        "train_true_accuracy": _accuracy(chosen, "train", "true"),
+    }
+    accuracy = {
+        "train_given": _accuracy(own, "train", "given"),
+        "train_true": true_share,
+        "test": _accuracy(own, "test", "given"),
+        "holdout": _accuracy(own, "holdout", "given"),
+    }
+    oracle = _oracle(table, selected)
+    decoded = selected["test_accuracy"]
+    gain = None if accuracy["test"] is None else 100 * (decoded - accuracy["test"])
+    summary: dict[str, Any] = {
+        "underscript": {"format": FORMAT, "version": __version__},
+        "kind": "decode",
+        "command": None,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "verdict": "",
+        "model": {
+            "class": type(model).__name__,
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "n_classes": n_classes,
+            "accuracy": accuracy,
+        },
+        "selected": selected,
+        "oracle": oracle,
+        "gain_points": gain,
+        "wrong_label_share": wrong_label_share,
+        "layers": layers,
+        "settings": settings,
+        "seeds": seeds,
+        "versions": {
+            "underscript": __version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "scikit-learn": sklearn.__version__,
+        },
+        "machine": {
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "system": f"{platform.system()} {platform.machine()}",
+            "device": settings["device"],
+        },
+        "timing": {stage: round(seconds, 3) for stage, seconds in timing.items()},
+        "training": None,
+        "warnings": list(notes),
+    }
+    summary["verdict"] = verdict(summary, table)
+    return Decoding(table, summary, best, answers.table())
+
+
+def verdict(summary: Mapping[str, Any], table: pd.DataFrame) -> str:
+    """Say in one sentence, with numbers, what was found."""
+    own, chosen = summary["model"]["accuracy"], summary["selected"]
+    wrong = summary["wrong_label_share"]
+    labels = f", of which {wrong:.1%} are wrong," if wrong is not None else ""
+    name = f"{chosen['probe'].upper()} on {chosen['layer']}"
+    start = f"The network fits {own['train_given']:.1%} of its training labels{labels}"
+    if own["test"] is None:
+        return (
+            f"{start.rstrip(',')}; {name}, chosen without clean labels, agrees with "
+            f"{chosen['criterion_accuracy']:.1%} of {chosen['n']:,} held-out noisy labels."
+        )
+    gain = summary["gain_points"]
+    middle = (
+        f"{start} but only {own['test']:.1%} of the test labels; {name}, chosen without "
+        f"clean labels, gets {chosen['test_accuracy']:.1%}: {abs(gain):.1f} points "
+        f"{'more' if gain >= 0 else 'less'}"
+    )
+    beside = []
+    control = table[(table["split"] == "test") & (table["subspace_labels"] == "corrupted")]
+    alone = control[control["layer"] == "input"]["accuracy"]
+    if len(alone) and chosen["layer"] != "input":
+        beside.append(f"the input alone gives {alone.max():.1%}")
+    twin = control[(control["model"] == "random")]["accuracy"]
+    if len(twin):
+        beside.append(f"an untrained twin's best layer {twin.max():.1%}")
+    return middle + (f" ({', '.join(beside)})." if beside else ".")
+
+
+def _oracle(table: pd.DataFrame, selected: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the candidate that is best on the test set, which a user cannot know."""
+    rows = table[
+        (table["split"] == "test")
+        & (table["model"] == "trained")
+        & (table["subspace_labels"] == "corrupted")
+    ]
+    layers = rows[rows["layer"] != "input"]
+    rows = layers if len(layers) else rows
+    if not len(rows):
+        return None
+    row = rows.sort_values("accuracy", ascending=False, kind="stable").iloc[0]
+    return {
+        "layer": str(row["layer"]),
+        "probe": str(row["probe"]),
+        "variance": None if pd.isna(row["variance"]) else float(row["variance"]),
+        "test_accuracy": float(row["accuracy"]),
+        "regret_points": 100 * (float(row["accuracy"]) - selected["test_accuracy"]),
+    }
+
+
+def _accuracy(rows: pd.DataFrame, split: str, labels: str) -> float | None:
+    found = rows[(rows["split"] == split) & (rows["labels"] == labels)]["accuracy"]
+    return float(found.iloc[0]) if len(found) else None
+
+
+_ESTIMATORS: dict[str, type[SubspaceClassifier]] = {
+    "masc": MinimumAngleSubspaceClassifier,
+    "velpic": PrincipalVectorClassifier,
+}
+
+
+def _save_decoder(best: Decoder, folder: Path) -> None:
+    config = {
+        "format": FORMAT,
+        "tap": asdict(best.tap),
+        "probe": best.probe,
+        "parameters": best.estimator.get_params(),
+        "width": int(best.estimator.n_features_in_),
+        "n_classes": len(best.estimator.classes_),
+    }
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    # Not save_file: that reports a full disk as an error of its own kind.
+    (folder / "model.safetensors").write_bytes(safetensors.torch.save(best.estimator.tensors()))
+
+
+def _load_decoder(folder: Path, model: nn.Module | None) -> Decoder:
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if config["probe"] not in _ESTIMATORS:
+        raise ValueError(f"config.json: unknown probe {config['probe']!r}")
+    estimator = _ESTIMATORS[config["probe"]](**config["parameters"])
+    estimator.set_tensors(safetensors.torch.load_file(folder / "model.safetensors"))
+    tap = config["tap"]
+    return Decoder(Tap(**{**tap, "path": tuple(tap["path"])}), config["probe"], estimator, model)

@@ -1,0 +1,1 @@
+"""The paper that underscript comes from: its networks, data, training and comparisons."""

@@ -1,0 +1,106 @@
+"""A network trained on wrong labels before your eyes, and what its layers still know."""
+
+from os import PathLike
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..corruption import corrupt_labels
+from ..datasets import load_dataset, to_float
+from ..decode import decode
+from ..decoding import Decoding
+from ..selection import held_out_tenth
+from .architectures import PROBED, build
+from .training import PRESETS, train
+
+
+def run_demo(
+    data: str = "digits",
+    arch: str = "mlp",
+    corruption: float = 0.4,
+    seed: int = 0,
+    device: str | None = None,
+    root: str | PathLike[str] | None = None,
+    progress: bool = True,
+) -> Decoding:
+    """Corrupt the labels of a real data set, train a network until it memorises them, decode it.
+
+    A tenth of the training data, with labels as noisy as the rest, is kept from the network; it
+    chooses the decoder. The test labels are clean and choose nothing.
+
+    Parameters
+    ----------
+    data : {"digits", "mnist", "fashion-mnist"}
+        Data set; see `underscript.datasets`.
+    arch : {"mlp", "cnn"}
+        The paper's architecture, trained with the ``quick`` preset.
+    corruption : float
+        Corruption degree c in [0, 1]: the share of training labels that are redrawn from all
+        classes.
+    seed : int
+        Of labels, split, weights, batch order and random twin.
+    device : str, optional
+        Where to train and decode; the CPU by default.
+    root : path, optional
+        Where the data set is.
+    progress : bool
+        Show progress bars on a terminal.
+
+    Returns
+    -------
+    Decoding
+
+    Raises
+    ------
+    DataError
+        If the data set cannot be had, or `corruption` is out of range.
+    ModelError
+        If training diverges.
+    """
+    images = load_dataset(data, root)
+    # 42 is the paper's corruption seed.
+    label_seed = 42 + seed
+    given = corrupt_labels(images.train_labels, corruption, images.n_classes, seed=label_seed)
+    held = held_out_tenth(np.arange(len(given)), seed)
+    inputs = torch.from_numpy(to_float(images.train_images))
+    preset = PRESETS[arch, "quick"]
+    model = build(arch, inputs.shape[1:], images.n_classes, seed)
+    place = torch.device(device or "cpu")
+    labels = torch.from_numpy(given)
+    record = train(
+        model, inputs[~held], labels[~held], preset, seed=seed, device=place, progress=progress
+    )
+    found = decode(
+        model,
+        (inputs[~held], given[~held]),
+        test=(to_float(images.test_images), images.test_labels),
+        holdout=(inputs[held], given[held]),
+        layers=PROBED[arch],
+        true_labels=images.train_labels[~held],
+        seed=seed,
+        progress=progress,
+    )
+    _describe(found, record, data=data, arch=arch, corruption=corruption, source=images.source)
+    found.summary["seeds"].update(
+        {"labels": label_seed, "weights": seed, "batches": seed, "split": seed}
+    )
+    if not record.reached:
+        found.summary["warnings"].append(
+            f"training stopped at {record.train_accuracy:.1%} of the given labels after "
+            f"{record.epochs} epochs; the preset aims at {preset.stop_accuracy:.1%}"
+        )
+    return found
+
+
+def _describe(found: Decoding, record: Any, **settings: Any) -> None:
+    """Add to a decode run's summary what the demo did before it."""
+    found.summary["kind"] = "demo"
+    found.summary["settings"] = {**settings, **found.summary["settings"]}
+    found.summary["training"] = {
+        "epochs": record.epochs,
+        "train_accuracy": record.train_accuracy,
+        "reached": record.reached,
+        **record.settings,
+    }
+    found.summary["timing"] = {"training": round(record.seconds, 3), **found.summary["timing"]}

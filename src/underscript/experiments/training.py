@@ -1,0 +1,375 @@
+"""Training a network until it has memorised its labels, and the record of how that went."""
+
+import math
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from ..errors import DataError, LabelError, ModelError
+
+__all__ = ["PRESETS", "Preset", "TrainingRecord", "measure_accuracy", "train"]
+
+EVALUATION_BATCH = 2048
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A training recipe: Adam on the cross-entropy, no augmentation, no weight decay.
+
+    The learning rate rises linearly over the first epochs and stays, until the share of labels
+    that the network has not fitted yet falls below `anneal_below`; from there it shrinks with that
+    share. So one recipe serves noise that takes ten epochs to memorise and noise that takes fifty.
+
+    Parameters
+    ----------
+    name : str
+        What the recipe is called in reports.
+    learning_rate : float
+        Adam's learning rate at its highest.
+    batch_size : int
+        Most samples in a batch.
+    least_steps : int
+        Least number of batches an epoch is cut into: small data are trained in smaller batches.
+    warmup_epochs : float
+        Epochs over which the learning rate rises.
+    anneal_below : float
+        Share of training labels not fitted in the last epoch below which the rate shrinks.
+    lowest_rate : float
+        Share of `learning_rate` that it never falls below after the warm-up.
+    stop_accuracy : float
+        Training stops when this share of the given labels is predicted, in evaluation mode.
+    max_epochs : int
+        It stops after so many epochs whatever the accuracy.
+    """
+
+    name: str
+    learning_rate: float
+    batch_size: int
+    least_steps: int
+    warmup_epochs: float
+    anneal_below: float
+    lowest_rate: float
+    stop_accuracy: float
+    max_epochs: int
+
+    def batch_size_for(self, n: int) -> int:
+        """Give the batch size used for n samples."""
+        return max(1, min(self.batch_size, n // self.least_steps))
+
+    def rate(self, epochs_done: float, fitted: float) -> float:
+        """Give the learning rate after so many epochs, given the last epoch's accuracy."""
+        warmup = min(1.0, epochs_done / self.warmup_epochs) if self.warmup_epochs else 1.0
+        anneal = min(1.0, max(self.lowest_rate, (1.0 - fitted) / self.anneal_below))
+        return self.learning_rate * warmup * anneal
+
+
+@dataclass(frozen=True)
+class TrainingRecord:
+    """How a training went.
+
+    Attributes
+    ----------
+    history : list of dict
+        For each epoch: `epoch` (from 1), `loss` (mean cross-entropy) and `train_accuracy` (share
+        of given labels predicted), both as the epoch went through its batches, `seconds` since
+        the start, and `NAME_accuracy` at its end for each evaluation set.
+    train_accuracy : float
+        Share of the given training labels that the finished network predicts, measured in
+        evaluation mode and float32 over all rows.
+    epochs : int
+        Epochs trained.
+    reached : bool
+        Whether `train_accuracy` is at least the preset's `stop_accuracy`.
+    seconds : float
+        Wall-clock time, evaluation included.
+    settings : dict
+        The preset's fields and what was decided from them: `optimiser`, `batch_size` as used,
+        `precision` of the multiplications in training, `seed`, `device` and `n`.
+    """
+
+    history: list[dict[str, float]]
+    train_accuracy: float
+    epochs: int
+    reached: bool
+    seconds: float
+    settings: dict[str, Any]
+
+
+PRESETS: dict[tuple[str, str], Preset] = {}
+
+
+def train(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    preset: Preset,
+    *,
+    seed: int,
+    device: str | torch.device,
+    eval_sets: Mapping[str, tuple[Tensor, Tensor]] | None = None,
+    progress: bool = True,
+) -> TrainingRecord:
+    """Train a network on the given labels until it has memorised them.
+
+    The multiplications of the training steps run in bfloat16 where the hardware has matrix units
+    for it (a CPU with AMX, a CUDA device of capability 8.0 or more) and in float32 elsewhere.
+    Weights and every measured accuracy are float32. The same seed on the same machine gives the
+    same network; torch's global random state is left as it was.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Returns logits of shape (n, n_classes). It is trained in place, and left on `device` in
+        evaluation mode.
+    images : Tensor of shape (n, ...), float32
+        Inputs, already scaled (the paper: to [-1, 1]).
+    labels : Tensor of shape (n,), int64
+        The labels to fit, corrupted or not.
+    preset : Preset
+        The recipe.
+    seed : int
+        Seed of the order of the samples, and of any dropout in the model.
+    device : str or torch.device
+        Where to train, such as "cpu" or "cuda". The data are moved there as a whole.
+    eval_sets : mapping of str to (Tensor, Tensor), optional
+        Images and labels whose accuracy is recorded after every epoch.
+    progress : bool, default True
+        Whether to show a progress bar on stderr, if that is a terminal.
+
+    Returns
+    -------
+    TrainingRecord
+        Look at its `reached`: not reaching the preset's accuracy is recorded, not raised.
+
+    Raises
+    ------
+    DataError
+        If the images are empty, not float32 or not finite, or labels and images differ in number.
+    LabelError
+        If the labels are not int64 from 0 to the model's number of classes - 1.
+    ModelError
+        If the model does not return logits of shape (n, n_classes), or its loss or weights are
+        no longer finite.
+    """
+    started = time.perf_counter()
+    device = torch.device(device)
+    _check_data(images, labels, "training")
+    for name, (eval_images, eval_labels) in (eval_sets or {}).items():
+        _check_data(eval_images, eval_labels, name)
+    batch_size = preset.batch_size_for(len(images))
+    precision = _matrix_precision(device)
+    settings = asdict(preset) | {
+        "optimiser": "adam",
+        "batch_size": batch_size,
+        "precision": str(precision).removeprefix("torch."),
+        "seed": seed,
+        "device": str(device),
+        "n": len(images),
+    }
+
+    model.to(device)
+    images, labels = images.to(device), labels.to(device)
+    optimiser = torch.optim.Adam(model.parameters(), lr=preset.learning_rate, fused=True)
+    order = torch.Generator().manual_seed(seed)
+    history: list[dict[str, float]] = []
+    train_accuracy: float | None = None
+    fitted = 0.0
+    with (
+        _own_randomness(device, seed),
+        tqdm(
+            total=preset.max_epochs,
+            desc="training",
+            unit="epoch",
+            disable=None if progress else True,
+            leave=False,
+        ) as bar,
+    ):
+        _check_classes(model, images, labels)
+        for epoch in range(1, preset.max_epochs + 1):
+            loss, fitted = _train_epoch(
+                model, images, labels, optimiser, preset, epoch, fitted, order, precision
+            )
+            if not math.isfinite(loss):
+                raise ModelError(
+                    f"the training loss became {loss} in epoch {epoch}; lower the learning rate "
+                    f"(now {preset.learning_rate:g}) or check the scale of the inputs"
+                )
+            row: dict[str, float] = {"epoch": epoch, "loss": loss, "train_accuracy": fitted}
+            for name, (eval_images, eval_labels) in (eval_sets or {}).items():
+                row[f"{name}_accuracy"] = measure_accuracy(model, eval_images, eval_labels)
+            row["seconds"] = time.perf_counter() - started
+            history.append(row)
+            bar.set_postfix(training_accuracy=f"{fitted:.1%}", refresh=False)
+            bar.update()
+            # The accuracy seen during the epoch costs nothing but is of many networks; only the
+            # finished one, over all rows, decides.
+            train_accuracy = None
+            if fitted >= preset.stop_accuracy:
+                train_accuracy = measure_accuracy(model, images, labels)
+                if train_accuracy >= preset.stop_accuracy:
+                    break
+        if train_accuracy is None:
+            train_accuracy = measure_accuracy(model, images, labels)
+    model.eval()
+    return TrainingRecord(
+        history=history,
+        train_accuracy=train_accuracy,
+        epochs=len(history),
+        reached=train_accuracy >= preset.stop_accuracy,
+        seconds=time.perf_counter() - started,
+        settings=settings,
+    )
+
+
+def measure_accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
+    """Give the share of labels that the model predicts, in evaluation mode and its own precision.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Returns logits of shape (n, n_classes). Its mode is left as it was.
+    images : Tensor of shape (n, ...)
+        Inputs; moved to the model's device batch by batch.
+    labels : Tensor of shape (n,), int64
+        The labels to compare with.
+
+    Returns
+    -------
+    float
+        From 0 to 1.
+
+    Raises
+    ------
+    ModelError
+        If a logit is not finite.
+    """
+    device = next(model.parameters()).device
+    was_training = model.training
+    right = torch.zeros((), dtype=torch.int64, device=device)
+    model.eval()
+    try:
+        with torch.no_grad():
+            for start in range(0, len(images), EVALUATION_BATCH):
+                batch = slice(start, start + EVALUATION_BATCH)
+                logits = model(images[batch].to(device))
+                if not torch.isfinite(logits).all():
+                    raise ModelError(
+                        "the model gives logits that are not finite within the "
+                        f"{len(logits)} samples from {start} on; check its weights and the scale "
+                        "of the inputs"
+                    )
+                right += (logits.argmax(dim=1) == labels[batch].to(device)).sum()
+    finally:
+        model.train(was_training)
+    return float(right) / len(images)
+
+
+def _train_epoch(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    optimiser: torch.optim.Optimizer,
+    preset: Preset,
+    epoch: int,
+    fitted: float,
+    order: torch.Generator,
+    precision: torch.dtype,
+) -> tuple[float, float]:
+    """Go through the samples once; give the mean loss and the share of labels predicted."""
+    model.train()
+    n = len(images)
+    loss_sum = torch.zeros((), device=images.device)
+    right = torch.zeros((), dtype=torch.int64, device=images.device)
+    shuffled = torch.randperm(n, generator=order).to(images.device)
+    batches = torch.split(shuffled, preset.batch_size_for(n))
+    for step, rows in enumerate(batches, start=1):
+        for group in optimiser.param_groups:
+            group["lr"] = preset.rate(epoch - 1 + step / len(batches), fitted)
+        given = labels[rows]
+        with torch.autocast(
+            images.device.type, dtype=torch.bfloat16, enabled=precision == torch.bfloat16
+        ):
+            logits = model(images[rows])
+        logits = logits.float()
+        loss = nn.functional.cross_entropy(logits, given)
+        optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        # Sums stay on the device: reading one back would make an accelerator wait at every step.
+        loss_sum += loss.detach() * len(rows)
+        right += (logits.detach().argmax(dim=1) == given).sum()
+    return float(loss_sum) / n, float(right) / n
+
+
+def _matrix_precision(device: torch.device) -> torch.dtype:
+    """Give bfloat16 where hardware multiplies it several times as fast as float32.
+
+    A rule on what the hardware is, not a timing, so that a machine always answers the same.
+    """
+    if device.type == "cuda":
+        fast = torch.cuda.get_device_capability(device) >= (8, 0)
+    elif device.type == "cpu" and hasattr(torch.cpu, "get_capabilities"):
+        fast = bool(torch.cpu.get_capabilities().get("amx_bf16", False))
+    else:  # An older torch cannot tell, and float32 is right everywhere.
+        fast = False
+    return torch.bfloat16 if fast else torch.float32
+
+
+@contextmanager
+def _own_randomness(device: torch.device, seed: int) -> Iterator[None]:
+    """Seed what a model may draw from (dropout), and put torch's global state back afterwards."""
+    cuda = device.type == "cuda"
+    indices = [device.index or 0] if cuda else []
+    cudnn = torch.backends.cudnn
+    as_found = cudnn.deterministic, cudnn.benchmark
+    with torch.random.fork_rng(devices=indices):
+        # Not torch.manual_seed: it would also reseed devices that are not set aside here.
+        torch.default_generator.manual_seed(seed)
+        for index in indices:
+            torch.cuda.default_generators[index].manual_seed(seed)
+        try:
+            cudnn.deterministic, cudnn.benchmark = True, False
+            yield
+        finally:
+            cudnn.deterministic, cudnn.benchmark = as_found
+
+
+def _check_data(images: Tensor, labels: Tensor, name: str) -> None:
+    if images.ndim < 2 or len(images) == 0 or images.dtype != torch.float32:
+        raise DataError(
+            f"{name} images must be float32 of shape (n, ...) with n at least 1, found "
+            f"{images.dtype} of shape {tuple(images.shape)}"
+        )
+    if not torch.isfinite(images).all():
+        raise DataError(f"{name} images hold values that are not finite; drop or correct them")
+    if labels.dtype != torch.int64 or labels.ndim != 1:
+        raise LabelError(
+            f"{name} labels must be int64 of shape (n,), found {labels.dtype} of shape "
+            f"{tuple(labels.shape)}"
+        )
+    if len(labels) != len(images):
+        raise DataError(
+            f"{name} labels and images must be of one number, found {len(labels)} and {len(images)}"
+        )
+
+
+def _check_classes(model: nn.Module, images: Tensor, labels: Tensor) -> None:
+    """Look at the logits of one sample: a wrong label would end in a crash inside torch."""
+    model.eval()
+    with torch.no_grad():
+        logits = model(images[:1])
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != 1:
+        found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ModelError(f"the model must return logits of shape (n, n_classes), found {found}")
+    lowest, highest = int(labels.min()), int(labels.max())
+    if lowest < 0 or highest >= logits.shape[1]:
+        raise LabelError(
+            f"training labels must be from 0 to {logits.shape[1] - 1}, as the model gives "
+            f"{logits.shape[1]} logits, found {lowest} to {highest}"
+        )

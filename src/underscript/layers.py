@@ -1,0 +1,341 @@
+"""Which layers a model has, in the order in which they run, and which of them to decode.
+
+A layer is named as PyTorch names its module (``layer1.0``, ``fc2``). A module that is called
+several times in one forward pass gives one layer a call (``relu#0``, ``relu#1``); a part of a
+tuple or dict output is named by its key (``attn[0]``, ``encoder["last_hidden_state"]``);
+``name:input`` is what goes into a module, and ``input`` what goes into the model.
+"""
+
+import difflib
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from ._capture import Path, Tap, first_tensor, model_input, tensors_in, undisturbed
+from ._stream import Batch, Source, forward
+from .errors import LayerError
+
+LayerChoice = str | Iterable[str] | Callable[[str, nn.Module], bool] | None
+
+INPUT = "input"
+# Probabilities over classes or attention weights, not representations.
+_NOT_ACTIVATIONS = (nn.Softmax, nn.Softmax2d, nn.LogSoftmax, nn.Softmin, nn.MultiheadAttention)
+_ACTIVATION_NAME = re.compile(r"relu|gelu|silu|swish|mish|tanh|sigmoid|elu|activation", re.I)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A layer as seen in one forward pass over an example.
+
+    `shape` is that of one sample; `key` tells whether two places hold the same tensor; `weighted`
+    is true of the output of a module with a weight matrix (linear, convolution).
+    """
+
+    tap: Tap
+    module_class: str
+    shape: tuple[int, ...]
+    order: int
+    key: tuple[int, int, int]
+    weighted: bool = False
+    candidate: bool = False
+    default: bool = False
+
+    @property
+    def width(self) -> int:
+        """Number of values a sample when flattened."""
+        return int(torch.Size(self.shape).numel())
+
+
+def list_layers(model: nn.Module, example: Any) -> pd.DataFrame:
+    """List the layers that can be decoded, in the order in which they run.
+
+    One forward pass over a few samples finds them. The model is left as it was.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        A classifier.
+    example : Dataset, DataLoader, pair of arrays, or array of inputs
+        Where to take the few samples from, such as the training data.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a layer: `layer` (its name), `module` (its class), `shape` (of one sample),
+        `width` (values a sample), `default` (whether `decode` takes it unless told otherwise).
+
+    Raises
+    ------
+    DataError
+        If the example cannot be read.
+    ModelError
+        If the model raises on it or returns no logits.
+    """
+    places = survey(model, Source(example, "example").first(3)).places
+    return pd.DataFrame(
+        {
+            "layer": [place.tap.name for place in places],
+            "module": [place.module_class for place in places],
+            "shape": [place.shape for place in places],
+            "width": [place.width for place in places],
+            "default": [place.default for place in places],
+        }
+    )
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What one forward pass shows: the places that a tap can read, in order, and the classes."""
+
+    all_places: list[Place]
+    n_classes: int
+
+    @property
+    def places(self) -> list[Place]:
+        """Every output, and those inputs of modules (``name:input``) that are defaults."""
+        return [place for place in self.all_places if place.default or place.tap.side != "input"]
+
+
+def survey(model: nn.Module, batch: Batch, device: torch.device | None = None) -> Survey:
+    """Run one batch and note every module's inputs and outputs.
+
+    Places with no floating tensor, or whose first dimension is not the batch, are left out.
+    """
+    recorder = _Recorder(batch.size)
+    with undisturbed(model), recorder.watch(model):
+        logits = forward(model, batch, device or device_of(model), "example")
+    return Survey(_mark_defaults(_with_input(recorder.named(), batch)), logits.shape[1])
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Return where a model's parameters are; the CPU for one that has none."""
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+
+
+class _Recorder:
+    """Notes every module's inputs and outputs during one forward pass."""
+
+    def __init__(self, size: int):
+        self.size = size
+        self.places: list[Place] = []
+        self.calls: Counter[tuple[str, str]] = Counter()
+        # Held until the end, so that no storage is used twice and identity means sameness.
+        self.held: list[Tensor] = []
+        self.order = 0
+
+    def watch(self, model: nn.Module) -> "_Watch":
+        return _Watch(self, model)
+
+    def note(self, name: str, module: nn.Module, side: Any, value: Any) -> None:
+        """Add the places of one call; the call is counted even if it gives none."""
+        call = self.calls[name, side]
+        self.calls[name, side] += 1
+        self.order += 1
+        leaf = next(module.children(), None) is None
+        weight = getattr(module, "weight", None)
+        parts = list(tensors_in(value)) if side == "output" else []
+        if side == "input":
+            first = first_tensor(value)
+            parts = [] if first is None else [((), first)]
+        usable = [(path, t) for path, t in parts if t.ndim and len(t) == self.size and t.numel()]
+        for number, (path, tensor) in enumerate(usable):
+            self.held.append(tensor)
+            tap = Tap(name, name, side, call, path)
+            self.places.append(
+                Place(
+                    tap,
+                    type(module).__name__,
+                    tuple(tensor.shape[1:]),
+                    self.order,
+                    # In-place operations raise the version: same memory, other values.
+                    (tensor.data_ptr(), tensor.numel(), tensor._version),
+                    weighted=leaf and isinstance(weight, Tensor) and weight.ndim > 1,
+                    candidate=number == 0
+                    and side == "output"
+                    and (not leaf or _is_activation(module)),
+                )
+            )
+
+    def named(self) -> list[Place]:
+        """Return the places with their final names, now that the number of calls is known."""
+        named = []
+        for place in self.places:
+            tap = place.tap
+            calls = self.calls[tap.module, tap.side]
+            # A module that is called "input" must not hide the model's own input.
+            several = calls > 1 or (tap.module == INPUT and tap.side == "output")
+            name = tap.module + (":input" if tap.side == "input" else "")
+            name += (f"#{tap.call}" if several else "") + _path_suffix(tap.path)
+            named.append(replace(place, tap=replace(tap, name=name, calls=calls)))
+        return named
+
+
+class _Watch:
+    """Hooks on every module but the root; removed on exit."""
+
+    def __init__(self, recorder: _Recorder, model: nn.Module):
+        self.recorder, self.model = recorder, model
+        self.handles: list[Any] = []
+
+    def __enter__(self) -> None:
+        for name, module in self.model.named_modules():
+            if name:
+                self.handles += self._hooks(name, module)
+
+    def _hooks(self, name: str, module: nn.Module) -> list[Any]:
+        def before(_module: nn.Module, args: Any, kwargs: Any) -> None:
+            self.recorder.note(name, module, "input", (args, kwargs))
+
+        def after(_module: nn.Module, _args: Any, output: Any) -> None:
+            self.recorder.note(name, module, "output", output)
+
+        return [
+            module.register_forward_pre_hook(before, with_kwargs=True),
+            module.register_forward_hook(after),
+        ]
+
+    def __exit__(self, *_error: object) -> None:
+        for handle in self.handles:
+            handle.remove()
+
+
+def _with_input(places: list[Place], batch: Batch) -> list[Place]:
+    value = model_input(batch, "example")
+    # Token numbers are names, not quantities: they are no representation to decode.
+    tokens = value.dtype in (torch.int64, torch.int32, torch.bool)
+    key = (value.data_ptr(), value.numel(), value._version)
+    whole = Place(Tap(INPUT, "", "model"), "(input)", tuple(value.shape[1:]), 0, key,
+                  default=not tokens)  # fmt: skip
+    return [whole, *places]
+
+
+def _mark_defaults(places: list[Place]) -> list[Place]:
+    """Mark the input, each block's or activation's output and the read-out's input, each once.
+
+    A model that has neither blocks nor activation modules (its forward calls functions) gets the
+    inputs of its weighted modules instead: what its functions left for the next layer.
+    """
+    outputs = [place for place in places if place.weighted and place.tap.side == "output"]
+    readout = max(outputs, key=lambda place: place.order, default=None)
+    end = readout.order if readout else len(places) + 1
+    chosen = [place for place in places if place.candidate and place.order < end]
+    if not chosen:
+        chosen = [p for p in places if p.weighted and p.tap.side == "input" and p.order < end]
+    if readout:
+        chosen += [
+            place
+            for place in places
+            if place.tap.side == "input"
+            and (place.tap.module, place.tap.call) == (readout.tap.module, readout.tap.call)
+        ]
+    taken = {places[0].key} if places[0].default else set()
+    # Of several names for one tensor, the outermost: a stage rather than its last block.
+    best: dict[tuple[int, int, int], Place] = {}
+    for place in chosen:
+        if place.key in taken:
+            continue
+        rival = best.get(place.key)
+        if rival is None or _depth(place) < _depth(rival):
+            best[place.key] = place
+    names = {place.tap.name for place in best.values()}
+    return [replace(p, default=p.default or p.tap.name in names) for p in places]
+
+
+def _depth(place: Place) -> tuple[bool, int]:
+    return place.tap.side == "input", place.tap.module.count(".")
+
+
+def resolve(seen: Survey, model: nn.Module, layers: LayerChoice) -> list[Place]:
+    """Return the places that a choice of layers means, in execution order, each once.
+
+    Parameters
+    ----------
+    seen : Survey
+        What a forward pass showed.
+    layers : str, iterable of str, callable or None
+        Names; globs, in which ``*`` stands for anything within one component and ``**`` also
+        across dots; or a predicate ``(name, module) -> bool``. None means the defaults.
+
+    Raises
+    ------
+    LayerError
+        If a name or glob matches nothing (the message names the three closest), or names a
+        module that the forward pass does not call.
+    """
+    places = seen.all_places
+    if layers is None:
+        return [place for place in places if place.default]
+    modules = dict(model.named_modules(remove_duplicate=False))
+    if callable(layers):
+        wanted = {name for name, module in modules.items() if name and layers(name, module)}
+        found = [p for p in _main(places) if p.tap.module in wanted and p.tap.side == "output"]
+        if not found:
+            raise LayerError("the predicate holds for no layer that the forward pass calls")
+    else:
+        patterns = [layers] if isinstance(layers, str) else list(layers)
+        patterns = [part for p in patterns for part in str(p).split(",") if part]
+        if not patterns:
+            raise LayerError("expected at least one layer name; found none")
+        found = [place for pattern in patterns for place in _match(places, modules, pattern)]
+    names = {place.tap.name for place in found}
+    return [place for place in places if place.tap.name in names]
+
+
+def _match(places: list[Place], modules: dict[str, nn.Module], pattern: str) -> list[Place]:
+    exact = [place for place in places if place.tap.name == pattern]
+    if exact:
+        return exact
+    # A module's bare name means all its calls, and the first tensor of each.
+    wanted = re.compile(_glob(pattern))
+    main = [place for place in _main(places) if wanted.fullmatch(_bare(place.tap))]
+    if main:
+        return main
+    if pattern in modules:
+        raise LayerError(
+            f"layer {pattern!r} ({type(modules[pattern]).__name__}) never fires in a forward "
+            "pass, or gives no floating tensor with one row a sample; `underscript layers` "
+            "lists those that do"
+        )
+    names = list(dict.fromkeys(place.tap.name for place in places))
+    shown = [name for name in names if ":input" not in name or ":input" in pattern]
+    close = difflib.get_close_matches(pattern, shown, n=3, cutoff=0.0)
+    raise LayerError(f"no layer matches {pattern!r}; the closest are {', '.join(close)}")
+
+
+def _main(places: list[Place]) -> list[Place]:
+    """Return the first place of every call: a tuple's first tensor."""
+    first: dict[tuple[str, str, int], Place] = {}
+    for place in places:
+        first.setdefault((place.tap.module, place.tap.side, place.tap.call), place)
+    return list(first.values())
+
+
+def _bare(tap: Tap) -> str:
+    if tap.side == "model":
+        return INPUT
+    return tap.module + (":input" if tap.side == "input" else "")
+
+
+def _glob(pattern: str) -> str:
+    parts = re.split(r"(\*\*|\*|\?)", pattern)
+    meaning = {"**": ".*", "*": "[^.:]*", "?": "[^.:]"}
+    return "".join(meaning.get(part, re.escape(part)) for part in parts)
+
+
+def _path_suffix(path: Path) -> str:
+    return "".join(f'["{step}"]' if isinstance(step, str) else f"[{step}]" for step in path)
+
+
+def _is_activation(module: nn.Module) -> bool:
+    if isinstance(module, _NOT_ACTIVATIONS):
+        return False
+    if type(module).__module__ == "torch.nn.modules.activation":
+        return True
+    own = next(module.parameters(), None) is not None
+    return not own and bool(_ACTIVATION_NAME.search(type(module).__name__))

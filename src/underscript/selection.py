@@ -1,0 +1,110 @@
+"""Which decoder to use, decided with noisy labels only.
+
+Clean labels and test data never enter here: the scores come from labels as noisy as the training
+labels. Under class-independent noise the accuracy on noisy labels rises with the accuracy on clean
+ones, so the best on a hold-out that the network was not trained on is the right choice up to the
+hold-out's statistical error. Training data held out from the decoders alone are a poor substitute:
+deep layers echo the labels that the network memorised.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Key(NamedTuple):
+    """Names one decoder of a network."""
+
+    layer: str
+    probe: str
+    variance: float | None
+    subspace_labels: str
+
+
+@dataclass(frozen=True)
+class Score:
+    """How often a decoder agrees with the noisy labels of n held-out samples."""
+
+    key: Key
+    accuracy: float
+    n: int
+
+    @property
+    def standard_error(self) -> float:
+        """Binomial standard error of the accuracy."""
+        return float(np.sqrt(self.accuracy * (1 - self.accuracy) / self.n)) if self.n else np.nan
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The chosen decoder and why."""
+
+    key: Key
+    criterion: str
+    score: Score
+    runner_up: Score | None
+
+    @property
+    def reason(self) -> str:
+        """One sentence that a report can print."""
+        where = {
+            "holdout": "noisy labels of a hold-out that the network was not trained on",
+            "held-out tenth": "noisy labels of a tenth of the training data that the decoders, "
+            "but not the network, were kept from",
+        }[self.criterion]
+        reason = (
+            f"best agreement with the {where}: {self.score.accuracy:.1%} ± "
+            f"{self.score.standard_error:.1%} (standard error) of {self.score.n:,}"
+        )
+        if self.runner_up is not None:
+            reason += f"; next is {self.runner_up.key.layer} with {self.runner_up.accuracy:.1%}"
+        return reason
+
+
+def select(scores: list[Score], criterion: str) -> Selection:
+    """Choose the decoder that agrees best with held-out noisy labels.
+
+    Only decoders of the network's own layers, fitted with the given labels, are candidates: the
+    input is a control. Ties go to the first, that is to the shallowest layer.
+
+    Parameters
+    ----------
+    scores : list of Score
+        In order of layers.
+    criterion : {"holdout", "held-out tenth"}
+        Where the scores come from.
+    """
+    candidates = [s for s in scores if s.key.subspace_labels == "corrupted"]
+    deeper = [score for score in candidates if score.key.layer != "input"]
+    ranked = sorted(deeper or candidates, key=lambda score: -score.accuracy)
+    second = ranked[1] if len(ranked) > 1 else None
+    return Selection(ranked[0].key, criterion, ranked[0], second)
+
+
+def held_out_tenth(index: NDArray[np.int64], seed: int) -> NDArray[np.bool_]:
+    """Say which samples belong to the held-out tenth.
+
+    A sample's place depends on its index and the seed alone, so the split is the same for any
+    batch size, order and number of processes.
+
+    Parameters
+    ----------
+    index : ndarray of int64, shape (n,)
+        Indices in the data set.
+    seed : int
+        Any integer.
+
+    Returns
+    -------
+    ndarray of bool, shape (n,)
+    """
+    # The finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014): mixes every bit.
+    with np.errstate(over="ignore"):
+        mixed = index.astype(np.uint64) + np.uint64(seed % 2**32) * np.uint64(0x9E3779B97F4A7C15)
+        mixed = mixed + np.uint64(0x9E3779B97F4A7C15)
+        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        mixed = mixed ^ (mixed >> np.uint64(31))
+    return mixed % np.uint64(10) == 0

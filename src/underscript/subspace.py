@@ -1,0 +1,376 @@
+"""The decoders: class subspaces through the origin, as scikit-learn estimators.
+
+`MinimumAngleSubspaceClassifier` (MASC) is the subspace method of pattern recognition (CLAFIC:
+Watanabe 1967; Oja 1983) with uncentred subspaces, applied to hidden layers by Ketha & Ramaswamy
+(arXiv 2501.14687). `PrincipalVectorClassifier` (VeLPIC, arXiv 2603.19865) keeps one signed vector
+a class. Both come from the same eigenvectors of the class second moments (see `moments`).
+"""
+
+from collections.abc import Mapping, Sequence
+from numbers import Integral, Real
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ._classifier import SubspaceClassifier, few, unit_rows, warn
+from .moments import ClassSpectrum
+
+# One product takes at least this many columns (small ranks are put side by side), and its result
+# at most this many values.
+_GROUP_COLUMNS = 512
+_BLOCK_VALUES = 1 << 23
+
+
+class MinimumAngleSubspaceClassifier(SubspaceClassifier):
+    r"""Predict the class whose subspace makes the smallest angle with a row (MASC).
+
+    For class k let :math:`S_k = \sum x x^T` over its rows, uncentred, and :math:`V_k` its first
+    :math:`r_k` eigenvectors. The angle is :math:`\theta_k = \arccos(\|V_k^T x\| / \|x\|)` and the
+    prediction :math:`\arg\min_k \theta_k`.
+
+    Parameters
+    ----------
+    variance : float, default=0.99
+        Variance share τ in (0, 1]: :math:`r_k` is one more than the number of leading sums of
+        eigenvalues that are at most τ of their total, and at most the numerical rank of the class.
+    rank : int, optional
+        The same rank for every class, in place of `variance`; a class with fewer directions keeps
+        what it has.
+
+    Attributes
+    ----------
+    classes_ : ndarray, shape (K,)
+        The classes.
+    class_count_ : ndarray of int, shape (K,)
+        Samples of each class.
+    bases_ : list of K ndarrays, shape (width, r_k)
+        Orthonormal bases of the class subspaces.
+    ranks_ : ndarray of int, shape (K,)
+        Their dimensions :math:`r_k`; 0 for a class with no samples or only zero rows.
+    eigenvalues_ : list of K ndarrays of float64
+        All positive eigenvalues of :math:`S_k`, largest first.
+    n_features_in_ : int
+        The width.
+
+    Notes
+    -----
+    Defined answers in the corners: a zero row is at 90° from every class; a class with one sample
+    is the line through it; a class with none is at 90° and never predicted; with ``variance=1`` a
+    class keeps the whole span of its rows; a class whose subspace is the whole space is at 0° from
+    everything, with a warning; exact ties go to the first class.
+
+    References
+    ----------
+    S. Watanabe et al., "Evaluation and selection of variables in pattern recognition", 1967.
+    E. Oja, "Subspace Methods of Pattern Recognition", 1983.
+    S. Ketha and V. Ramaswamy, "Decoding Generalization from Memorization in Deep Neural
+    Networks", arXiv 2501.14687.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from underscript import MinimumAngleSubspaceClassifier
+    >>> X = np.array([[1.0, 0.1, 0], [2, 0, 0.1], [0.1, 3, 0], [0, 2, 0.2]])
+    >>> masc = MinimumAngleSubspaceClassifier(rank=1).fit(X, ["east", "east", "north", "north"])
+    >>> masc.predict([[5.0, 1.0, 0.0], [-0.2, -4.0, 0.0]]).tolist()
+    ['east', 'north']
+    >>> np.degrees(masc.angles([[0.0, 0.0, 1.0]])).round().tolist()
+    [[87.0, 87.0]]
+    """
+
+    def __init__(self, *, variance: float = 0.99, rank: int | None = None):
+        self.variance = variance
+        self.rank = rank
+
+    @property
+    def bases_(self) -> list[NDArray[np.floating[Any]]]:
+        """Orthonormal bases, one array (width, r_k) a class."""
+        made = self._decoder()
+        pairs = zip(made["vectors"], made["ranks"], strict=True)
+        return [vectors[:, :rank].cpu().numpy() for vectors, rank in pairs]
+
+    @property
+    def ranks_(self) -> NDArray[np.int64]:
+        """Dimension of each class subspace, shape (K,)."""
+        return np.asarray(self._decoder()["ranks"], dtype=np.int64)
+
+    @property
+    def class_count_(self) -> NDArray[np.int64]:
+        """Samples of each class, shape (K,)."""
+        return np.asarray(self._decoder()["counts"])
+
+    @property
+    def eigenvalues_(self) -> list[NDArray[np.float64]]:
+        """Positive eigenvalues of each class's second moment, largest first."""
+        return [values.cpu().numpy() for values in self._decoder()["values"]]
+
+    def decide(self, rows: Float[Tensor, "n width"]) -> Float[Tensor, "n classes"]:
+        """Return cos²θ_k, the share of a row's squared length within each class subspace.
+
+        Parameters
+        ----------
+        rows : Tensor, shape (n, width)
+            Finite rows, not checked.
+
+        Returns
+        -------
+        Tensor, shape (n, K)
+            In [0, 1]; −inf for a class without a direction.
+        """
+        made = self._decoder()
+        result = rows.new_full((len(rows), len(made["ranks"])), -torch.inf)
+        for group in made["groups"]:
+            matrix = group.matrix.to(rows.device, rows.dtype)
+            step = max(1, _BLOCK_VALUES // max(matrix.shape[1], rows.shape[1]))
+            for start in range(0, len(rows), step):
+                unit, length = unit_rows(rows[start : start + step])
+                squares = (unit @ matrix).square_()
+                at = 0
+                for k, columns, complement in group.parts:
+                    share = squares[:, at : at + columns].sum(1)
+                    result[start : start + step, k] = length - share if complement else share
+                    at += columns
+        return torch.where(torch.isinf(result), result, result.clamp_(0, 1))
+
+    def closeness(self, rows: Float[Tensor, "n width"]) -> Float[Tensor, "n classes"]:
+        """Return cos²θ_k; 0 for a class without a direction."""
+        return self.decide(rows).clamp(min=0)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return bases (with their complements where those are used), ranks and counts."""
+        made = self._decoder()
+        return {
+            "vectors": torch.cat([vectors.cpu() for vectors in made["vectors"]], 1).contiguous(),
+            "columns": torch.tensor([vectors.shape[1] for vectors in made["vectors"]]),
+            "ranks": torch.tensor(made["ranks"]),
+            "counts": torch.as_tensor(made["counts"]),
+            "values": torch.cat([values.cpu() for values in made["values"]]),
+            "value_counts": torch.tensor([len(values) for values in made["values"]]),
+        }
+
+    def set_tensors(self, tensors: Mapping[str, Tensor]) -> Self:
+        """Take back what `tensors` gave, with classes 0 … K−1."""
+        columns, ranks = tensors["columns"].tolist(), tensors["ranks"].tolist()
+        vectors = list(torch.split(tensors["vectors"], columns, 1))
+        if len(ranks) != len(columns) or any(r > c for r, c in zip(ranks, columns, strict=True)):
+            raise ValueError("ranks do not fit the bases")
+        self.classes_ = np.arange(len(ranks))
+        self.n_features_in_ = int(tensors["vectors"].shape[0])
+        self._cache = {
+            "vectors": vectors,
+            "values": list(torch.split(tensors["values"], tensors["value_counts"].tolist())),
+            "ranks": ranks,
+            "groups": _groups(vectors, ranks),
+            "counts": tensors["counts"].numpy(),
+        }
+        return self
+
+    def angles(self, X: Any) -> NDArray[np.float64]:
+        """Return the angle of each row to each class subspace, in radians, shape (n, K).
+
+        Raises
+        ------
+        ValueError
+            If `X` is not finite or of another width.
+        """
+        share = self.decide(self._rows(X).double()).clamp(min=0)
+        return np.asarray(torch.atan2((1 - share).sqrt(), share.sqrt()).cpu().numpy())
+
+    def _validate_parameters(self) -> None:
+        rank: Any = self.rank
+        variance: Any = self.variance
+        if rank is not None:
+            if not isinstance(rank, Integral) or int(rank) < 1:
+                raise ValueError(f"rank: expected an integer ≥ 1 or None; found {rank!r}")
+        elif not isinstance(variance, Real) or not 0 < float(variance) <= 1:
+            raise ValueError(f"variance: expected a share in (0, 1]; found {variance!r}")
+
+    def _rank(self, values: Tensor) -> int:
+        if self.rank is not None:
+            return min(int(self.rank), len(values))
+        if not len(values):
+            return 0
+        shares = values.cumsum(0) / values.sum()
+        return min(int((shares <= self.variance).sum()) + 1, len(values))
+
+    def _cut(self, spectrum: ClassSpectrum, dtype: torch.dtype) -> ClassSpectrum:
+        """Keep the columns that prediction needs: the basis, or all for its complement."""
+        rank = self._rank(spectrum.values)
+        whole = spectrum.vectors.shape[1] == spectrum.width
+        columns = spectrum.width if whole and rank > spectrum.width // 2 else rank
+        vectors = spectrum.vectors[:, :columns].to(dtype, copy=True)
+        return ClassSpectrum(spectrum.count, spectrum.values, vectors, spectrum.mean)
+
+    def _take(self, spectra: Sequence[ClassSpectrum], dtype: torch.dtype) -> dict[str, Any]:
+        ranks = [self._rank(spectrum.values) for spectrum in spectra]
+        names = [str(name) for name in self.classes_]
+        width = spectra[0].width
+        full = [name for name, rank in zip(names, ranks, strict=True) if rank == width]
+        if full:
+            warn(f"the subspace of class {few(full)} is the whole space ({width} dimensions): "
+                  "its angle to everything is 0; lower the variance share or the rank")  # fmt: skip
+        empty = [name for name, rank in zip(names, ranks, strict=True) if rank == 0]
+        if empty:
+            warn(f"class {few(empty)} has no samples, or only zero rows: it is never predicted")
+        if self.rank is not None:
+            short = [n for n, rank in zip(names, ranks, strict=True) if 0 < rank < self.rank]
+            if short:
+                warn(f"class {few(short)} has fewer directions than the rank {self.rank} asked "
+                      "for: it keeps what it has")  # fmt: skip
+        vectors = [spectrum.vectors for spectrum in spectra]
+        return {
+            "vectors": vectors,
+            "values": [spectrum.values for spectrum in spectra],
+            "ranks": ranks,
+            "groups": _groups(vectors, ranks),
+        }
+
+
+class PrincipalVectorClassifier(SubspaceClassifier):
+    r"""Predict the class whose principal vector has the largest product with a row (VeLPIC).
+
+    The vector of class k is the first eigenvector of :math:`S_k = \sum x x^T`, signed so that the
+    mean of :math:`v_k^T x` over the class's rows is positive; the prediction is
+    :math:`\arg\max_k v_k^T x`. It is linear, so it can be written into a network's last layer.
+
+    Attributes
+    ----------
+    classes_ : ndarray, shape (K,)
+        The classes.
+    vectors_ : ndarray, shape (K, width)
+        Unit vectors; zeros for a class with no samples or only zero rows.
+    n_features_in_ : int
+        The width.
+
+    Notes
+    -----
+    A class without a direction has decision value −inf and is never predicted; exact ties go to
+    the first class; if the mean of :math:`v_k^T x` is zero the entry of largest magnitude is
+    positive.
+
+    References
+    ----------
+    S. Ketha and V. Ramaswamy, "On the Dynamics & Transferability of Latent Generalization during
+    Memorization", arXiv 2603.19865.
+
+    Examples
+    --------
+    >>> from underscript import PrincipalVectorClassifier
+    >>> velpic = PrincipalVectorClassifier().fit([[2.0, 0.1], [3.0, 0.2], [0.1, 1.0]], [0, 0, 1])
+    >>> velpic.predict([[4.0, 1.0], [0.0, 2.0]]).tolist()
+    [0, 1]
+    """
+
+    @property
+    def vectors_(self) -> NDArray[np.floating[Any]]:
+        """Principal vectors, shape (K, width)."""
+        return np.asarray(self._decoder()["principal"].cpu().numpy())
+
+    @property
+    def ranks_(self) -> NDArray[np.int64]:
+        """1 for every class that has a direction, else 0; shape (K,)."""
+        return np.asarray(self._decoder()["present"].cpu().numpy(), dtype=np.int64)
+
+    def decide(self, rows: Float[Tensor, "n width"]) -> Float[Tensor, "n classes"]:
+        """Return v_kᵀx, shape (n, K); −inf for a class without a direction."""
+        made = self._decoder()
+        values: Tensor = rows @ made["principal"].to(rows.device, rows.dtype).T
+        return values.masked_fill(~made["present"].to(rows.device), -torch.inf)
+
+    def closeness(self, rows: Float[Tensor, "n width"]) -> Float[Tensor, "n classes"]:
+        """Return (1 + cos θ_k) / 2; 0 for a class without a direction."""
+        unit, _ = unit_rows(rows)
+        return ((1 + self.decide(unit)) / 2).clamp(0, 1)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the principal vectors, which of them are directions, and counts."""
+        made = self._decoder()
+        return {
+            "principal": made["principal"].cpu().contiguous(),
+            "present": made["present"].cpu(),
+            "counts": torch.as_tensor(made["counts"]),
+        }
+
+    def set_tensors(self, tensors: Mapping[str, Tensor]) -> Self:
+        """Take back what `tensors` gave, with classes 0 … K−1."""
+        principal, present = tensors["principal"], tensors["present"]
+        if principal.ndim != 2 or len(principal) != len(present):
+            raise ValueError("the vectors do not fit the classes")
+        self.classes_ = np.arange(len(principal))
+        self.n_features_in_ = int(principal.shape[1])
+        self._cache = {
+            "principal": principal,
+            "present": present,
+            "counts": tensors["counts"].numpy(),
+        }
+        return self
+
+    def angles(self, X: Any) -> NDArray[np.float64]:
+        """Return the angle of each row to each principal vector, in radians, shape (n, K).
+
+        From 0 to π; π/2 for a zero row and for a class without a direction.
+        """
+        unit, _ = unit_rows(self._rows(X).double())
+        cosine = unit @ self._decoder()["principal"].to(unit).T
+        return np.asarray(torch.arccos(cosine.clamp(-1, 1)).cpu().numpy())
+
+    def _cut(self, spectrum: ClassSpectrum, dtype: torch.dtype) -> ClassSpectrum:
+        return ClassSpectrum(
+            spectrum.count, spectrum.values[:1], spectrum.vectors[:, :1].clone(), spectrum.mean
+        )
+
+    def _take(self, spectra: Sequence[ClassSpectrum], dtype: torch.dtype) -> dict[str, Any]:
+        principal, present = [], []
+        for spectrum in spectra:
+            present.append(len(spectrum.values) > 0)
+            vector = spectrum.vectors[:, 0] if present[-1] else torch.zeros_like(spectrum.mean)
+            side = float(vector @ spectrum.mean)
+            if side == 0:
+                side = float(vector[vector.abs().argmax()])
+            principal.append(-vector if side < 0 else vector)
+        empty = [str(n) for n, here in zip(self.classes_, present, strict=True) if not here]
+        if empty:
+            warn(f"class {few(empty)} has no samples, or only zero rows: it is never predicted")
+        return {"principal": torch.stack(principal).to(dtype), "present": torch.tensor(present)}
+
+
+class _Group(NamedTuple):
+    """Bases side by side, so that one product serves all their classes.
+
+    `matrix` is (width, columns); `parts` names class, number of columns, and whether they span
+    the complement of the class subspace.
+    """
+
+    matrix: Tensor
+    parts: list[tuple[int, int, bool]]
+
+
+def _groups(vectors: Sequence[Tensor], ranks: Sequence[int]) -> list[_Group]:
+    """Put the bases of classes side by side; of a rank above half the width, the complement.
+
+    ‖Vᵀx‖² = ‖x‖² − ‖V⊥ᵀx‖², so whichever has fewer columns will do.
+    """
+    groups: list[_Group] = []
+    waiting: list[tuple[int, Tensor, bool]] = []
+
+    def close() -> None:
+        if waiting:
+            parts = [(k, int(m.shape[1]), complement) for k, m, complement in waiting]
+            matrices = [matrix for _, matrix, _ in waiting]
+            matrix = matrices[0] if len(matrices) == 1 else torch.cat(matrices, 1)
+            groups.append(_Group(matrix, parts))
+            waiting.clear()
+
+    for k, (columns, rank) in enumerate(zip(vectors, ranks, strict=True)):
+        if rank == 0:
+            continue
+        complement = columns.shape[1] > rank
+        waiting.append((k, columns[:, rank:] if complement else columns[:, :rank], complement))
+        if sum(matrix.shape[1] for _, matrix, _ in waiting) >= _GROUP_COLUMNS:
+            close()
+    close()
+    return groups

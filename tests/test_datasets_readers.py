@@ -1,0 +1,340 @@
+"""The readers against files of the true formats, whole and damaged in every way we thought of."""
+
+import gzip
+import re
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from underscript.datasets._readers import (
+    read_bytes,
+    read_cifar,
+    read_idx,
+    read_idx_pair,
+    read_tiny_imagenet,
+)
+from underscript.errors import DataError, LabelError
+
+CIFAR10 = {"label": 10}
+CIFAR100 = {"coarse label": 20, "fine label": 100}
+
+
+# Writers, built from the formats' published descriptions with struct and plain bytes.
+
+
+def idx_bytes(array: np.ndarray) -> bytes:
+    head = struct.pack(">BBBB", 0, 0, 8, array.ndim)
+    return head + b"".join(struct.pack(">I", size) for size in array.shape) + array.tobytes()
+
+
+def write(path: Path, data: bytes) -> Path:
+    """Write a file, gzipped if its name says so."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+    return path
+
+
+def some_images(n: int, *shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (n, *shape), dtype=np.uint8)
+
+
+def write_mnist(folder: Path, ending: str = "", n_train: int = 20, n_test: int = 10) -> None:
+    for part, n in (("train", n_train), ("t10k", n_test)):
+        images = some_images(n, 28, 28, seed=n)
+        labels = np.arange(n, dtype=np.uint8) % 10
+        write(folder / f"{part}-images-idx3-ubyte{ending}", idx_bytes(images))
+        write(folder / f"{part}-labels-idx1-ubyte{ending}", idx_bytes(labels))
+
+
+def cifar_bytes(labels: list[tuple[int, ...]], seed: int = 0) -> tuple[bytes, np.ndarray]:
+    images = some_images(len(labels), 3, 32, 32, seed=seed)
+    records = [bytes(row) + image.tobytes() for row, image in zip(labels, images, strict=True)]
+    return b"".join(records), images
+
+
+def write_cifar10(folder: Path, ending: str = "") -> None:
+    names = [*(f"data_batch_{number}.bin" for number in range(1, 6)), "test_batch.bin"]
+    for seed, name in enumerate(names):
+        write(folder / f"{name}{ending}", cifar_bytes([(i,) for i in range(10)], seed)[0])
+
+
+def write_cifar100(folder: Path, ending: str = "") -> None:
+    labels = [(fine // 5, fine) for fine in range(100)]
+    write(folder / f"train.bin{ending}", cifar_bytes(labels, 1)[0])
+    write(folder / f"test.bin{ending}", cifar_bytes(labels[::-1], 2)[0])
+
+
+WNIDS = ("n02", "n01", "n03")
+
+
+def write_tiny(folder: Path) -> None:
+    """Write three classes with two training and one validation image each; one image is grey."""
+    words = "n00\tentity\nn01\tgoldfish, Carassius auratus\nn02\ttoad\nn03\tbullfrog, frog\n"
+    write(folder / "wnids.txt", "\n".join(WNIDS).encode() + b"\n")
+    write(folder / "words.txt", words.encode())
+    annotations = ""
+    for number, wnid in enumerate(WNIDS):
+        names = [f"{wnid}_{i}.JPEG" for i in range(2)]
+        boxes = "".join(f"{name}\t0\t10\t63\t58\n" for name in names)
+        write(folder / "train" / wnid / f"{wnid}_boxes.txt", boxes.encode())
+        for name in names:
+            write_jpeg(folder / "train" / wnid / "images" / name, (40 * number, 100, 200))
+        write_jpeg(folder / "val" / "images" / f"val_{number}.JPEG", (40 * number, 100, 200))
+        annotations += f"val_{number}.JPEG\t{wnid}\t0\t32\t44\t62\n"
+    write(folder / "val" / "val_annotations.txt", annotations.encode())
+    write_jpeg(folder / "train" / "n01" / "images" / "n01_1.JPEG", 77, mode="L")
+
+
+def write_jpeg(
+    path: Path, colour: int | tuple[int, ...], mode: str = "RGB", size: tuple[int, int] = (64, 64)
+) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, size, colour).save(path, format="JPEG", quality=100)
+
+
+def one_line(error: pytest.ExceptionInfo[DataError], *parts: object) -> None:
+    """Assert that the message is one line that holds every part."""
+    text = str(error.value)
+    assert "\n" not in text
+    for part in parts:
+        assert str(part) in text
+
+
+# IDX
+
+
+@given(
+    shape=st.lists(st.integers(1, 5), min_size=1, max_size=3),
+    ending=st.sampled_from(["", ".gz"]),
+    seed=st.integers(0, 99),
+)
+def test_idx_comes_back_as_written(tmp_path_factory, shape, ending, seed):
+    array = some_images(*shape, seed=seed)
+    path = write(tmp_path_factory.mktemp("idx") / f"file{ending}", idx_bytes(array))
+    found = read_idx(path, (None,) * len(shape))
+    assert found.dtype == np.uint8
+    assert found.flags.writeable
+    np.testing.assert_array_equal(found, array)
+
+
+LABELS = idx_bytes(np.arange(10, dtype=np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"", "an empty file"),
+        (LABELS[:3], "00 00 08"),
+        (b"\x00\x01" + LABELS[2:], "found 00 01 08 01"),  # the magic zeros
+        (b"\x00\x00\x0d" + LABELS[3:], "found 00 00 0d 01"),  # float32, as the type code says
+        (b"\x00\x00\x08\x03" + LABELS[4:], "found 00 00 08 03"),  # images in place of labels
+        (LABELS[:6], "header of 8 bytes, found 6"),
+        (LABELS[:-1], "expected 10 bytes after the header for shape (10), found 9"),
+        (LABELS + b"\x00", "found 11"),
+        (LABELS[:4] + b"\x00\x00\x00\x00", "shape (n), found (0)"),
+        (LABELS[:4] + b"\xff\xff\xff\xff" + LABELS[8:], "expected 4,294,967,295 bytes"),
+        (b"<!DOCTYPE html>", "found 3c 21 44 4f"),
+    ],
+)
+@pytest.mark.parametrize("ending", ["", ".gz"])
+def test_damaged_idx_is_refused(tmp_path, data, said, ending):
+    path = write(tmp_path / f"train-labels-idx1-ubyte{ending}", data)
+    with pytest.raises(DataError) as error:
+        read_idx(path, (None,))
+    one_line(error, path, "expected", said)
+
+
+def test_idx_of_another_image_size_is_refused(tmp_path):
+    path = write(tmp_path / "images", idx_bytes(some_images(3, 28, 27)))
+    with pytest.raises(DataError) as error:
+        read_idx(path, (None, 28, 28))
+    one_line(error, path, "(n, 28, 28)", "(3, 28, 27)")
+
+
+@pytest.mark.parametrize("damage", ["truncated", "garbled", "not gzip", "checksum"])
+def test_bad_gzip_is_refused(tmp_path, damage):
+    packed = bytearray(gzip.compress(some_images(4000).tobytes()))
+    if damage == "truncated":
+        packed = packed[:-100]
+    elif damage == "garbled":
+        packed[30:60] = bytes(30)
+    elif damage == "not gzip":
+        packed = bytearray(b"<html>404</html>")
+    else:
+        packed[-8] ^= 1
+    path = tmp_path / "train-images-idx3-ubyte.gz"
+    path.write_bytes(packed)
+    with pytest.raises(DataError) as error:
+        read_bytes(path)
+    one_line(error, path, "expected a whole gzip file", f"{len(packed):,} bytes")
+
+
+def test_unreadable_file_is_named(tmp_path):
+    with pytest.raises(DataError, match=re.escape(str(tmp_path))):
+        read_bytes(tmp_path)  # a folder
+    with pytest.raises(DataError, match="No such file"):
+        read_bytes(tmp_path / "absent")
+
+
+def pair(folder: Path, n_images: int, labels: list[int]) -> tuple[Path, Path]:
+    return (
+        write(folder / "images", idx_bytes(some_images(n_images, 28, 28))),
+        write(folder / "labels", idx_bytes(np.array(labels, dtype=np.uint8))),
+    )
+
+
+def test_idx_pair(tmp_path):
+    images, labels = read_idx_pair(*pair(tmp_path, 3, [9, 0, 4]), (28, 28), 10)
+    assert images.shape == (3, 1, 28, 28)
+    assert labels.dtype == np.int64
+    assert labels.tolist() == [9, 0, 4]
+
+
+def test_idx_pair_of_two_lengths_is_refused(tmp_path):
+    with pytest.raises(LabelError) as error:
+        read_idx_pair(*pair(tmp_path, 3, [9, 0]), (28, 28), 10)
+    one_line(error, tmp_path / "labels", "expected 3 labels", "found 2")
+
+
+def test_idx_label_out_of_range_is_refused(tmp_path):
+    with pytest.raises(LabelError) as error:
+        read_idx_pair(*pair(tmp_path, 3, [9, 10, 200]), (28, 28), 10)
+    one_line(error, tmp_path / "labels", "0..9", "found 10 at record 1", "2 records")
+
+
+# CIFAR
+
+
+def test_cifar10_files_are_joined_in_order(tmp_path):
+    data1, images1 = cifar_bytes([(3,), (9,)], seed=1)
+    data2, images2 = cifar_bytes([(0,), (5,)], seed=2)
+    paths = [write(tmp_path / "a.bin", data1), write(tmp_path / "b.bin.gz", data2)]
+    images, labels = read_cifar(paths, CIFAR10)
+    np.testing.assert_array_equal(images, np.concatenate([images1, images2]))
+    assert labels.tolist() == [3, 9, 0, 5]
+    # The format's own words: 1,024 red bytes come first, and the first 32 of them are a row.
+    assert images[0, 0, 0].tobytes() == data1[1:33]
+    assert images[0, 1, 0, 0] == data1[1 + 1024]
+    assert images.flags.writeable
+
+
+def test_cifar100_gives_the_fine_label(tmp_path):
+    data, expected = cifar_bytes([(19, 99), (0, 42)])
+    images, labels = read_cifar([write(tmp_path / "train.bin", data)], CIFAR100)
+    assert labels.tolist() == [99, 42]
+    assert labels.dtype == np.int64
+    np.testing.assert_array_equal(images, expected)
+
+
+@pytest.mark.parametrize("cut", [1, 3073 + 7, 2 * 3073])
+def test_truncated_cifar_is_refused(tmp_path, cut):
+    whole, _ = cifar_bytes([(1,), (2,)])
+    path = write(tmp_path / "data_batch_1.bin", whole[: len(whole) - cut])
+    with pytest.raises(DataError) as error:
+        read_cifar([path], CIFAR10)
+    one_line(error, path, "records of 3,073 bytes", f"found {len(whole) - cut:,} bytes")
+
+
+def test_cifar_cut_off_between_two_records_is_refused(tmp_path):
+    whole, _ = cifar_bytes([(1,), (2,)])
+    paths = [write(tmp_path / "1.bin", whole), write(tmp_path / "2.bin", whole[:3073])]
+    with pytest.raises(DataError) as error:
+        read_cifar(paths, CIFAR10)
+    one_line(error, paths[1], "expected 2 records as in the other files", "found 1")
+
+
+def test_cifar_label_out_of_range_is_refused(tmp_path):
+    path = write(tmp_path / "test_batch.bin", cifar_bytes([(9,), (10,)])[0])
+    with pytest.raises(LabelError) as error:
+        read_cifar([path], CIFAR10)
+    one_line(error, path, "labels 0..9", "found 10 at record 1")
+
+
+@pytest.mark.parametrize(("labels", "said"), [((20, 1), "coarse labels 0..19"), ((1, 100), "fine")])
+def test_cifar100_label_out_of_range_is_refused(tmp_path, labels, said):
+    path = write(tmp_path / "train.bin", cifar_bytes([labels])[0])
+    with pytest.raises(LabelError) as error:
+        read_cifar([path], CIFAR100)
+    one_line(error, path, said)
+
+
+# Tiny ImageNet
+
+
+def test_tiny_imagenet(tmp_path):
+    write_tiny(tmp_path)
+    (train, train_labels), (test, test_labels), names = read_tiny_imagenet(tmp_path)
+    assert names == ("toad", "goldfish, Carassius auratus", "bullfrog, frog")
+    assert train.shape == (6, 3, 64, 64)
+    assert train.dtype == np.uint8
+    assert train_labels.tolist() == [0, 0, 1, 1, 2, 2]
+    assert test_labels.tolist() == [0, 1, 2]
+    # JPEG may be off by a shade or two.
+    assert np.abs(train[4].astype(int) - np.array([80, 100, 200])[:, None, None]).max() <= 2
+    assert np.abs(test[1].astype(int) - np.array([40, 100, 200])[:, None, None]).max() <= 2
+    # The grey image: three equal channels.
+    assert (train[3] == 77).all()
+
+
+def remove(path: Path) -> None:
+    path.unlink()
+
+
+def halve(path: Path) -> None:
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+
+
+def garble(path: Path) -> None:
+    path.write_bytes(b"\x00\xff" * 50)
+
+
+def enlarge(path: Path) -> None:
+    write_jpeg(path, (1, 2, 3), size=(64, 65))
+
+
+@pytest.mark.parametrize(
+    ("file", "damage", "parts"),
+    [
+        ("train/n01/images/n01_0.JPEG", halve, ["n01_0.JPEG", "whole JPEG"]),
+        ("train/n01/images/n01_0.JPEG", garble, ["n01_0.JPEG", "whole JPEG", "100 bytes"]),
+        ("train/n01/images/n01_0.JPEG", enlarge, ["n01_0.JPEG", "64 x 64", "found 64 x 65"]),
+        ("train/n01/images/n01_0.JPEG", remove, ["n01/images", "the 2 images", "found 1", "n01_0"]),
+        ("val/images/val_2.JPEG", remove, ["val/images", "the 3 images", "found 2", "val_2.JPEG"]),
+        ("val/images/val_2.JPEG", garble, ["val_2.JPEG", "whole JPEG"]),
+        ("val/val_annotations.txt", garble, ["val_annotations.txt", "expected text"]),
+        ("wnids.txt", garble, ["wnids.txt", "expected text"]),
+        ("words.txt", halve, ["words.txt", "missing"]),
+    ],
+)
+def test_damaged_tiny_imagenet_is_refused(tmp_path, file, damage, parts):
+    write_tiny(tmp_path)
+    damage(tmp_path / file)
+    with pytest.raises(DataError) as error:
+        read_tiny_imagenet(tmp_path)
+    one_line(error, tmp_path, "expected", *parts)
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "said"),
+    [
+        ("val/val_annotations.txt", "val_0.JPEG\tn99\t0\t0\t1\t1\n", "line 1, found 'val_0.JPEG"),
+        ("val/val_annotations.txt", "val_0.JPEG\n", "line 1"),
+        ("val/val_annotations.txt", "val_0.JPEG\tn01\n", "expected the 1 images"),
+        ("val/val_annotations.txt", "../../x.JPEG\tn01\n" * 3, "expected the 3 images"),
+        ("wnids.txt", "n01\nn01\n", "2 lines with 1 ids"),
+        ("wnids.txt", "", "0 lines"),
+        ("wnids.txt", "n00\n", "n00/images: expected *.JPEG images of a class, found none"),
+    ],
+)
+def test_garbled_tiny_imagenet_lists_are_refused(tmp_path, file, text, said):
+    write_tiny(tmp_path)
+    (tmp_path / file).write_text(text)
+    with pytest.raises(DataError) as error:
+        read_tiny_imagenet(tmp_path)
+    one_line(error, tmp_path, said)

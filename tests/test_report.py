@@ -1,0 +1,532 @@
+"""The report shows the numbers of the table, as text, offline, and the same each time."""
+
+import copy
+import html
+import io
+import itertools
+import math
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from matplotlib.figure import Figure
+from rich.console import Console
+
+from underscript.errors import DataError, OutputError
+from underscript.plots import COLOURS, layer_curve, spread
+from underscript.report import console_table, key_numbers, render_report, write_report
+
+EVIL = "<img src=x onerror=alert(1)>"
+
+
+def make_table(
+    layers: dict[str, tuple[int, float, float, float | None]], own: tuple[float, float, float]
+) -> pd.DataFrame:
+    """Lay out a tidy table as a run does.
+
+    `layers` gives width and test accuracy from given labels, from true labels and of the random
+    network (None for the input, which a random network shares); `own` is the model's own
+    accuracy on test, given and true training labels.
+    """
+    rows: list[dict[str, Any]] = []
+
+    def add(model: str, layer: str, width: int, labels: str | None, rank: float, a: float) -> None:
+        base = {"model": model, "layer": layer, "width": width, "subspace_labels": labels}
+        base |= {"probe": "masc", "variance": 0.99, "rank": rank, "selected": False}
+        if labels is None:
+            base |= {"probe": "model", "variance": math.nan}
+        cells = [("test", "given", 360, a), ("train", "given", 1293, 0.62 * a + 0.08)]
+        cells += [("train", "true", 1293, min(a + 0.021, 1.0)), ("holdout", "given", 144, 0.66 * a)]
+        if labels is None:
+            cells = [("test", "given", 360, own[0]), ("train", "given", 1293, own[1])]
+            cells += [("train", "true", 1293, own[2]), ("holdout", "given", 144, 0.62 * own[0])]
+        for split, kind, n, accuracy in cells:
+            rows.append(base | {"split": split, "labels": kind, "n": n, "accuracy": accuracy})
+
+    for name, (width, given_labels, true_labels, random) in layers.items():
+        add("trained", name, width, "corrupted", width / 3, given_labels)
+        add("trained", name, width, "true", width / 4, true_labels)
+        if random is not None:
+            add("random", name, width, "corrupted", width / 2.5, random)
+    add("trained", "output", 10, None, math.nan, own[0])
+    return pd.DataFrame(rows)
+
+
+def make_summary(table: pd.DataFrame, layer: str) -> dict[str, Any]:
+    """Results that fit `table`, with `layer` as the selected one (marked in the table too)."""
+    ours = (table.layer == layer) & (table.model == "trained")
+    ours &= table.subspace_labels == "corrupted"
+    table.loc[ours, "selected"] = True
+
+    def accuracy(rows: pd.DataFrame, split: str, labels: str) -> float:
+        found = rows[(rows.split == split) & (rows.labels == labels)]
+        return float(found.accuracy.iloc[0])
+
+    best, model = table[ours], table[table.probe == "model"]
+    test, own = accuracy(best, "test", "given"), accuracy(model, "test", "given")
+    gain = 100 * (test - own)
+    return {
+        "underscript": {"format": 1, "version": "0.1.0"},
+        "kind": "demo",
+        "command": "underscript demo --data digits --corruption 0.4 --seed 0 --out run",
+        "created": "2026-02-03T10:20:30+00:00",
+        "verdict": (
+            f"The network memorised its labels, 36.1 % of them wrong, and gets {100 * own:.1f} % "
+            f"of unseen digits right; its layer {layer} still knows {100 * test:.1f} %, "
+            f"{gain:.1f} points more."
+        ),
+        "model": {
+            "class": "MLP",
+            "parameters": 5_356_042,
+            "n_classes": 10,
+            "accuracy": {
+                "train_given": 0.9990,
+                "train_true": 0.637,
+                "test": own,
+                "holdout": accuracy(model, "holdout", "given"),
+            },
+        },
+        "selected": {
+            "layer": layer,
+            "width": int(best.width.iloc[0]),
+            "probe": "masc",
+            "variance": 0.99,
+            "rank": float(best["rank"].iloc[0]),
+            "criterion": "holdout",
+            "reason": (
+                "Of 5 layers it agrees best with the noisy labels of 144 held-out training "
+                "examples: 62.5 % ± 4.0."
+            ),
+            "n": 144,
+            "criterion_accuracy": 0.625,
+            "criterion_standard_error": 0.04,
+            "test_accuracy": test,
+            "train_given_accuracy": accuracy(best, "train", "given"),
+            "train_true_accuracy": accuracy(best, "train", "true"),
+        },
+        "oracle": {
+            "layer": "input",
+            "probe": "masc",
+            "variance": 0.99,
+            "test_accuracy": test + 0.0083,
+            "regret_points": 0.83,
+        },
+        "gain_points": gain,
+        "wrong_label_share": 0.361,
+        "layers": [{"layer": name, "width": 1, "path": name} for name in table.layer.unique()],
+        "settings": {
+            "data": "digits", "arch": "mlp", "corruption": 0.4, "variance": 0.99,
+            "probes": ["masc"], "controls": True, "device": "cpu", "layers": None,
+        },
+        "seeds": {"corruption": 0, "weights": 0, "random_twin": 1, "split": 0},
+        "versions": {"underscript": "0.1.0", "python": "3.12.8", "torch": "2.13.0+cpu",
+                     "numpy": "2.3.1", "scikit-learn": "1.7.0"},
+        "machine": {"platform": "Linux-6.1-x86_64", "cpus": 2, "processor": "x86_64",
+                    "peak_memory_mb": 712.4},
+        "timing": {"training": 21.7, "decoding": 2.31, "controls": 1.96, "total": 27.4},
+        "training": {
+            "epochs": 143, "optimiser": "SGD, momentum 0.9", "learning_rate": 0.01,
+            "batch_size": 32, "stopped_at": 0.9985, "n": 1293,
+            "accuracy_by_epoch": [i / 143 for i in range(143)],
+        },
+        "warnings": [],
+    }  # fmt: skip
+
+
+def digits() -> tuple[dict[str, Any], pd.DataFrame]:
+    """An MLP on handwritten digits with 40 % of the labels redrawn."""
+    layers = {
+        "input": (64, 0.931, 0.981, None),
+        "fc1": (128, 0.939, 0.975, 0.919),
+        "fc2": (512, 0.892, 0.969, 0.886),
+        "fc3": (2048, 0.817, 0.947, 0.794),
+        "fc4": (2048, 0.689, 0.864, 0.731),
+    }
+    table = make_table(layers, (0.647, 0.9990, 0.637))
+    return make_summary(table, "fc1"), table
+
+
+def evil() -> tuple[dict[str, Any], pd.DataFrame]:
+    summary, table = digits()
+    table.loc[table.layer == "fc1", "layer"] = EVIL
+    table.loc[table.layer == "fc2", "layer"] = "$\\frac{$ [red]&amp;\x00\u202e#0b63b0"
+    summary["selected"]["layer"] = summary["oracle"]["layer"] = EVIL
+    summary["model"]["class"] = EVIL
+    summary["verdict"] = f"Layer {EVIL} still knows 93.9 %."
+    summary["command"] = f"underscript decode --model '{EVIL}' --layers \"</code>*\""
+    for part in ("settings", "seeds", "versions", "machine", "training"):
+        summary[part] = {EVIL: EVIL}
+    summary["settings"] = {EVIL: [EVIL, {EVIL: "</style><script>alert(1)</script>"}]}
+    summary["timing"] = {EVIL: 1.0}
+    summary["warnings"] = [f"class {EVIL} has no sample", "one more, of ordinary words"]
+    return summary, table
+
+
+def deep() -> tuple[dict[str, Any], pd.DataFrame]:
+    layers: dict[str, tuple[int, float, float, float | None]] = {}
+    for i in range(40):
+        name = f"backbone.encoder.blocks.{i}.attention.projection.output" if i else "input"
+        bend = math.sin(i / 13)
+        layers[name] = (768, 0.4 + 0.4 * bend, 0.5 + 0.42 * bend, 0.42 - 0.004 * i if i else None)
+    table = make_table(layers, (0.38, 1.0, 0.4))
+    return make_summary(table, "backbone.encoder.blocks.22.attention.projection.output"), table
+
+
+def single() -> tuple[dict[str, Any], pd.DataFrame]:
+    table = make_table({"fc": (32, 0.8, 0.9, 0.5)}, (0.6, 1.0, 0.62))
+    return make_summary(table, "fc"), table
+
+
+def bare() -> tuple[dict[str, Any], pd.DataFrame]:
+    """A user's own model: no test data, no true labels, no control, VeLPIC chosen beside MASC."""
+    summary, table = digits()
+    table = table[(table.model == "trained") & (table.subspace_labels != "true")]
+    table = table[(table.split != "test") & (table.labels == "given")]
+    linear = table[table.probe == "masc"].assign(
+        probe="velpic", variance=math.nan, rank=1.0, selected=False
+    )
+    linear["accuracy"] += 0.01
+    table = pd.concat([table.assign(selected=False), linear], ignore_index=True)
+    table.loc[(table.probe == "velpic") & (table.layer == "fc1"), "selected"] = True
+    summary |= {"kind": "decode", "oracle": None, "gain_points": None, "training": None}
+    summary |= {"wrong_label_share": None, "command": None}
+    summary["model"]["accuracy"] |= {"test": None, "train_true": None, "holdout": None}
+    summary["selected"] |= {"probe": "velpic", "variance": None, "rank": 1.0}
+    summary["selected"] |= {"test_accuracy": None, "train_true_accuracy": None}
+    return summary, table
+
+
+def holes() -> tuple[dict[str, Any], pd.DataFrame]:
+    summary, table = digits()
+    table.loc[(table.layer == "fc3") & (table.split == "test"), "accuracy"] = math.nan
+    table.loc[table.layer == "fc2", "rank"] = math.nan
+    table.loc[(table.layer == "output") & (table.split == "train"), "accuracy"] = math.nan
+    return summary, table
+
+
+SAMPLES = {f.__name__: f for f in (digits, evil, deep, single, bare, holes)}
+sample = pytest.mark.parametrize("make", SAMPLES.values(), ids=SAMPLES.keys())
+
+
+class Page(HTMLParser):
+    """Reads a page: every tag with its attributes, its text, and whether the tags balance."""
+
+    VOID = frozenset({"meta", "link", "br", "img", "input", "hr"})
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.feed(text)
+        self.close()
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open, f"</{tag}> closes nothing"
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] != "style":
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return re.sub(r"\s+", " ", " ".join(self.words))
+
+
+def rows_of(page: str) -> list[list[str]]:
+    """The cells of the one table, row by row, without marks."""
+    body = page[page.index("<table>") : page.index("</table>")]
+    body = re.sub(r'<span class="badge">.*?</span>', "", body)
+    return [
+        [html.unescape(re.sub(r"<[^>]*>", "", cell)).strip() for cell in cells]
+        for row in re.findall(r"<tr.*?</tr>", body, flags=re.S)
+        if (cells := re.findall(r"<t[hd].*?</t[hd]>", row, flags=re.S))
+    ]
+
+
+@sample
+def test_page_is_whole_offline_and_escaped(make: Any) -> None:
+    text = render_report(*make())
+    page = Page(text)
+    assert page.open == []
+    assert len(text.encode("utf-8", "replace")) <= 2_000_000
+    names = [name for name, _ in page.tags]
+    assert not {"script", "img", "iframe", "object", "embed"} & set(names)
+    for name, attributes in page.tags:
+        assert not [key for key in attributes if key.startswith("on")], name
+        for key in ("src", "href"):
+            link = attributes.get(key)
+            assert link is None or link.startswith(("#", "data:,")), (name, link)
+    assert "http:" not in text
+    assert "https:" not in text
+    assert "@import" not in text
+    assert "default-src 'none'" in text
+    ids = [a["id"] for _, a in page.tags if "id" in a]
+    assert len(ids) == len(set(ids))
+    used = re.findall(r"url\(#([^)]*)\)", text) + re.findall(
+        r'(?:href|labelledby)="#?([^"]+)"', text
+    )
+    assert {name for name in used if name != "data:,"} <= set(ids)
+    assert "DejaVu" not in text  # the figure takes the page's font
+    assert "#0b63b0" not in "".join(a.get("style") or "" for _, a in page.tags)  # and colours
+
+
+@sample
+def test_same_results_give_the_same_page(make: Any) -> None:
+    assert render_report(*make()) == render_report(*make())
+
+
+def test_injected_markup_is_shown_as_text() -> None:
+    summary, table = evil()
+    page = Page(render_report(summary, table))
+    assert page.text.count(EVIL) >= 8
+    assert "</style><script>alert(1)</script>" in page.text
+
+
+@sample
+def test_numbers_are_those_of_the_table(make: Any) -> None:
+    summary, table = make()
+    shown = rows_of(render_report(summary, table))
+    header, body = shown[0], [row for row in shown[1:] if len(row) > 1]
+    headings = {
+        "test": ("test", "given"), "held out": ("holdout", "given"),
+        "train, given labels": ("train", "given"), "train, true labels": ("train", "true"),
+    }  # fmt: skip
+    keys = ["model", "layer", "probe", "variance", "subspace_labels"]
+    assert len(body) == table.fillna({"variance": -1, "subspace_labels": ""}).groupby(keys).ngroups
+    cells = [cell for row in body for cell in row[2:-2] if cell != "–"]
+    assert sorted(cells) == sorted(f"{100 * a:.1f}" for a in table.accuracy.dropna())
+
+    # Line by line for the first part: the layers decoded from the given labels, in their order.
+    ours = table[(table.model == "trained") & (table.subspace_labels == "corrupted")]
+    lines = list(dict.fromkeys(zip(ours.layer, ours.probe, strict=True)))
+    lines.sort(key=lambda line: list(dict.fromkeys(ours.layer)).index(line[0]))
+    for row, (layer, probe) in zip(body, lines, strict=False):
+        of_line = ours[(ours.layer == layer) & (ours.probe == probe)]
+        if layer.isprintable():
+            assert row[0] == layer
+        assert row[1] == {"masc": "MASC 0.99", "velpic": "VeLPIC"}[probe]
+        for heading, cell in zip(header[2:-2], row[2:-2], strict=True):
+            split, labels = headings[heading]
+            found = of_line[(of_line.split == split) & (of_line.labels == labels)].accuracy
+            assert cell == ("–" if found.isna().all() else f"{100 * found.iloc[0]:.1f}")
+
+
+@sample
+def test_terminal_shows_the_same_table(make: Any) -> None:
+    summary, table = make()
+    shown = rows_of(render_report(summary, table))
+    console = Console(file=io.StringIO(), width=250)
+    console.print(console_table(summary, table))
+    head, _, body = console.file.getvalue().partition("─")  # type: ignore[attr-defined]
+    assert set(" ".join(shown[0]).split()) <= set(head.split())
+    lines = [re.sub("[▸─]", " ", line).strip() for line in body.splitlines()]
+    lines = [line for line in lines if line][:-1]  # without the choice
+    assert [re.split(r"\s{2,}", line) for line in lines] == shown[1:]
+
+
+def test_terminal_of_80_columns_holds_the_table() -> None:
+    console = Console(file=io.StringIO(), width=80)
+    console.print(console_table(*digits()))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "…" not in text
+    assert any(line.split() == ["▸", "fc1", "MASC", "0.99", "93.9", "62.0", "66.2", "96.0",
+                                "128", "42.7"] for line in text.splitlines())  # fmt: skip
+
+
+def test_table_parts_and_the_chosen_layer() -> None:
+    summary, table = digits()
+    shown = rows_of(render_report(summary, table))
+    assert [row[0] for row in shown if len(row) == 1] == [
+        "Decoded, given labels",
+        "Decoded, true labels",
+        "Random network",
+        "The model itself",
+    ]
+    assert shown[0] == ["layer", "decoder", "test", "held out", "train, given labels",
+                        "train, true labels", "width", "rank"]  # fmt: skip
+    assert shown[-1] == ["output", "read-out", "64.7", "40.1", "99.9", "63.7", "10", "–"]
+    chosen = re.findall(
+        r'<tr class="selected">\s*<th scope="row">(\S+)', render_report(summary, table)
+    )
+    assert chosen == ["fc1"]
+
+
+def test_key_numbers() -> None:
+    summary, _ = digits()
+    assert {number.name: number.value for number in key_numbers(summary)} == {
+        "Model itself, test": "64.7 %",
+        "Decoded, test": "93.9 %",
+        "Gain": "+29.2",
+        "Oracle, best on test": "94.7 %",
+        "Training labels wrong": "36.1 %",
+    }
+    summary, _ = bare()
+    assert {number.name: number.value for number in key_numbers(summary)} == {
+        "Model itself, training": "99.9 %",
+        "Decoded, held out": "62.5 %",
+    }
+
+
+def test_curves_are_the_values_of_the_table() -> None:
+    summary, table = digits()
+    before = dict(mpl.rcParams)
+    ax = layer_curve(summary, table)
+    assert dict(mpl.rcParams) == before
+    lines = {line.get_label(): line for line in ax.get_lines()}
+    assert list(lines["decoded, given labels"].get_ydata()) == pytest.approx(
+        [93.1, 93.9, 89.2, 81.7, 68.9]
+    )
+    assert list(lines["decoded, true labels"].get_ydata()) == pytest.approx(
+        [98.1, 97.5, 96.9, 94.7, 86.4]
+    )
+    assert list(lines["random network"].get_ydata()) == pytest.approx(
+        [math.nan, 91.9, 88.6, 79.4, 73.1], nan_ok=True
+    )
+    assert lines["the model itself 64.7"].get_ydata()[0] == pytest.approx(64.7)
+    assert any(list(line.get_ydata()) == [10, 10] for line in ax.get_lines())  # chance
+    words = {text.get_text() for text in ax.texts}
+    assert {"93.9\n+29.2 points", "the model itself 64.7", "chance 10"} <= words
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["input", "fc1", "fc2", "fc3", "fc4"]
+
+
+@pytest.mark.parametrize("width", [3.3, 7.0])
+@sample
+def test_every_sample_can_be_drawn_on_given_axes(make: Any, width: float) -> None:
+    ax = Figure(figsize=(width, 4), layout="constrained").subplots()
+    assert layer_curve(*make(), ax=ax) is ax
+    ax.figure.savefig(io.BytesIO(), format="png")
+    assert (ax.get_legend() is None) == (width > 5)
+
+
+def test_the_figure_falls_back_to_held_out_then_training_data() -> None:
+    summary, table = digits()
+    no_test = table[table.split != "test"]
+    assert "held-out" in layer_curve(summary, no_test).get_title(loc="left")
+    assert "training" in layer_curve(summary, table[table.split == "train"]).get_title(loc="left")
+
+
+def test_many_layers_name_the_selected_one() -> None:
+    summary, table = deep()
+    ax = layer_curve(summary, table)
+    ticks = [int(tick) for tick in ax.get_xticks()]
+    assert 22 in ticks
+    assert len(ticks) <= 16
+    assert all(len(label.get_text()) <= 16 for label in ax.get_xticklabels())
+
+
+def luminance(colour: str) -> float:
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def test_text_colours_have_contrast_in_light_and_dark() -> None:
+    summary, table = digits()
+    css = render_report(summary, table)
+    dark = dict(re.findall(r"--(\w+): (#\w{6});", css[css.index("(prefers-color-scheme: dark)") :]))
+    for palette in (COLOURS, dark):
+        for name in ("ink", "muted", "given", "true"):
+            pair = sorted((luminance(palette[name]), luminance(palette["paper"])))
+            assert (pair[1] + 0.05) / (pair[0] + 0.05) >= 4.5, (name, palette)
+
+
+@given(st.lists(st.floats(0, 100), max_size=6), st.floats(1, 15))
+def test_labels_are_spread(values: list[float], gap: float) -> None:
+    values.sort()
+    places = spread(values, gap, 0.0, 100.0)
+    assert len(places) == len(values)
+    assert all(b - a >= gap - 1e-6 for a, b in itertools.pairwise(places))
+    assert all(-1e-6 <= place <= 100 + 1e-6 for place in places)
+    if all(b - a >= gap for a, b in itertools.pairwise(values)):
+        assert places == pytest.approx(values)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.text(min_size=1, max_size=30))
+def test_any_layer_name_is_shown(name: str) -> None:
+    summary, table = single()
+    table["layer"] = table["layer"].where(table["layer"] != "fc", name)
+    summary["selected"]["layer"] = name
+    page = Page(render_report(summary, table))
+    assert page.open == []
+
+
+def test_results_that_are_not_of_a_run_are_one_line_errors() -> None:
+    summary, table = digits()
+    with pytest.raises(DataError, match="column 'rank'"):
+        render_report(summary, table.drop(columns="rank"))
+    with pytest.raises(DataError, match="none of a decoder"):
+        render_report(summary, table[table.probe == "model"])
+    with pytest.raises(DataError, match="same run"):
+        render_report(summary, table[table.probe == "model"].assign(probe="velpic"))
+    with pytest.raises(DataError, match="format 1, found 2"):
+        render_report(summary | {"underscript": {"format": 2, "version": "9"}}, table)
+    for lacking in ("selected", "verdict", "machine", "oracle"):
+        broken = copy.deepcopy(summary)
+        del broken[lacking]
+        with pytest.raises(DataError, match=lacking) as caught:
+            render_report(broken, table)
+        assert "\n" not in str(caught.value)
+
+
+def test_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    summary, table = digits()
+    path = tmp_path / "run" / "report.html"
+    write_report(path, summary, table)
+    before = path.read_bytes()
+    assert before.decode() == render_report(summary, table)
+    with pytest.raises(DataError):
+        write_report(path, {}, table)
+    assert path.read_bytes() == before
+    assert [p.name for p in path.parent.iterdir()] == ["report.html"]
+    with pytest.raises(OutputError):
+        write_report(path / "report.html", summary, table)
+
+
+def test_table_read_back_from_csv_gives_the_same_page(tmp_path: Path) -> None:
+    summary, table = digits()
+    table.to_csv(tmp_path / "layers.csv", index=False)
+    again = pd.read_csv(tmp_path / "layers.csv")
+    assert render_report(summary, again) == render_report(summary, table)
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("make", [digits, evil], ids=["digits", "evil"])
+def test_a_browser_opens_the_file(make: Any, tmp_path: Path) -> None:
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("no Chromium on the path (Debian: apt-get install chromium)")
+    summary, table = make()
+    path = tmp_path / "report.html"
+    write_report(path, summary, table)
+    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"]
+    command += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
+    command += [f"--user-data-dir={tmp_path / 'profile'}", "--enable-logging=stderr", "--v=0"]
+    done = subprocess.run(
+        [*command, "--dump-dom", path.as_uri()],
+        capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    assert "CONSOLE" not in done.stderr  # a refused style or request would be logged there
+    page = Page(done.stdout)
+    assert not {"script", "img"} & {name for name, _ in page.tags}
+    assert summary["verdict"] in page.text
+    for words in ("Every layer", "decoded, given labels", "How it was made"):
+        assert words in page.text
