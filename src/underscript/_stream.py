@@ -306,7 +306,10 @@ def as_labels(labels: Any, what: str) -> Labels:
     """
     if isinstance(labels, Tensor):
         labels = labels.detach().cpu().numpy()
-    array = np.asarray(labels)
+    try:
+        array = np.asarray(labels)
+    except ValueError:  # rows of several lengths
+        raise LabelError(f"{what}: expected one label a sample, shape (n,)") from None
     if array.ndim != 1:
         raise LabelError(f"{what}: expected one label a sample, shape (n,); found {array.shape}")
     if array.dtype.kind not in "iu":

@@ -147,7 +147,7 @@ def _finish(found: Decoding, options: argparse.Namespace, out: Path, work: Path)
     if options.issues:
         _show_issues(found, console)
     console.print(console_table(found.summary, found.table))
-    console.print(found.verdict, markup=False, highlight=False)
+    console.print(found.verdict, markup=False, highlight=False, soft_wrap=True)
     if options.json:
         rows = [
             {key: None if _is_nan(value) else value for key, value in row.items()}

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from ._capture import undisturbed
+from ._device import as_device, device_of
 from ._notes import Clock, Notes
 from ._passes import PROBES, Task, count, fit
 from ._stream import Source
@@ -23,7 +24,7 @@ from .decoder import Decoder
 from .decoding import Decoding, describe
 from .errors import DataError
 from .issues import Answers
-from .layers import LayerChoice, Place, device_of, resolve, survey
+from .layers import LayerChoice, Place, resolve, survey
 from .selection import held_out_tenth, select
 
 
@@ -90,7 +91,7 @@ def decode(
         If the input cannot be used; the message says what, where and what to do.
     """
     clock = Clock()
-    shares = _check_settings(probes, variance)
+    shares = _check_settings(probes, variance, batch_size)
     source = Source(train, "train", labels, true_labels, batch_size)
     sources = {"train": source}
     if holdout is not None:
@@ -98,7 +99,7 @@ def decode(
     if test is not None:
         sources["test"] = Source(test, "test", batch_size=batch_size)
 
-    place = torch.device(device) if device is not None else device_of(model)
+    place = as_device(device) if device is not None else device_of(model)
     network = model if place == device_of(model) else copy.deepcopy(model).to(place)
     seen = survey(network, source.first(3), place)
     places = resolve(seen, network, layers)
@@ -180,7 +181,11 @@ def _with_input(places: list[Place], all_places: list[Place]) -> list[Place]:
     return places
 
 
-def _check_settings(probes: Sequence[str], variance: float | Sequence[float]) -> tuple[float, ...]:
+def _check_settings(
+    probes: Sequence[str], variance: float | Sequence[float], batch_size: int
+) -> tuple[float, ...]:
+    if batch_size < 1:
+        raise DataError(f"batch_size: expected at least 1; found {batch_size}")
     unknown = [probe for probe in probes if probe not in PROBES]
     if isinstance(probes, str) or unknown or not len(probes):
         raise DataError(f"probes: expected some of {', '.join(PROBES)}; found {probes!r}")

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from ._capture import Tap, capture, undisturbed
 from ._classifier import SubspaceClassifier
+from ._device import device_of
 from ._stream import Batch, Source, stream
 from .errors import ModelError
-from .layers import device_of
 
 
 class Decoder:

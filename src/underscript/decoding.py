@@ -147,7 +147,7 @@ def load(folder: str | os.PathLike[str], model: nn.Module | None = None) -> Deco
             )
         summary["verdict"]
         # A layer may be called "nan" or "NA".
-        missing_numbers = dict.fromkeys(("variance", "rank", "subspace_labels"), [""])
+        missing_numbers = {key: [""] for key in ("variance", "rank", "subspace_labels")}
         table = pd.read_csv(folder / "layers.csv", keep_default_na=False, na_values=missing_numbers)
         missing = [column for column in TABLE_COLUMNS if column not in table]
         if missing:
@@ -288,8 +288,9 @@ def verdict(summary: Mapping[str, Any], table: pd.DataFrame) -> str:
             f"{chosen['criterion_accuracy']:.1%} of {chosen['n']:,} held-out noisy labels."
         )
     gain = summary["gain_points"]
+    but = "but only" if own["test"] < own["train_given"] else "and"
     middle = (
-        f"{start} but only {own['test']:.1%} of the test labels; {name}, chosen without "
+        f"{start} {but} {own['test']:.1%} of the test labels; {name}, chosen without "
         f"clean labels, gets {chosen['test_accuracy']:.1%}: {abs(gain):.1f} points "
         f"{'more' if gain >= 0 else 'less'}"
     )

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ._capture import Path, Tap, first_tensor, model_input, tensors_in, undisturbed
+from ._device import device_of
 from ._stream import Batch, Source, forward
 from .errors import LayerError
 
@@ -111,11 +112,6 @@ def survey(model: nn.Module, batch: Batch, device: torch.device | None = None) -
     with undisturbed(model), recorder.watch(model):
         logits = forward(model, batch, device or device_of(model), "example")
     return Survey(_mark_defaults(_with_input(recorder.named(), batch)), logits.shape[1])
-
-
-def device_of(model: nn.Module) -> torch.device:
-    """Return where a model's parameters are; the CPU for one that has none."""
-    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 
 class _Recorder:

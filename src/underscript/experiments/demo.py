@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from .._device import as_device
 from ..corruption import corrupt_labels
 from ..datasets import load_dataset, to_float
 from ..decode import decode
@@ -66,7 +67,7 @@ def run_demo(
     inputs = torch.from_numpy(to_float(images.train_images))
     preset = PRESETS[arch, "quick"]
     model = build(arch, inputs.shape[1:], images.n_classes, seed)
-    place = torch.device(device or "cpu")
+    place = as_device(device or "cpu")
     labels = torch.from_numpy(given)
     record = train(
         model, inputs[~held], labels[~held], preset, seed=seed, device=place, progress=progress

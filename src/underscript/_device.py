@@ -1,0 +1,31 @@
+"""Where to compute."""
+
+import torch
+from torch import nn
+
+from .errors import DataError
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Return where a model's parameters are; the CPU for one that has none."""
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+
+
+def as_device(name: str | torch.device) -> torch.device:
+    """Return the device of that name, if this machine has it.
+
+    Raises
+    ------
+    DataError
+        If the name is none of torch's, or there is no such device here.
+    """
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, ValueError, NotImplementedError) as error:
+        # torch's own messages run over many lines.
+        raise DataError(
+            f"device: expected a device of this machine, such as cpu or cuda; {str(name)!r} is "
+            "unknown or not available"
+        ) from error
+    return device

@@ -1,0 +1,80 @@
+"""Every Python block of the README and the docs runs, in a folder with the user's own `mine.py`."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+MINE = """
+import numpy as np
+import torch
+from sklearn.datasets import load_digits
+import underscript as us
+
+torch.manual_seed(0)
+x, true = load_digits(return_X_y=True)
+x = (x / 8 - 1).astype(np.float32)
+y = us.corrupt_labels(true, 0.4, seed=1)
+train, noisy_holdout, test = (x[:1200], y[:1200]), (x[1200:1500], y[1200:1500]), (x[1500:], true[1500:])
+true_labels = true[:1200]
+model = torch.nn.Sequential(
+    torch.nn.Linear(64, 128), torch.nn.ReLU(), torch.nn.Linear(128, 64), torch.nn.ReLU(),
+    torch.nn.Linear(64, 10),
+)
+optimiser = torch.optim.Adam(model.parameters(), 3e-3)
+for _ in range(150):
+    optimiser.zero_grad()
+    loss = torch.nn.functional.cross_entropy(model(torch.tensor(train[0])), torch.tensor(train[1]))
+    loss.backward()
+    optimiser.step()
+"""
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(), flags=re.S | re.M)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_python_blocks_run(page, tmp_path):
+    code = "\n".join(blocks(page, "python"))
+    if not code:
+        pytest.skip("the page has no Python")
+    (tmp_path / "mine.py").write_text(MINE)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_commands_for_your_own_model_run(tmp_path):
+    (tmp_path / "mine.py").write_text(MINE)
+    page = ROOT / "docs" / "decode-your-own-model.md"
+    script = "set -e\n" + "\n".join(blocks(page, "sh"))
+    path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
+    done = subprocess.run(
+        ["bash", "-c", script],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        env={"PATH": path, "HOME": str(tmp_path)},
+    )
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in (tmp_path / "my-run").iterdir()) == [
+        "decoder",
+        "label_issues.csv",
+        "layers.csv",
+        "report.html",
+        "results.json",
+    ]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_between_pages_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
+        assert (page.parent / target).exists(), target
