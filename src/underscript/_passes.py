@@ -15,7 +15,7 @@ from ._stream import Labels, Rows, Source, check_range, known_index, pick, progr
 from .errors import DataError, LabelError
 from .issues import Answers
 from .layers import Place
-from .moments import ClassMoments, ClassRows, statistics_for
+from .moments import ROW_MEMORY, ClassMoments, ClassRows, statistics_for
 from .selection import Key, Score, held_out_tenth
 from .subspace import (
     MinimumAngleSubspaceClassifier,
@@ -119,7 +119,8 @@ def _empty(place: Place, parts: Sequence[str], task: Task, source: Source) -> St
     """Return one layer's empty statistics, one for each part; wide layers keep their rows once."""
     # Some devices have no float64.
     device = torch.device("cpu") if task.device.type == "mps" else task.device
-    first = statistics_for(task.n_classes, place.width, source.length, device)
+    memory = ROW_MEMORY // len(task.places)
+    first = statistics_for(task.n_classes, place.width, source.length, device, memory)
     made: Statistics = {parts[0]: first}
     for part in parts[1:]:
         made[part] = (

@@ -400,8 +400,8 @@ def _as_batch(raw: Any, where: str) -> Batch:
             inputs = list(rest.values())
         else:
             kwargs = {str(name): value for name, value in rest.items()}
-    elif isinstance(raw, tuple | list) and len(raw) in (2, 3):
-        first, labels, index = [*raw, None][:3]
+    elif isinstance(raw, tuple | list) and len(raw) in (1, 2, 3):
+        first, labels, index = [*raw, None, None][:3]
         if _is_mapping(first):
             kwargs = {str(name): value for name, value in first.items()}
         else:
@@ -430,9 +430,7 @@ def _place(value: Any, device: torch.device, dtype: torch.dtype) -> Any:
     """Move a tensor to the device; floating inputs take the model's own precision."""
     if not isinstance(value, Tensor):
         return value
-    if value.dtype == torch.float64 and dtype != torch.float64:
-        return value.to(device, dtype)
-    return value.to(device, non_blocking=True)
+    return value.to(device, dtype if value.is_floating_point() else None, non_blocking=True)
 
 
 def _not_finite(name: str, rows: Tensor, batch: Batch, where: str) -> str:

@@ -5,6 +5,7 @@ The paper's corruption is the symmetric one. Each label is, independently with p
 come out as it was: the share of labels that are really wrong is `degree * (K - 1) / K`.
 """
 
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -64,7 +65,7 @@ def corrupt_labels(
     if kind not in _KINDS:
         raise LabelError(f"unknown kind of label noise {kind!r}; choose one of {list(_KINDS)}")
     # `not (0 <= degree <= 1)` also catches NaN and the infinities.
-    if isinstance(degree, bool) or not isinstance(degree, int | float | np.number):
+    if isinstance(degree, bool) or not isinstance(degree, Real):
         raise LabelError(f"degree must be a number from 0 to 1, found {degree!r}")
     if not 0.0 <= float(degree) <= 1.0:
         raise LabelError(f"degree must be a number from 0 to 1, found {degree}")

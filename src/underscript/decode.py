@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ._capture import undisturbed
+from ._capture import Tap, undisturbed
 from ._device import as_device, device_of
 from ._notes import Clock, Notes
 from ._passes import PROBES, Task, count, fit
@@ -101,7 +101,9 @@ def decode(
 
     place = as_device(device) if device is not None else device_of(model)
     network = model if place == device_of(model) else copy.deepcopy(model).to(place)
-    seen = survey(network, source.first(3), place)
+    with undisturbed(network):
+        batch = source.first(3)
+    seen = survey(network, batch, place)
     places = resolve(seen, network, layers)
     if controls and layers is not None:
         places = _with_input(places, seen.all_places)
@@ -130,6 +132,8 @@ def decode(
                 answers += counts.watched
                 if counts.wrong is not None:
                     wrong_label_share = counts.wrong / counts.n
+    best = Decoder(_tap(places, choice.key.layer), choice.key.probe, trained[choice.key], model)
+    del trained, selecting
     if controls:
         with clock("random twin"):
             with undisturbed(network):
@@ -145,8 +149,6 @@ def decode(
                         if record["probe"] != "model" and record["layer"] != "input"
                     ]
     notes.emit()
-    tap = next(place.tap for place in places if place.tap.name == choice.key.layer)
-    best = Decoder(tap, choice.key.probe, trained[choice.key], model)
     settings = {
         "layers": [place.tap.name for place in places],
         "probes": list(probes),
@@ -179,6 +181,10 @@ def _with_input(places: list[Place], all_places: list[Place]) -> list[Place]:
     if first.default and all(place.tap.name != first.tap.name for place in places):
         return [first, *places]
     return places
+
+
+def _tap(places: list[Place], layer: str) -> Tap:
+    return next(place.tap for place in places if place.tap.name == layer)
 
 
 def _check_settings(

@@ -78,7 +78,9 @@ def list_layers(model: nn.Module, example: Any) -> pd.DataFrame:
     ModelError
         If the model raises on it or returns no logits.
     """
-    places = survey(model, Source(example, "example").first(3)).places
+    with undisturbed(model):
+        batch = Source(example, "example").first(3)
+    places = survey(model, batch).places
     return pd.DataFrame(
         {
             "layer": [place.tap.name for place in places],

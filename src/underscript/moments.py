@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .errors import DataError
+from .errors import DataError, OutputError
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +106,7 @@ class ClassMoments:
         labels = labels.cpu()
         for k in torch.unique(labels[labels >= 0]).tolist():
             chosen = torch.nonzero(labels == k)[:, 0]
-            part = rows[chosen.to(rows.device)].to(self.device)
+            part = rows.detach()[chosen.to(rows.device)].to(self.device)
             self._counts[k] += len(part)
             self._pending.setdefault(k, []).append(part)
             self._waiting[k] += len(part)
@@ -182,7 +182,11 @@ class ClassMoments:
 
 
 def statistics_for(
-    n_classes: int, width: int, samples: int | None, device: torch.device | str = "cpu"
+    n_classes: int,
+    width: int,
+    samples: int | None,
+    device: torch.device | str = "cpu",
+    memory: int = ROW_MEMORY,
 ) -> "ClassMoments | ClassRows":
     """Return empty statistics of the cheaper kind for a layer.
 
@@ -193,10 +197,12 @@ def statistics_for(
     ----------
     samples : int or None
         Number of rows to come, where known; without it layers up to 4,096 wide keep moments.
+    memory : int
+        Bytes of rows to keep in memory before they go to a file.
     """
     wide = width > (samples / n_classes if samples is not None else 4096)
     if wide:
-        return ClassRows(n_classes, RowStore(width), device)
+        return ClassRows(n_classes, RowStore(width, memory), device)
     return ClassMoments(n_classes, width, device)
 
 
@@ -220,24 +226,32 @@ class RowStore:
 
         Raises
         ------
-        OSError
+        OutputError
             If the temporary file cannot be written (a full disk).
         """
-        rows = rows.cpu()
+        rows = rows.detach().to("cpu", copy=True).contiguous()  # the caller may reuse its buffer
         self._dtype = rows.dtype
         self._whole = None
         self.length += len(rows)
         self._held += rows.nbytes
-        if self._file is None and self._held > self.memory:
-            logger.info("rows of %d values go to a temporary file", self.width)
-            self._file = tempfile.TemporaryFile(prefix="underscript-rows-")  # noqa: SIM115
+        self._chunks.append(rows)
+        if self._held > self.memory:
+            self._spill()
+
+    def _spill(self) -> None:
+        try:
+            if self._file is None:
+                logger.info("rows of %d values go to a temporary file", self.width)
+                self._file = tempfile.TemporaryFile(prefix="underscript-rows-")  # noqa: SIM115
             for chunk in self._chunks:
-                self._file.write(chunk.numpy().data)
-            self._chunks = []
-        if self._file is None:
-            self._chunks.append(rows)
-        else:
-            self._file.write(rows.contiguous().numpy().data)
+                self._file.write(chunk.contiguous().numpy().data)
+            self._file.flush()
+        except OSError as error:
+            raise OutputError(
+                f"cannot keep {self._held:,} bytes of rows in {tempfile.gettempdir()}: "
+                f"{error.strerror or error}; decode fewer or narrower layers, or set TMPDIR"
+            ) from error
+        self._chunks = []
 
     def take(self, positions: Int[Tensor, " n"]) -> Float[Tensor, "n width"]:
         """Return the rows at some positions."""
@@ -246,7 +260,6 @@ class RowStore:
                 self._whole = torch.cat(self._chunks)
                 self._chunks = [self._whole]
             else:
-                self._file.flush()
                 dtype = np.float64 if self._dtype == torch.float64 else np.float32
                 whole = np.memmap(self._file, dtype, "c", shape=(self.length, self.width))
                 self._whole = torch.from_numpy(whole)

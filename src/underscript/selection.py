@@ -22,6 +22,12 @@ class Key(NamedTuple):
     variance: float | None
     subspace_labels: str
 
+    @property
+    def decoder(self) -> str:
+        """Say what reads which layer, such as ``MASC 0.99 on fc2``."""
+        share = "" if self.variance is None else f" {self.variance:g}"
+        return f"{self.probe.upper()}{share} on {self.layer}"
+
 
 @dataclass(frozen=True)
 class Score:
@@ -59,7 +65,7 @@ class Selection:
             f"{self.score.standard_error:.1%} (standard error) of {self.score.n:,}"
         )
         if self.runner_up is not None:
-            reason += f"; next is {self.runner_up.key.layer} with {self.runner_up.accuracy:.1%}"
+            reason += f"; next is {self.runner_up.key.decoder} with {self.runner_up.accuracy:.1%}"
         return reason + "."
 
 

@@ -123,18 +123,19 @@ class MinimumAngleSubspaceClassifier(SubspaceClassifier):
         """
         made = self._decoder()
         result = rows.new_full((len(rows), len(made["ranks"])), -torch.inf)
-        for group in made["groups"]:
-            matrix = group.matrix.to(rows.device, rows.dtype)
-            step = max(1, _BLOCK_VALUES // max(matrix.shape[1], rows.shape[1]))
-            for start in range(0, len(rows), step):
-                unit, length = unit_rows(rows[start : start + step])
+        groups = [(g.matrix.to(rows.device, rows.dtype), g.parts) for g in made["groups"]]
+        widest = max([rows.shape[1], *(matrix.shape[1] for matrix, _ in groups)])
+        step = max(1, _BLOCK_VALUES // widest)
+        for start in range(0, len(rows), step):
+            unit, length = unit_rows(rows[start : start + step])
+            for matrix, parts in groups:
                 squares = (unit @ matrix).square_()
                 at = 0
-                for k, columns, complement in group.parts:
+                for k, columns, complement in parts:
                     share = squares[:, at : at + columns].sum(1)
                     result[start : start + step, k] = length - share if complement else share
                     at += columns
-        return torch.where(torch.isinf(result), result, result.clamp_(0, 1))
+        return torch.where(torch.isinf(result), result, result.clamp(0, 1))
 
     def closeness(self, rows: Float[Tensor, "n width"]) -> Float[Tensor, "n classes"]:
         """Return cos²θ_k; 0 for a class without a direction."""
@@ -368,7 +369,7 @@ def _groups(vectors: Sequence[Tensor], ranks: Sequence[int]) -> list[_Group]:
     for k, (columns, rank) in enumerate(zip(vectors, ranks, strict=True)):
         if rank == 0:
             continue
-        complement = columns.shape[1] > rank
+        complement = columns.shape[1] > rank or rank == columns.shape[0]
         waiting.append((k, columns[:, rank:] if complement else columns[:, :rank], complement))
         if sum(matrix.shape[1] for _, matrix, _ in waiting) >= _GROUP_COLUMNS:
             close()

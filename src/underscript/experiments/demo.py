@@ -65,7 +65,7 @@ def run_demo(
     given = corrupt_labels(images.train_labels, corruption, images.n_classes, seed=label_seed)
     held = held_out_tenth(np.arange(len(given)), seed)
     inputs = torch.from_numpy(to_float(images.train_images))
-    preset = PRESETS[arch, "quick"]
+    preset = PRESETS["quick", arch]
     model = build(arch, inputs.shape[1:], images.n_classes, seed)
     place = as_device(device or "cpu")
     labels = torch.from_numpy(given)

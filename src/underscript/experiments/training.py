@@ -101,7 +101,31 @@ class TrainingRecord:
     settings: dict[str, Any]
 
 
-PRESETS: dict[tuple[str, str], Preset] = {}
+PRESETS: dict[tuple[str, str], Preset] = {
+    ("quick", "mlp"): Preset(
+        name="quick",
+        learning_rate=5e-4,
+        batch_size=512,
+        least_steps=20,
+        warmup_epochs=1,
+        anneal_below=0.15,
+        lowest_rate=0.1,
+        stop_accuracy=0.99,
+        max_epochs=80,
+    ),
+    ("quick", "cnn"): Preset(
+        name="quick",
+        learning_rate=1e-3,
+        batch_size=256,
+        least_steps=20,
+        warmup_epochs=1,
+        anneal_below=0.2,
+        lowest_rate=0.1,
+        stop_accuracy=0.99,
+        max_epochs=100,
+    ),
+}
+"""The recipes by preset name and architecture ("mlp", "cnn")."""
 
 
 def train(
