@@ -20,7 +20,8 @@ torch.manual_seed(0)
 x, true = load_digits(return_X_y=True)
 x = (x / 8 - 1).astype(np.float32)
 y = us.corrupt_labels(true, 0.4, seed=1)
-train, noisy_holdout, test = (x[:1200], y[:1200]), (x[1200:1500], y[1200:1500]), (x[1500:], true[1500:])
+train, noisy_holdout = (x[:1200], y[:1200]), (x[1200:1500], y[1200:1500])
+test = (x[1500:], true[1500:])
 true_labels = true[:1200]
 model = torch.nn.Sequential(
     torch.nn.Linear(64, 128), torch.nn.ReLU(), torch.nn.Linear(128, 64), torch.nn.ReLU(),

@@ -37,6 +37,8 @@ class Tap:
         Where in a tuple or dict output the tensor sits; empty for a plain tensor.
     calls : int
         How many calls one forward pass makes, as seen when the layers were listed.
+    width : int
+        Values a row, as seen then; 0 where it is not known.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Tap:
     call: int = 0
     path: Path = ()
     calls: int = 1
+    width: int = 0
 
 
 class Tapped:
@@ -66,6 +69,12 @@ class Tapped:
         for tap in self._by_call.get((module, side, call), ()):
             self._seen[tap.name] = _as_rows(at_path(value, tap.path, tap.name))
 
+    def see_input(self, batch: "Batch", where: str) -> None:
+        """Take a copy of the model's input, before the model can change it in place."""
+        for tap in self.taps:
+            if tap.side == "model":
+                self._seen[tap.name] = _as_rows(model_input(batch, where))
+
     def rows(self, batch: "Batch", where: str) -> dict[str, Tensor]:
         """Return each layer's rows (n, width), and forget them.
 
@@ -75,9 +84,6 @@ class Tapped:
             If a tapped module did not fire as often as when the layers were listed, or its
             output does not have one row a sample.
         """
-        for tap in self.taps:
-            if tap.side == "model":
-                self._seen[tap.name] = _as_rows(model_input(batch, where))
         rows: dict[str, Tensor] = {}
         for tap in self.taps:
             calls = self._calls[tap.module, tap.side] if tap.side != "model" else tap.calls
@@ -91,6 +97,12 @@ class Tapped:
                 raise LayerError(
                     f"{where}: layer {tap.name!r} gives {len(rows[tap.name])} rows for "
                     f"{batch.size} samples; tap a layer whose first dimension is the batch"
+                )
+            width = rows[tap.name].shape[1]
+            if tap.width and width != tap.width:
+                raise LayerError(
+                    f"{where}: layer {tap.name!r} gives rows of {width} values; expected "
+                    f"{tap.width} as at first. Pad inputs to one size, or tap a layer of one width"
                 )
         self._seen, self._calls = {}, Counter()
         return rows
@@ -108,13 +120,17 @@ def capture(model: nn.Module, taps: Sequence[Tap]) -> Iterator[Tapped]:
     tapped = Tapped(taps)
     modules = dict(model.named_modules())
     handles = []
+    fast = torch.backends.mha.get_fastpath_enabled()
     try:
+        # With a padding mask the fast path hands nested tensors from layer to layer.
+        torch.backends.mha.set_fastpath_enabled(False)
         for name, side in {(tap.module, tap.side) for tap in taps if tap.side != "model"}:
             if name not in modules:
                 raise LayerError(f"the model has no module {name!r}")
             handles.append(_hook(modules[name], name, side, tapped))
         yield tapped
     finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
         for handle in handles:
             handle.remove()
 
@@ -142,12 +158,15 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     """
     modes = [(module, module.training) for module in model.modules()]
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - the user's own
+    fast = torch.backends.mha.get_fastpath_enabled()
     torch_cpu = torch.get_rng_state()
     torch_cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     try:
         model.eval()
+        torch.backends.mha.set_fastpath_enabled(False)
         yield
     finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
         for module, training in modes:
             module.training = training
         random.setstate(python)

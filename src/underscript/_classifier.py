@@ -18,7 +18,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
-from .errors import LabelError, UnderscriptWarning
+from .errors import DataError, LabelError, UnderscriptWarning
 from .moments import ClassSpectrum, ClassStatistics, statistics_for
 
 
@@ -78,9 +78,16 @@ class SubspaceClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             As for `fit`; also if a label is none of the classes of the first call.
         """
         first = not hasattr(self, "classes_")
+        if not first and not hasattr(self, "_statistics"):
+            raise DataError(
+                "partial_fit: expected a decoder that gathered its own rows; this one came from "
+                "saved tensors or shared statistics: use fit"
+            )
         rows, y = self._check(X, y, reset=first)
         if first:
-            self._reset(np.unique(y if classes is None else np.asarray(classes)), rows.shape, None)
+            named = np.unique(y if classes is None else np.asarray(classes))
+            _places(y, named)  # before anything is kept
+            self._reset(named, rows.shape, None)
         elif classes is not None and not np.array_equal(np.unique(classes), self.classes_):
             raise LabelError("classes differs from the classes of the first call to partial_fit")
         self._add(rows, y)
@@ -154,7 +161,7 @@ class SubspaceClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return _as_tensor(X), y
 
     def _rows(self, X: Any) -> Tensor:
-        check_is_fitted(self)
+        check_is_fitted(self, "classes_")
         return _as_tensor(
             validate_data(self, _as_array(X), reset=False, dtype=[np.float64, np.float32])
         )
@@ -167,14 +174,9 @@ class SubspaceClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self._cache: dict[str, Any] = {}
 
     def _add(self, rows: Tensor, y: NDArray[Any]) -> None:
-        place = np.searchsorted(self.classes_, y)
-        known = self.classes_[np.minimum(place, len(self.classes_) - 1)] == y
-        if not known.all():
-            raise LabelError(
-                f"y: expected classes {self.classes_.tolist()}; found {y[~known][0]!r}"
-            )
+        places = _places(y, self.classes_)
         self._dtype = rows.dtype
-        self._statistics.update(rows, torch.from_numpy(place.astype(np.int64)))
+        self._statistics.update(rows, torch.from_numpy(places))
         self._cache.clear()
 
     def _decoder(self) -> dict[str, Any]:
@@ -212,6 +214,7 @@ def fit_together(
         if getattr(decoder, "_statistics", None) is not statistics:
             decoder.classes_ = np.arange(statistics.n_classes)
             decoder.n_features_in_ = statistics.width
+            decoder.__dict__.pop("_statistics", None)
             decoder._cache = {}
         decoder._cache.update(decoder._take(kept, dtype), counts=counts.numpy())
 
@@ -229,6 +232,15 @@ def unit_rows(
     scaled = torch.where(present, rows / largest, 0)
     length = torch.linalg.vector_norm(scaled, dim=1, keepdim=True)
     return scaled / torch.where(present, length, 1), present[:, 0].to(rows.dtype)
+
+
+def _places(y: NDArray[Any], classes: NDArray[Any]) -> NDArray[np.int64]:
+    """Return where each label stands among the sorted classes, shape (n,)."""
+    places = np.searchsorted(classes, y)
+    known = classes[np.minimum(places, len(classes) - 1)] == y
+    if not known.all():
+        raise LabelError(f"y: expected classes {classes.tolist()}; found {y[~known][0]!r}")
+    return places.astype(np.int64)
 
 
 def _as_array(X: Any) -> Any:

@@ -31,8 +31,9 @@ def fresh_folder(target: Path, is_ours: Callable[[Path], bool]) -> Iterator[Path
     OutputError
         If `target` exists and may not be replaced, or cannot be written.
     """
-    # abspath, not resolve: a link that the user made stays where it is.
     target = Path(os.path.abspath(target))
+    if target.is_symlink() and target.is_dir():
+        target = target.resolve()  # the link stays; what it names is replaced
     if target.exists() or target.is_symlink():
         if not target.is_dir():
             raise OutputError(f"{target} is a file; expected a new folder or an earlier run's")
@@ -50,11 +51,15 @@ def fresh_folder(target: Path, is_ours: Callable[[Path], bool]) -> Iterator[Path
         work.chmod(0o777 & ~_umask())
         _swap(work, target)
     except OSError as error:
-        if isinstance(error, OutputError):
+        if isinstance(error, OutputError) and str(work) not in str(error):
             raise
-        raise OutputError(
-            f"cannot write {target}: {error.strerror or error}; nothing was written there"
-        ) from error
+        # The working folder is gone by the time that the user reads this.
+        reason = (
+            str(error).replace(str(work), str(target))
+            if isinstance(error, OutputError)
+            else (f"cannot write {target}: {error.strerror or error}")
+        )
+        raise OutputError(f"{reason}; nothing was written there") from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
@@ -71,13 +76,14 @@ def _swap(work: Path, target: Path) -> None:
         work.rename(target)
         return
     old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old-", dir=target.parent))
-    target.rename(old / target.name)
+    aside = old / target.name
     try:
+        target.rename(aside)
         work.rename(target)
-    except OSError:
-        (old / target.name).rename(target)
-        raise
     finally:
+        # After Ctrl-C too: between the two renames there is no target, only the earlier run.
+        if aside.exists() and not target.exists():
+            aside.rename(target)
         shutil.rmtree(old, ignore_errors=True)
 
 

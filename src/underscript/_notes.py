@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from .errors import LabelError, UnderscriptWarning
+from .errors import DataError, LabelError, UnderscriptWarning
 
 
 class Notes:
@@ -46,7 +46,10 @@ class Notes:
         """Collect the decoders' warnings about one layer."""
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", UnderscriptWarning)
-            yield
+            try:
+                yield
+            except DataError as error:
+                raise DataError(f"layer {layer!r}, {error}") from error
         for warning in caught:
             message = str(warning.message)
             if not issubclass(warning.category, UnderscriptWarning):

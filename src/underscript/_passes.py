@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from ._capture import Tap
 from ._classifier import SubspaceClassifier, fit_together
+from ._labels import Labels, check_range, pick
 from ._notes import Notes
-from ._stream import Labels, Rows, Source, check_range, known_index, pick, progress_bar, stream
+from ._stream import Rows, Source, known_index, progress_bar, stream
 from .errors import DataError, LabelError
 from .issues import Answers
 from .layers import Place
@@ -225,7 +226,10 @@ def count(
             counts.add(key, scores, sets)
             if key == watch:
                 closeness = decoder.closeness(rows.layers[key.layer])
-                counts.watched.append(Answers.of(closeness, sets["given"], rows.batch.index))
+                predicted = scores.argmax(1).cpu().numpy()
+                counts.watched.append(
+                    Answers.of(closeness, predicted, sets["given"], rows.batch.index)
+                )
     if not counts.n:
         raise DataError(
             f"{source.role}: none of its samples fell in the held-out tenth; give a holdout"

@@ -7,7 +7,7 @@ the order is fixed. A loader that only shuffles is read in the data set's order 
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, IterableDataset, RandomSampler, Sequent
 from tqdm.auto import tqdm
 
 from ._capture import Tap, capture, extract_logits
+from ._labels import Labels, as_labels, pick
 from .errors import DataError, LabelError, ModelError
 
 logger = logging.getLogger(__name__)
@@ -25,7 +26,6 @@ logger = logging.getLogger(__name__)
 LABEL_KEYS = ("labels", "label", "y", "target", "targets")
 INPUT_KEYS = ("x", "input", "inputs", "image", "images")
 INDEX_KEYS = ("index", "indices", "idx")
-Labels = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -113,6 +113,11 @@ class Source:
         elif _is_array(data):
             self._reader = _ArrayBatches(data, None, role, batch_size)
             self.length = len(self._reader)
+        elif isinstance(data, tuple):
+            raise DataError(
+                f"{role}: expected a pair of arrays (x, y); found a tuple of "
+                f"{', '.join(type(part).__name__ for part in data) or 'nothing'}"
+            )
         elif isinstance(data, DataLoader):
             self._reader, self.ordered, self.length = _from_loader(data, separate)
         elif isinstance(data, IterableDataset):
@@ -150,7 +155,7 @@ class Source:
         position = 0
         for number, raw in enumerate(self._reader):
             where = f"{self.role}, batch {number}"
-            batch = _as_batch(raw, where)
+            batch = _as_batch(raw, where, position)
             index = batch.index
             if index is None and self.ordered:
                 index = np.arange(position, position + batch.size, dtype=np.int64)
@@ -162,10 +167,11 @@ class Source:
             yield Batch(batch.args, batch.kwargs, labels, index, batch.size)
         if position == 0:
             raise DataError(f"{self.role}: expected at least one sample; found none")
-        if self.override is not None and position > len(self.override):
-            raise LabelError(
-                f"{self.role}: labels has {len(self.override)} entries; the data has {position}"
-            )
+        for what, array in (("labels", self.override), ("true_labels", self.truth)):
+            if self.length is None and array is not None and len(array) != position:
+                raise LabelError(
+                    f"{self.role}: {what} has {len(array)} entries; the data has {position} samples"
+                )
 
     def first(self, size: int = 2) -> Batch:
         """Return the first `size` samples (fewer if there are fewer)."""
@@ -212,6 +218,7 @@ def stream(
                 batch = batch.take(keep(known_index(batch, where, "setting samples aside")))
                 if not batch.size:
                     continue
+            tapped.see_input(batch, where)
             logits = forward(model, batch, device, where)
             layers = tapped.rows(batch, where)
             for name, rows in [*layers.items(), ("output", logits)]:
@@ -223,25 +230,6 @@ def stream(
 def progress_bar(stage: str, total: int | None, unit: str, progress: bool) -> tqdm:  # type: ignore[type-arg]
     """Return a bar on standard error; silent where that is not a terminal."""
     return tqdm(total=total, desc=stage, unit=unit, leave=False, disable=None if progress else True)
-
-
-def forward(model: nn.Module, batch: Batch, device: torch.device, where: str) -> Tensor:
-    """Run one batch and return its logits, shape (n, K)."""
-    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
-    args = tuple(_place(value, device, dtype) for value in batch.args)
-    kwargs = {name: _place(value, device, dtype) for name, value in batch.kwargs.items()}
-    try:
-        with torch.no_grad():
-            output = model(*args, **kwargs)
-    except Exception as error:
-        if isinstance(error, torch.OutOfMemoryError):
-            raise
-        shapes = ", ".join(_describe(value) for value in [*args, *kwargs.values()])
-        reason = (str(error).strip().splitlines() or [""])[0]
-        raise ModelError(
-            f"{where}: the model raised {type(error).__name__} on {shapes}: {reason}"
-        ) from error
-    return extract_logits(output, batch.size, where)
 
 
 def known_index(batch: Batch, where: str, what: str, index: Labels | None = None) -> Labels:
@@ -261,66 +249,32 @@ def known_index(batch: Batch, where: str, what: str, index: Labels | None = None
     return index
 
 
-def pick(labels: Labels, index: Labels, where: str) -> Labels:
-    """Return the entries of separate labels that belong to a batch.
-
-    Raises
-    ------
-    LabelError
-        If an index lies outside them.
-    """
-    outside = (index < 0) | (index >= len(labels))
-    if outside.any():
-        raise LabelError(
-            f"{where}: expected an index within the {len(labels)} separate labels; "
-            f"found {index[outside][0]}"
-        )
-    return labels[index]
-
-
-def check_range(labels: Labels, n_classes: int, index: Labels | None, what: str) -> Labels:
-    """Return the labels if all are classes that the model's read-out knows.
-
-    Raises
-    ------
-    LabelError
-        If one is not, naming the first by index.
-    """
-    if len(labels) and labels.max() >= n_classes:
-        at = int(np.argmax(labels >= n_classes))
-        place = int(index[at]) if index is not None else at
-        raise LabelError(
-            f"{what}: found label {labels[at]} at index {place}; the model's read-out knows "
-            f"{n_classes} classes, 0 … {n_classes - 1}"
-        )
-    return labels
-
-
-def as_labels(labels: Any, what: str) -> Labels:
-    """Return labels as a new int64 array of shape (n,).
-
-    Raises
-    ------
-    LabelError
-        If they are not one-dimensional integers, or one is negative.
-    """
-    if isinstance(labels, Tensor):
-        labels = labels.detach().cpu().numpy()
+def forward(model: nn.Module, batch: Batch, device: torch.device, where: str) -> Tensor:
+    """Run one batch and return its logits, shape (n, K)."""
+    batch = placed(model, batch, device)
+    args, kwargs = batch.args, batch.kwargs
     try:
-        array = np.asarray(labels)
-    except ValueError:  # rows of several lengths
-        raise LabelError(f"{what}: expected one label a sample, shape (n,)") from None
-    if array.ndim != 1:
-        raise LabelError(f"{what}: expected one label a sample, shape (n,); found {array.shape}")
-    if array.dtype.kind not in "iu":
-        raise LabelError(
-            f"{what}: expected integer classes 0 … K−1; found dtype {array.dtype}"
-            + ("; convert them with .astype(int)" if array.dtype.kind == "f" else "")
-        )
-    if len(array) and array.min() < 0:
-        at = int(np.argmin(array))
-        raise LabelError(f"{what}: expected classes 0 … K−1; found {array[at]} at index {at}")
-    return array.astype(np.int64)
+        with torch.no_grad():
+            output = model(*args, **kwargs)
+    except Exception as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        shapes = ", ".join(_describe(value) for value in [*args, *kwargs.values()])
+        reason = (str(error).strip().splitlines() or [""])[0]
+        raise ModelError(
+            f"{where}: the model raised {type(error).__name__} on {shapes}: {reason}"
+        ) from error
+    return extract_logits(output, batch.size, where)
+
+
+def placed(model: nn.Module, batch: Batch, device: torch.device) -> Batch:
+    """Return the batch on the device, its floating inputs in the model's own precision."""
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    return replace(
+        batch,
+        args=tuple(_place(value, device, dtype) for value in batch.args),
+        kwargs={name: _place(value, device, dtype) for name, value in batch.kwargs.items()},
+    )
 
 
 def _from_loader(loader: DataLoader[Any], separate: bool) -> tuple[Any, bool, int | None]:
@@ -328,12 +282,17 @@ def _from_loader(loader: DataLoader[Any], separate: bool) -> tuple[Any, bool, in
     data = loader.dataset
     sized: Any = data
     length = len(sized) if hasattr(data, "__len__") else None
-    if isinstance(data, IterableDataset) or loader.batch_sampler is None:
+    if isinstance(data, IterableDataset):
         return loader, True, length
+    if loader.batch_sampler is None:
+        # Ready batches, or bulk loading by a sampler of batches: how many samples is not known.
+        inner = getattr(loader.sampler, "sampler", loader.sampler)
+        return loader, type(inner) is SequentialSampler, None
     sampler: Any = getattr(loader.batch_sampler, "sampler", loader.sampler)
     plain = type(loader.batch_sampler) is torch.utils.data.BatchSampler
     in_order = plain and type(sampler) is SequentialSampler
-    if in_order and not loader.drop_last:
+    batches: Any = loader.batch_sampler
+    if in_order and not batches.drop_last:
         return loader, True, length
     shuffled = plain and type(sampler) is RandomSampler and not sampler.replacement
     shuffled = shuffled and sampler.num_samples == length and not separate
@@ -344,7 +303,7 @@ def _from_loader(loader: DataLoader[Any], separate: bool) -> tuple[Any, bool, in
         return (
             DataLoader(
                 data,
-                batch_size=loader.batch_size,
+                batch_size=batches.batch_size,
                 collate_fn=loader.collate_fn,
                 num_workers=loader.num_workers,
                 worker_init_fn=loader.worker_init_fn,
@@ -383,10 +342,12 @@ class _ArrayBatches:
             if not isinstance(inputs, Tensor):
                 # torch cannot view read-only, byte-swapped or negatively strided memory.
                 inputs = torch.from_numpy(np.array(inputs, dtype=inputs.dtype.newbyteorder("=")))
+            else:
+                inputs = inputs.clone()  # a model that works in place must not change the data
             yield inputs if self.labels is None else (inputs, self.labels[part])
 
 
-def _as_batch(raw: Any, where: str) -> Batch:
+def _as_batch(raw: Any, where: str, start: int = 0) -> Batch:
     """Understand ``x``, ``(x, y)``, ``(x, y, index)`` and dicts."""
     inputs: list[Any] = []
     kwargs: dict[str, Any] = {}
@@ -418,7 +379,7 @@ def _as_batch(raw: Any, where: str) -> Batch:
     if not sized or sized[0].ndim == 0:
         raise DataError(f"{where}: expected a tensor of inputs, shape (n, …); found none")
     size = len(sized[0])
-    given = None if labels is None else as_labels(labels, f"{where} labels")
+    given = None if labels is None else as_labels(labels, f"{where} labels", start)
     known = None if index is None else as_labels(index, f"{where} index")
     for what, array in (("labels", given), ("index entries", known)):
         if array is not None and len(array) != size:

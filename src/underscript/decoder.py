@@ -111,6 +111,7 @@ class DecodedModule(nn.Module):
         values = [value for value in [*args, *kwargs.values()] if isinstance(value, Tensor)]
         batch = Batch(args, kwargs, None, None, len(values[0]))
         with capture(self.model, [self.tap]) as tapped:
+            tapped.see_input(batch, "batch")
             self.model(*args, **kwargs)
             rows = tapped.rows(batch, "batch")
         return self.estimator.decide(rows[self.tap.name])

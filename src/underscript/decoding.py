@@ -152,9 +152,15 @@ def load(folder: str | os.PathLike[str], model: nn.Module | None = None) -> Deco
         missing = [column for column in TABLE_COLUMNS if column not in table]
         if missing:
             raise ValueError(f"layers.csv lacks {', '.join(missing)}")
+        _check_kinds(
+            table, "layers.csv", {"width": "iu", "n": "iu", "accuracy": "f", "selected": "b"}
+        )
         issues = pd.read_csv(folder / "label_issues.csv", index_col="index")
         if list(issues.columns) != list(COLUMNS):
             raise ValueError(f"label_issues.csv: expected columns {', '.join(COLUMNS)}")
+        _check_kinds(
+            issues, "label_issues.csv", dict(zip(COLUMNS, ("b", "f", "iu", "iu"), strict=True))
+        )
         best = _load_decoder(folder / "decoder", model)
     except OutputError:
         raise
@@ -166,6 +172,13 @@ def load(folder: str | os.PathLike[str], model: nn.Module | None = None) -> Deco
         table["subspace_labels"].astype(object).where(table["subspace_labels"].notna(), None)
     )
     return Decoding(table, summary, best, issues)
+
+
+def _check_kinds(table: pd.DataFrame, name: str, kinds: Mapping[str, str]) -> None:
+    """Raise ValueError for a column with gaps or words: the file was cut or edited."""
+    for column, kind in kinds.items():
+        if table[column].dtype.kind not in kind or bool(table[column].isna().any()):
+            raise ValueError(f"{name}: column {column} has gaps or words in it")
 
 
 def is_run(folder: Path) -> bool:
@@ -356,6 +369,15 @@ def _load_decoder(folder: Path, model: nn.Module | None) -> Decoder:
     if config["probe"] not in _ESTIMATORS:
         raise ValueError(f"config.json: unknown probe {config['probe']!r}")
     estimator = _ESTIMATORS[config["probe"]](**config["parameters"])
-    estimator.set_tensors(safetensors.torch.load_file(folder / "model.safetensors"))
+    try:
+        estimator.set_tensors(safetensors.torch.load_file(folder / "model.safetensors"))
+    except RuntimeError as error:
+        raise ValueError(f"model.safetensors: {error}") from error
+    found = int(estimator.n_features_in_), len(estimator.classes_)
+    if found != (config["width"], config["n_classes"]):
+        raise ValueError(
+            f"model.safetensors: expected width {config['width']} and {config['n_classes']} "
+            f"classes; found {found[0]} and {found[1]}"
+        )
     tap = config["tap"]
     return Decoder(Tap(**{**tap, "path": tuple(tap["path"])}), config["probe"], estimator, model)

@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ._stream import Labels
+from ._labels import Labels
 
 COLUMNS = ("is_label_issue", "label_quality", "given_label", "predicted_label")
 
@@ -28,7 +28,7 @@ class Answers:
     quality: NDArray[np.float64]
 
     @classmethod
-    def of(cls, closeness: Tensor, given: Labels, index: Labels | None) -> Self:
+    def of(cls, closeness: Tensor, predicted: Labels, given: Labels, index: Labels | None) -> Self:
         """Return the answers for one batch, from closeness (n, K) to each class in [0, 1].
 
         The quality of a given label is (1 + its closeness − the best other class's) / 2: between
@@ -40,7 +40,11 @@ class Answers:
         others = values.copy()
         others[rows, given] = -np.inf
         quality = np.clip((1 + own - others.max(1)) / 2, 0, 1)
-        return cls(index, given, values.argmax(1).astype(np.int64), quality)
+        # Ties, and closeness that rounding made equal: below one half exactly where contradicted.
+        contradicted = predicted != given
+        quality[contradicted] = np.minimum(quality[contradicted], np.nextafter(0.5, 0))
+        quality[~contradicted] = np.maximum(quality[~contradicted], 0.5)
+        return cls(index, given, predicted, quality)
 
     @classmethod
     def together(cls, parts: Sequence[Self]) -> Self:

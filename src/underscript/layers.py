@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ._capture import Path, Tap, first_tensor, model_input, tensors_in, undisturbed
 from ._device import device_of
-from ._stream import Batch, Source, forward
+from ._stream import Batch, Source, forward, placed
 from .errors import LayerError
 
 LayerChoice = str | Iterable[str] | Callable[[str, nn.Module], bool] | None
@@ -111,8 +111,11 @@ def survey(model: nn.Module, batch: Batch, device: torch.device | None = None) -
     Places with no floating tensor, or whose first dimension is not the batch, are left out.
     """
     recorder = _Recorder(batch.size)
+    device = device or device_of(model)
+    # Converted first, so that the input and what the first layer takes are one tensor.
+    batch = placed(model, batch, device)
     with undisturbed(model), recorder.watch(model):
-        logits = forward(model, batch, device or device_of(model), "example")
+        logits = forward(model, batch, device, "example")
     return Survey(_mark_defaults(_with_input(recorder.named(), batch)), logits.shape[1])
 
 
@@ -152,7 +155,7 @@ class _Recorder:
                     tuple(tensor.shape[1:]),
                     self.order,
                     # In-place operations raise the version: same memory, other values.
-                    (tensor.data_ptr(), tensor.numel(), tensor._version),
+                    (tensor.data_ptr(), tensor.numel(), _version(tensor)),
                     weighted=leaf and isinstance(weight, Tensor) and weight.ndim > 1,
                     candidate=number == 0
                     and side == "output"
@@ -170,7 +173,9 @@ class _Recorder:
             several = calls > 1 or (tap.module == INPUT and tap.side == "output")
             name = tap.module + (":input" if tap.side == "input" else "")
             name += (f"#{tap.call}" if several else "") + _path_suffix(tap.path)
-            named.append(replace(place, tap=replace(tap, name=name, calls=calls)))
+            named.append(
+                replace(place, tap=replace(tap, name=name, calls=calls, width=place.width))
+            )
         return named
 
 
@@ -207,8 +212,10 @@ def _with_input(places: list[Place], batch: Batch) -> list[Place]:
     value = model_input(batch, "example")
     # Token numbers are names, not quantities: they are no representation to decode.
     tokens = value.dtype in (torch.int64, torch.int32, torch.bool)
-    key = (value.data_ptr(), value.numel(), value._version)
-    whole = Place(Tap(INPUT, "", "model"), "(input)", tuple(value.shape[1:]), 0, key,
+    key = (value.data_ptr(), value.numel(), _version(value))
+    shape = tuple(value.shape[1:])
+    tap = Tap(INPUT, "", "model", width=torch.Size(shape).numel())
+    whole = Place(tap, "(input)", shape, 0, key,
                   default=not tokens)  # fmt: skip
     return [whole, *places]
 
@@ -243,6 +250,11 @@ def _mark_defaults(places: list[Place]) -> list[Place]:
             best[place.key] = place
     names = {place.tap.name for place in best.values()}
     return [replace(p, default=p.default or p.tap.name in names) for p in places]
+
+
+def _version(tensor: Tensor) -> int:
+    # Tensors made in inference mode do not count their in-place changes.
+    return 0 if tensor.is_inference() else tensor._version
 
 
 def _depth(place: Place) -> tuple[bool, int]:

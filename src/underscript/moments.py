@@ -11,6 +11,7 @@ is ever formed.
 
 import logging
 import tempfile
+import weakref
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -218,19 +219,21 @@ class RowStore:
         self._chunks: list[Tensor] = []
         self._held = 0
         self._file: Any = None
-        self._dtype: torch.dtype = torch.float32
+        self._dtype: torch.dtype | None = None
         self._whole: Tensor | None = None
 
     def append(self, rows: Float[Tensor, "n width"]) -> None:
-        """Add rows.
+        """Add rows: a copy, in the precision of the first ones (float64, else float32).
 
         Raises
         ------
         OutputError
             If the temporary file cannot be written (a full disk).
         """
-        rows = rows.detach().to("cpu", copy=True).contiguous()  # the caller may reuse its buffer
-        self._dtype = rows.dtype
+        if self._dtype is None:
+            self._dtype = torch.float64 if rows.dtype == torch.float64 else torch.float32
+        # A copy, because the caller may reuse its buffer.
+        rows = rows.detach().to("cpu", self._dtype, copy=True).contiguous()
         self._whole = None
         self.length += len(rows)
         self._held += rows.nbytes
@@ -238,11 +241,16 @@ class RowStore:
         if self._held > self.memory:
             self._spill()
 
+    def __del__(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
     def _spill(self) -> None:
         try:
             if self._file is None:
                 logger.info("rows of %d values go to a temporary file", self.width)
                 self._file = tempfile.TemporaryFile(prefix="underscript-rows-")  # noqa: SIM115
+                weakref.finalize(self, self._file.close)
             for chunk in self._chunks:
                 self._file.write(chunk.contiguous().numpy().data)
             self._file.flush()

@@ -156,17 +156,27 @@ class MinimumAngleSubspaceClassifier(SubspaceClassifier):
     def set_tensors(self, tensors: Mapping[str, Tensor]) -> Self:
         """Take back what `tensors` gave, with classes 0 … K−1."""
         columns, ranks = tensors["columns"].tolist(), tensors["ranks"].tolist()
+        counts, value_counts = tensors["counts"], tensors["value_counts"].tolist()
+        width, total = tensors["vectors"].shape
+        if not (
+            len(ranks) == len(columns) == len(counts) == len(value_counts)
+            and sum(columns) == total
+            and sum(value_counts) == len(tensors["values"])
+            and all(
+                0 <= r <= width and c in (r, width) for r, c in zip(ranks, columns, strict=True)
+            )
+        ):
+            raise ValueError("the bases, ranks, counts and eigenvalues do not fit each other")
         vectors = list(torch.split(tensors["vectors"], columns, 1))
-        if len(ranks) != len(columns) or any(r > c for r, c in zip(ranks, columns, strict=True)):
-            raise ValueError("ranks do not fit the bases")
+        self.__dict__.pop("_statistics", None)
         self.classes_ = np.arange(len(ranks))
-        self.n_features_in_ = int(tensors["vectors"].shape[0])
+        self.n_features_in_ = int(width)
         self._cache = {
             "vectors": vectors,
-            "values": list(torch.split(tensors["values"], tensors["value_counts"].tolist())),
+            "values": list(torch.split(tensors["values"], value_counts)),
             "ranks": ranks,
             "groups": _groups(vectors, ranks),
-            "counts": tensors["counts"].numpy(),
+            "counts": counts.numpy(),
         }
         return self
 
@@ -299,14 +309,16 @@ class PrincipalVectorClassifier(SubspaceClassifier):
     def set_tensors(self, tensors: Mapping[str, Tensor]) -> Self:
         """Take back what `tensors` gave, with classes 0 … K−1."""
         principal, present = tensors["principal"], tensors["present"]
-        if principal.ndim != 2 or len(principal) != len(present):
+        counts = tensors["counts"]
+        if principal.ndim != 2 or not len(principal) == len(present) == len(counts):
             raise ValueError("the vectors do not fit the classes")
+        self.__dict__.pop("_statistics", None)
         self.classes_ = np.arange(len(principal))
         self.n_features_in_ = int(principal.shape[1])
         self._cache = {
             "principal": principal,
             "present": present,
-            "counts": tensors["counts"].numpy(),
+            "counts": counts.numpy(),
         }
         return self
 

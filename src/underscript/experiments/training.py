@@ -108,8 +108,8 @@ PRESETS: dict[tuple[str, str], Preset] = {
         batch_size=512,
         least_steps=20,
         warmup_epochs=1,
-        anneal_below=0.15,
-        lowest_rate=0.1,
+        anneal_below=0.2,
+        lowest_rate=0.2,
         stop_accuracy=0.99,
         max_epochs=80,
     ),
@@ -197,7 +197,9 @@ def train(
         "n": len(images),
     }
 
+    # Channels last is the layout that convolutions are fastest in, by two to three times on a CPU.
     model.to(device)
+    _lay_out(model, torch.channels_last)
     images, labels = images.to(device), labels.to(device)
     optimiser = torch.optim.Adam(model.parameters(), lr=preset.learning_rate, fused=True)
     order = torch.Generator().manual_seed(seed)
@@ -240,6 +242,8 @@ def train(
                     break
         if train_accuracy is None:
             train_accuracy = measure_accuracy(model, images, labels)
+    # Back to the usual layout: safetensors writes no other.
+    _lay_out(model, torch.contiguous_format)
     model.eval()
     return TrainingRecord(
         history=history,
@@ -329,6 +333,13 @@ def _train_epoch(
         loss_sum += loss.detach() * len(rows)
         right += (logits.detach().argmax(dim=1) == given).sum()
     return float(loss_sum) / n, float(right) / n
+
+
+def _lay_out(model: nn.Module, memory_format: torch.memory_format) -> None:
+    """Store the weights of 2-D convolutions in the given order; their values stay."""
+    for parameter in model.parameters():
+        if parameter.ndim == 4:
+            parameter.data = parameter.data.contiguous(memory_format=memory_format)
 
 
 def _matrix_precision(device: torch.device) -> torch.dtype:

@@ -1,0 +1,77 @@
+"""Labels as the library takes them: one integer class a sample."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .errors import LabelError
+
+Labels = NDArray[np.int64]
+
+
+def as_labels(labels: Any, what: str, start: int = 0) -> Labels:
+    """Return labels as a new int64 array of shape (n,).
+
+    Raises
+    ------
+    LabelError
+        If they are not one-dimensional integers, or one is negative.
+    """
+    if isinstance(labels, Tensor):
+        labels = labels.detach().cpu().numpy()
+    try:
+        array = np.asarray(labels)
+    except ValueError:  # rows of several lengths
+        raise LabelError(f"{what}: expected one label a sample, shape (n,)") from None
+    if array.ndim != 1:
+        raise LabelError(f"{what}: expected one label a sample, shape (n,); found {array.shape}")
+    if array.size and array.dtype.kind not in "iu":
+        raise LabelError(
+            f"{what}: expected integer classes 0 … K−1; found dtype {array.dtype}"
+            + ("; convert them with .astype(int)" if array.dtype.kind == "f" else "")
+        )
+    if len(array) and array.min() < 0:
+        at = int(np.argmin(array))
+        raise LabelError(
+            f"{what}: expected classes 0 … K−1; found {array[at]} at index {start + at}"
+        )
+    if array.size and array.max() > np.iinfo(np.int64).max:
+        raise LabelError(f"{what}: expected classes that fit in int64; found {array.max()}")
+    return array.astype(np.int64)
+
+
+def check_range(labels: Labels, n_classes: int, index: Labels | None, what: str) -> Labels:
+    """Return the labels if all are classes that the model's read-out knows.
+
+    Raises
+    ------
+    LabelError
+        If one is not, naming the first by index.
+    """
+    if len(labels) and labels.max() >= n_classes:
+        at = int(np.argmax(labels >= n_classes))
+        place = int(index[at]) if index is not None else at
+        raise LabelError(
+            f"{what}: found label {labels[at]} at index {place}; the model's read-out knows "
+            f"{n_classes} classes, 0 … {n_classes - 1}"
+        )
+    return labels
+
+
+def pick(labels: Labels, index: Labels, where: str) -> Labels:
+    """Return the entries of separate labels that belong to a batch.
+
+    Raises
+    ------
+    LabelError
+        If an index lies outside them.
+    """
+    outside = (index < 0) | (index >= len(labels))
+    if outside.any():
+        raise LabelError(
+            f"{where}: expected an index within the {len(labels)} separate labels; "
+            f"found {index[outside][0]}"
+        )
+    return labels[index]

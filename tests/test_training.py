@@ -1,0 +1,177 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from underscript.corruption import corrupt_labels
+from underscript.errors import DataError, LabelError, ModelError
+from underscript.experiments import training
+from underscript.experiments.architectures import build
+from underscript.experiments.training import PRESETS, Preset, measure_accuracy, train
+
+FAST = Preset(
+    name="fast",
+    learning_rate=1e-3,
+    batch_size=64,
+    least_steps=8,
+    warmup_epochs=1,
+    anneal_below=0.5,
+    lowest_rate=0.1,
+    stop_accuracy=1.0,
+    max_epochs=60,
+)
+
+
+@pytest.fixture
+def random_images():
+    """200 random images with random labels: nothing to learn, only to memorise."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(200, 1, 8, 8, generator=generator) * 2 - 1
+    labels = torch.from_numpy(corrupt_labels(np.zeros(200, dtype=np.int64), 1.0, 4, seed=0))
+    return images, labels
+
+
+def small_model(seed=0):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 4))
+
+
+def same_weights(a, b):
+    return all(
+        torch.equal(x, y)
+        for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True)
+    )
+
+
+@pytest.mark.parametrize("arch", ["mlp", "cnn"])
+def test_the_quick_preset_memorises_random_labels(arch, random_images):
+    images, labels = random_images
+    model = build(arch, (1, 8, 8), 4, seed=0)
+    record = train(model, images, labels, PRESETS["quick", arch], seed=0, device="cpu")
+    assert record.reached
+    assert record.train_accuracy >= 0.99
+    assert record.epochs == len(record.history) < PRESETS["quick", arch].max_epochs
+    with torch.no_grad():
+        right = (model(images).argmax(1) == labels).float().mean()
+    assert record.train_accuracy == pytest.approx(float(right))
+    assert not any(module.training for module in model.modules())
+    assert record.history[-1]["loss"] < record.history[0]["loss"]
+    assert [row["epoch"] for row in record.history] == list(range(1, record.epochs + 1))
+
+
+def test_settings_hold_all_that_a_report_must_say(random_images):
+    record = train(small_model(), *random_images, FAST, seed=7, device="cpu")
+    expected = dataclasses.asdict(FAST) | {
+        "optimiser": "adam",
+        "batch_size": 25,  # 200 samples in at least 8 steps
+        "precision": record.settings["precision"],
+        "seed": 7,
+        "device": "cpu",
+        "n": 200,
+    }
+    assert record.settings == expected
+    assert record.settings["precision"] in ("float32", "bfloat16")
+
+
+def test_same_seed_same_network_and_the_random_state_is_left(random_images):
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    models = [small_model() for _ in range(3)]
+    for model, seed in zip(models, (0, 0, 1), strict=True):
+        model.insert(2, nn.Dropout(0.1))  # draws from torch's global random state
+        train(model, *random_images, FAST, seed=seed, device="cpu")
+        assert torch.equal(torch.get_rng_state(), state)
+        torch.manual_seed(2)  # what the caller drew before must not matter
+        state = torch.get_rng_state()
+    assert same_weights(models[0], models[1])
+    assert not same_weights(models[0], models[2])
+
+
+def test_a_preset_that_does_not_get_there_says_so(random_images):
+    preset = dataclasses.replace(FAST, max_epochs=2)
+    model = small_model()
+    record = train(model, *random_images, preset, seed=0, device="cpu")
+    assert not record.reached
+    assert record.epochs == 2
+    assert record.train_accuracy == measure_accuracy(model, *random_images) < 0.9
+
+
+def test_evaluation_sets_are_measured_after_every_epoch(random_images):
+    images, labels = random_images
+    model = small_model()
+    sets = {"test": (images[:50], labels[:50]), "train": (images, labels)}
+    with_sets = train(model, images, labels, FAST, seed=0, device="cpu", eval_sets=sets)
+    assert all(0 <= row["test_accuracy"] <= 1 for row in with_sets.history)
+    assert with_sets.history[-1]["test_accuracy"] == measure_accuracy(model, *sets["test"])
+    plain = small_model()
+    train(plain, images, labels, FAST, seed=0, device="cpu")
+    assert same_weights(plain, model), "measuring must not change the training"
+
+
+def test_float32_where_there_are_no_bfloat16_units(random_images, monkeypatch):
+    monkeypatch.setattr(training, "_matrix_precision", lambda device: torch.float32)
+    model = small_model()
+    record = train(model, *random_images, FAST, seed=0, device="cpu")
+    assert record.reached
+    assert record.settings["precision"] == "float32"
+    assert all(p.dtype == torch.float32 for p in model.parameters())
+
+
+def test_the_learning_rate_warms_up_and_shrinks_with_what_is_left_to_fit():
+    rates = [FAST.rate(*at) for at in [(0.5, 0.0), (1, 0.0), (9, 0.5), (9, 0.75), (9, 0.999)]]
+    assert rates == pytest.approx([5e-4, 1e-3, 1e-3, 5e-4, 1e-4])
+    assert FAST.batch_size_for(10_000) == 64
+    assert FAST.batch_size_for(3) == 1
+
+
+def test_a_loss_that_is_not_finite_is_an_error(random_images):
+    preset = dataclasses.replace(FAST, learning_rate=1e30)
+    with pytest.raises(ModelError, match=r"training loss became (nan|inf) in epoch \d+; lower"):
+        train(small_model(), *random_images, preset, seed=0, device="cpu")
+
+
+def test_logits_that_are_not_finite_are_an_error(random_images):
+    model = small_model()
+    nn.init.constant_(model[3].bias, float("nan"))
+    with pytest.raises(ModelError, match="logits that are not finite"):
+        measure_accuracy(model, *random_images)
+    assert model.training
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (lambda x, y: (x.double(), y), DataError, "float32 .* found torch.float64"),
+        (lambda x, y: (x[:0], y[:0]), DataError, "n at least 1"),
+        (lambda x, y: (x / 0, y), DataError, "not finite"),
+        (lambda x, y: (x, y[:-1]), DataError, "found 199 and 200"),
+        (lambda x, y: (x, y.int()), LabelError, "int64 of shape .* found torch.int32"),
+        (lambda x, y: (x, y + 1), LabelError, "from 0 to 3, .* found 1 to 4"),
+        (lambda x, y: (x, y - 1), LabelError, "from 0 to 3, .* found -1 to 2"),
+    ],
+)
+def test_bad_data_is_one_clear_line(change, error, message, random_images):
+    with pytest.raises(error, match=message) as caught:
+        train(small_model(), *change(*random_images), FAST, seed=0, device="cpu")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_model_without_rows_of_logits_is_an_error(random_images):
+    model = nn.Sequential(nn.Conv2d(1, 4, 3))
+    with pytest.raises(ModelError, match=r"logits of shape .* found \(1, 4, 6, 6\)"):
+        train(model, *random_images, FAST, seed=0, device="cpu")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_trains_on_cuda_and_leaves_its_random_state(random_images):
+    state = torch.cuda.get_rng_state()
+    models = [build("cnn", (1, 8, 8), 4, seed=0) for _ in range(2)]
+    for model in models:
+        record = train(model, *random_images, PRESETS["quick", "cnn"], seed=0, device="cuda")
+        assert record.reached
+        assert next(model.parameters()).is_cuda
+    assert same_weights(*models)
+    assert torch.equal(torch.cuda.get_rng_state(), state)
