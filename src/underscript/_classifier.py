@@ -109,7 +109,9 @@ class SubspaceClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """
         values = self.decide(self._rows(X)).cpu().numpy()
         if len(self.classes_) == 2:
-            return np.asarray(values[:, 1] - values[:, 0])
+            with np.errstate(invalid="ignore"):
+                difference = values[:, 1] - values[:, 0]
+            return np.asarray(np.nan_to_num(difference, nan=0.0, posinf=np.inf, neginf=-np.inf))
         return np.asarray(values)
 
     def decide(self, rows: Float[Tensor, "n width"]) -> Float[Tensor, "n classes"]:

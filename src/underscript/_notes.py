@@ -26,6 +26,10 @@ class Notes:
             for message, layers in self._layers.items()
         ]
 
+    def add(self, message: str) -> None:
+        """Note something that is about no layer."""
+        self._layers.setdefault(message, [])
+
     def missing(self, counts: Tensor) -> None:
         """Note the classes that the training data lack."""
         present = int((counts > 0).sum())

@@ -374,7 +374,8 @@ def _as_batch(raw: Any, where: str, start: int = 0) -> Batch:
         raise DataError(
             f"{where}: expected (x, y), (x, y, index) or a dict with labels; found a {found}"
         )
-    args = tuple(torch.from_numpy(a) if isinstance(a, np.ndarray) else a for a in inputs)
+    args = tuple(_as_tensor(value) for value in inputs)
+    kwargs = {name: _as_tensor(value) for name, value in kwargs.items()}
     sized = [value for value in [*args, *kwargs.values()] if isinstance(value, Tensor)]
     if not sized or sized[0].ndim == 0:
         raise DataError(f"{where}: expected a tensor of inputs, shape (n, …); found none")
@@ -402,6 +403,11 @@ def _not_finite(name: str, rows: Tensor, batch: Batch, where: str) -> str:
         f"{where}: {what} gives NaN or infinite values for {len(bad)} of {batch.size} samples, "
         f"the first at index {sample}; check the inputs and the weights"
     )
+
+
+def _as_tensor(value: Any) -> Any:
+    numeric = isinstance(value, np.ndarray) and value.dtype.kind in "biuf"
+    return torch.from_numpy(np.array(value)) if numeric else value
 
 
 def _describe(value: Any) -> str:

@@ -13,7 +13,8 @@ def random_twin(network: nn.Module, seed: int) -> nn.Module:
     redrawn from a normal distribution with the mean and spread that it has.
     """
     twin = copy.deepcopy(network)
-    torch.manual_seed(seed)
+    # A stream of its own: a network that was made with the same seed must not be its own twin.
+    torch.manual_seed(seed + 0x7717)
     with torch.no_grad():
         for module in twin.modules():
             reset = getattr(module, "reset_parameters", None) or getattr(

@@ -7,6 +7,7 @@ and count how often each decoder is right.
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -109,6 +110,9 @@ def decode(
         places = _with_input(places, seen.all_places)
     task = Task(places, tuple(probes), shares, seen.n_classes, place, seed, progress)
     notes = Notes()
+    records: list[dict[str, Any]] = []
+    answers: list[Answers] = []
+    wrong_label_share = None
 
     with undisturbed(network):
         with clock("fit"):
@@ -116,18 +120,20 @@ def decode(
         with clock("select"):
             if holdout is not None:
                 counts = count(network, task, sources["holdout"], trained, "choosing")
+                records += counts.records("trained", task, trained, "holdout")
+                choice = select(counts.scores, "holdout")
             else:
                 keep = partial(held_out_tenth, seed=seed)
                 counts = count(network, task, source, selecting, "choosing", keep=keep)
-            criterion = "holdout" if holdout is not None else "held-out tenth"
-            choice = select(counts.scores, criterion)
-        records: list[dict[str, Any]] = []
-        answers: list[Answers] = []
-        wrong_label_share = None
+                choice = select(counts.scores, "held-out tenth")
         with clock("evaluate"):
-            for role, data in sources.items():
+            for role in ("train", "test"):
+                if role not in sources:
+                    continue
                 watch = choice.key if role == "train" else None
-                counts = count(network, task, data, trained, f"decoding {role}", watch=watch)
+                counts = count(
+                    network, task, sources[role], trained, f"decoding {role}", watch=watch
+                )
                 records += counts.records("trained", task, trained, role)
                 answers += counts.watched
                 if counts.wrong is not None:
@@ -135,19 +141,8 @@ def decode(
     best = Decoder(_tap(places, choice.key.layer), choice.key.probe, trained[choice.key], model)
     del trained, selecting
     if controls:
-        with clock("random twin"):
-            with undisturbed(network):
-                twin = random_twin(network, seed)
-            with undisturbed(twin):
-                random, _ = fit(twin, task, source, notes, "random twin: ", False)
-                for role, data in sources.items():
-                    counts = count(twin, task, data, random, f"random twin, {role}")
-                    records += [
-                        record
-                        for record in counts.records("random", task, random, role)
-                        # The input is the same for both networks.
-                        if record["probe"] != "model" and record["layer"] != "input"
-                    ]
+        with clock("random twin"), undisturbed(network):
+            records += _control(random_twin(network, seed), task, sources, notes)
     notes.emit()
     settings = {
         "layers": [place.tap.name for place in places],
@@ -173,6 +168,27 @@ def decode(
         timing=clock.seconds,
         notes=notes.messages,
     )
+
+
+def _control(
+    twin: nn.Module, task: Task, sources: dict[str, Source], notes: Notes
+) -> list[dict[str, Any]]:
+    """Decode the twin's layers; a twin that cannot be decoded is noted, and costs no result."""
+    # The input is the same for both networks.
+    task = replace(task, places=[place for place in task.places if place.tap.side != "model"])
+    if not task.places:
+        return []
+    records: list[dict[str, Any]] = []
+    try:
+        with undisturbed(twin):
+            decoders, _ = fit(twin, task, sources["train"], notes, "random twin: ", False)
+            for role, data in sources.items():
+                counts = count(twin, task, data, decoders, f"random twin, {role}")
+                records += counts.records("random", task, decoders, role)
+    except DataError as error:
+        notes.add(f"the random twin could not be decoded: {error}")
+        return []
+    return [record for record in records if record["probe"] != "model"]
 
 
 def _with_input(places: list[Place], all_places: list[Place]) -> list[Place]:

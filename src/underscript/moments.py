@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .errors import DataError, OutputError
+from .errors import DataError, LabelError, OutputError
 
 logger = logging.getLogger(__name__)
 
@@ -103,8 +103,19 @@ class ClassMoments:
         self._waiting = [0] * n_classes
 
     def update(self, rows: Float[Tensor, "n width"], labels: Int[Tensor, " n"]) -> None:
-        """Add rows with labels 0 … K−1; a label of −1 leaves its row out."""
+        """Add rows with labels 0 … K−1; a label of −1 leaves its row out.
+
+        Raises
+        ------
+        LabelError
+            If a label is K or more.
+        """
         labels = labels.cpu()
+        if len(labels) and int(labels.max()) >= self.n_classes:
+            raise LabelError(
+                f"labels: expected classes 0 … {self.n_classes - 1} (−1 leaves a row out); "
+                f"found {int(labels.max())}"
+            )
         for k in torch.unique(labels[labels >= 0]).tolist():
             chosen = torch.nonzero(labels == k)[:, 0]
             part = rows.detach()[chosen.to(rows.device)].to(self.device)
@@ -291,7 +302,7 @@ class ClassRows:
         self.n_classes, self.width = n_classes, store.width
         self.device = torch.device(device)
         self._store = store
-        self._labels: list[Tensor] = []
+        self._labels: list[Tensor] = [torch.zeros(0, dtype=torch.int64)]
         self._shares = False
 
     def sharing(self) -> "ClassRows":
