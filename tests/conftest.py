@@ -1,6 +1,7 @@
 """Settings for every test."""
 
-import torch
+import os
 
 # The tests run side by side (pytest -n); on small arrays several threads each only get in the way.
-torch.set_num_threads(1)
+# Set before torch is imported, and inherited by the commands that tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -1,5 +1,6 @@
 """Every Python block of the README and the docs runs, in a folder with the user's own `mine.py`."""
 
+import os
 import re
 import subprocess
 import sys
@@ -63,7 +64,7 @@ def test_the_commands_for_your_own_model_run(tmp_path):
         capture_output=True,
         text=True,
         timeout=240,
-        env={"PATH": path, "HOME": str(tmp_path)},
+        env={**os.environ, "PATH": path},
     )
     assert done.returncode == 0, done.stderr
     assert sorted(path.name for path in (tmp_path / "my-run").iterdir()) == [

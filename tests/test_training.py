@@ -13,9 +13,9 @@ from underscript.experiments.training import PRESETS, Preset, measure_accuracy, 
 
 FAST = Preset(
     name="fast",
-    learning_rate=1e-3,
+    learning_rate=5e-3,
     batch_size=64,
-    least_steps=8,
+    least_steps=10,
     warmup_epochs=1,
     anneal_below=0.5,
     lowest_rate=0.1,
@@ -48,7 +48,8 @@ def same_weights(a, b):
 
 @pytest.mark.parametrize("arch", ["mlp", "cnn"])
 def test_the_quick_preset_memorises_random_labels(arch, random_images):
-    images, labels = random_images
+    # 60 of them: on pure noise there is no signal for the convolutions to start from.
+    images, labels = (tensor[:60] for tensor in random_images)
     model = build(arch, (1, 8, 8), 4, seed=0)
     record = train(model, images, labels, PRESETS["quick", arch], seed=0, device="cpu")
     assert record.reached
@@ -66,7 +67,7 @@ def test_settings_hold_all_that_a_report_must_say(random_images):
     record = train(small_model(), *random_images, FAST, seed=7, device="cpu")
     expected = dataclasses.asdict(FAST) | {
         "optimiser": "adam",
-        "batch_size": 25,  # 200 samples in at least 8 steps
+        "batch_size": 20,  # 200 samples in at least 10 steps
         "precision": record.settings["precision"],
         "seed": 7,
         "device": "cpu",
@@ -122,7 +123,7 @@ def test_float32_where_there_are_no_bfloat16_units(random_images, monkeypatch):
 
 def test_the_learning_rate_warms_up_and_shrinks_with_what_is_left_to_fit():
     rates = [FAST.rate(*at) for at in [(0.5, 0.0), (1, 0.0), (9, 0.5), (9, 0.75), (9, 0.999)]]
-    assert rates == pytest.approx([5e-4, 1e-3, 1e-3, 5e-4, 1e-4])
+    assert rates == pytest.approx([2.5e-3, 5e-3, 5e-3, 2.5e-3, 5e-4])
     assert FAST.batch_size_for(10_000) == 64
     assert FAST.batch_size_for(3) == 1
 
