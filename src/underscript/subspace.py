@@ -79,7 +79,7 @@ class MinimumAngleSubspaceClassifier(SubspaceClassifier):
     >>> masc.predict([[5.0, 1.0, 0.0], [-0.2, -4.0, 0.0]]).tolist()
     ['east', 'north']
     >>> np.degrees(masc.angles([[0.0, 0.0, 1.0]])).round().tolist()
-    [[87.0, 87.0]]
+    [[88.0, 88.0]]
     """
 
     def __init__(self, *, variance: float = 0.99, rank: int | None = None):
