@@ -600,3 +600,16 @@ def test_a_data_set_that_can_be_read_only_once_is_an_error():
 
     with pytest.raises(DataError, match="train"):
         decode(Once())
+
+
+def test_a_data_set_that_raises_is_named_in_one_line():
+    class Broken(torch.utils.data.Dataset):
+        def __len__(self):
+            return 10
+
+        def __getitem__(self, index):
+            raise FileNotFoundError(f"image {index} is gone\nand more")
+
+    with pytest.raises(DataError, match="train: the data raised FileNotFoundError in batch 0") as e:
+        us.decode(models.build("mlp"), Broken(), progress=False)
+    assert "\n" not in str(e.value)

@@ -9,6 +9,9 @@ from pathlib import Path
 
 from .errors import OutputError
 
+# Of run folders: raised when what they hold changes its meaning.
+RUN_FORMAT = 1
+
 
 @contextmanager
 def fresh_folder(target: Path, is_ours: Callable[[Path], bool]) -> Iterator[Path]:

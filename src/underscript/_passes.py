@@ -96,7 +96,8 @@ def fit(
             for part in parts:
                 statistics[name][part].update(tapped, torch.from_numpy(by_part[part]))
     first = next(iter(statistics.values()))
-    notes.missing(_totals(first, parts).counts())
+    counts = [first[part].counts() for part in parts if part != "true"]
+    notes.missing(torch.stack(counts).sum(0))
     decoders: Decoders = {}
     selecting: Decoders = {}
     bar = progress_bar(f"{who}decomposing", len(statistics) * len(parts), "layers", task.progress)

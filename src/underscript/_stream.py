@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 
 from ._capture import Tap, capture, extract_logits
 from ._labels import Labels, as_labels, pick
-from .errors import DataError, LabelError, ModelError
+from .errors import DataError, LabelError, ModelError, UnderscriptError
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ class Source:
 
     Parameters
     ----------
-    data : Dataset, DataLoader, pair of arrays, or Source
+    data : Dataset, DataLoader or pair of arrays
         Batches are ``(x, y)``, ``(x, y, index)``, dicts, or bare inputs where labels are not
         needed.
     role : str
@@ -105,8 +105,6 @@ class Source:
         self.role = role
         self.ordered = True
         self._reader: Any
-        if isinstance(data, Source):
-            raise TypeError("a Source is made once")
         if _is_pair(data):
             self._reader = _ArrayBatches(data[0], data[1], role, batch_size)
             self.length: int | None = len(self._reader)
@@ -150,10 +148,11 @@ class Source:
         Raises
         ------
         DataError, LabelError
-            If a batch has an unknown form, or its labels are not integers of its length.
+            If the data raise, a batch has an unknown form, or its labels are not integers of its
+            length.
         """
         position = 0
-        for number, raw in enumerate(self._reader):
+        for number, raw in enumerate(self._read()):
             where = f"{self.role}, batch {number}"
             batch = _as_batch(raw, where, position)
             index = batch.index
@@ -172,6 +171,21 @@ class Source:
                 raise LabelError(
                     f"{self.role}: {what} has {len(array)} entries; the data has {position} samples"
                 )
+
+    def _read(self) -> Iterator[Any]:
+        """Give what the reader gives; what it raises is about the user's data."""
+        number = 0
+        try:
+            for raw in self._reader:
+                yield raw
+                number += 1
+        except UnderscriptError:
+            raise
+        except Exception as error:
+            reason = (str(error).strip().splitlines() or [""])[0]
+            raise DataError(
+                f"{self.role}: the data raised {type(error).__name__} in batch {number}: {reason}"
+            ) from error
 
     def first(self, size: int = 2) -> Batch:
         """Return the first `size` samples (fewer if there are fewer)."""
@@ -257,7 +271,7 @@ def forward(model: nn.Module, batch: Batch, device: torch.device, where: str) ->
         with torch.no_grad():
             output = model(*args, **kwargs)
     except Exception as error:
-        if isinstance(error, torch.OutOfMemoryError):
+        if isinstance(error, torch.cuda.OutOfMemoryError):
             raise
         shapes = ", ".join(_describe(value) for value in [*args, *kwargs.values()])
         reason = (str(error).strip().splitlines() or [""])[0]

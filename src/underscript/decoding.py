@@ -19,7 +19,7 @@ from torch import nn
 
 from ._capture import Tap
 from ._classifier import SubspaceClassifier
-from ._files import fresh_folder
+from ._files import RUN_FORMAT, fresh_folder
 from .decoder import Decoder
 from .errors import OutputError
 from .issues import COLUMNS, Answers
@@ -29,7 +29,6 @@ from .subspace import (
     PrincipalVectorClassifier,
 )
 
-FORMAT = 1
 TABLE_COLUMNS = (
     "model", "layer", "width", "probe", "variance", "subspace_labels", "rank", "split", "labels",
     "n", "accuracy", "selected",
@@ -141,9 +140,9 @@ def load(folder: str | os.PathLike[str], model: nn.Module | None = None) -> Deco
     try:
         summary = json.loads((folder / "results.json").read_text(encoding="utf-8"))
         found = summary["underscript"]["format"]
-        if found != FORMAT:
+        if found != RUN_FORMAT:
             raise OutputError(
-                f"{folder}: the run has format {found}; this underscript reads format {FORMAT}"
+                f"{folder}: the run has format {found}; this underscript reads format {RUN_FORMAT}"
             )
         summary["verdict"]
         # A layer may be called "nan" or "NA".
@@ -249,7 +248,7 @@ def describe(
     decoded = selected["test_accuracy"]
     gain = None if accuracy["test"] is None else 100 * (decoded - accuracy["test"])
     summary: dict[str, Any] = {
-        "underscript": {"format": FORMAT, "version": __version__},
+        "underscript": {"format": RUN_FORMAT, "version": __version__},
         "kind": "decode",
         "command": None,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -352,7 +351,7 @@ _ESTIMATORS: dict[str, type[SubspaceClassifier]] = {
 
 def _save_decoder(best: Decoder, folder: Path) -> None:
     config = {
-        "format": FORMAT,
+        "format": RUN_FORMAT,
         "tap": asdict(best.tap),
         "probe": best.probe,
         "parameters": best.estimator.get_params(),

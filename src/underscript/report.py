@@ -26,7 +26,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from ._files import whole_file
+from ._files import RUN_FORMAT, whole_file
 from .errors import DataError
 from .plots import COLOURS, checked, layer_curve, layer_order, main_rows, printable
 
@@ -41,7 +41,6 @@ __all__ = [
     "write_report",
 ]
 
-FORMAT = 1
 
 #: The accuracy columns of the table: where they come from and what they are called.
 ACCURACY_COLUMNS: Mapping[tuple[str, str], str] = {
@@ -325,10 +324,10 @@ def render_report(summary: Mapping[str, Any], table: pd.DataFrame) -> str:
         If `summary` or `table` is not what a run writes.
     """
     found = summary.get("underscript", {}).get("format")
-    if found != FORMAT:
+    if found != RUN_FORMAT:
         raise DataError(
-            f"expected results of format {FORMAT}, found {found}; use the version of underscript "
-            "that wrote them, or run again"
+            f"expected results of format {RUN_FORMAT}, found {found}; use the version of "
+            "underscript that wrote them, or run again"
         )
     try:
         head, groups = layer_groups(table)
