@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-full data figures clean
+.PHONY: demo test test-full data readme clean
 
 demo: $(VENV)/.installed
 	$(BIN)/underscript demo
@@ -25,9 +25,9 @@ test-full: $(VENV)/.installed-test data
 data: $(VENV)/.installed
 	./tools/get_data.sh
 
-# The README's picture, from a run of the demo.
-figures: $(VENV)/.installed
-	$(BIN)/python tools/figures.py
+# The README's picture and table, from runs of the demo.
+readme: $(VENV)/.installed
+	$(BIN)/python tools/readme.py
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

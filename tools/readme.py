@@ -1,0 +1,70 @@
+"""Make the README's picture and print its table, from runs of the demo: `make readme`.
+
+Runs that are there already (``runs/``) are taken as they are; all of them anew take about twenty
+minutes on two cores, and need MNIST and Fashion-MNIST (`make data`).
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+from statistics import mean, stdev
+
+from matplotlib.figure import Figure
+
+import underscript as us
+from underscript.plots import layer_curve
+
+ROOT = Path(__file__).parent.parent
+
+
+def run(*arguments: str) -> us.Decoding:
+    """Return a run of the demo, making it if need be."""
+    folder = ROOT / "runs" / "-".join(["demo", *(a.removeprefix("--") for a in arguments)])
+    if not folder.exists():
+        command = [sys.executable, "-m", "underscript", "demo", *arguments, "--out", str(folder)]
+        subprocess.run(command, check=True)
+    return us.load(folder)
+
+
+def accuracies(found: us.Decoding) -> list[float]:
+    """Return test accuracy in per cent: network, decoded, input alone, twin's best layer."""
+    table = found.table[(found.table["split"] == "test")]
+    given = table[table["subspace_labels"] == "corrupted"]
+    return [
+        100 * found.summary["model"]["accuracy"]["test"],
+        100 * found.summary["selected"]["test_accuracy"],
+        100 * given[given["layer"] == "input"]["accuracy"].max(),
+        100 * given[given["model"] == "random"]["accuracy"].max(),
+    ]
+
+
+def row(name: str, cells: list[str]) -> str:
+    """Return a line of the README's table; what is decoded is bold."""
+    cells = [cells[0], f"**{cells[1]}**", *cells[2:]]
+    return f"| {name} | {' | '.join(cells)} |"
+
+
+def main() -> None:
+    """Draw the picture and print the table."""
+    mnist = run("--data", "mnist", "--corruption", "0.8")
+    figure = Figure(figsize=(7.2, 3.8), dpi=160, layout="constrained")
+    figure.patch.set_facecolor("white")
+    layer_curve(mnist.summary, mnist.table, figure.subplots())
+    figure.savefig(ROOT / "docs" / "layer-curve.png", metadata={"Software": None})
+
+    seeds = [accuracies(run("--seed", str(seed))) for seed in (0, 1, 2)]
+    spread = [f"{mean(column):.1f} ± {stdev(column):.1f}" for column in zip(*seeds, strict=True)]
+    lines = [
+        row("digits, c = 0.4 (`make demo`)", [f"{value:.1f}" for value in seeds[0]]),
+        row("digits, c = 0.4, seeds 0, 1, 2: mean ± standard deviation", spread),
+        row("MNIST, c = 0.8", [f"{value:.1f}" for value in accuracies(mnist)]),
+        row(
+            "Fashion-MNIST, c = 0.4",
+            [f"{value:.1f}" for value in accuracies(run("--data", "fashion-mnist"))],
+        ),
+    ]
+    sys.stdout.write("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()
