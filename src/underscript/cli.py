@@ -24,6 +24,9 @@ from .decoding import Decoding, is_run, load
 from .errors import DataError, UnderscriptError
 from .layers import list_layers
 
+# Here, not where it is used: after minutes of work is no time to find that it cannot be imported.
+from .report import console_table
+
 logger = logging.getLogger("underscript")
 
 
@@ -140,8 +143,6 @@ def _report(options: argparse.Namespace) -> None:
 
 def _finish(found: Decoding, options: argparse.Namespace, out: Path, work: Path) -> None:
     """Show the result, then keep it: a disk that is full by now must not lose it."""
-    from .report import console_table
-
     found.summary["command"] = options.command_line
     console = _console(stderr=options.json)
     if options.issues:
