@@ -18,12 +18,8 @@ from .issues import Answers
 from .layers import Place
 from .moments import ROW_MEMORY, ClassMoments, ClassRows, statistics_for
 from .selection import Key, Score, held_out_tenth
-from .subspace import (
-    MinimumAngleSubspaceClassifier,
-    PrincipalVectorClassifier,
-)
+from .subspace import PROBES
 
-PROBES = ("masc", "velpic")
 Decoders = dict[Key, SubspaceClassifier]
 Statistics = dict[str, ClassMoments | ClassRows]
 
@@ -147,9 +143,8 @@ def _fit_keys(statistics: ClassMoments | ClassRows, keys: list[Key]) -> Decoders
 
 
 def _estimator(key: Key) -> SubspaceClassifier:
-    if key.probe == "velpic":
-        return PrincipalVectorClassifier()
-    return MinimumAngleSubspaceClassifier(variance=key.variance or 0.99)
+    share = {} if key.variance is None else {"variance": key.variance}
+    return PROBES[key.probe](**share)
 
 
 class Counts:

@@ -17,7 +17,6 @@ from rich.table import Table
 
 from . import __version__
 from ._files import fresh_folder
-from ._passes import PROBES
 from ._user import load_model, load_object
 from .decode import decode
 from .decoding import Decoding, is_run, load
@@ -26,6 +25,7 @@ from .layers import list_layers
 
 # Here, not where it is used: after minutes of work is no time to find that it cannot be imported.
 from .report import console_table
+from .subspace import PROBES
 
 logger = logging.getLogger("underscript")
 

@@ -18,7 +18,7 @@ from torch import nn
 from ._capture import Tap, undisturbed
 from ._device import as_device, device_of
 from ._notes import Clock, Notes
-from ._passes import PROBES, Task, count, fit
+from ._passes import Task, count, fit
 from ._stream import Source
 from ._twin import random_twin
 from .decoder import Decoder
@@ -27,6 +27,7 @@ from .errors import DataError
 from .issues import Answers
 from .layers import LayerChoice, Place, resolve, survey
 from .selection import held_out_tenth, select
+from .subspace import PROBES
 
 
 def decode(

@@ -18,16 +18,12 @@ import torch
 from torch import nn
 
 from ._capture import Tap
-from ._classifier import SubspaceClassifier
 from ._files import RUN_FORMAT, fresh_folder
 from .decoder import Decoder
 from .errors import OutputError
 from .issues import COLUMNS, Answers
 from .selection import Selection
-from .subspace import (
-    MinimumAngleSubspaceClassifier,
-    PrincipalVectorClassifier,
-)
+from .subspace import PROBES
 
 TABLE_COLUMNS = (
     "model", "layer", "width", "probe", "variance", "subspace_labels", "rank", "split", "labels",
@@ -343,12 +339,6 @@ def _accuracy(rows: pd.DataFrame, split: str, labels: str) -> float | None:
     return float(found.iloc[0]) if len(found) else None
 
 
-_ESTIMATORS: dict[str, type[SubspaceClassifier]] = {
-    "masc": MinimumAngleSubspaceClassifier,
-    "velpic": PrincipalVectorClassifier,
-}
-
-
 def _save_decoder(best: Decoder, folder: Path) -> None:
     config = {
         "format": RUN_FORMAT,
@@ -365,9 +355,9 @@ def _save_decoder(best: Decoder, folder: Path) -> None:
 
 def _load_decoder(folder: Path, model: nn.Module | None) -> Decoder:
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    if config["probe"] not in _ESTIMATORS:
+    if config["probe"] not in PROBES:
         raise ValueError(f"config.json: unknown probe {config['probe']!r}")
-    estimator = _ESTIMATORS[config["probe"]](**config["parameters"])
+    estimator = PROBES[config["probe"]](**config["parameters"])
     try:
         estimator.set_tensors(safetensors.torch.load_file(folder / "model.safetensors"))
     except RuntimeError as error:

@@ -64,7 +64,7 @@ GROUPS: Mapping[tuple[str, str | None], str] = {
     ("random", None): "The random network itself",
 }
 
-PROBES = {"masc": "MASC", "velpic": "VeLPIC", "model": "read-out"}
+PROBE_NAMES = {"masc": "MASC", "velpic": "VeLPIC", "model": "read-out"}
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def percent(value: float | None) -> str:
 
 
 def _decoder(probe: str, variance: float | None) -> str:
-    name = PROBES.get(probe, probe)
+    name = PROBE_NAMES.get(probe, probe)
     if variance is None or math.isnan(variance):
         return name
     return f"{name} {variance:.6g}"

@@ -387,3 +387,10 @@ def _groups(vectors: Sequence[Tensor], ranks: Sequence[int]) -> list[_Group]:
             close()
     close()
     return groups
+
+
+# By the names that tables and run folders give them.
+PROBES: dict[str, type[SubspaceClassifier]] = {
+    "masc": MinimumAngleSubspaceClassifier,
+    "velpic": PrincipalVectorClassifier,
+}
