@@ -20,9 +20,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import models
 import underscript as us
-from underscript import _passes
+from underscript import ClassMoments, _passes
 from underscript.errors import DataError
-from underscript.moments import ClassMoments, ClassRows, RowStore
+from underscript.rows import ClassRows, RowStore
 from underscript.selection import Key, Score, held_out_tenth, select
 
 N = 240

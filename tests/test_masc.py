@@ -14,7 +14,7 @@ from sklearn.model_selection import train_test_split
 import reference
 from reference import relu_rows
 from underscript import MinimumAngleSubspaceClassifier as Masc
-from underscript import subspace
+from underscript import bases
 from underscript.datasets import load_dataset, to_float
 from underscript.errors import DataError
 
@@ -377,15 +377,15 @@ def test_the_complement_gives_the_same_as_the_basis(seed, rank, width):
     direct = np.stack([((X @ basis) ** 2).sum(1) for basis in decoder.bases_], 1)
     direct /= (X**2).sum(1, keepdims=True)
     kept = decoder.tensors()["columns"].tolist()
-    assert kept == [width if rank > width // 2 else rank] * 3
+    assert kept == [min(rank, width - rank)] * 3
     np.testing.assert_allclose(decoder.decision_function(X), direct, atol=1e-12)
 
 
 def test_bases_side_by_side_give_the_same_as_one_by_one(monkeypatch):
     X, y = relu_rows(400, 30, 7)
     together = Masc(variance=0.8).fit(X, y).decision_function(X)
-    monkeypatch.setattr(subspace, "_GROUP_COLUMNS", 1)
-    monkeypatch.setattr(subspace, "_BLOCK_VALUES", 64)
+    monkeypatch.setattr(bases, "_GROUP_COLUMNS", 1)
+    monkeypatch.setattr(bases, "_BLOCK_VALUES", 64)
     np.testing.assert_allclose(
         Masc(variance=0.8).fit(X, y).decision_function(X), together, atol=1e-12
     )

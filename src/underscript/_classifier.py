@@ -5,12 +5,13 @@ once, and every decoder keeps the part of the spectrum that it needs.
 """
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils import Tags
@@ -18,8 +19,11 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
+from ._team import ALONE, Team
+from .bases import ClassBases, Columns
 from .errors import DataError, LabelError, UnderscriptWarning
-from .moments import ClassSpectrum, ClassStatistics, statistics_for
+from .moments import ClassStatistics, statistics_for
+from .spectra import ClassSpectrum, Cut
 
 
 class SubspaceClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -99,7 +103,7 @@ class SubspaceClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Exact ties, such as the all-zero row that a dead ReLU layer gives, go to the class that
         comes first in `classes_` among those that have a direction.
         """
-        best = self.decide(self._rows(X)).argmax(1).cpu().numpy()
+        best = self.nearest(self._rows(X)).cpu().numpy()
         return np.asarray(self.classes_[best])
 
     def decision_function(self, X: Any) -> NDArray[np.floating[Any]]:
@@ -136,12 +140,16 @@ class SubspaceClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """
         raise NotImplementedError
 
-    def _cut(self, spectrum: ClassSpectrum, dtype: torch.dtype) -> ClassSpectrum:
-        """Return the part of one class's spectrum that this decoder keeps."""
-        raise NotImplementedError
+    def nearest(self, rows: Float[Tensor, "n width"]) -> Int[Tensor, " n"]:
+        """Return the position of the largest decision value of finite rows, unchecked, int64."""
+        return self.decide(rows).argmax(1)
 
-    def _take(self, spectra: Sequence[ClassSpectrum], dtype: torch.dtype) -> dict[str, Any]:
-        """Return what `decide` needs, from the kept parts of all classes."""
+    def _cuts(self) -> tuple[Cut, ...]:
+        """Return where this decoder ends its subspaces; nothing if it needs no bases."""
+        return ()
+
+    def _take(self, found: "Subspaces") -> dict[str, Any]:
+        """Return what `decide` needs, from the decomposed classes."""
         raise NotImplementedError
 
     def _validate_parameters(self) -> None:
@@ -188,11 +196,37 @@ class SubspaceClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return self._cache
 
 
+@dataclass(frozen=True)
+class Subspaces:
+    """A layer's decomposed classes, from which every decoder takes its part.
+
+    Attributes
+    ----------
+    cuts : list of Cut
+        Where the bases are cut.
+    bases : ClassBases
+        Cut at these.
+    values : list of K tensors of float64
+        The eigenvalues that were needed, largest first.
+    principal : Tensor of float64, shape (K, width)
+        Each class's first eigenvector, pointing to where its mean is; zeros without one.
+    counts : ndarray of int64, shape (K,)
+        Samples of each class.
+    """
+
+    cuts: list[Cut]
+    bases: ClassBases
+    values: list[Tensor]
+    principal: Float[Tensor, "classes width"]
+    counts: NDArray[np.int64]
+
+
 def fit_together(
     statistics: ClassStatistics,
     decoders: Sequence[SubspaceClassifier],
     *,
     dtype: torch.dtype = torch.float32,
+    team: Team = ALONE,
 ) -> None:
     """Fit several decoders from one decomposition of a layer's class statistics.
 
@@ -205,35 +239,61 @@ def fit_together(
         0 … K−1.
     dtype : torch.dtype
         Precision of the bases and of predictions from them; the decomposition is float64.
+    team : Team
+        The processes that share the classes; all of them call this together.
     """
-    counts = statistics.counts()
-    taken: list[list[ClassSpectrum]] = [[] for _ in decoders]
-    for k in range(statistics.n_classes):
-        spectrum = statistics.spectrum(k)
-        for kept, decoder in zip(taken, decoders, strict=True):
-            kept.append(decoder._cut(spectrum, dtype))
-    for kept, decoder in zip(taken, decoders, strict=True):
+    cuts = list(dict.fromkeys(cut for decoder in decoders for cut in decoder._cuts()))
+    found = _decompose(statistics, cuts, dtype, team)
+    for decoder in decoders:
         if getattr(decoder, "_statistics", None) is not statistics:
             decoder.classes_ = np.arange(statistics.n_classes)
             decoder.n_features_in_ = statistics.width
             decoder.__dict__.pop("_statistics", None)
             decoder._cache = {}
-        decoder._cache.update(decoder._take(kept, dtype), counts=counts.numpy())
+        decoder._cache.update(decoder._take(found), counts=found.counts)
 
 
-def unit_rows(
-    rows: Float[Tensor, "n width"],
-) -> tuple[Float[Tensor, "n width"], Float[Tensor, " n"]]:
-    """Return rows of length one (zero rows stay zero), and 1 or 0 for each.
+def _decompose(
+    statistics: ClassStatistics, cuts: list[Cut], dtype: torch.dtype, team: Team
+) -> Subspaces:
+    """Decompose class after class, as many at a time as there are processes."""
+    values: list[Tensor] = []
+    principal: list[Tensor] = []
+    counts: list[int] = []
 
-    Each row is divided by its largest magnitude first, so that 1e-30 and 1e30 are as good as 1.
-    """
-    largest = rows.abs().amax(1, keepdim=True)
-    present = largest > 0
-    # In two steps: 1 / 1e-40 is not finite in float32.
-    scaled = torch.where(present, rows / largest, 0)
-    length = torch.linalg.vector_norm(scaled, dim=1, keepdim=True)
-    return scaled / torch.where(present, length, 1), present[:, 0].to(rows.dtype)
+    def columns() -> Iterator[Columns]:
+        likely_rank = None
+        for first in range(0, statistics.n_classes, team.size):
+            classes = list(range(first, min(first + team.size, statistics.n_classes)))
+            spectrum = statistics.spectrum(classes, [*cuts, Cut(rank=1)], likely_rank, team)
+            mine = None if spectrum is None else _kept(spectrum, cuts, dtype)
+            del spectrum
+            for owner in range(len(classes)):
+                matrix, meta, eigenvalues, vector = team.share(mine, owner)
+                count, leading, *ranks = meta.tolist()
+                values.append(eigenvalues)
+                principal.append(vector)
+                counts.append(count)
+                likely_rank = max(ranks, default=1)
+                yield Columns(matrix, ranks, leading)
+            del mine
+
+    bases = ClassBases(columns(), statistics.width, dtype)
+    return Subspaces(cuts, bases, values, torch.stack(principal), np.asarray(counts))
+
+
+def _kept(spectrum: ClassSpectrum, cuts: list[Cut], dtype: torch.dtype) -> list[Tensor]:
+    """Return what is kept of a class, as tensors that can travel to other processes."""
+    columns = Columns.of(spectrum, spectrum.ranks(cuts))
+    vector = torch.zeros_like(spectrum.mean)
+    if len(spectrum.values):
+        vector = spectrum.vectors[:, 0].clone()
+        side = float(vector @ spectrum.mean)
+        if side == 0:
+            side = float(vector[vector.abs().argmax()])
+        vector = -vector if side < 0 else vector
+    meta = torch.tensor([spectrum.count, columns.leading, *columns.ranks])
+    return [columns.matrix.to(dtype, copy=True), meta, spectrum.values.clone(), vector]
 
 
 def _places(y: NDArray[Any], classes: NDArray[Any]) -> NDArray[np.int64]:

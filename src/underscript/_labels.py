@@ -1,8 +1,10 @@
 """Labels as the library takes them: one integer class a sample."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -75,3 +77,12 @@ def pick(labels: Labels, index: Labels, where: str) -> Labels:
             f"found {index[outside][0]}"
         )
     return labels[index]
+
+
+def by_class(labels: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """Give each class that is there and the positions of its labels, ascending; −1 is none."""
+    order = torch.argsort(labels, stable=True)
+    classes, sizes = torch.unique_consecutive(labels[order], return_counts=True)
+    for k, positions in zip(classes.tolist(), torch.split(order, sizes.tolist()), strict=True):
+        if k >= 0:
+            yield k, positions

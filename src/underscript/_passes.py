@@ -1,5 +1,6 @@
 """The two passes of a network over data: gather and fit, then count who is right."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,12 +14,16 @@ from ._classifier import SubspaceClassifier, fit_together
 from ._labels import Labels, check_range, pick
 from ._notes import Notes
 from ._stream import Rows, Source, known_index, progress_bar, stream
+from ._team import ALONE, Team
 from .errors import DataError, LabelError
 from .issues import Answers
 from .layers import Place
-from .moments import ROW_MEMORY, ClassMoments, ClassRows, statistics_for
+from .moments import ClassMoments, budgets, statistics_for
+from .rows import MEMORY, ClassRows
 from .selection import Key, Score, held_out_tenth
-from .subspace import PROBES
+from .subspace import PROBES, nearest_together
+
+logger = logging.getLogger(__name__)
 
 Decoders = dict[Key, SubspaceClassifier]
 Statistics = dict[str, ClassMoments | ClassRows]
@@ -35,6 +40,8 @@ class Task:
     device: torch.device
     seed: int
     progress: bool
+    memory: int = MEMORY
+    team: Team = ALONE
     paths: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -73,27 +80,29 @@ def fit(
     # Parts of the data rather than repeated sums: the whole is the held-out tenth and the rest.
     parts: tuple[str, ...] = ("kept", "held") if hold_out else ("corrupted",)
     parts += ("true",) if source.truth is not None else ()
-    statistics = {place.tap.name: _empty(place, parts, task, source) for place in task.places}
-    task.paths.update({name: sets[parts[0]].path for name, sets in statistics.items()})
+    statistics = _empty(task, source, parts)
+    team = task.team
     stage = f"{who}reading layers"
-    for rows in stream(
-        network, source, task.taps, task.device, stage=stage, progress=task.progress
-    ):
-        labels = task.label_sets(rows, source)
-        by_part = {"corrupted": labels["given"]}
-        if "true" in labels:
-            by_part["true"] = labels["true"]
-        if hold_out:
-            index = known_index(rows.batch, source.role, "a held-out tenth (no holdout is given)")
-            held = held_out_tenth(index, task.seed)
-            by_part["held"] = np.where(held, labels["given"], -1)
-            by_part["kept"] = np.where(held, -1, labels["given"])
-        for name, tapped in rows.layers.items():
-            for part in parts:
-                statistics[name][part].update(tapped, torch.from_numpy(by_part[part]))
+    with team.together():
+        for rows in stream(
+            network, source, task.taps, task.device, stage=stage, progress=task.progress
+        ):
+            labels = task.label_sets(rows, source)
+            by_part = {"corrupted": labels["given"]}
+            if "true" in labels:
+                by_part["true"] = labels["true"]
+            if hold_out:
+                what = "a held-out tenth (no holdout is given)"
+                held = held_out_tenth(known_index(rows.batch, source.role, what), task.seed)
+                by_part["held"] = np.where(held, labels["given"], -1)
+                by_part["kept"] = np.where(held, -1, labels["given"])
+            for name, tapped in rows.layers.items():
+                for part in parts:
+                    statistics[name][part].update(tapped, torch.from_numpy(by_part[part]))
+    task.paths.update({name: sets[parts[0]].path for name, sets in statistics.items()})
     first = next(iter(statistics.values()))
     counts = [first[part].counts() for part in parts if part != "true"]
-    notes.missing(torch.stack(counts).sum(0))
+    notes.missing(team.total(torch.stack(counts).sum(0)))
     decoders: Decoders = {}
     selecting: Decoders = {}
     bar = progress_bar(f"{who}decomposing", len(statistics) * len(parts), "layers", task.progress)
@@ -102,30 +111,36 @@ def fit(
             sets = statistics.pop(name)
             with notes.gather(f"{who}{name}"):
                 if hold_out:
-                    selecting.update(_fit_keys(sets["kept"], task.keys(name, "corrupted")))
+                    selecting.update(_fit_keys(sets["kept"], task.keys(name, "corrupted"), team))
                     bar.update()
                 whole = _totals(sets, parts)
-                decoders.update(_fit_keys(whole, task.keys(name, "corrupted")))
+                decoders.update(_fit_keys(whole, task.keys(name, "corrupted"), team))
                 bar.update()
                 if "true" in sets:
-                    decoders.update(_fit_keys(sets["true"], task.keys(name, "true")))
+                    decoders.update(_fit_keys(sets["true"], task.keys(name, "true"), team))
                     bar.update()
     return decoders, selecting
 
 
-def _empty(place: Place, parts: Sequence[str], task: Task, source: Source) -> Statistics:
-    """Return one layer's empty statistics, one for each part; wide layers keep their rows once."""
+def _empty(task: Task, source: Source, parts: Sequence[str]) -> dict[str, Statistics]:
+    """Return each layer's empty statistics, one for each part; wide layers keep their rows once."""
     # Some devices have no float64.
     device = torch.device("cpu") if task.device.type == "mps" else task.device
-    memory = ROW_MEMORY // len(task.places)
-    first = statistics_for(task.n_classes, place.width, source.length, device, memory)
-    made: Statistics = {parts[0]: first}
-    for part in parts[1:]:
-        made[part] = (
-            first.sharing()
-            if isinstance(first, ClassRows)
-            else ClassMoments(task.n_classes, place.width, device)
+    widths = [place.width for place in task.places]
+    allowed = budgets(task.n_classes, widths, source.length, task.memory, len(parts))
+    made: dict[str, Statistics] = {}
+    for place, memory in zip(task.places, allowed, strict=True):
+        first = statistics_for(
+            task.n_classes, place.width, source.length, device, memory, len(parts)
         )
+        logger.info("layer %s (%d wide) is read by its %s", place.tap.name, place.width, first.path)
+        made[place.tap.name] = {parts[0]: first}
+        for part in parts[1:]:
+            made[place.tap.name][part] = (
+                first.sharing()
+                if isinstance(first, ClassRows)
+                else ClassMoments(task.n_classes, place.width, device)
+            )
     return made
 
 
@@ -136,9 +151,9 @@ def _totals(sets: Statistics, parts: Sequence[str]) -> ClassMoments | ClassRows:
     return kept.merge(sets["held"])  # type: ignore[no-any-return]
 
 
-def _fit_keys(statistics: ClassMoments | ClassRows, keys: list[Key]) -> Decoders:
+def _fit_keys(statistics: ClassMoments | ClassRows, keys: list[Key], team: Team) -> Decoders:
     made = {key: _estimator(key) for key in keys}
-    fit_together(statistics, list(made.values()))
+    fit_together(statistics, list(made.values()), team=team)
     return made
 
 
@@ -165,12 +180,26 @@ class Counts:
             if key is not None and kind == "given"
         ]
 
-    def add(self, key: Key | None, scores: Tensor, sets: Mapping[str, Labels]) -> None:
-        """Count one decoder's (None: the model's) right answers in a batch."""
-        predicted = scores.argmax(1).cpu().numpy()
+    def add(self, key: Key | None, answers: Tensor, sets: Mapping[str, Labels]) -> None:
+        """Count one decoder's (None: the model's) right answers (n,) in a batch."""
+        predicted = answers.cpu().numpy()
         for kind, labels in sets.items():
             right = int((predicted == labels).sum())
             self.right[key, kind] = self.right.get((key, kind), 0) + right
+
+    def together(self, team: Team) -> "Counts":
+        """Return what all processes counted."""
+        if team.size == 1:
+            return self
+        whole = Counts()
+        for part in team.gather(self):
+            whole.n += part.n
+            for what, right in part.right.items():
+                whole.right[what] = whole.right.get(what, 0) + right
+            if part.wrong is not None:
+                whole.wrong = (whole.wrong or 0) + part.wrong
+            whole.watched += part.watched
+        return whole
 
     def records(
         self, which: str, task: Task, decoders: Decoders, role: str
@@ -209,23 +238,28 @@ def count(
 ) -> Counts:
     """Run a source once and count right answers; of the watched decoder keep every answer."""
     counts = Counts()
-    for rows in stream(
-        network, source, task.taps, task.device, stage=stage, keep=keep, progress=task.progress
-    ):
-        sets = task.label_sets(rows, source)
-        counts.n += rows.batch.size
-        if "true" in sets:
-            counts.wrong = (counts.wrong or 0) + int((sets["given"] != sets["true"]).sum())
-        counts.add(None, rows.logits, sets)
-        for key, decoder in decoders.items():
-            scores = decoder.decide(rows.layers[key.layer])
-            counts.add(key, scores, sets)
-            if key == watch:
-                closeness = decoder.closeness(rows.layers[key.layer])
-                predicted = scores.argmax(1).cpu().numpy()
-                counts.watched.append(
-                    Answers.of(closeness, predicted, sets["given"], rows.batch.index)
-                )
+    by_layer: dict[str, Decoders] = {}
+    for key, decoder in decoders.items():
+        by_layer.setdefault(key.layer, {})[key] = decoder
+    with task.team.together():
+        for rows in stream(
+            network, source, task.taps, task.device, stage=stage, keep=keep, progress=task.progress
+        ):
+            sets = task.label_sets(rows, source)
+            counts.n += rows.batch.size
+            if "true" in sets:
+                counts.wrong = (counts.wrong or 0) + int((sets["given"] != sets["true"]).sum())
+            counts.add(None, rows.logits.argmax(1), sets)
+            for layer, group in by_layer.items():
+                for key, answers in nearest_together(group, rows.layers[layer]).items():
+                    counts.add(key, answers, sets)
+                    if key == watch:
+                        closeness = decoders[key].closeness(rows.layers[layer])
+                        predicted = answers.cpu().numpy()
+                        counts.watched.append(
+                            Answers.of(closeness, predicted, sets["given"], rows.batch.index)
+                        )
+    counts = counts.together(task.team)
     if not counts.n:
         raise DataError(
             f"{source.role}: none of its samples fell in the held-out tenth; give a holdout"

@@ -5,6 +5,7 @@ known by their index in the data set: the one that a batch carries, or the runni
 the order is fixed. A loader that only shuffles is read in the data set's order instead.
 """
 
+import copy
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +15,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset, RandomSampler, SequentialSampler
+from torch.utils.data import (
+    DataLoader,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    Subset,
+)
 from tqdm.auto import tqdm
 
 from ._capture import Tap, capture, extract_logits
@@ -130,6 +137,9 @@ class Source:
             )
         if self.length == 0:
             raise DataError(f"{role}: expected at least one sample; found none (length 0)")
+        # Where this process starts to read, and which of the batches it runs, in a team.
+        self._start, self._turn, self._turns = 0, 0, 1
+        self._partial = False
         self.override = None if labels is None else self._separate(labels, "labels")
         self.truth = None if true_labels is None else self._separate(true_labels, "true_labels")
 
@@ -142,8 +152,42 @@ class Source:
             )
         return array
 
+    def share(self, rank: int, size: int) -> "Source":
+        """Return the part of the data that process `rank` of `size` reads.
+
+        Data of known length and order are cut into stretches; of others every process reads all,
+        and runs every `size`-th batch.
+
+        Raises
+        ------
+        DataError
+            If the order is not known: the processes would not agree on it.
+        """
+        if size == 1:
+            return self
+        part = copy.copy(self)
+        part._partial = True
+        if not self.ordered:
+            raise DataError(
+                f"{self.role}: expected data in a known order, to share them among {size} "
+                "processes; found a loader with an order of its own: pass its data set"
+            )
+        if self.length is None or (
+            isinstance(self._reader, DataLoader)
+            and isinstance(self._reader.dataset, IterableDataset)
+        ):
+            part._turn, part._turns = rank, size
+            return part
+        part._start = self.length * rank // size
+        stretch = range(part._start, self.length * (rank + 1) // size)
+        if isinstance(self._reader, _ArrayBatches):
+            part._reader = self._reader.part(stretch)
+        else:
+            part._reader = _in_order(self._reader, Subset(self._reader.dataset, stretch))
+        return part
+
     def batches(self) -> Iterator[Batch]:
-        """Read the data once, in order.
+        """Read the data once, in order; in a team, this process's share of them.
 
         Raises
         ------
@@ -151,7 +195,7 @@ class Source:
             If the data raise, a batch has an unknown form, or its labels are not integers of its
             length.
         """
-        position = 0
+        position = self._start
         for number, raw in enumerate(self._read()):
             where = f"{self.role}, batch {number}"
             batch = _as_batch(raw, where, position)
@@ -163,8 +207,10 @@ class Source:
                 where = f"{where}: labels"
                 labels = pick(self.override, known_index(batch, where, "labels", index), where)
             position += batch.size
+            if number % self._turns != self._turn:
+                continue
             yield Batch(batch.args, batch.kwargs, labels, index, batch.size)
-        if position == 0:
+        if position == 0 and not self._partial:
             raise DataError(f"{self.role}: expected at least one sample; found none")
         for what, array in (("labels", self.override), ("true_labels", self.truth)):
             if self.length is None and array is not None and len(array) != position:
@@ -314,19 +360,21 @@ def _from_loader(loader: DataLoader[Any], separate: bool) -> tuple[Any, bool, in
         # Only the order is random, or a last batch left out: read the same samples whole and in
         # the data set's order, so that every pass and every table agree on which is which.
         logger.info("the loader shuffles or drops; its data set is read in order instead")
-        return (
-            DataLoader(
-                data,
-                batch_size=batches.batch_size,
-                collate_fn=loader.collate_fn,
-                num_workers=loader.num_workers,
-                worker_init_fn=loader.worker_init_fn,
-                multiprocessing_context=loader.multiprocessing_context,
-            ),
-            True,
-            length,
-        )
+        return _in_order(loader, data), True, length
     return loader, False, length if separate else None
+
+
+def _in_order(loader: DataLoader[Any], data: Any) -> DataLoader[Any]:
+    """Return a loader like another one, over other data and in their order."""
+    batches: Any = loader.batch_sampler
+    return DataLoader(
+        data,
+        batch_size=batches.batch_size,
+        collate_fn=loader.collate_fn,
+        num_workers=loader.num_workers,
+        worker_init_fn=loader.worker_init_fn,
+        multiprocessing_context=loader.multiprocessing_context,
+    )
 
 
 class _ArrayBatches:
@@ -346,12 +394,20 @@ class _ArrayBatches:
             )
         self.batch_size = batch_size
 
+        self.stretch = range(len(self.inputs))
+
     def __len__(self) -> int:
         return len(self.inputs)
 
+    def part(self, stretch: range) -> "_ArrayBatches":
+        """Return the batches of neighbouring samples."""
+        other = copy.copy(self)
+        other.stretch = stretch
+        return other
+
     def __iter__(self) -> Iterator[Any]:
-        for start in range(0, len(self.inputs), self.batch_size):
-            part = slice(start, start + self.batch_size)
+        for start in range(self.stretch.start, self.stretch.stop, self.batch_size):
+            part = slice(start, min(start + self.batch_size, self.stretch.stop))
             inputs = self.inputs[part]
             if not isinstance(inputs, Tensor):
                 # torch cannot view read-only, byte-swapped or negatively strided memory.

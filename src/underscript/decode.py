@@ -16,16 +16,18 @@ import torch
 from torch import nn
 
 from ._capture import Tap, undisturbed
-from ._device import as_device, device_of
+from ._device import as_bytes, as_device, device_of
 from ._notes import Clock, Notes
 from ._passes import Task, count, fit
 from ._stream import Source
+from ._team import Team
 from ._twin import random_twin
 from .decoder import Decoder
 from .decoding import Decoding, describe
 from .errors import DataError
 from .issues import Answers
 from .layers import LayerChoice, Place, resolve, survey
+from .rows import MEMORY
 from .selection import held_out_tenth, select
 from .subspace import PROBES
 
@@ -46,6 +48,8 @@ def decode(
     batch_size: int = 512,
     seed: int = 0,
     progress: bool = True,
+    memory: int | str = MEMORY,
+    group: Any = None,
 ) -> Decoding:
     """Decode what a trained network's layers know beneath what it memorised.
 
@@ -82,6 +86,11 @@ def decode(
         Of the random twin and the held-out tenth.
     progress : bool
         Show progress bars on a terminal.
+    memory : int or str
+        Bytes, or text such as ``"4GB"``, that the layers' class statistics may take in each
+        process; rows beyond it go to a temporary file.
+    group : torch.distributed.ProcessGroup, optional
+        Processes that share the work; all of them make the same call and get the same result.
 
     Returns
     -------
@@ -91,6 +100,10 @@ def decode(
     ------
     DataError, LabelError, LayerError, ModelError
         If the input cannot be used; the message says what, where and what to do.
+    OutputError
+        If rows cannot be kept in a temporary file.
+    TeamError
+        If another process of the group fails.
     """
     clock = Clock()
     shares = _check_settings(probes, variance, batch_size)
@@ -101,6 +114,7 @@ def decode(
     if test is not None:
         sources["test"] = Source(test, "test", batch_size=batch_size)
 
+    budget = as_bytes(memory)
     place = as_device(device) if device is not None else device_of(model)
     network = model if place == device_of(model) else copy.deepcopy(model).to(place)
     with undisturbed(network):
@@ -109,7 +123,10 @@ def decode(
     places = resolve(seen, network, layers)
     if controls and layers is not None:
         places = _with_input(places, seen.all_places)
-    task = Task(places, tuple(probes), shares, seen.n_classes, place, seed, progress)
+    team = Team(group, place if place.type == "cuda" else "cpu")
+    sources = {role: data.share(team.rank, team.size) for role, data in sources.items()}
+    progress = progress and team.rank == 0
+    task = Task(places, tuple(probes), shares, seen.n_classes, place, seed, progress, budget, team)
     notes = Notes()
     records: list[dict[str, Any]] = []
     answers: list[Answers] = []
@@ -117,7 +134,7 @@ def decode(
 
     with undisturbed(network):
         with clock("fit"):
-            trained, selecting = fit(network, task, source, notes, "", holdout is None)
+            trained, selecting = fit(network, task, sources["train"], notes, "", holdout is None)
         with clock("select"):
             if holdout is not None:
                 counts = count(network, task, sources["holdout"], trained, "choosing")
@@ -125,7 +142,7 @@ def decode(
                 choice = select(counts.scores, "holdout")
             else:
                 keep = partial(held_out_tenth, seed=seed)
-                counts = count(network, task, source, selecting, "choosing", keep=keep)
+                counts = count(network, task, sources["train"], selecting, "choosing", keep=keep)
                 choice = select(counts.scores, "held-out tenth")
         with clock("evaluate"):
             for role in ("train", "test"):
@@ -152,6 +169,8 @@ def decode(
         "controls": controls,
         "device": str(place),
         "batch_size": batch_size,
+        "memory": budget,
+        "processes": team.size,
     }
     return describe(
         model=model,

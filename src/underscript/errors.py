@@ -11,6 +11,7 @@ __all__ = [
     "LayerError",
     "ModelError",
     "OutputError",
+    "TeamError",
     "UnderscriptError",
     "UnderscriptWarning",
 ]
@@ -38,6 +39,10 @@ class ModelError(UnderscriptError, ValueError):
 
 class OutputError(UnderscriptError, OSError):
     """A folder or file that cannot be written, or is not what it should be."""
+
+
+class TeamError(UnderscriptError, RuntimeError):
+    """Another process of those that share the work failed or is gone."""
 
 
 class UnderscriptWarning(UserWarning):

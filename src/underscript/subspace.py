@@ -6,23 +6,21 @@ Watanabe 1967; Oja 1983) with uncentred subspaces, applied to hidden layers by K
 a class. Both come from the same eigenvectors of the class second moments (see `moments`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from numbers import Integral, Real
-from typing import Any, NamedTuple, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ._classifier import SubspaceClassifier, few, unit_rows, warn
-from .moments import ClassSpectrum
+from ._classifier import SubspaceClassifier, Subspaces, few, warn
+from .bases import ClassBases, Columns, unit_rows
+from .spectra import Cut
 
-# One product takes at least this many columns (small ranks are put side by side), and its result
-# at most this many values.
-_GROUP_COLUMNS = 512
-_BLOCK_VALUES = 1 << 23
+Key = TypeVar("Key")
 
 
 class MinimumAngleSubspaceClassifier(SubspaceClassifier):
@@ -52,7 +50,7 @@ class MinimumAngleSubspaceClassifier(SubspaceClassifier):
     ranks_ : ndarray of int, shape (K,)
         Their dimensions :math:`r_k`; 0 for a class with no samples or only zero rows.
     eigenvalues_ : list of K ndarrays of float64
-        All positive eigenvalues of :math:`S_k`, largest first.
+        The eigenvalues of :math:`S_k` that were needed, at least r_k, largest first.
     n_features_in_ : int
         The width.
 
@@ -88,10 +86,18 @@ class MinimumAngleSubspaceClassifier(SubspaceClassifier):
 
     @property
     def bases_(self) -> list[NDArray[np.floating[Any]]]:
-        """Orthonormal bases, one array (width, r_k) a class."""
-        made = self._decoder()
-        pairs = zip(made["vectors"], made["ranks"], strict=True)
-        return [vectors[:, :rank].cpu().numpy() for vectors, rank in pairs]
+        """Orthonormal bases, one array (width, r_k) a class.
+
+        Of a subspace of more than half the width only the complement is kept, and the basis is
+        made from that when asked for; else it is the eigenvectors.
+        """
+        bases = []
+        for columns, complement in self._own():
+            if complement:
+                whole = torch.linalg.qr(columns.double(), mode="complete")[0]
+                columns = whole[:, columns.shape[1] :].to(columns.dtype)
+            bases.append(columns.cpu().numpy())
+        return bases
 
     @property
     def ranks_(self) -> NDArray[np.int64]:
@@ -105,7 +111,10 @@ class MinimumAngleSubspaceClassifier(SubspaceClassifier):
 
     @property
     def eigenvalues_(self) -> list[NDArray[np.float64]]:
-        """Positive eigenvalues of each class's second moment, largest first."""
+        """The eigenvalues of each class's second moment that were needed, largest first.
+
+        At least r_k of them; all that are positive where the whole spectrum was computed.
+        """
         return [values.cpu().numpy() for values in self._decoder()["values"]]
 
     def decide(self, rows: Float[Tensor, "n width"]) -> Float[Tensor, "n classes"]:
@@ -122,31 +131,32 @@ class MinimumAngleSubspaceClassifier(SubspaceClassifier):
             In [0, 1]; −inf for a class without a direction.
         """
         made = self._decoder()
-        result = rows.new_full((len(rows), len(made["ranks"])), -torch.inf)
-        groups = [(g.matrix.to(rows.device, rows.dtype), g.parts) for g in made["groups"]]
-        widest = max([rows.shape[1], *(matrix.shape[1] for matrix, _ in groups)])
-        step = max(1, _BLOCK_VALUES // widest)
-        for start in range(0, len(rows), step):
-            unit, length = unit_rows(rows[start : start + step])
-            for matrix, parts in groups:
-                squares = (unit @ matrix).square_()
-                at = 0
-                for k, columns, complement in parts:
-                    share = squares[:, at : at + columns].sum(1)
-                    result[start : start + step, k] = length - share if complement else share
-                    at += columns
-        return torch.where(torch.isinf(result), result, result.clamp(0, 1))
+        energies: Tensor = made["bases"].energies(*unit_rows(rows))
+        return energies[:, :, made["cut"]]
+
+    def nearest(self, rows: Float[Tensor, "n width"]) -> Int[Tensor, " n"]:
+        """Return the position of the nearest class of finite rows, unchecked, int64 (n,)."""
+        made = self._decoder()
+        nearest: Tensor = made["bases"].nearest(*unit_rows(rows))
+        return nearest[:, made["cut"]]
 
     def closeness(self, rows: Float[Tensor, "n width"]) -> Float[Tensor, "n classes"]:
         """Return cos²θ_k; 0 for a class without a direction."""
         return self.decide(rows).clamp(min=0)
 
-    def tensors(self) -> dict[str, Tensor]:
-        """Return bases (with their complements where those are used), ranks and counts."""
+    def _own(self) -> list[tuple[Tensor, bool]]:
         made = self._decoder()
+        own: list[tuple[Tensor, bool]] = made["bases"].own(made["cut"])
+        return own
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return bases (or their complements where those are smaller), ranks and counts."""
+        made = self._decoder()
+        own = self._own()
         return {
-            "vectors": torch.cat([vectors.cpu() for vectors in made["vectors"]], 1).contiguous(),
-            "columns": torch.tensor([vectors.shape[1] for vectors in made["vectors"]]),
+            "vectors": torch.cat([columns.cpu() for columns, _ in own], 1).contiguous(),
+            "columns": torch.tensor([columns.shape[1] for columns, _ in own]),
+            "complement": torch.tensor([complement for _, complement in own]),
             "ranks": torch.tensor(made["ranks"]),
             "counts": torch.as_tensor(made["counts"]),
             "values": torch.cat([values.cpu() for values in made["values"]]),
@@ -156,26 +166,32 @@ class MinimumAngleSubspaceClassifier(SubspaceClassifier):
     def set_tensors(self, tensors: Mapping[str, Tensor]) -> Self:
         """Take back what `tensors` gave, with classes 0 … K−1."""
         columns, ranks = tensors["columns"].tolist(), tensors["ranks"].tolist()
-        counts, value_counts = tensors["counts"], tensors["value_counts"].tolist()
+        complements, counts = tensors["complement"].tolist(), tensors["counts"]
+        value_counts = tensors["value_counts"].tolist()
         width, total = tensors["vectors"].shape
         if not (
-            len(ranks) == len(columns) == len(counts) == len(value_counts)
+            len(ranks) == len(columns) == len(complements) == len(counts) == len(value_counts)
             and sum(columns) == total
             and sum(value_counts) == len(tensors["values"])
             and all(
-                0 <= r <= width and c in (r, width) for r, c in zip(ranks, columns, strict=True)
+                0 <= rank <= width and size == (width - rank if complement else rank)
+                for rank, size, complement in zip(ranks, columns, complements, strict=True)
             )
         ):
             raise ValueError("the bases, ranks, counts and eigenvalues do not fit each other")
-        vectors = list(torch.split(tensors["vectors"], columns, 1))
+        parts = torch.split(tensors["vectors"], columns, 1)
+        kept = [
+            Columns(part, [rank], 0 if complement else rank)
+            for part, rank, complement in zip(parts, ranks, complements, strict=True)
+        ]
         self.__dict__.pop("_statistics", None)
         self.classes_ = np.arange(len(ranks))
         self.n_features_in_ = int(width)
         self._cache = {
-            "vectors": vectors,
-            "values": list(torch.split(tensors["values"], value_counts)),
+            "bases": ClassBases(kept, int(width), tensors["vectors"].dtype),
+            "cut": 0,
             "ranks": ranks,
-            "groups": _groups(vectors, ranks),
+            "values": list(torch.split(tensors["values"], value_counts)),
             "counts": counts.numpy(),
         }
         return self
@@ -200,26 +216,16 @@ class MinimumAngleSubspaceClassifier(SubspaceClassifier):
         elif not isinstance(variance, Real) or not 0 < float(variance) <= 1:
             raise ValueError(f"variance: expected a share in (0, 1]; found {variance!r}")
 
-    def _rank(self, values: Tensor) -> int:
+    def _cuts(self) -> tuple[Cut, ...]:
         if self.rank is not None:
-            return min(int(self.rank), len(values))
-        if not len(values):
-            return 0
-        shares = values.cumsum(0) / values.sum()
-        return min(int((shares <= self.variance).sum()) + 1, len(values))
+            return (Cut(rank=int(self.rank)),)
+        return (Cut(share=float(self.variance)),)
 
-    def _cut(self, spectrum: ClassSpectrum, dtype: torch.dtype) -> ClassSpectrum:
-        """Keep the columns that prediction needs: the basis, or all for its complement."""
-        rank = self._rank(spectrum.values)
-        whole = spectrum.vectors.shape[1] == spectrum.width
-        columns = spectrum.width if whole and rank > spectrum.width // 2 else rank
-        vectors = spectrum.vectors[:, :columns].to(dtype, copy=True)
-        return ClassSpectrum(spectrum.count, spectrum.values, vectors, spectrum.mean)
-
-    def _take(self, spectra: Sequence[ClassSpectrum], dtype: torch.dtype) -> dict[str, Any]:
-        ranks = [self._rank(spectrum.values) for spectrum in spectra]
+    def _take(self, found: Subspaces) -> dict[str, Any]:
+        cut = found.cuts.index(self._cuts()[0])
+        ranks = [ranks[cut] for ranks in found.bases.ranks]
         names = [str(name) for name in self.classes_]
-        width = spectra[0].width
+        width = found.bases.width
         full = [name for name, rank in zip(names, ranks, strict=True) if rank == width]
         if full:
             warn(f"the subspace of class {few(full)} is the whole space ({width} dimensions): "
@@ -232,13 +238,7 @@ class MinimumAngleSubspaceClassifier(SubspaceClassifier):
             if short:
                 warn(f"class {few(short)} has fewer directions than the rank {self.rank} asked "
                       "for: it keeps what it has")  # fmt: skip
-        vectors = [spectrum.vectors for spectrum in spectra]
-        return {
-            "vectors": vectors,
-            "values": [spectrum.values for spectrum in spectra],
-            "ranks": ranks,
-            "groups": _groups(vectors, ranks),
-        }
+        return {"bases": found.bases, "cut": cut, "ranks": ranks, "values": found.values}
 
 
 class PrincipalVectorClassifier(SubspaceClassifier):
@@ -331,62 +331,42 @@ class PrincipalVectorClassifier(SubspaceClassifier):
         cosine = unit @ self._decoder()["principal"].to(unit).T
         return np.asarray(torch.arccos(cosine.clamp(-1, 1)).cpu().numpy())
 
-    def _cut(self, spectrum: ClassSpectrum, dtype: torch.dtype) -> ClassSpectrum:
-        return ClassSpectrum(
-            spectrum.count, spectrum.values[:1], spectrum.vectors[:, :1].clone(), spectrum.mean
-        )
-
-    def _take(self, spectra: Sequence[ClassSpectrum], dtype: torch.dtype) -> dict[str, Any]:
-        principal, present = [], []
-        for spectrum in spectra:
-            present.append(len(spectrum.values) > 0)
-            vector = spectrum.vectors[:, 0] if present[-1] else torch.zeros_like(spectrum.mean)
-            side = float(vector @ spectrum.mean)
-            if side == 0:
-                side = float(vector[vector.abs().argmax()])
-            principal.append(-vector if side < 0 else vector)
-        empty = [str(n) for n, here in zip(self.classes_, present, strict=True) if not here]
+    def _take(self, found: Subspaces) -> dict[str, Any]:
+        present = torch.tensor([len(values) > 0 for values in found.values])
+        empty = [
+            str(n) for n, here in zip(self.classes_, present.tolist(), strict=True) if not here
+        ]
         if empty:
             warn(f"class {few(empty)} has no samples, or only zero rows: it is never predicted")
-        return {"principal": torch.stack(principal).to(dtype), "present": torch.tensor(present)}
+        return {"principal": found.principal.to(found.bases.dtype), "present": present}
 
 
-class _Group(NamedTuple):
-    """Bases side by side, so that one product serves all their classes.
+def nearest_together(
+    decoders: Mapping[Key, SubspaceClassifier], rows: Float[Tensor, "n width"]
+) -> dict[Key, Int[Tensor, " n"]]:
+    """Return what `nearest` of each decoder does, with one product for those that share bases.
 
-    `matrix` is (width, columns); `parts` names class, number of columns, and whether they span
-    the complement of the class subspace.
+    Parameters
+    ----------
+    decoders : mapping to fitted estimators
+        Of one layer.
+    rows : Tensor, shape (n, width)
+        Finite rows, not checked.
     """
-
-    matrix: Tensor
-    parts: list[tuple[int, int, bool]]
-
-
-def _groups(vectors: Sequence[Tensor], ranks: Sequence[int]) -> list[_Group]:
-    """Put the bases of classes side by side; of a rank above half the width, the complement.
-
-    ‖Vᵀx‖² = ‖x‖² − ‖V⊥ᵀx‖², so whichever has fewer columns will do.
-    """
-    groups: list[_Group] = []
-    waiting: list[tuple[int, Tensor, bool]] = []
-
-    def close() -> None:
-        if waiting:
-            parts = [(k, int(m.shape[1]), complement) for k, m, complement in waiting]
-            matrices = [matrix for _, matrix, _ in waiting]
-            matrix = matrices[0] if len(matrices) == 1 else torch.cat(matrices, 1)
-            groups.append(_Group(matrix, parts))
-            waiting.clear()
-
-    for k, (columns, rank) in enumerate(zip(vectors, ranks, strict=True)):
-        if rank == 0:
+    answers: dict[Key, Tensor] = {}
+    shared: dict[int, Tensor] = {}
+    unit = None
+    for key, decoder in decoders.items():
+        if not isinstance(decoder, MinimumAngleSubspaceClassifier):
+            answers[key] = decoder.nearest(rows)
             continue
-        complement = columns.shape[1] > rank or rank == columns.shape[0]
-        waiting.append((k, columns[:, rank:] if complement else columns[:, :rank], complement))
-        if sum(matrix.shape[1] for _, matrix, _ in waiting) >= _GROUP_COLUMNS:
-            close()
-    close()
-    return groups
+        made = decoder._decoder()
+        bases: ClassBases = made["bases"]
+        if id(bases) not in shared:
+            unit = unit_rows(rows) if unit is None else unit
+            shared[id(bases)] = bases.nearest(*unit)
+        answers[key] = shared[id(bases)][:, made["cut"]]
+    return answers
 
 
 # By the names that tables and run folders give them.

@@ -1,0 +1,316 @@
+r"""Class subspaces side by side, and how near rows are to them.
+
+For orthonormal V_k the squared cosine of the angle of a unit row x to class k is
+:math:`\|V_k^T x\|^2`, or :math:`1 - \|V_{k\perp}^T x\|^2` from the complement, whichever has fewer
+columns. One product serves all classes, and every rank ("cut") of a class: its segments add up.
+
+Where only the nearest class is asked for, bfloat16 products come first. Their error is bounded
+row by row, and only classes within the bound of the best are computed in full (see `screening`).
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ._precision import bfloat16_pays, exact_products
+from .screening import RoundedColumns, RoundedRows
+from .spectra import ClassSpectrum
+
+# One product takes about this many columns, and gives at most this many values.
+_GROUP_COLUMNS = 2048
+_BLOCK_VALUES = 1 << 22
+# Rounded bases are made when this many rows have come: for fewer they would not pay.
+_ROWS_BEFORE_SCREENING = 4096
+# Screening ends for good where it leaves more than this share of the work.
+_WORTH_SCREENING = 0.5
+# Error of a squared cosine in float32.
+_SINGLE = 1e-6
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What is kept of a class's eigenvectors.
+
+    Attributes
+    ----------
+    matrix : Tensor, shape (width, c)
+        The first `leading` eigenvectors, then those after the smallest larger rank.
+    ranks : list of int
+        The C ranks to cut at; 0 for a class without a direction.
+    leading : int
+        Ranks up to this are served by the eigenvectors themselves, larger ones by what follows
+        them (the complement).
+    """
+
+    matrix: Float[Tensor, "width c"]
+    ranks: list[int]
+    leading: int
+
+    @classmethod
+    def of(cls, spectrum: ClassSpectrum, ranks: Sequence[int]) -> "Columns":
+        """Keep the fewest columns that serve all ranks."""
+        width = spectrum.width
+        steps = [0, *sorted(set(ranks))]
+        # Ranks up to steps[i] from the front, the others from the back.
+        costs = [low + width - high for low, high in pairwise(steps)]
+        costs.append(steps[-1])
+        best = min(range(len(costs)), key=costs.__getitem__) if spectrum.whole else len(costs) - 1
+        parts = [spectrum.vectors[:, : steps[best]]]
+        if best + 1 < len(steps):
+            parts.append(spectrum.vectors[:, steps[best + 1] :])
+        matrix = torch.cat(parts, 1) if len(parts) > 1 else parts[0]
+        return cls(matrix, list(ranks), steps[best])
+
+    def ladder(self, k: int, at: int) -> "Ladder":
+        """Return how the columns add up, once they stand at column `at` of a group."""
+        width, end = self.matrix.shape
+        ladder = Ladder(k, at, at + end)
+        start = 0
+        for rank in sorted({rank for rank in self.ranks if rank <= self.leading}):
+            ladder.leading.append(Step(at + start, at + rank, _cuts(self.ranks, rank)))
+            start = rank
+        for rank in sorted({rank for rank in self.ranks if rank > self.leading}, reverse=True):
+            start = self.matrix.shape[1] - (width - rank)
+            ladder.trailing.append(Step(at + start, at + end, _cuts(self.ranks, rank)))
+            end = start
+        return ladder
+
+
+def _cuts(ranks: Sequence[int], rank: int) -> list[int]:
+    return [cut for cut, each in enumerate(ranks) if each == rank]
+
+
+class Step(NamedTuple):
+    """Columns `start` to `stop` of a group, and the cuts whose sums end with them."""
+
+    start: int
+    stop: int
+    cuts: list[int]
+
+
+@dataclass
+class Ladder:
+    """Class k's columns `start` to `stop` in a group.
+
+    The squares of `leading` steps add up, from the first column on, to ‖V_rᵀx‖²; those of the
+    `trailing` ones, from the last column back, to what a cut lacks of the row's squared length.
+    """
+
+    k: int
+    start: int
+    stop: int
+    leading: list[Step] = field(default_factory=list)
+    trailing: list[Step] = field(default_factory=list)
+
+    def squares(
+        self, product: Float[Tensor, "n c"], like: Float[Tensor, " n"], n_cuts: int, origin: int = 0
+    ) -> Float[Tensor, "n cuts"]:
+        """Return the sums of squares that the cuts need, in `like`'s dtype.
+
+        `product` is that of rows and the group's columns from `origin` on.
+        """
+        result = like.new_zeros(len(product), n_cuts)
+        for steps in (self.leading, self.trailing):
+            total = torch.zeros_like(like)
+            for step in steps:
+                values = product[:, step.start - origin : step.stop - origin]
+                if values.shape[1]:
+                    total = total + torch.linalg.vector_norm(values, dim=1, dtype=like.dtype) ** 2
+                for cut in step.cuts:
+                    result[:, cut] = total
+        return result
+
+    def energies(
+        self, squares: Float[Tensor, "n cuts"], length: Float[Tensor, " n"]
+    ) -> Float[Tensor, "n cuts"]:
+        """Return the squared cosines, from the sums of squares."""
+        for step in self.trailing:
+            for cut in step.cuts:
+                squares[:, cut] = length - squares[:, cut]
+        return squares.clamp_(0, 1)
+
+    def bounds(
+        self, squares: Tensor, slack: Tensor, length: Tensor
+    ) -> tuple[Float[Tensor, "n cuts"], Float[Tensor, "n cuts"]]:
+        """Return between which squared cosines the true one lies, norms being off by `slack`."""
+        norms = squares.sqrt()
+        low = (norms - slack).clamp_(min=0).square_()
+        high = (norms + slack).square_()
+        for step in self.trailing:
+            for cut in step.cuts:
+                low[:, cut], high[:, cut] = length - high[:, cut], length - low[:, cut]
+        return low - _SINGLE, high + _SINGLE
+
+
+@dataclass
+class Group:
+    """Columns of several classes side by side; no class is in two groups."""
+
+    matrix: Float[Tensor, "width columns"]
+    ladders: list[Ladder]
+    rounded: RoundedColumns | None = None
+
+    def in_bfloat16(self, device: torch.device) -> RoundedColumns:
+        """Return the rounded columns, made at the first call."""
+        if self.rounded is None or self.rounded.matrix.device != device:
+            spans = {ladder.k: slice(ladder.start, ladder.stop) for ladder in self.ladders}
+            self.rounded = RoundedColumns.of(self.matrix.to(device), spans)
+        return self.rounded
+
+
+class ClassBases:
+    """The subspaces of K classes, each cut at C ranks.
+
+    Parameters
+    ----------
+    columns : iterable of Columns
+        Class by class; each is let go before the next one is asked for.
+    width : int
+        Number of values a row.
+    dtype : torch.dtype
+        Precision of the bases and of what is computed from them.
+    """
+
+    def __init__(self, columns: Iterable["Columns"], width: int, dtype: torch.dtype):
+        self.width, self.dtype = width, dtype
+        self.ranks: list[list[int]] = []
+        self._groups: list[Group] = []
+        self._rows_seen = 0
+        self._screens = True
+        waiting: list[tuple[Ladder, Tensor]] = []
+        at = 0
+        for each in columns:
+            k = len(self.ranks)
+            self.ranks.append(each.ranks)
+            if any(each.ranks):
+                waiting.append((each.ladder(k, at), each.matrix.to(dtype, copy=True)))
+                at += each.matrix.shape[1]
+            if at >= _GROUP_COLUMNS:
+                self._group(waiting)
+                at = 0
+        self._group(waiting)
+
+    def _group(self, waiting: list[tuple[Ladder, Tensor]]) -> None:
+        """Put columns side by side; the parts are let go."""
+        if waiting:
+            matrix = torch.cat([part for _, part in waiting], 1)
+            self._groups.append(Group(matrix, [ladder for ladder, _ in waiting]))
+        waiting.clear()
+
+    @property
+    def n_cuts(self) -> int:
+        """Number of ranks a class, C."""
+        return len(self.ranks[0])
+
+    def own(self, cut: int) -> list[tuple[Tensor, bool]]:
+        """Return each class's columns for one cut, and whether they span the complement."""
+        empty = torch.zeros(self.width, 0, dtype=self.dtype)
+        found = [(empty, False)] * len(self.ranks)
+        for group in self._groups:
+            for ladder in group.ladders:
+                for steps, trailing in ((ladder.leading, False), (ladder.trailing, True)):
+                    reach = [n for n, step in enumerate(steps) if cut in step.cuts]
+                    if reach:
+                        used = steps[: reach[0] + 1]
+                        start = min(step.start for step in used)
+                        stop = max(step.stop for step in used)
+                        found[ladder.k] = (group.matrix[:, start:stop], trailing)
+        return found
+
+    def energies(
+        self, unit: Float[Tensor, "n width"], length: Float[Tensor, " n"]
+    ) -> Float[Tensor, "n classes cuts"]:
+        """Return the squared cosines of rows to every class at every cut.
+
+        Parameters
+        ----------
+        unit, length : Tensor, shapes (n, width) and (n,)
+            As `unit_rows` gives them.
+
+        Returns
+        -------
+        Tensor, shape (n, K, C)
+            In [0, 1]; −inf for a class without a direction.
+        """
+        result = unit.new_full((len(unit), len(self.ranks), self.n_cuts), -torch.inf)
+        with exact_products():
+            for group in self._groups:
+                matrix = group.matrix.to(unit.device, unit.dtype)
+                for part in _blocks(len(unit), matrix.shape[1]):
+                    product = unit[part] @ matrix
+                    for ladder in group.ladders:
+                        squares = ladder.squares(product, length[part], self.n_cuts)
+                        result[part, ladder.k] = ladder.energies(squares, length[part])
+        return result
+
+    def nearest(
+        self, unit: Float[Tensor, "n width"], length: Float[Tensor, " n"]
+    ) -> Int[Tensor, "n cuts"]:
+        """Return the class of the largest squared cosine at every cut; the first of equals."""
+        self._rows_seen += len(unit)
+        if self._rows_seen < _ROWS_BEFORE_SCREENING or not self._screens:
+            return self.energies(unit, length).argmax(1)
+        if not bfloat16_pays(unit.device.type):
+            self._screens = False
+            return self.energies(unit, length).argmax(1)
+        parts = [self._screened(unit[p], length[p]) for p in _blocks(len(unit), _GROUP_COLUMNS)]
+        return torch.cat(parts)
+
+    def _screened(self, unit: Tensor, length: Tensor) -> Tensor:
+        """Return what `nearest` does, computing in full only what bfloat16 cannot tell."""
+        low = unit.new_full((len(unit), len(self.ranks), self.n_cuts), -torch.inf)
+        high = low.clone()
+        with exact_products():
+            rows = RoundedRows.of(unit)
+            for group in self._groups:
+                rounded = group.in_bfloat16(unit.device)
+                product = rows.matrix @ rounded.matrix
+                for ladder in group.ladders:
+                    squares = ladder.squares(product, length, self.n_cuts)
+                    slack = rows.slack(rounded, ladder.k, squares.sqrt())
+                    low[:, ladder.k], high[:, ladder.k] = ladder.bounds(squares, slack, length)
+            possible = high >= low.amax(1, keepdim=True)
+            undecided = possible.sum(1, keepdim=True) > 1
+            asked = (possible & undecided).any(2)
+            self._screens = float(asked.float().mean()) <= _WORTH_SCREENING
+            for group in self._groups:
+                for ladder in group.ladders:
+                    which = torch.nonzero(asked[:, ladder.k])[:, 0]
+                    if len(which):
+                        matrix = group.matrix[:, ladder.start : ladder.stop].to(unit)
+                        product = unit[which] @ matrix
+                        squares = ladder.squares(product, length[which], self.n_cuts, ladder.start)
+                        high[which, ladder.k] = ladder.energies(squares, length[which])
+        # A decided row has one possible class, and an undecided one the true values of all its.
+        return torch.where(possible, high, -torch.inf).argmax(1)
+
+
+def unit_rows(
+    rows: Float[Tensor, "n width"],
+) -> tuple[Float[Tensor, "n width"], Float[Tensor, " n"]]:
+    """Return rows of length one (zero rows stay zero), and 1 or 0 for each.
+
+    Rows too long or too short to be squared are divided by their largest magnitude first, so that
+    1e-30 and 1e30 are as good as 1.
+    """
+    length = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+    if bool(((length > 1e-15) & (length < 1e15)).all()):
+        return rows / length, torch.ones_like(length[:, 0])
+    largest = rows.abs().amax(1, keepdim=True)
+    present = largest > 0
+    # In two steps: 1 / 1e-40 is not finite in float32.
+    scaled = torch.where(present, rows / largest, 0)
+    length = torch.linalg.vector_norm(scaled, dim=1, keepdim=True)
+    return scaled / torch.where(present, length, 1), present[:, 0].to(rows.dtype)
+
+
+def _blocks(n: int, columns: int) -> Iterator[slice]:
+    """Divide n rows so that their product with that many columns stays within bounds."""
+    step = max(1, _BLOCK_VALUES // max(columns, 1))
+    for start in range(0, n, step):
+        yield slice(start, start + step)

@@ -1,0 +1,260 @@
+"""A wide layer's rows, kept by class; their Gram matrices stand in for second moments.
+
+The n_k × n_k matrix ``X_k X_kᵀ`` has the positive eigenvalues of ``S_k = X_kᵀ X_k``, and its
+eigenvectors give those of ``S_k`` by one product; no width × width matrix is formed unless a
+class has more samples than the layer is wide.
+"""
+
+import logging
+import os
+import tempfile
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ._products import add_products, in_float64, mirrored
+from ._team import ALONE, Team
+from .errors import OutputError
+from .spectra import ClassSpectrum, Cut, spectrum_of
+
+logger = logging.getLogger(__name__)
+
+# Bytes of a block of rows that is converted to float64 at once.
+_BLOCK = 24 << 20
+# What all layers' statistics may take in memory, unless another budget is given.
+MEMORY = 4 << 30
+
+
+class RowStore:
+    """A layer's rows in the order in which they came: in memory, past a size in a temporary file.
+
+    The file has no name, so nothing is left of it even if the process is killed.
+
+    Parameters
+    ----------
+    width : int
+        Number of values a row.
+    memory : int
+        Bytes to hold before everything goes to the file.
+    """
+
+    def __init__(self, width: int, memory: int = MEMORY):
+        self.width, self.memory = width, memory
+        self.length = 0
+        self.dtype: torch.dtype | None = None
+        self._chunks: list[Tensor] = []
+        self._starts: list[int] = []
+        self._file: Any = None
+
+    @property
+    def on_disk(self) -> bool:
+        """Whether the rows went to a file."""
+        return self._file is not None
+
+    def append(self, rows: Float[Tensor, "n width"]) -> None:
+        """Add rows: a copy, in the precision of the first ones (float64, else float32).
+
+        Raises
+        ------
+        OutputError
+            If the temporary file cannot be written (a full disk).
+        """
+        if self.dtype is None:
+            self.dtype = torch.float64 if rows.dtype == torch.float64 else torch.float32
+        # A copy, because the caller may reuse its buffer.
+        rows = rows.detach().to("cpu", self.dtype, copy=True).contiguous()
+        self._starts.append(self.length)
+        self.length += len(rows)
+        self._chunks.append(rows)
+        if self.on_disk or self.length * self._row_bytes > self.memory:
+            self._spill()
+
+    @property
+    def _row_bytes(self) -> int:
+        return self.width * (8 if self.dtype == torch.float64 else 4)
+
+    def _spill(self) -> None:
+        try:
+            if self._file is None:
+                logger.info("rows of %d values go to a temporary file", self.width)
+                self._file = tempfile.TemporaryFile(  # noqa: SIM115
+                    prefix="underscript-rows-", buffering=0
+                )
+                weakref.finalize(self, self._file.close)
+            for chunk in self._chunks:
+                left = _bytes(chunk)
+                while len(left):
+                    left = left[self._file.write(left) :]
+        except OSError as error:
+            raise OutputError(
+                f"cannot keep {self.length * self._row_bytes:,} bytes of rows in "
+                f"{tempfile.gettempdir()}: {error.strerror or error}; decode fewer or narrower "
+                "layers, allow more memory, or set TMPDIR to a larger disk"
+            ) from error
+        self._chunks = []
+
+    def take(self, positions: Int[Tensor, " n"]) -> Float[Tensor, "n width"]:
+        """Return a copy of the rows at some positions, which ascend."""
+        rows = torch.empty(len(positions), self.width, dtype=self.dtype or torch.float32)
+        if self.on_disk:
+            self._read(positions, rows)
+            return rows
+        starts = torch.tensor([*self._starts, self.length])
+        bounds = torch.searchsorted(positions, starts).tolist()
+        for chunk, start, low, high in zip(
+            self._chunks, self._starts, bounds, bounds[1:], strict=False
+        ):
+            if high > low:
+                torch.index_select(chunk, 0, positions[low:high] - start, out=rows[low:high])
+        return rows
+
+    def _read(self, positions: Tensor, rows: Tensor) -> None:
+        """Read rows from the file, neighbours in one go."""
+        if not len(positions):
+            return
+        breaks = torch.nonzero(positions.diff() != 1)[:, 0] + 1
+        lows = [0, *breaks.tolist()]
+        highs = [*lows[1:], len(positions)]
+        flat = _bytes(rows)
+        for low, high in zip(lows, highs, strict=True):
+            left = flat[low * self._row_bytes : high * self._row_bytes]
+            offset = int(positions[low]) * self._row_bytes
+            while len(left):
+                got = os.preadv(self._file.fileno(), [left], offset)
+                if not got:
+                    raise OutputError("the temporary file of rows is shorter than what was written")
+                left, offset = left[got:], offset + got
+
+
+def _bytes(rows: Tensor) -> memoryview:
+    """Return a contiguous tensor's own memory; changing one changes the other."""
+    return memoryview(rows.numpy().view("B").reshape(-1))  # type: ignore[arg-type]
+
+
+class ClassRows:
+    """A wide layer's rows by class: the eigenvectors come from n_k × n_k Gram matrices.
+
+    Parameters
+    ----------
+    n_classes : int
+        Number of classes K.
+    store : RowStore
+        Where the rows go.
+    device : torch.device, optional
+        Where to decompose; the rows themselves stay on the CPU or on disk.
+    """
+
+    path = "rows"
+
+    def __init__(self, n_classes: int, store: RowStore, device: torch.device | str = "cpu"):
+        self.n_classes, self.width = n_classes, store.width
+        self.device = torch.device(device)
+        self._store = store
+        self._labels: list[Tensor] = [torch.zeros(0, dtype=torch.int64)]
+        self._shares = False
+
+    def sharing(self) -> "ClassRows":
+        """Return statistics for another set of labels of the same rows, which are kept once.
+
+        Its `update` takes the labels of rows that this one has been given, in the same order.
+        """
+        other = ClassRows(self.n_classes, self._store, self.device)
+        other._shares = True
+        return other
+
+    def merge(self, other: "ClassRows") -> "ClassRows":
+        """Return the statistics of two disjoint parts of the same rows together."""
+        both = self.sharing()
+        mine, theirs = torch.cat(self._labels), torch.cat(other._labels)
+        both._labels = [torch.where(mine >= 0, mine, theirs)]
+        return both
+
+    def update(self, rows: Float[Tensor, "n width"], labels: Int[Tensor, " n"]) -> None:
+        """Add rows with labels 0 … K−1; a label of −1 leaves its row out."""
+        self._labels.append(labels.cpu())
+        if not self._shares:
+            self._store.append(rows)
+
+    def counts(self) -> Int[Tensor, " classes"]:
+        """Return the samples of each class."""
+        labels = self._all_labels()
+        return torch.bincount(labels[labels >= 0], minlength=self.n_classes)
+
+    def spectrum(
+        self,
+        classes: list[int],
+        cuts: Sequence[Cut] = (Cut(),),
+        likely_rank: int | None = None,
+        team: Team = ALONE,
+    ) -> ClassSpectrum | None:
+        """Decompose one class a process, ``classes[r]`` in process r; None where r has none.
+
+        `cuts` say how many eigenvectors are needed; by default all. Every process of a team
+        calls this together; the rows of a class go to its process first.
+        """
+        labels = self._all_labels()
+        held = [self._store.take(torch.nonzero(labels == k)[:, 0]) for k in classes]
+        if team.size > 1:
+            # A process without a sample does not know the precision.
+            dtypes = [dtype for dtype in team.gather(self._store.dtype) if dtype is not None]
+            held = [part.to(dtypes[0] if dtypes else torch.float32) for part in held]
+            held += [held[0][:0]] * (team.size - len(held))
+            rows = torch.cat(team.exchange(held, held[0]))
+        else:
+            rows = held[0]
+        del held
+        with team.together():
+            if team.rank >= len(classes):
+                return None
+            return _decomposed(rows.to(self.device), classes[team.rank], cuts, likely_rank)
+
+    def _all_labels(self) -> Tensor:
+        if len(self._labels) > 1:
+            self._labels = [torch.cat(self._labels)]
+        return self._labels[0]
+
+
+def _decomposed(
+    rows: Tensor, k: int, cuts: Sequence[Cut], likely_rank: int | None
+) -> ClassSpectrum:
+    """Return the eigenvectors of one class's rows, from the smaller of the two products."""
+    count, width = rows.shape
+    mean = rows.new_zeros(width, dtype=torch.float64)
+    if not count:
+        return ClassSpectrum.empty(0, mean)
+    room: list[Tensor] = []
+    if count >= width:
+        second = torch.zeros(width, width, dtype=torch.float64, device=rows.device)
+        for block in torch.split(rows, max(1, _BLOCK // (8 * width))):
+            exact = in_float64(block, room)
+            mean += exact.sum(0)
+            add_products(second, exact)
+        return spectrum_of(mirrored(second), count, mean / count, cuts, f"class {k}", likely_rank)
+    gram = torch.zeros(count, count, dtype=torch.float64, device=rows.device)
+    step = max(1, _BLOCK // (8 * count))
+    for start in range(0, width, step):
+        exact = in_float64(rows[:, start : start + step].T, room)
+        mean[start : start + step] = exact.mean(1)
+        add_products(gram, exact)
+    nothing = mean.new_zeros(count)
+    found = spectrum_of(mirrored(gram), count, nothing, cuts, f"class {k}", likely_rank)
+    del gram
+    m = max(found.ranks(cuts))
+    values, total = found.values, found.total
+    if not m:
+        return ClassSpectrum.empty(count, mean)
+    left = found.vectors[:, :m] / values[:m].sqrt()
+    del found
+    vectors = left.new_empty(width, m)
+    for start in range(0, width, step):
+        exact = in_float64(rows[:, start : start + step].T, room)
+        torch.mm(exact, left, out=vectors[start : start + step])
+    if float(values[m - 1]) < 1e-8 * float(values[0]):
+        # Directions with little energy come out of the Gram matrix not quite orthogonal.
+        vectors, triangle = torch.linalg.qr(vectors)
+        vectors = vectors * triangle.diagonal().sign()
+    return ClassSpectrum(count, values, vectors, mean, total)

@@ -1,0 +1,298 @@
+"""Eigenvectors of second moments: once a class, and no more of them than are needed.
+
+A decoder that keeps few directions needs the leading ones only (`leading`: block Lanczos, accepted
+only with a proof that nothing was missed); one that keeps many needs them all (`eigenvectors`:
+LAPACK). Everything is float64: a projector's error is the matrix's error divided by the gap
+between two neighbouring eigenvalues, and hidden layers have gaps of 1e-6 of λ₁
+(see docs/engine.md).
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import scipy.linalg
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from .errors import DataError
+
+logger = logging.getLogger(__name__)
+
+# Below this width LAPACK finds all eigenvectors before Lanczos has begun.
+_WIDE = 512
+# Columns of a Lanczos block, and the share of the width that its basis may reach.
+_BLOCK = 32
+_MOST = 4
+_EPS = torch.finfo(torch.float64).eps
+# Largest error of a projector, ‖P − P̂‖, that `leading` accepts; the rest is LAPACK's.
+_PROJECTOR_ERROR = 1e-6
+
+
+class Cut(NamedTuple):
+    """Where a subspace ends: at a variance share τ in (0, 1], or at a rank if that is given."""
+
+    share: float = 1.0
+    rank: int | None = None
+
+    def rank_of(self, values: Float[Tensor, " m"], total: float) -> int:
+        """Return the rank, from the eigenvalues known so far and the sum of all.
+
+        For a share it is r = #{j : (λ₁+…+λ_j)/Σλ ≤ τ} + 1, the paper's rule. m + 1 says that the
+        known eigenvalues do not suffice.
+        """
+        if self.rank is not None:
+            return self.rank
+        return int((values.cumsum(0) / total <= self.share).sum()) + 1
+
+
+@dataclass(frozen=True)
+class ClassSpectrum:
+    """The eigenvectors of one class's second moment, largest eigenvalue first.
+
+    Attributes
+    ----------
+    count : int
+        Samples of the class.
+    values : Tensor of float64, shape (m,)
+        Positive eigenvalues: all of them (m is then the numerical rank, at most the width and
+        `count`), or the leading ones that were asked for.
+    vectors : Tensor of float64, shape (width, c)
+        Orthonormal columns in the order of `values`, as many as were asked for; with c = width
+        those after the first m span what the class never uses.
+    mean : Tensor of float64, shape (width,)
+        Mean row of the class; zeros for a class without samples.
+    total : float
+        Sum of all eigenvalues: the trace of the second moment.
+    """
+
+    count: int
+    values: Float[Tensor, " m"]
+    vectors: Float[Tensor, "width c"]
+    mean: Float[Tensor, " width"]
+    total: float
+
+    @classmethod
+    def empty(cls, count: int, mean: Float[Tensor, " width"]) -> "ClassSpectrum":
+        """Return that of a class with no samples, or only zero rows."""
+        return cls(count, mean.new_zeros(0), mean.new_zeros(len(mean), 0), mean, 0.0)
+
+    @property
+    def width(self) -> int:
+        """Number of values a row."""
+        return int(self.vectors.shape[0])
+
+    @property
+    def whole(self) -> bool:
+        """Whether the columns span the whole space."""
+        return self.vectors.shape[1] == self.width
+
+    def ranks(self, cuts: Sequence[Cut]) -> list[int]:
+        """Return the rank at each cut; at most the number of positive eigenvalues."""
+        if not len(self.values):
+            return [0] * len(cuts)
+        known = len(self.values)
+        return [min(cut.rank_of(self.values, self.total), known) for cut in cuts]
+
+
+def spectrum_of(
+    second: Float[Tensor, "d d"],
+    count: int,
+    mean: Float[Tensor, " d"],
+    cuts: Sequence[Cut],
+    what: str,
+    likely_rank: int | None = None,
+) -> ClassSpectrum:
+    """Decompose a second moment as far as the cuts need it.
+
+    Parameters
+    ----------
+    second : Tensor of float64, shape (d, d)
+        The symmetric matrix; it may be overwritten.
+    likely_rank : int, optional
+        A guess at the largest rank, from a class before; it decides what is tried first and
+        changes no result beyond rounding.
+
+    Raises
+    ------
+    DataError
+        If the matrix is not finite: the features are too large to be squared.
+    """
+    diagonal = second.diagonal()
+    total = float(diagonal.sum())
+    # Features that the class never uses: their rows and columns are exactly zero.
+    alive = torch.nonzero(diagonal != 0)[:, 0]
+    width = len(second)
+    if total > 0 and len(alive) <= 0.98 * width:
+        inner = spectrum_of(second[alive][:, alive], count, mean[alive], cuts, what, likely_rank)
+        return _widened(inner, alive, mean)
+    if width >= _WIDE and (likely_rank is None or likely_rank <= width // (2 * _MOST)):
+        found = leading(second, cuts)
+        if found is not None:
+            return ClassSpectrum(count, *found, mean, total)
+    values, vectors = eigenvectors(second, what)
+    positive = values[: numerical_rank(values, count)]
+    return ClassSpectrum(count, positive, vectors, mean, float(positive.sum()))
+
+
+def _widened(inner: ClassSpectrum, alive: Tensor, mean: Tensor) -> ClassSpectrum:
+    """Put the features back that the class never uses, as directions after all others."""
+    width, found = len(mean), inner.vectors.shape[1]
+    columns = width if inner.whole else found
+    vectors = inner.vectors.new_zeros(width, columns)
+    vectors[alive, :found] = inner.vectors
+    if inner.whole:
+        dead = torch.ones(width, dtype=torch.bool, device=alive.device)
+        dead[alive] = False
+        places = torch.nonzero(dead)[:, 0]
+        vectors[places, torch.arange(found, width, device=alive.device)] = 1
+    return ClassSpectrum(inner.count, inner.values, vectors, mean, inner.total)
+
+
+def eigenvectors(
+    matrix: Float[Tensor, "d d"], what: str
+) -> tuple[Float[Tensor, " d"], Float[Tensor, "d d"]]:
+    """Return eigenvalues, largest first, and eigenvectors of a symmetric float64 matrix.
+
+    Raises
+    ------
+    DataError
+        If the matrix is not finite: the features are too large to be squared.
+    """
+    # LAPACK works with squares of the entries too: keep the largest near one.
+    scale = float(matrix.diagonal().max())
+    if not bool(torch.isfinite(matrix).all()):
+        raise DataError(f"{what}: the features overflow when squared; scale them down")
+    if scale <= 0:
+        return matrix.diagonal().clone(), torch.eye(len(matrix)).to(matrix)
+    try:
+        values, vectors = torch.linalg.eigh(matrix / scale)
+    except RuntimeError:  # torch.linalg.LinAlgError is one
+        # The divide-and-conquer solver can give up on repeated eigenvalues; QR iterations do not.
+        logger.info("%s: using the slower eigensolver", what)
+        found = scipy.linalg.eigh((matrix / scale).cpu().numpy(), driver="ev")
+        values, vectors = (torch.from_numpy(part).to(matrix) for part in found)
+    return values.flip(0) * scale, vectors.flip(1)
+
+
+def numerical_rank(values: Float[Tensor, " d"], limit: int) -> int:
+    """Return how many eigenvalues, largest first, stand above rounding; at most `limit`."""
+    if not len(values) or float(values[0]) <= 0:
+        return 0
+    floor = float(values[0]) * len(values) * _EPS
+    return min(int((values > floor).sum()), limit)
+
+
+def leading(
+    matrix: Float[Tensor, "d d"], cuts: Sequence[Cut]
+) -> tuple[Float[Tensor, " m"], Float[Tensor, "d m"]] | None:
+    r"""Return the leading eigenpairs that some cuts need, or None where LAPACK does better.
+
+    Block Lanczos with full reorthogonalisation (Golub and Underwood, 1977). A result is returned
+    only if it is certified, for the largest rank r asked for:
+
+    - every projector: :math:`\|\sin\Theta\|_F \le \|R\|_F / (\theta_r - \sigma)` (Davis and Kahan,
+      1970) is at most 1e-6, where R are the residuals of the first r pairs and σ bounds the rest
+      of the spectrum;
+    - σ: the Cholesky factorisation of :math:`\sigma I - (S - V \Theta V^T)` exists, so no other
+      eigenvalue reaches σ;
+    - every rank: the retained share is measured against the exact trace, and no sum of eigenvalues
+      lies within its error of the share.
+
+    Parameters
+    ----------
+    matrix : Tensor of float64, shape (d, d)
+        Symmetric and positive semi-definite, as second moments are.
+    """
+    width = len(matrix)
+    most = width // _MOST // _BLOCK * _BLOCK
+    total = float(matrix.diagonal().sum())
+    if not 0 < total < float("inf"):
+        return None
+    if any(cut.share >= 1 if cut.rank is None else 2 * cut.rank > most for cut in cuts):
+        return None
+    scaled = matrix / float(matrix.diagonal().max())
+    if not bool(torch.isfinite(scaled.sum())):
+        return None
+    total = float(scaled.diagonal().sum())
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(width, _BLOCK, dtype=torch.float64, generator=generator).to(matrix.device)
+    basis = matrix.new_empty(width, most)
+    inner = matrix.new_zeros(most, most)
+    block = torch.linalg.qr(start)[0]
+    for begin in range(0, most, _BLOCK):
+        end = begin + _BLOCK
+        basis[:, begin:end] = block
+        image = scaled @ block
+        known = basis[:, :end]
+        inner[:end, begin:end] = known.T @ image
+        inner[begin:end, :end] = inner[:end, begin:end].T
+        image -= known @ inner[:end, begin:end]
+        image -= known @ (known.T @ image)
+        block, rest = torch.linalg.qr(image)
+        if end < 2 * _BLOCK or ((end // _BLOCK) % 2 and end < most):
+            continue
+        values, small = (part.flip(-1) for part in torch.linalg.eigh(inner[:end, :end]))
+        ranks = [cut.rank_of(values, total) for cut in cuts]
+        if max(ranks) >= end:
+            if end >= 4 * _BLOCK and not _hopeful(values, total, cuts):
+                return None
+            continue
+        residuals = torch.linalg.vector_norm(rest @ small[begin:end], dim=0)
+        if _converged(values, residuals, ranks):
+            vectors = known @ small[:, : max(ranks)]
+            scale = float(matrix.diagonal().max())
+            if _certified(scaled, values, vectors, ranks, total, cuts):
+                return values[: max(ranks)] * scale, vectors
+            return None
+    return None
+
+
+def _hopeful(values: Tensor, total: float, cuts: Sequence[Cut]) -> bool:
+    """Say whether the missing share is so small that a basis in reach will hold it."""
+    missing = 1 - float(values.sum()) / total
+    return all(missing <= 3 * (1 - cut.share) for cut in cuts if cut.rank is None)
+
+
+def _converged(values: Tensor, residuals: Tensor, ranks: list[int]) -> bool:
+    """Say whether every projector asked for is within its error, by the Lanczos residuals."""
+    floor = float(values[0]) * _EPS * len(values) ** 0.5
+    for rank in ranks:
+        gap = float(values[rank - 1] - values[rank])
+        error = float(torch.linalg.vector_norm(residuals[:rank]))
+        if error > max(_PROJECTOR_ERROR * gap / 4, floor):
+            return False
+    return True
+
+
+def _certified(
+    matrix: Tensor,
+    values: Tensor,
+    vectors: Tensor,
+    ranks: list[int],
+    total: float,
+    cuts: Sequence[Cut],
+) -> bool:
+    """Say whether the eigenpairs are what `leading` promises; see there."""
+    rank = max(ranks)
+    found = values[:rank]
+    residuals = matrix @ vectors - vectors * found
+    sigma = float(values[rank - 1] + values[rank]) / 2
+    for each in ranks:
+        after = sigma if each == rank else float(values[each])
+        error = float(torch.linalg.vector_norm(residuals[:, :each]))
+        if error > _PROJECTOR_ERROR * (float(values[each - 1]) - after):
+            return False
+    shares = found.cumsum(0) / total
+    slack = 4 * len(matrix) * _EPS
+    asked = [cut.share for cut in cuts if cut.rank is None]
+    if any(bool(((shares - share).abs() <= slack).any()) for share in asked):
+        return False
+    rest = torch.addmm(matrix, vectors * found, vectors.T, alpha=-1)
+    # The gap is what has to be seen: single precision is enough where it is wide.
+    precise = sigma - float(values[rank]) < 1e-3 * sigma
+    rest = rest if precise else rest.float()
+    rest.neg_().diagonal().add_(sigma)
+    return int(torch.linalg.cholesky_ex(rest).info) == 0
