@@ -269,13 +269,13 @@ def _decompose(
             mine = None if spectrum is None else _kept(spectrum, cuts, dtype)
             del spectrum
             for owner in range(len(classes)):
-                matrix, meta, eigenvalues, vector = team.share(mine, owner)
+                matrix, meta, eigenvalues, vector, first_few = team.share(mine, owner)
                 count, leading, *ranks = meta.tolist()
                 values.append(eigenvalues)
                 principal.append(vector)
                 counts.append(count)
                 likely_rank = max(ranks, default=1)
-                yield Columns(matrix, ranks, leading)
+                yield Columns(matrix, ranks, leading, first_few)
             del mine
 
     bases = ClassBases(columns(), statistics.width, dtype)
@@ -293,7 +293,8 @@ def _kept(spectrum: ClassSpectrum, cuts: list[Cut], dtype: torch.dtype) -> list[
             side = float(vector[vector.abs().argmax()])
         vector = -vector if side < 0 else vector
     meta = torch.tensor([spectrum.count, columns.leading, *columns.ranks])
-    return [columns.matrix.to(dtype, copy=True), meta, spectrum.values.clone(), vector]
+    first = columns.first.to(dtype, copy=True)
+    return [columns.matrix.to(dtype, copy=True), meta, spectrum.values.clone(), vector, first]
 
 
 def _places(y: NDArray[Any], classes: NDArray[Any]) -> NDArray[np.int64]:

@@ -26,6 +26,7 @@ from tqdm.auto import tqdm
 
 from ._capture import Tap, capture, extract_logits
 from ._labels import Labels, as_labels, pick
+from ._products import all_finite
 from .errors import DataError, LabelError, ModelError, UnderscriptError
 
 logger = logging.getLogger(__name__)
@@ -282,7 +283,7 @@ def stream(
             logits = forward(model, batch, device, where)
             layers = tapped.rows(batch, where)
             for name, rows in [*layers.items(), ("output", logits)]:
-                if not bool(torch.isfinite(rows).all()):
+                if not all_finite(rows):
                     raise DataError(_not_finite(name, rows, batch, where))
             yield Rows(batch, layers, logits)
 

@@ -26,8 +26,13 @@ _GROUP_COLUMNS = 2048
 _BLOCK_VALUES = 1 << 22
 # Rounded bases are made when this many rows have come: for fewer they would not pay.
 _ROWS_BEFORE_SCREENING = 4096
-# Screening ends for good where it leaves more than this share of the work.
+# Screening ends for good where it leaves more than this share of the work; to gather a row for
+# one class costs as much as to multiply it with so many columns.
 _WORTH_SCREENING = 0.5
+_GATHERING = 150
+# Eigenvectors of a class, and classes, that stand for what all rows have in common.
+_COMMON = 4
+_COMMON_CLASSES = 16
 # Error of a squared cosine in float32.
 _SINGLE = 1e-6
 
@@ -45,11 +50,14 @@ class Columns:
     leading : int
         Ranks up to this are served by the eigenvectors themselves, larger ones by what follows
         them (the complement).
+    first : Tensor, shape (width, m)
+        The first few eigenvectors.
     """
 
     matrix: Float[Tensor, "width c"]
     ranks: list[int]
     leading: int
+    first: Float[Tensor, "width m"]
 
     @classmethod
     def of(cls, spectrum: ClassSpectrum, ranks: Sequence[int]) -> "Columns":
@@ -64,7 +72,8 @@ class Columns:
         if best + 1 < len(steps):
             parts.append(spectrum.vectors[:, steps[best + 1] :])
         matrix = torch.cat(parts, 1) if len(parts) > 1 else parts[0]
-        return cls(matrix, list(ranks), steps[best])
+        first = spectrum.vectors[:, : min(_COMMON, len(spectrum.values))]
+        return cls(matrix, list(ranks), steps[best], first)
 
     def ladder(self, k: int, at: int) -> "Ladder":
         """Return how the columns add up, once they stand at column `at` of a group."""
@@ -155,11 +164,16 @@ class Group:
     ladders: list[Ladder]
     rounded: RoundedColumns | None = None
 
-    def in_bfloat16(self, device: torch.device) -> RoundedColumns:
+    @property
+    def leads(self) -> bool:
+        """Whether leading columns are among them: there, what rows have in common is large."""
+        return any(ladder.leading for ladder in self.ladders)
+
+    def in_bfloat16(self, common: Float[Tensor, "width q"]) -> RoundedColumns:
         """Return the rounded columns, made at the first call."""
-        if self.rounded is None or self.rounded.matrix.device != device:
+        if self.rounded is None or self.rounded.matrix.device != common.device:
             spans = {ladder.k: slice(ladder.start, ladder.stop) for ladder in self.ladders}
-            self.rounded = RoundedColumns.of(self.matrix.to(device), spans)
+            self.rounded = RoundedColumns.of(self.matrix.to(common), spans, common)
         return self.rounded
 
 
@@ -183,8 +197,11 @@ class ClassBases:
         self._rows_seen = 0
         self._screens = True
         waiting: list[tuple[Ladder, Tensor]] = []
+        first: list[Tensor] = []
         at = 0
         for each in columns:
+            if len(first) < _COMMON_CLASSES and each.first.shape[1]:
+                first.append(each.first)
             k = len(self.ranks)
             self.ranks.append(each.ranks)
             if any(each.ranks):
@@ -194,6 +211,9 @@ class ClassBases:
                 self._group(waiting)
                 at = 0
         self._group(waiting)
+        empty = torch.zeros(width, 0, dtype=dtype)
+        # What rows of all classes have in common; see `screening`.
+        self._common = torch.linalg.qr(torch.cat(first, 1).to(dtype))[0] if first else empty
 
     def _group(self, waiting: list[tuple[Ladder, Tensor]]) -> None:
         """Put columns side by side; the parts are let go."""
@@ -266,18 +286,23 @@ class ClassBases:
         low = unit.new_full((len(unit), len(self.ranks), self.n_cuts), -torch.inf)
         high = low.clone()
         with exact_products():
-            rows = RoundedRows.of(unit)
+            rows: dict[bool, RoundedRows] = {}
             for group in self._groups:
-                rounded = group.in_bfloat16(unit.device)
-                product = rows.matrix @ rounded.matrix
+                common = self._common.to(unit) if group.leads else unit.new_empty(self.width, 0)
+                if group.leads not in rows:
+                    rows[group.leads] = RoundedRows.of(unit, common)
+                rounded = group.in_bfloat16(common)
+                product = rows[group.leads].product(rounded)
                 for ladder in group.ladders:
                     squares = ladder.squares(product, length, self.n_cuts)
-                    slack = rows.slack(rounded, ladder.k, squares.sqrt())
+                    slack = rows[group.leads].slack(rounded, ladder.k)[:, None]
                     low[:, ladder.k], high[:, ladder.k] = ladder.bounds(squares, slack, length)
             possible = high >= low.amax(1, keepdim=True)
             undecided = possible.sum(1, keepdim=True) > 1
             asked = (possible & undecided).any(2)
-            self._screens = float(asked.float().mean()) <= _WORTH_SCREENING
+            columns = sum(group.matrix.shape[1] for group in self._groups) / len(self.ranks)
+            left = float(asked.float().mean()) * (1 + _GATHERING / max(columns, 1))
+            self._screens = left <= _WORTH_SCREENING
             for group in self._groups:
                 for ladder in group.ladders:
                     which = torch.nonzero(asked[:, ladder.k])[:, 0]

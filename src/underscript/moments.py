@@ -93,7 +93,7 @@ class ClassMoments:
                 f"labels: expected classes 0 … {self.n_classes - 1} (−1 leaves a row out); "
                 f"found {int(labels.max())}"
             )
-        rows = rows.detach()
+        rows = rows.detach().to(self.device)
         for k, chosen in by_class(labels):
             self._counts[k] += len(chosen)
             self._gather(k, rows, chosen.to(rows.device))
@@ -110,7 +110,7 @@ class ClassMoments:
         while len(chosen):
             filled = self._filled[k]
             part, chosen = chosen[: self._room - filled], chosen[self._room - filled :]
-            waiting[filled : filled + len(part)] = rows[part]
+            torch.index_select(rows, 0, part, out=waiting[filled : filled + len(part)])
             self._filled[k] += len(part)
             if self._filled[k] == self._room:
                 self._flush(k)
@@ -169,14 +169,13 @@ class ClassMoments:
             self._flush(k)
             count = int(team.total(self._counts[k]))
             summed = team.total(self._sums[k])
-            if not count:
-                second = None
-            elif k in self._seconds:
-                second = self._seconds[k].clone()
-            else:
-                second = self._empty()
-            if second is not None:
-                team.reduce(second, owner)
+            second = None
+            if count:
+                second = self._seconds.get(k)
+                second = self._empty() if second is None else second
+                if team.size > 1:
+                    second = second.clone()
+                    team.reduce(second, owner)
             if owner == team.rank:
                 found = (k, count, summed / max(count, 1), second)
         with team.together():
@@ -185,6 +184,7 @@ class ClassMoments:
             k, count, mean, second = found
             if second is None:
                 return ClassSpectrum.empty(0, mean)
+            # Tiles below the diagonal are nobody's: filling them changes no sum.
             return spectrum_of(mirrored(second), count, mean, cuts, f"class {k}", likely_rank)
 
     def _empty(self) -> Tensor:

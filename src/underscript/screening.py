@@ -1,14 +1,17 @@
 r"""What a bfloat16 product can be trusted for, row by row and class by class.
 
-Let :math:`c = V^T x` for a unit row x, and ĉ what comes out of the product of x̂ and V̂, both
-rounded to bfloat16. Then
+Rows of a hidden layer have a large part in common: a few directions U, the first eigenvectors of
+the classes. It is taken out and multiplied in full, :math:`V^T x = V^T p + (V^T U) a` with
+:math:`a = U^T x` and :math:`p = x - U a`; only p is rounded. With ĉ what comes out of the product
+of p̂ and V̂ in bfloat16,
 
-.. math:: \|\hat c - c\| \le \|x - \hat x\| + \|V - \hat V\|_2 \|\hat x\| + 2^{-9} \|\hat c\| + a
+.. math:: \|\hat c - V^T p\| \le \|p - \hat p\| (1 + \sigma) + (\sigma + 2^{-9} + s) \|p\|
 
-The first term is measured for each row, the second bounded for each class from the rounding errors
-themselves, the third is the rounding of the result, and `a` the error of adding up in float32:
-:math:`8 \sqrt{d}\, u \sqrt{r}` with :math:`u = 2^{-24}`, which holds with overwhelming probability
-(Higham and Mary, "A new approach to probabilistic rounding error analysis", 2019).
+where the first norm is measured for each row; σ, a bound of ‖V − V̂‖₂, comes from each class's
+rounding errors themselves; :math:`2^{-9}` is the rounding of the result; and s the error of adding
+up in float32, :math:`8 \sqrt{d}\, u \sqrt{r}` with :math:`u = 2^{-24}`, which holds with
+overwhelming probability (Higham and Mary, "A new approach to probabilistic rounding error
+analysis", 2019).
 """
 
 import math
@@ -22,31 +25,39 @@ from torch import Tensor
 # Half a unit in the last place of bfloat16's 8 bits, and of float32's 24.
 _HALF_ULP = 2.0**-9
 _HALF_ULP_32 = 2.0**-24
+# Error of a norm in float32.
+_SINGLE = 1e-6
 # Columns whose rounding errors are bounded at once.
 _CHUNK = 1024
 
 
 @dataclass(frozen=True)
 class RoundedColumns:
-    """Bases in bfloat16.
+    """Bases of several classes, side by side, in bfloat16.
 
     Attributes
     ----------
     matrix : Tensor of bfloat16, shape (width, columns)
-        The bases of several classes, side by side.
+        V̂.
+    common : Tensor, shape (q, columns)
+        Uᵀ V in full; q = 0 where nothing is taken out.
     errors : dict of int to float
         By class: at least ‖V − V̂‖₂ of its columns.
     sums : dict of int to float
-        By class: the error of adding up, see above.
+        By class: the error of adding up, s.
     """
 
     matrix: Float[Tensor, "width columns"]
+    common: Float[Tensor, "q columns"]
     errors: dict[int, float]
     sums: dict[int, float]
 
     @classmethod
     def of(
-        cls, matrix: Float[Tensor, "width columns"], spans: Mapping[int, slice]
+        cls,
+        matrix: Float[Tensor, "width columns"],
+        spans: Mapping[int, slice],
+        common: Float[Tensor, "width q"],
     ) -> "RoundedColumns":
         """Round a matrix whose columns belong to classes."""
         low = matrix.to(torch.bfloat16)
@@ -61,29 +72,48 @@ class RoundedColumns:
             ]
             errors[k] = math.sqrt(sum(squares))
             sums[k] = 8 * _HALF_ULP_32 * math.sqrt(full.numel())
-        return cls(low, errors, sums)
+        return cls(low, common.T @ matrix, errors, sums)
 
 
 @dataclass(frozen=True)
 class RoundedRows:
-    """Unit rows in bfloat16 (n, width), and how far each is from what it was (n,)."""
+    """Rows without what they have in common, in bfloat16.
+
+    Attributes
+    ----------
+    matrix : Tensor of bfloat16, shape (n, width)
+        p̂.
+    common : Tensor, shape (n, q)
+        a in full.
+    lengths, errors : Tensor, shape (n,)
+        ‖p‖ and ‖p − p̂‖.
+    """
 
     matrix: Float[Tensor, "n width"]
+    common: Float[Tensor, "n q"]
+    lengths: Float[Tensor, " n"]
     errors: Float[Tensor, " n"]
 
     @classmethod
-    def of(cls, unit: Float[Tensor, "n width"]) -> "RoundedRows":
+    def of(cls, unit: Float[Tensor, "n width"], common: Float[Tensor, "width q"]) -> "RoundedRows":
         """Round rows of length one (or zero)."""
-        low = unit.to(torch.bfloat16)
-        return cls(low, torch.linalg.vector_norm(unit - low, dim=1))
+        part = unit @ common
+        rest = torch.addmm(unit, part, common.T, alpha=-1) if common.shape[1] else unit
+        low = rest.to(torch.bfloat16)
+        norm = torch.linalg.vector_norm
+        return cls(low, part, norm(rest, dim=1), norm(rest - low, dim=1))
 
-    def slack(
-        self, columns: RoundedColumns, k: int, norms: Float[Tensor, "n cuts"]
-    ) -> Float[Tensor, "n cuts"]:
-        """Return at least |‖ĉ‖ − ‖c‖| for each row and each cut of class k."""
-        row = self.errors * (1 + columns.errors[k]) + columns.errors[k] + columns.sums[k]
-        # One per cent for the rounding of the norms and bounds themselves.
-        return 1.01 * (row[:, None] + _HALF_ULP * norms)
+    def product(self, columns: RoundedColumns) -> Float[Tensor, "n columns"]:
+        """Return what the bounds of `slack` are about; bfloat16 where nothing is taken out."""
+        rough = self.matrix @ columns.matrix
+        return (self.common @ columns.common).add_(rough) if len(columns.common) else rough
+
+    def slack(self, columns: RoundedColumns, k: int) -> Float[Tensor, " n"]:
+        """Return at least how far ‖ĉ‖ is from the truth, for each row and the columns of k."""
+        sigma = columns.errors[k]
+        rounding = sigma + _HALF_ULP + columns.sums[k]
+        # One per cent, and a little, for the rounding of the norms and bounds themselves.
+        return 1.01 * (self.errors * (1 + sigma) + rounding * self.lengths) + _SINGLE
 
 
 def largest_singular_value(matrix: Float[Tensor, "n m"]) -> float:

@@ -180,10 +180,10 @@ class MinimumAngleSubspaceClassifier(SubspaceClassifier):
         ):
             raise ValueError("the bases, ranks, counts and eigenvalues do not fit each other")
         parts = torch.split(tensors["vectors"], columns, 1)
-        kept = [
-            Columns(part, [rank], 0 if complement else rank)
-            for part, rank, complement in zip(parts, ranks, complements, strict=True)
-        ]
+        kept = []
+        for part, rank, complement in zip(parts, ranks, complements, strict=True):
+            leading = 0 if complement else rank
+            kept.append(Columns(part, [rank], leading, part[:, : min(leading, 4)]))
         self.__dict__.pop("_statistics", None)
         self.classes_ = np.arange(len(ranks))
         self.n_features_in_ = int(width)
