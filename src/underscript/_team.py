@@ -4,8 +4,10 @@ Data are divided among the processes, sums are added up, classes are decomposed 
 Without a group everything here does nothing, so that the pipeline reads the same for one process.
 """
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -142,11 +144,45 @@ def _told(what: str) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        reason = (str(error).strip().splitlines() or [""])[0]
+        # Gloo's messages begin with a source file and end with advice.
+        reason = (str(error).strip().splitlines() or [""])[0].rsplit("] ", 1)[-1].split(". ")[0]
         raise TeamError(
             f"{what}: another process stopped or cannot be reached ({reason}); "
             "see its own message, and start all of them again"
         ) from error
+
+
+@contextmanager
+def joined(device: str | None) -> Iterator[tuple[Team, str | None]]:
+    """Join the processes that ``torchrun`` started, if it did, and leave them at the end.
+
+    Parameters
+    ----------
+    device : str, optional
+        What the user asked for; ``"cuda"`` becomes this process's own GPU.
+
+    Yields
+    ------
+    Team
+        Of one, without ``torchrun``.
+    str or None
+        The device.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        yield ALONE, device
+        return
+    cuda = device is not None and torch.device(device).type == "cuda"
+    if cuda and torch.device(device).index is None:
+        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    if cuda:
+        torch.cuda.set_device(device)
+    with _told("joining"):
+        # Processes may wait for each other as long as the slowest needs; a dead one is noticed
+        # because its connections close.
+        dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=timedelta(days=1))
+    yield Team(dist.group.WORLD, device if cuda and device else "cpu"), device
+    # After an error the others may be gone: nothing to say goodbye to.
+    dist.destroy_process_group()
 
 
 ALONE = Team()

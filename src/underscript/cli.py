@@ -4,11 +4,13 @@ import argparse
 import json
 import logging
 import math
+import os
 import shlex
 import signal
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,15 +18,18 @@ from rich.console import Console
 from rich.table import Table
 
 from . import __version__
+from ._device import as_bytes
 from ._files import fresh_folder
+from ._team import joined
 from ._user import load_model, load_object
 from .decode import decode
 from .decoding import Decoding, is_run, load
-from .errors import DataError, UnderscriptError
+from .errors import DataError, TeamError, UnderscriptError
 from .layers import list_layers
 
 # Here, not where it is used: after minutes of work is no time to find that it cannot be imported.
 from .report import console_table
+from .rows import MEMORY
 from .subspace import PROBES
 
 logger = logging.getLogger("underscript")
@@ -46,10 +51,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         options.command_line = "underscript " + shlex.join(arguments)
         _set_up_messages(options)
         options.run(options)
+    except TeamError as error:
+        return _fail(1, f"failed: {error}")
     except UnderscriptError as error:
         if debug:
             raise
-        return _fail(2, f"error: {error}")
+        # All processes of a team have the same error: one of them says it.
+        return _fail(2, f"error: {error}") if _first() else 2
     except KeyboardInterrupt:
         return _fail(130, "interrupted; nothing was written")
     except BrokenPipeError:
@@ -81,26 +89,38 @@ def _demo(options: argparse.Namespace) -> None:
 
 
 def _decode(options: argparse.Namespace) -> None:
-    with fresh_folder(options.out, is_run) as work:
-        model = load_model(options.model, options.weights)
-        if options.weights is None:
-            logger.warning("no --weights: the model is used as %s gives it", options.model)
+    with joined(options.device) as (team, device), ExitStack() as stack:
+        with team.together():
+            work = None
+            if team.rank == 0:
+                work = stack.enter_context(fresh_folder(options.out, is_run))
+            model = load_model(options.model, options.weights)
+            if options.weights is None:
+                logger.warning("no --weights: the model is used as %s gives it", options.model)
+            train = load_object(options.train, "--train")
+            test = _optional(options.test, "--test")
+            holdout = _optional(options.holdout, "--holdout")
+            labels = _optional(options.labels, "--labels")
+            true_labels = _optional(options.true_labels, "--true-labels")
         found = decode(
             model,
-            load_object(options.train, "--train"),
-            _optional(options.test, "--test"),
-            _optional(options.holdout, "--holdout"),
+            train,
+            test,
+            holdout,
             layers=options.layers,
             probes=options.probes,
             variance=options.variance,
-            labels=_optional(options.labels, "--labels"),
-            true_labels=_optional(options.true_labels, "--true-labels"),
+            labels=labels,
+            true_labels=true_labels,
             controls=options.controls,
-            device=options.device,
+            device=device,
             batch_size=options.batch_size,
             seed=options.seed,
+            memory=options.memory,
+            group=team.group,
         )
-        _finish(found, options, options.out, work)
+        if work is not None:
+            _finish(found, options, options.out, work)
 
 
 def _layers(options: argparse.Namespace) -> None:
@@ -201,14 +221,21 @@ def _fail(code: int, message: str) -> int:
     return code
 
 
+def _first() -> bool:
+    """Say whether this process speaks for those that ``torchrun`` started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def _set_up_messages(options: argparse.Namespace) -> None:
+    level = logging.INFO if options.verbose else logging.WARNING
     logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO if options.verbose else logging.WARNING,
+        stream=sys.stderr, level=level if _first() else logging.ERROR,
         format="underscript: %(message)s",
     )  # fmt: skip
 
     def one_line(message: Any, category: type[Warning], *_where: Any, **_more: Any) -> None:
-        sys.stderr.write(f"underscript: warning: {message}\n")
+        if _first():
+            sys.stderr.write(f"underscript: warning: {message}\n")
 
     warnings.showwarning = one_line
     # Ends like Ctrl-C, so that what is half-written is taken away.
@@ -287,6 +314,9 @@ def _add_decode_options(command: argparse.ArgumentParser) -> None:
     add("--device", help="such as cpu or cuda; default: where the model is")
     add("--batch-size", type=int, default=512)
     add("--seed", type=int, default=0)
+    add("--memory", type=_bytes, default=MEMORY, metavar="SIZE",
+        help="of the layers' statistics in each process, such as 4GB (the default); rows beyond "
+        "it go to a temporary file")  # fmt: skip
     add("--out", type=Path, required=True, metavar="DIR")
 
 
@@ -302,6 +332,13 @@ def _command(commands: Any, name: str, run: Any, about: str) -> argparse.Argumen
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _bytes(text: str) -> int:
+    try:
+        return as_bytes(text)
+    except DataError as error:
+        raise argparse.ArgumentTypeError(str(error).removeprefix("memory: ")) from None
 
 
 def _shares(text: str) -> tuple[float, ...]:
