@@ -164,7 +164,7 @@ def our_way(checkpoint: str, both: bool, train_rows: bool, out: str) -> Result:
         kind = "given" if row.split == "test" else "true"
         if row.probe == "masc" and row.labels == kind and row.split in ("train", "test"):
             table[f"{row.layer} {row.subspace_labels} {row.split}"] = row.accuracy
-    return lap.result(table=table, stages=found.timing)
+    return lap.result(table=table, ours=found.summary["timing"])
 
 
 def in_a_team(train: Result, tests: list[Result], rank: int, size: int, store: str) -> Result:

@@ -144,6 +144,15 @@ class SubspaceClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """Return the position of the largest decision value of finite rows, unchecked, int64."""
         return self.decide(rows).argmax(1)
 
+    def answers(
+        self, rows: Float[Tensor, "n width"], given: Int[Tensor, " n"]
+    ) -> tuple[Float[Tensor, "n classes"], Int[Tensor, " n"]]:
+        """Return the closeness of rows to their given class and the nearest other, and `nearest`.
+
+        Of closeness (n, K) only these two a row are asked for; the rest may be smaller.
+        """
+        return self.closeness(rows), self.nearest(rows)
+
     def _cuts(self) -> tuple[Cut, ...]:
         """Return where this decoder ends its subspaces; nothing if it needs no bases."""
         return ()
@@ -269,13 +278,13 @@ def _decompose(
             mine = None if spectrum is None else _kept(spectrum, cuts, dtype)
             del spectrum
             for owner in range(len(classes)):
-                matrix, meta, eigenvalues, vector, first_few = team.share(mine, owner)
+                matrix, first_few, features, meta, eigenvalues, vector = team.share(mine, owner)
                 count, leading, *ranks = meta.tolist()
                 values.append(eigenvalues)
                 principal.append(vector)
                 counts.append(count)
                 likely_rank = max(ranks, default=1)
-                yield Columns(matrix, ranks, leading, first_few)
+                yield Columns(matrix, ranks, leading, first_few, features)
             del mine
 
     bases = ClassBases(columns(), statistics.width, dtype)
@@ -284,17 +293,16 @@ def _decompose(
 
 def _kept(spectrum: ClassSpectrum, cuts: list[Cut], dtype: torch.dtype) -> list[Tensor]:
     """Return what is kept of a class, as tensors that can travel to other processes."""
-    columns = Columns.of(spectrum, spectrum.ranks(cuts))
+    columns = Columns.of(spectrum, spectrum.ranks(cuts), dtype)
     vector = torch.zeros_like(spectrum.mean)
     if len(spectrum.values):
-        vector = spectrum.vectors[:, 0].clone()
+        vector = spectrum.widened(spectrum.inner[:, :1])[:, 0].clone()
         side = float(vector @ spectrum.mean)
         if side == 0:
             side = float(vector[vector.abs().argmax()])
         vector = -vector if side < 0 else vector
     meta = torch.tensor([spectrum.count, columns.leading, *columns.ranks])
-    first = columns.first.to(dtype, copy=True)
-    return [columns.matrix.to(dtype, copy=True), meta, spectrum.values.clone(), vector, first]
+    return [columns.matrix, columns.first, columns.features, meta, spectrum.values.clone(), vector]
 
 
 def _places(y: NDArray[Any], classes: NDArray[Any]) -> NDArray[np.int64]:

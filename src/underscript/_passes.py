@@ -207,7 +207,8 @@ class Counts:
         """Return the table's rows."""
         widths = {place.tap.name: place.width for place in task.places}
         rows = []
-        for (key, kind), right in self.right.items():
+        order = {key: place for place, key in enumerate([None, *decoders])}
+        for (key, kind), right in sorted(self.right.items(), key=lambda item: order[item[0][0]]):
             rows.append(
                 {
                     "model": which,
@@ -240,7 +241,8 @@ def count(
     counts = Counts()
     by_layer: dict[str, Decoders] = {}
     for key, decoder in decoders.items():
-        by_layer.setdefault(key.layer, {})[key] = decoder
+        if key != watch:
+            by_layer.setdefault(key.layer, {})[key] = decoder
     with task.team.together():
         for rows in stream(
             network, source, task.taps, task.device, stage=stage, keep=keep, progress=task.progress
@@ -253,12 +255,13 @@ def count(
             for layer, group in by_layer.items():
                 for key, answers in nearest_together(group, rows.layers[layer]).items():
                     counts.add(key, answers, sets)
-                    if key == watch:
-                        closeness = decoders[key].closeness(rows.layers[layer])
-                        predicted = answers.cpu().numpy()
-                        counts.watched.append(
-                            Answers.of(closeness, predicted, sets["given"], rows.batch.index)
-                        )
+            if watch is not None:
+                given = torch.from_numpy(sets["given"])
+                closeness, answers = decoders[watch].answers(rows.layers[watch.layer], given)
+                counts.add(watch, answers, sets)
+                counts.watched.append(
+                    Answers.of(closeness, answers.cpu().numpy(), sets["given"], rows.batch.index)
+                )
     counts = counts.together(task.team)
     if not counts.n:
         raise DataError(

@@ -172,15 +172,15 @@ def joined(device: str | None) -> Iterator[tuple[Team, str | None]]:
         yield ALONE, device
         return
     cuda = device is not None and torch.device(device).type == "cuda"
-    if cuda and torch.device(device).index is None:
-        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
-    if cuda:
+    if device is not None and cuda:
+        if torch.device(device).index is None:
+            device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
         torch.cuda.set_device(device)
     with _told("joining"):
         # Processes may wait for each other as long as the slowest needs; a dead one is noticed
         # because its connections close.
         dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=timedelta(days=1))
-    yield Team(dist.group.WORLD, device if cuda and device else "cpu"), device
+    yield Team(dist.group.WORLD, device if device and cuda else "cpu"), device
     # After an error the others may be gone: nothing to say goodbye to.
     dist.destroy_process_group()
 

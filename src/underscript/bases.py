@@ -14,7 +14,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ._precision import bfloat16_pays, exact_products
@@ -52,39 +52,46 @@ class Columns:
         them (the complement).
     first : Tensor, shape (width, m)
         The first few eigenvectors.
+    features : Tensor of bool, shape (width,)
+        The features that the class ever uses. The complement is within them: what a row has
+        elsewhere is outside of the subspace without being multiplied.
     """
 
     matrix: Float[Tensor, "width c"]
     ranks: list[int]
     leading: int
     first: Float[Tensor, "width m"]
+    features: Bool[Tensor, " width"]
 
     @classmethod
-    def of(cls, spectrum: ClassSpectrum, ranks: Sequence[int]) -> "Columns":
+    def of(cls, spectrum: ClassSpectrum, ranks: Sequence[int], dtype: torch.dtype) -> "Columns":
         """Keep the fewest columns that serve all ranks."""
-        width = spectrum.width
         steps = [0, *sorted(set(ranks))]
         # Ranks up to steps[i] from the front, the others from the back.
-        costs = [low + width - high for low, high in pairwise(steps)]
+        costs = [low + spectrum.alive - high for low, high in pairwise(steps)]
         costs.append(steps[-1])
         best = min(range(len(costs)), key=costs.__getitem__) if spectrum.whole else len(costs) - 1
-        parts = [spectrum.vectors[:, : steps[best]]]
+        parts = [spectrum.inner[:, : steps[best]]]
         if best + 1 < len(steps):
-            parts.append(spectrum.vectors[:, steps[best + 1] :])
-        matrix = torch.cat(parts, 1) if len(parts) > 1 else parts[0]
-        first = spectrum.vectors[:, : min(_COMMON, len(spectrum.values))]
-        return cls(matrix, list(ranks), steps[best], first)
+            parts.append(spectrum.inner[:, steps[best + 1] :])
+        columns = torch.cat([part.to(dtype) for part in parts], 1)
+        first = spectrum.inner[:, : min(_COMMON, len(spectrum.values))].to(dtype)
+        features = torch.ones(spectrum.width, dtype=torch.bool, device=columns.device)
+        if spectrum.features is not None:
+            features.zero_()[spectrum.features] = True
+        widened = spectrum.widened
+        return cls(widened(columns), list(ranks), steps[best], widened(first), features)
 
     def ladder(self, k: int, at: int) -> "Ladder":
         """Return how the columns add up, once they stand at column `at` of a group."""
-        width, end = self.matrix.shape
+        alive, end = int(self.features.sum()), self.matrix.shape[1]
         ladder = Ladder(k, at, at + end)
         start = 0
         for rank in sorted({rank for rank in self.ranks if rank <= self.leading}):
             ladder.leading.append(Step(at + start, at + rank, _cuts(self.ranks, rank)))
             start = rank
         for rank in sorted({rank for rank in self.ranks if rank > self.leading}, reverse=True):
-            start = self.matrix.shape[1] - (width - rank)
+            start = self.matrix.shape[1] - (alive - rank)
             ladder.trailing.append(Step(at + start, at + end, _cuts(self.ranks, rank)))
             end = start
         return ladder
@@ -198,8 +205,10 @@ class ClassBases:
         self._screens = True
         waiting: list[tuple[Ladder, Tensor]] = []
         first: list[Tensor] = []
+        features: list[Tensor] = []
         at = 0
         for each in columns:
+            features.append(each.features)
             if len(first) < _COMMON_CLASSES and each.first.shape[1]:
                 first.append(each.first)
             k = len(self.ranks)
@@ -211,6 +220,10 @@ class ClassBases:
                 self._group(waiting)
                 at = 0
         self._group(waiting)
+        # One column a class: which features it uses.
+        used = torch.stack(features, 1)
+        self._features = used
+        self._all_used = used.all(0)
         empty = torch.zeros(width, 0, dtype=dtype)
         # What rows of all classes have in common; see `screening`.
         self._common = torch.linalg.qr(torch.cat(first, 1).to(dtype))[0] if first else empty
@@ -227,8 +240,16 @@ class ClassBases:
         """Number of ranks a class, C."""
         return len(self.ranks[0])
 
+    @property
+    def features(self) -> Bool[Tensor, "width classes"]:
+        """Which features each class ever uses."""
+        return self._features
+
     def own(self, cut: int) -> list[tuple[Tensor, bool]]:
-        """Return each class's columns for one cut, and whether they span the complement."""
+        """Return each class's columns for one cut, and whether they span the complement.
+
+        The complement is that within the class's features.
+        """
         empty = torch.zeros(self.width, 0, dtype=self.dtype)
         found = [(empty, False)] * len(self.ranks)
         for group in self._groups:
@@ -259,33 +280,58 @@ class ClassBases:
         """
         result = unit.new_full((len(unit), len(self.ranks), self.n_cuts), -torch.inf)
         with exact_products():
+            within = self._within(unit, length)
             for group in self._groups:
                 matrix = group.matrix.to(unit.device, unit.dtype)
                 for part in _blocks(len(unit), matrix.shape[1]):
                     product = unit[part] @ matrix
                     for ladder in group.ladders:
                         squares = ladder.squares(product, length[part], self.n_cuts)
-                        result[part, ladder.k] = ladder.energies(squares, length[part])
+                        inside = within[part, ladder.k]
+                        result[part, ladder.k] = ladder.energies(squares, inside)
         return result
+
+    def _within(self, unit: Tensor, length: Tensor) -> Float[Tensor, "n classes"]:
+        """Return the squared length of each row within each class's features."""
+        whole = length[:, None].expand(-1, len(self.ranks))
+        if bool(self._all_used.all()):
+            return whole
+        parts = unit.square() @ self._features.to(unit)
+        return torch.where(self._all_used.to(unit.device), whole, parts)
 
     def nearest(
         self, unit: Float[Tensor, "n width"], length: Float[Tensor, " n"]
     ) -> Int[Tensor, "n cuts"]:
         """Return the class of the largest squared cosine at every cut; the first of equals."""
+        return self.leaders(unit, length).argmax(1)
+
+    def leaders(
+        self,
+        unit: Float[Tensor, "n width"],
+        length: Float[Tensor, " n"],
+        given: Int[Tensor, " n"] | None = None,
+    ) -> Float[Tensor, "n classes cuts"]:
+        """Return what `energies` does where it matters, and something smaller elsewhere.
+
+        The nearest class matters, though not its value; with `given` classes the values of these
+        and of the nearest of all others do.
+        """
         self._rows_seen += len(unit)
-        if self._rows_seen < _ROWS_BEFORE_SCREENING or not self._screens:
-            return self.energies(unit, length).argmax(1)
-        if not bfloat16_pays(unit.device.type):
-            self._screens = False
-            return self.energies(unit, length).argmax(1)
-        parts = [self._screened(unit[p], length[p]) for p in _blocks(len(unit), _GROUP_COLUMNS)]
+        screens = self._screens and self._rows_seen >= _ROWS_BEFORE_SCREENING
+        if not screens or not bfloat16_pays(unit.device.type):
+            return self.energies(unit, length)
+        parts = [
+            self._screened(unit[part], length[part], None if given is None else given[part])
+            for part in _blocks(len(unit), _GROUP_COLUMNS)
+        ]
         return torch.cat(parts)
 
-    def _screened(self, unit: Tensor, length: Tensor) -> Tensor:
-        """Return what `nearest` does, computing in full only what bfloat16 cannot tell."""
+    def _screened(self, unit: Tensor, length: Tensor, given: Tensor | None) -> Tensor:
+        """Return what `leaders` does, computing in full only what bfloat16 cannot tell."""
         low = unit.new_full((len(unit), len(self.ranks), self.n_cuts), -torch.inf)
         high = low.clone()
         with exact_products():
+            within = self._within(unit, length)
             rows: dict[bool, RoundedRows] = {}
             for group in self._groups:
                 common = self._common.to(unit) if group.leads else unit.new_empty(self.width, 0)
@@ -296,10 +342,16 @@ class ClassBases:
                 for ladder in group.ladders:
                     squares = ladder.squares(product, length, self.n_cuts)
                     slack = rows[group.leads].slack(rounded, ladder.k)[:, None]
-                    low[:, ladder.k], high[:, ladder.k] = ladder.bounds(squares, slack, length)
-            possible = high >= low.amax(1, keepdim=True)
-            undecided = possible.sum(1, keepdim=True) > 1
-            asked = (possible & undecided).any(2)
+                    inside = within[:, ladder.k]
+                    low[:, ladder.k], high[:, ladder.k] = ladder.bounds(squares, slack, inside)
+            if given is None:
+                possible = high >= low.amax(1, keepdim=True)
+                asked = (possible & (possible.sum(1, keepdim=True) > 1)).any(2)
+            else:
+                own = given[:, None, None].expand(-1, 1, self.n_cuts)
+                possible = high >= low.scatter(1, own, -torch.inf).amax(1, keepdim=True)
+                possible.scatter_(1, own, True)
+                asked = possible.any(2)
             columns = sum(group.matrix.shape[1] for group in self._groups) / len(self.ranks)
             left = float(asked.float().mean()) * (1 + _GATHERING / max(columns, 1))
             self._screens = left <= _WORTH_SCREENING
@@ -310,9 +362,10 @@ class ClassBases:
                         matrix = group.matrix[:, ladder.start : ladder.stop].to(unit)
                         product = unit[which] @ matrix
                         squares = ladder.squares(product, length[which], self.n_cuts, ladder.start)
-                        high[which, ladder.k] = ladder.energies(squares, length[which])
-        # A decided row has one possible class, and an undecided one the true values of all its.
-        return torch.where(possible, high, -torch.inf).argmax(1)
+                        inside = within[which, ladder.k]
+                        high[which, ladder.k] = ladder.energies(squares, inside)
+        # Where one class alone is possible its value is a bound; all others are the true ones.
+        return torch.where(possible, high, -torch.inf)
 
 
 def unit_rows(

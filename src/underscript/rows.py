@@ -247,7 +247,7 @@ def _decomposed(
     values, total = found.values, found.total
     if not m:
         return ClassSpectrum.empty(count, mean)
-    left = found.vectors[:, :m] / values[:m].sqrt()
+    left = found.widened(found.inner[:, :m] / values[:m].sqrt())
     del found
     vectors = left.new_empty(width, m)
     for start in range(0, width, step):
@@ -257,4 +257,4 @@ def _decomposed(
         # Directions with little energy come out of the Gram matrix not quite orthogonal.
         vectors, triangle = torch.linalg.qr(vectors)
         vectors = vectors * triangle.diagonal().sign()
-    return ClassSpectrum(count, values, vectors, mean, total)
+    return ClassSpectrum(count, values, vectors, None, mean, total)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import scipy.linalg
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from ._products import all_finite
@@ -62,9 +62,11 @@ class ClassSpectrum:
     values : Tensor of float64, shape (m,)
         Positive eigenvalues: all of them (m is then the numerical rank, at most the width and
         `count`), or the leading ones that were asked for.
-    vectors : Tensor of float64, shape (width, c)
-        Orthonormal columns in the order of `values`, as many as were asked for; with c = width
-        those after the first m span what the class never uses.
+    inner : Tensor of float64, shape (alive, c)
+        Orthonormal columns in the order of `values`, as many as were asked for; with c = alive
+        those after the first m span what the class never uses of its features.
+    features : Tensor of int64, shape (alive,), or None
+        The features that are ever other than zero in the class; None if all are.
     mean : Tensor of float64, shape (width,)
         Mean row of the class; zeros for a class without samples.
     total : float
@@ -73,24 +75,48 @@ class ClassSpectrum:
 
     count: int
     values: Float[Tensor, " m"]
-    vectors: Float[Tensor, "width c"]
+    inner: Float[Tensor, "alive c"]
+    features: Int[Tensor, " alive"] | None
     mean: Float[Tensor, " width"]
     total: float
 
     @classmethod
     def empty(cls, count: int, mean: Float[Tensor, " width"]) -> "ClassSpectrum":
         """Return that of a class with no samples, or only zero rows."""
-        return cls(count, mean.new_zeros(0), mean.new_zeros(len(mean), 0), mean, 0.0)
+        return cls(count, mean.new_zeros(0), mean.new_zeros(len(mean), 0), None, mean, 0.0)
 
     @property
     def width(self) -> int:
         """Number of values a row."""
-        return int(self.vectors.shape[0])
+        return len(self.mean)
+
+    @property
+    def alive(self) -> int:
+        """Number of features that are ever other than zero."""
+        return len(self.inner)
 
     @property
     def whole(self) -> bool:
-        """Whether the columns span the whole space."""
-        return self.vectors.shape[1] == self.width
+        """Whether the columns span all of the class's features."""
+        return self.inner.shape[1] == self.alive
+
+    @property
+    def vectors(self) -> Float[Tensor, "width c"]:
+        """The columns of `inner` among all features; where they are whole, the others follow."""
+        vectors = self.widened(self.inner)
+        if self.features is None or not self.whole:
+            return vectors
+        others = torch.eye(self.width).to(vectors)
+        unused = torch.ones(self.width, dtype=torch.bool, device=vectors.device)
+        unused[self.features] = False
+        return torch.cat([vectors, others[:, unused]], 1)
+
+    def widened(self, columns: Float[Tensor, "alive c"]) -> Float[Tensor, "width c"]:
+        """Return columns over the class's features as columns over all of them."""
+        if self.features is None:
+            return columns
+        wide = columns.new_zeros(self.width, columns.shape[1])
+        return wide.index_copy_(0, self.features, columns)
 
     def ranks(self, cuts: Sequence[Cut]) -> list[int]:
         """Return the rank at each cut; at most the number of positive eigenvalues."""
@@ -125,33 +151,20 @@ def spectrum_of(
     """
     diagonal = second.diagonal()
     total = float(diagonal.sum())
-    # Features that the class never uses: their rows and columns are exactly zero.
-    alive = torch.nonzero(diagonal != 0)[:, 0]
+    # What the class never uses has rows and columns of exact zeros; without them it is cheaper.
+    features = torch.nonzero(diagonal != 0)[:, 0] if total > 0 else None
+    if features is not None and len(features) <= 0.98 * len(second):
+        second = second.index_select(0, features).index_select(1, features)
+    else:
+        features = None
     width = len(second)
-    if total > 0 and len(alive) <= 0.98 * width:
-        inner = spectrum_of(second[alive][:, alive], count, mean[alive], cuts, what, likely_rank)
-        return _widened(inner, alive, mean)
     if width >= _WIDE and (likely_rank is None or likely_rank <= width // (2 * _MOST)):
         found = leading(second, cuts)
         if found is not None:
-            return ClassSpectrum(count, *found, mean, total)
+            return ClassSpectrum(count, *found, features, mean, total)
     values, vectors = eigenvectors(second, what)
     positive = values[: numerical_rank(values, count)]
-    return ClassSpectrum(count, positive, vectors, mean, float(positive.sum()))
-
-
-def _widened(inner: ClassSpectrum, alive: Tensor, mean: Tensor) -> ClassSpectrum:
-    """Put the features back that the class never uses, as directions after all others."""
-    width, found = len(mean), inner.vectors.shape[1]
-    columns = width if inner.whole else found
-    vectors = inner.vectors.new_zeros(width, columns)
-    vectors[alive, :found] = inner.vectors
-    if inner.whole:
-        dead = torch.ones(width, dtype=torch.bool, device=alive.device)
-        dead[alive] = False
-        places = torch.nonzero(dead)[:, 0]
-        vectors[places, torch.arange(found, width, device=alive.device)] = 1
-    return ClassSpectrum(inner.count, inner.values, vectors, mean, inner.total)
+    return ClassSpectrum(count, positive, vectors, features, mean, float(positive.sum()))
 
 
 def eigenvectors(

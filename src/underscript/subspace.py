@@ -92,10 +92,13 @@ class MinimumAngleSubspaceClassifier(SubspaceClassifier):
         made from that when asked for; else it is the eigenvectors.
         """
         bases = []
-        for columns, complement in self._own():
+        used = self._decoder()["bases"].features.T
+        for (columns, complement), features in zip(self._own(), used, strict=True):
             if complement:
-                whole = torch.linalg.qr(columns.double(), mode="complete")[0]
-                columns = whole[:, columns.shape[1] :].to(columns.dtype)
+                whole = torch.linalg.qr(columns[features].double(), mode="complete")[0]
+                basis = columns.new_zeros(len(columns), len(whole) - columns.shape[1])
+                basis[features] = whole[:, columns.shape[1] :].to(columns.dtype)
+                columns = basis
             bases.append(columns.cpu().numpy())
         return bases
 
@@ -144,6 +147,18 @@ class MinimumAngleSubspaceClassifier(SubspaceClassifier):
         """Return cos²θ_k; 0 for a class without a direction."""
         return self.decide(rows).clamp(min=0)
 
+    def answers(
+        self, rows: Float[Tensor, "n width"], given: Int[Tensor, " n"]
+    ) -> tuple[Float[Tensor, "n classes"], Int[Tensor, " n"]]:
+        """Return the closeness of rows to their given class and the nearest other, and `nearest`.
+
+        Of closeness (n, K) only these two a row are asked for; the rest may be smaller.
+        """
+        made = self._decoder()
+        leaders: Tensor = made["bases"].leaders(*unit_rows(rows), given.to(rows.device))
+        values = leaders[:, :, made["cut"]]
+        return values.clamp(min=0), values.argmax(1)
+
     def _own(self) -> list[tuple[Tensor, bool]]:
         made = self._decoder()
         own: list[tuple[Tensor, bool]] = made["bases"].own(made["cut"])
@@ -157,6 +172,7 @@ class MinimumAngleSubspaceClassifier(SubspaceClassifier):
             "vectors": torch.cat([columns.cpu() for columns, _ in own], 1).contiguous(),
             "columns": torch.tensor([columns.shape[1] for columns, _ in own]),
             "complement": torch.tensor([complement for _, complement in own]),
+            "features": made["bases"].features.T.cpu().contiguous(),
             "ranks": torch.tensor(made["ranks"]),
             "counts": torch.as_tensor(made["counts"]),
             "values": torch.cat([values.cpu() for values in made["values"]]),
@@ -167,23 +183,28 @@ class MinimumAngleSubspaceClassifier(SubspaceClassifier):
         """Take back what `tensors` gave, with classes 0 … K−1."""
         columns, ranks = tensors["columns"].tolist(), tensors["ranks"].tolist()
         complements, counts = tensors["complement"].tolist(), tensors["counts"]
-        value_counts = tensors["value_counts"].tolist()
+        value_counts, features = tensors["value_counts"].tolist(), tensors["features"]
+        alive = features.sum(1).tolist()
         width, total = tensors["vectors"].shape
         if not (
             len(ranks) == len(columns) == len(complements) == len(counts) == len(value_counts)
             and sum(columns) == total
+            and features.shape == (len(ranks), width)
+            and features.dtype == torch.bool
             and sum(value_counts) == len(tensors["values"])
             and all(
-                0 <= rank <= width and size == (width - rank if complement else rank)
-                for rank, size, complement in zip(ranks, columns, complements, strict=True)
+                0 <= rank <= used and size == (used - rank if complement else rank)
+                for rank, size, complement, used in zip(
+                    ranks, columns, complements, alive, strict=True
+                )
             )
         ):
             raise ValueError("the bases, ranks, counts and eigenvalues do not fit each other")
         parts = torch.split(tensors["vectors"], columns, 1)
         kept = []
-        for part, rank, complement in zip(parts, ranks, complements, strict=True):
+        for part, rank, complement, used in zip(parts, ranks, complements, features, strict=True):
             leading = 0 if complement else rank
-            kept.append(Columns(part, [rank], leading, part[:, : min(leading, 4)]))
+            kept.append(Columns(part, [rank], leading, part[:, : min(leading, 4)], used))
         self.__dict__.pop("_statistics", None)
         self.classes_ = np.arange(len(ranks))
         self.n_features_in_ = int(width)
