@@ -44,15 +44,35 @@ class Team:
             dist.all_reduce(sent, group=self.group)
         return sent.to(values.device)
 
-    def reduce(self, values: Tensor, owner: int) -> None:
-        """Add everybody's tensor up in the owner's; the others' is spoilt."""
+    def scattered_sum(self, values: Sequence[Tensor | None]) -> Tensor | None:
+        """Return, in process r, the sum of everybody's ``values[r]``; the values stay as they are.
+
+        Tensors of one place have one shape in all processes, or are None in all.
+        """
+        mine = values[self.rank] if self.rank < len(values) else None
         if self.size == 1:
-            return
-        sent = values.to(self.device)
+            return mine
+        others = [rank for rank in range(self.size) if rank != self.rank]
+        sent = {r: values[r] for r in others if r < len(values)}
+        moves = [
+            dist.P2POp(dist.isend, part.to(self.device), self._global(rank), self.group)
+            for rank, part in sent.items()
+            if part is not None
+        ]
+        got = [] if mine is None else [torch.empty_like(mine, device=self.device) for _ in others]
+        moves += [
+            dist.P2POp(dist.irecv, part, self._global(rank), self.group)
+            for rank, part in zip(others, got, strict=False)
+        ]
         with _told("adding up"):
-            dist.reduce(sent, self._global(owner), group=self.group)
-        if self.rank == owner and sent is not values:
-            values.copy_(sent)
+            for move in dist.batch_isend_irecv(moves) if moves else []:
+                move.wait()
+        if mine is None:
+            return None
+        total = got[0]
+        for part in got[1:]:
+            total += part
+        return total.to(mine.device).add_(mine)
 
     def gather(self, value: T) -> list[T]:
         """Return everybody's value, in the order of ranks; small things only."""

@@ -22,7 +22,7 @@ from .rows import MEMORY, ClassRows, RowStore
 from .spectra import ClassSpectrum, Cut, spectrum_of
 
 # Bytes of rows that wait until they are worth one large product, for all classes together.
-_WAITING = 64 << 20
+_WAITING = 128 << 20
 # Bytes of a block of rows that is converted to float64 at once.
 _BLOCK = 24 << 20
 
@@ -164,24 +164,21 @@ class ClassMoments:
         `cuts` say how many eigenvectors are needed; by default all. Every process of a team
         calls this together; their sums for a class are added up first.
         """
-        found = None
-        for owner, k in enumerate(classes):
+        for k in classes:
             self._flush(k)
-            count = int(team.total(self._counts[k]))
-            summed = team.total(self._sums[k])
-            second = None
-            if count:
-                second = self._seconds.get(k)
-                second = self._empty() if second is None else second
-                if team.size > 1:
-                    second = second.clone()
-                    team.reduce(second, owner)
-            if owner == team.rank:
-                found = (k, count, summed / max(count, 1), second)
+        counts = team.total(self._counts[classes]).tolist()
+        sums = team.total(self._sums[classes])
+        # A class that nobody has needs no matrix; of one that is elsewhere, zeros are the part.
+        seconds = [
+            self._seconds.get(k) if not count or k in self._seconds else self._empty()
+            for k, count in zip(classes, counts, strict=True)
+        ]
+        second = team.scattered_sum(seconds)
         with team.together():
-            if found is None:
+            if team.rank >= len(classes):
                 return None
-            k, count, mean, second = found
+            k, count = classes[team.rank], counts[team.rank]
+            mean = sums[team.rank] / max(count, 1)
             if second is None:
                 return ClassSpectrum.empty(0, mean)
             # Tiles below the diagonal are nobody's: filling them changes no sum.
