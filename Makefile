@@ -6,14 +6,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-full data readme clean
+.PHONY: demo test test-full data readme bench estimate clean
 
 demo: $(VENV)/.installed
 	$(BIN)/underscript demo
 
 test: $(VENV)/.installed-test
-	$(BIN)/ruff check src tests
-	$(BIN)/ruff format --check src tests
+	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests benchmarks
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n 2
 
@@ -28,6 +28,15 @@ data: $(VENV)/.installed
 # The README's picture and table, from runs of the demo.
 readme: $(VENV)/.installed
 	$(BIN)/python tools/readme.py
+
+# Seconds, ratios, the floor, memory and agreement, side by side: about half an hour and 6 GiB, on an
+# otherwise idle machine. One case: make bench CASES=few-directions
+bench: $(VENV)/.installed data
+	$(BIN)/python -m benchmarks $(CASES)
+
+# Time and memory for sizes that are not at hand, from constants measured here.
+estimate: $(VENV)/.installed
+	$(BIN)/python -m benchmarks.estimate
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

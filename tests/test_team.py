@@ -193,7 +193,7 @@ def test_data_without_a_known_order_are_refused(folder):
         "train = DataLoader(TensorDataset(x, noisy), batch_size=17, sampler="
         "torch.utils.data.RandomSampler(x, replacement=True))\n"
     )
-    done = run(folder, 2, "shuffled", train="train", **{"PYTHONPATH": str(folder)})
+    done = run(folder, 2, "shuffled", train="train", PYTHONPATH=str(folder))
     assert done.returncode == 0, done.stderr
     decode = ["--model", "mine.py:build", "--train", "shuffled.py:train", "--out", "shuffled-2"]
     done = subprocess.run(

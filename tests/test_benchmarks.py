@@ -1,0 +1,40 @@
+"""The benchmarks run, and their contenders agree, at sizes that take seconds."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def bench(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "benchmarks", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def test_contenders_agree(tmp_path):
+    done = bench("many-directions", "processes", "--small", "--json", str(tmp_path / "found.json"))
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert {"processor", "cores", "torch", "float32"} <= set(found["machine"])
+    lines = {line["contender"]: line for line in found["lines"]}
+    for who in ("underscript", "underscript, five variance shares", "scikit-learn (PCA a class)"):
+        assert lines[who]["agreement"].startswith("100.000% of ")
+    assert "predictions equal" in lines["underscript, 2 processes"]["agreement"]
+    assert float(lines["underscript"]["agreement"].split("error ")[1]) < 1e-5
+    assert all(line["contender"] in done.stdout for line in found["lines"])
+
+
+@pytest.mark.parametrize("wrong", [["no-such-case"], ["--no-such-option"]])
+def test_an_unknown_case_is_one_line(wrong):
+    done = bench(*wrong)
+    assert done.returncode == 2
+    assert len([line for line in done.stderr.splitlines() if "error" in line]) == 1
