@@ -311,6 +311,42 @@ def test_an_interrupt_leaves_nothing_behind(folder, number):
     assert left_behind(folder) == []
 
 
+def test_a_killed_process_leaves_no_rows_behind(folder, tmp_path_factory):
+    """Kept rows go to a file without a name: whatever happens, the next run finds nothing."""
+    spill = tmp_path_factory.mktemp("spill")
+    command = [
+        sys.executable, "-m", "underscript",
+        *decode("--out", "run", "--memory", "1B", "--batch-size", "16", train="slowly"),
+        "--verbose",
+    ]  # fmt: skip
+    running = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": str(spill)}
+    )
+    said = [running.stderr.readline()]
+    while "go to a temporary file" not in said[-1]:
+        assert said[-1], said
+        said.append(running.stderr.readline())
+    time.sleep(0.5)
+    open_files = os.listdir(f"/proc/{running.pid}/fd")
+    assert any(
+        os.readlink(f"/proc/{running.pid}/fd/{number}").startswith(str(spill))
+        for number in open_files
+    )
+    running.kill()
+    running.communicate(timeout=60)
+    assert os.listdir(spill) == []
+
+
+def test_memory_decides_the_path_and_is_told(folder, capsys):
+    for size, path in (("1GB", "moments"), ("1B", "rows")):
+        assert main(decode("--memory", size, "--out", size, "--json")) == 0
+        told = json.loads(capsys.readouterr().out)
+        assert {layer["path"] for layer in told["layers"]} == {path}
+        assert told["settings"]["processes"] == 1
+    assert main(decode("--memory", "lots", "--out", "run")) == 2
+    assert "--memory: expected a size such as 4GB" in one_line(capsys)
+
+
 def test_a_failure_inside_is_one_line_and_exit_1(folder, capsys, monkeypatch):
     def fail(*_arguments, **_options):
         raise ZeroDivisionError("a bug\nof ours")

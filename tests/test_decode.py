@@ -185,12 +185,36 @@ def test_float_variance_and_a_sequence_of_it_agree():
         {"probes": ()},
         {"probes": "masc"},
         {"probes": ("knn-9000",)},
+        {"evaluate": ("holdout",)},
+        {"evaluate": "test"},
+        {"memory": "much"},
+        {"memory": 0},
     ],
 )
 def test_settings_out_of_range_are_one_clear_line(options):
     with pytest.raises(DataError, match="expected") as caught:
         run(**options)
     assert "\n" not in str(caught.value)
+
+
+def test_training_rows_may_be_left_to_the_chosen_decoder():
+    whole = everything()
+    found = run(
+        holdout=(HOLD_X, HOLD_GIVEN),
+        probes=("masc", "velpic"),
+        variance=(0.7, 0.9),
+        evaluate=("test",),
+    )
+    train = found.table[(found.table["split"] == "train") & (found.table["probe"] != "model")]
+    assert train["selected"].all()
+    assert train["labels"].tolist() == ["given", "true"]
+    kept = whole.table.merge(found.table)  # on all columns
+    assert len(kept) == len(found.table) < len(whole.table)
+    pd.testing.assert_frame_equal(found.label_issues(), whole.label_issues())
+    pd.testing.assert_frame_equal(
+        found.table[found.table["split"] == "test"].reset_index(drop=True),
+        whole.table[whole.table["split"] == "test"].reset_index(drop=True),
+    )
 
 
 # Two ways to the same decoders --------------------------------------------------------------

@@ -10,7 +10,7 @@ from pathlib import Path
 from .errors import OutputError
 
 # Of run folders: raised when what they hold changes its meaning.
-RUN_FORMAT = 1
+RUN_FORMAT = 2
 
 
 @contextmanager

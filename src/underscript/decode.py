@@ -165,7 +165,8 @@ def decode(
     del trained, selecting
     if controls:
         with clock("random twin"), undisturbed(network):
-            records += _control(random_twin(network, seed), task, sources, notes)
+            roles = [role for role in sources if role == "holdout" or role in evaluate]
+            records += _control(random_twin(network, seed), task, sources, roles, notes)
     notes.emit()
     settings = {
         "layers": [place.tap.name for place in places],
@@ -196,7 +197,11 @@ def decode(
 
 
 def _control(
-    twin: nn.Module, task: Task, sources: dict[str, Source], notes: Notes
+    twin: nn.Module,
+    task: Task,
+    sources: dict[str, Source],
+    roles: Sequence[str],
+    notes: Notes,
 ) -> list[dict[str, Any]]:
     """Decode the twin's layers; a twin that cannot be decoded is noted, and costs no result."""
     # The input is the same for both networks.
@@ -207,8 +212,8 @@ def _control(
     try:
         with undisturbed(twin):
             decoders, _ = fit(twin, task, sources["train"], notes, "random twin: ", False)
-            for role, data in sources.items():
-                counts = count(twin, task, data, decoders, f"random twin, {role}")
+            for role in roles:
+                counts = count(twin, task, sources[role], decoders, f"random twin, {role}")
                 records += counts.records("random", task, decoders, role)
     except DataError as error:
         notes.add(f"the random twin could not be decoded: {error}")
