@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from rich.console import Console
 
+from underscript._files import RUN_FORMAT
 from underscript.errors import DataError, OutputError
 from underscript.plots import COLOURS, layer_curve, spread
 from underscript.report import console_table, key_numbers, render_report, write_report
@@ -74,7 +75,7 @@ def make_summary(table: pd.DataFrame, layer: str) -> dict[str, Any]:
     test, own = accuracy(best, "test", "given"), accuracy(model, "test", "given")
     gain = 100 * (test - own)
     return {
-        "underscript": {"format": 1, "version": "0.1.0"},
+        "underscript": {"format": RUN_FORMAT, "version": "0.1.0"},
         "kind": "demo",
         "command": "underscript demo --data digits --corruption 0.4 --seed 0 --out run",
         "created": "2026-02-03T10:20:30+00:00",
@@ -477,8 +478,8 @@ def test_results_that_are_not_of_a_run_are_one_line_errors() -> None:
         render_report(summary, table[table.probe == "model"])
     with pytest.raises(DataError, match="same run"):
         render_report(summary, table[table.probe == "model"].assign(probe="velpic"))
-    with pytest.raises(DataError, match="format 1, found 2"):
-        render_report(summary | {"underscript": {"format": 2, "version": "9"}}, table)
+    with pytest.raises(DataError, match=f"format {RUN_FORMAT}, found {RUN_FORMAT + 1}"):
+        render_report(summary | {"underscript": {"format": RUN_FORMAT + 1, "version": "9"}}, table)
     for lacking in ("selected", "verdict", "machine", "oracle"):
         broken = copy.deepcopy(summary)
         del broken[lacking]

@@ -8,12 +8,17 @@ from torch import Tensor
 _TILE = 256
 
 
-def add_products(second: Float[Tensor, "d d"], rows: Float[Tensor, "n d"]) -> None:
-    """Add ``rowsᵀ rows`` to the tiles of `second` on and above its diagonal."""
+def add_products(
+    second: Float[Tensor, "d d"], rows: Float[Tensor, "n d"], first: bool = False
+) -> None:
+    """Add ``rowsᵀ rows`` to the tiles of `second` on and above its diagonal.
+
+    With `first` what stands there does not count.
+    """
     width = len(second)
     for start in range(0, width, _TILE):
         end = min(start + _TILE, width)
-        second[:end, start:end].addmm_(rows[:, :end].T, rows[:, start:end])
+        second[:end, start:end].addmm_(rows[:, :end].T, rows[:, start:end], beta=1 - first)
 
 
 def mirrored(second: Float[Tensor, "d d"]) -> Float[Tensor, "d d"]:

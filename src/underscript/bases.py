@@ -25,7 +25,7 @@ from .spectra import ClassSpectrum
 _GROUP_COLUMNS = 2048
 _BLOCK_VALUES = 1 << 22
 # Rounded bases are made when this many rows have come: for fewer they would not pay.
-_ROWS_BEFORE_SCREENING = 4096
+_ROWS_BEFORE_SCREENING = 2048
 # Screening ends for good where it leaves more than this share of the work; to gather a row for
 # one class costs as much as to multiply it with so many columns.
 _WORTH_SCREENING = 0.5

@@ -194,9 +194,11 @@ class ClassMoments:
             return
         rows = in_float64(self._waiting[k][:filled], self._scratch)
         self._sums[k] += rows.sum(0)
-        if k not in self._seconds:
-            self._seconds[k] = self._empty()
-        add_products(self._seconds[k], rows)
+        first = k not in self._seconds
+        if first:
+            # Not zeros: to fill them costs a pass over memory.
+            self._seconds[k] = self._sums.new_empty(self.width, self.width)
+        add_products(self._seconds[k], rows, first)
 
 
 def budgets(
