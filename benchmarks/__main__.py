@@ -140,7 +140,7 @@ def end_to_end(bench: Bench) -> list[Line]:
         (False, "MLP on MNIST, test rows, one kind of subspaces"),
         (True, "MLP on MNIST, test and training rows, both kinds"),
     ):
-        options = {"checkpoint": checkpoint, "both": both, "train_rows": both, "out": ""}
+        options = {"checkpoint": checkpoint, "both": both, "train_rows": both}
         ours = bench.run("our_way", **options)
         theirs = bench.run("authors_way", **options)
         apart = max(abs(theirs["table"][key] - ours["table"][key]) for key in theirs["table"])

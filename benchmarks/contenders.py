@@ -97,7 +97,7 @@ def sklearn(train: Result, tests: list[Result], out: str) -> Result:
     return lap.result(rank=float(np.mean([model.n_components_ for model in models])))
 
 
-def authors_way(checkpoint: str, both: bool, train_rows: bool, out: str) -> Result:
+def authors_way(checkpoint: str, both: bool, train_rows: bool) -> Result:
     """From a model to the table as the authors go: one sample at a time, everything kept."""
     from .network import PROBED, load
 
@@ -139,7 +139,7 @@ def authors_way(checkpoint: str, both: bool, train_rows: bool, out: str) -> Resu
     return lap.result(table=table)
 
 
-def our_way(checkpoint: str, both: bool, train_rows: bool, out: str) -> Result:
+def our_way(checkpoint: str, both: bool, train_rows: bool) -> Result:
     """From a model to the table with `underscript.decode`."""
     import underscript as us
 

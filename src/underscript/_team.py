@@ -95,23 +95,22 @@ class Team:
         with _told("sharing a class's subspace"):
             dist.broadcast_object_list(shapes, self._global(owner), group=self.group)
             given = list(tensors) if mine and tensors is not None else []
-            home = given[0].device if given else self.device
             sent = [t.to(self.device).contiguous() for t in given] or [
                 torch.empty(shape, dtype=dtype, device=self.device) for shape, dtype in shapes[0]
             ]
             for tensor in sent:
                 if tensor.numel():
                     dist.broadcast(tensor, self._global(owner), group=self.group)
-        return given if given else [tensor.to(home) for tensor in sent]
+        return given or sent
 
-    def exchange(self, parts: Sequence[Tensor], like: Tensor) -> list[Tensor]:
+    def exchange(self, parts: Sequence[Tensor]) -> list[Tensor]:
         """Send ``parts[r]`` (n_r, …) to process r, and return what each process sent here."""
         if self.size == 1:
             return list(parts)
         rows = self.gather([len(part) for part in parts])
         sent = torch.cat([part.to(self.device) for part in parts])
         counts = [rows[r][self.rank] for r in range(self.size)]
-        got = torch.empty(sum(counts), *like.shape[1:], dtype=like.dtype, device=self.device)
+        got = torch.empty(sum(counts), *sent.shape[1:], dtype=sent.dtype, device=self.device)
         with _told("exchanging rows"):
             dist.all_to_all_single(
                 got, sent, counts, [len(part) for part in parts], group=self.group

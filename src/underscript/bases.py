@@ -31,7 +31,7 @@ _ROWS_BEFORE_SCREENING = 2048
 _WORTH_SCREENING = 0.5
 _GATHERING = 150
 # Eigenvectors of a class, and classes, that stand for what all rows have in common.
-_COMMON = 4
+COMMON = 4
 _COMMON_CLASSES = 16
 # Error of a squared cosine in float32.
 _SINGLE = 1e-6
@@ -75,7 +75,7 @@ class Columns:
         if best + 1 < len(steps):
             parts.append(spectrum.inner[:, steps[best + 1] :])
         columns = torch.cat([part.to(dtype) for part in parts], 1)
-        first = spectrum.inner[:, : min(_COMMON, len(spectrum.values))].to(dtype)
+        first = spectrum.inner[:, : min(COMMON, len(spectrum.values))].to(dtype)
         features = torch.ones(spectrum.width, dtype=torch.bool, device=columns.device)
         if spectrum.features is not None:
             features.zero_()[spectrum.features] = True
@@ -197,7 +197,7 @@ class ClassBases:
         Precision of the bases and of what is computed from them.
     """
 
-    def __init__(self, columns: Iterable["Columns"], width: int, dtype: torch.dtype):
+    def __init__(self, columns: Iterable[Columns], width: int, dtype: torch.dtype):
         self.width, self.dtype = width, dtype
         self.ranks: list[list[int]] = []
         self._groups: list[Group] = []
@@ -214,7 +214,7 @@ class ClassBases:
             k = len(self.ranks)
             self.ranks.append(each.ranks)
             if any(each.ranks):
-                waiting.append((each.ladder(k, at), each.matrix.to(dtype, copy=True)))
+                waiting.append((each.ladder(k, at), each.matrix.to(dtype)))
                 at += each.matrix.shape[1]
             if at >= _GROUP_COLUMNS:
                 self._group(waiting)

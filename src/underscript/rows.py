@@ -203,7 +203,7 @@ class ClassRows:
             dtypes = [dtype for dtype in team.gather(self._store.dtype) if dtype is not None]
             held = [part.to(dtypes[0] if dtypes else torch.float32) for part in held]
             held += [held[0][:0]] * (team.size - len(held))
-            rows = torch.cat(team.exchange(held, held[0]))
+            rows = torch.cat(team.exchange(held))
         else:
             rows = held[0]
         del held

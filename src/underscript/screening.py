@@ -117,7 +117,7 @@ class RoundedRows:
 
 
 def largest_singular_value(matrix: Float[Tensor, "n m"]) -> float:
-    """Return an upper bound of ‖E‖₂, a fifth above it at most for what rounding leaves.
+    """Return an upper bound of ‖E‖₂.
 
     ‖M‖₂ ≤ ‖M⁸‖_F^⅛ for M = EᵀE: a bound whatever E is, and close for a flat spectrum.
     """

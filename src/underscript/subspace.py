@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ._classifier import SubspaceClassifier, Subspaces, few, warn
-from .bases import ClassBases, Columns, unit_rows
+from .bases import COMMON, ClassBases, Columns, unit_rows
 from .spectra import Cut
 
 Key = TypeVar("Key")
@@ -204,7 +204,7 @@ class MinimumAngleSubspaceClassifier(SubspaceClassifier):
         kept = []
         for part, rank, complement, used in zip(parts, ranks, complements, features, strict=True):
             leading = 0 if complement else rank
-            kept.append(Columns(part, [rank], leading, part[:, : min(leading, 4)], used))
+            kept.append(Columns(part, [rank], leading, part[:, : min(leading, COMMON)], used))
         self.__dict__.pop("_statistics", None)
         self.classes_ = np.arange(len(ranks))
         self.n_features_in_ = int(width)
