@@ -297,14 +297,21 @@ def test_weights_that_want_to_run_code_are_refused(folder, capsys):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_leaves_nothing_behind(folder, number):
     command = [sys.executable, "-m", "underscript", *decode("--out", "run", train="slowly")]
-    running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 60
-    while not any(name.startswith(".run.partial") for name in os.listdir()):
-        assert time.monotonic() < deadline, "the run never began"
-        time.sleep(0.1)
-    time.sleep(1)
-    running.send_signal(number)
-    _, err = running.communicate(timeout=60)
+    # A shell's background jobs, and what they start, ignore SIGINT unless told not to.
+    running = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
+    )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 60
+        while not any(name.startswith(".run.partial") for name in os.listdir()):
+            assert time.monotonic() < deadline, "the run never began"
+            time.sleep(0.1)
+        time.sleep(1)
+        running.send_signal(number)
+        _, err = running.communicate(timeout=60)
+    finally:
+        running.kill()
     assert running.returncode == 130, err
     assert "interrupted; nothing was written" in err
     assert "Traceback" not in err

@@ -20,7 +20,7 @@ from underscript.errors import DataError
 from underscript.moments import ClassMoments, budgets, statistics_for
 from underscript.rows import ClassRows, RowStore
 from underscript.screening import RoundedColumns, RoundedRows, largest_singular_value
-from underscript.spectra import Cut, leading, positive_definite, spectrum_of
+from underscript.spectra import Cut, Eigenproblem, leading, positive_definite, solve
 from underscript.subspace import nearest_together
 
 few_examples = settings(max_examples=25, deadline=None, derandomize=True)
@@ -211,7 +211,7 @@ def test_a_class_keeps_the_directions_of_its_own_features():
     X, _ = relu_rows(500, 40, 2)
     X[:, [3, 7, 30]] = 0
     second = torch.from_numpy(X.T @ X)
-    found = spectrum_of(second, 500, second.new_zeros(40), (Cut(),), "here")
+    found = solve([Eigenproblem(second, 500, second.new_zeros(40), "here")])[0]
     assert found.alive == 37
     vectors = found.vectors
     np.testing.assert_allclose(vectors.T @ vectors, np.eye(40), atol=1e-12)
@@ -219,6 +219,44 @@ def test_a_class_keeps_the_directions_of_its_own_features():
     np.testing.assert_allclose(
         vectors[:, :37] @ torch.diag(found.values) @ vectors[:, :37].T, second, atol=1e-9
     )
+
+
+@few_examples
+@given(
+    seed=seeds,
+    widths=st.lists(st.integers(1, 30), min_size=2, max_size=5),
+    exponents=st.sampled_from([(0, 0), (-60, 60), (-120, 120)]),
+)
+def test_matrices_decomposed_together_are_as_if_alone(seed, widths, exponents):
+    """Of any sizes and scales, some without full rank, one of zeros."""
+    rng = np.random.default_rng(seed)
+    problems = []
+    for place, width in enumerate([*widths, 4]):
+        rows = rng.normal(size=(int(rng.integers(1, 40)), width))
+        rows *= 10.0 ** (exponents[place % 2]) * (place < len(widths))
+        matrix = torch.from_numpy(rows.T @ rows)
+        problems.append((matrix, len(rows), matrix.new_zeros(width), f"class {place}"))
+    together = solve([Eigenproblem(*problem) for problem in problems])
+    for problem, found in zip(problems, together, strict=True):
+        (alone,) = solve([Eigenproblem(*problem)])
+        top = max(float(alone.values[:1].sum()), 1e-300)
+        assert len(found.values) == len(alone.values)
+        np.testing.assert_allclose(found.values / top, alone.values / top, atol=1e-13)
+        inner = found.inner
+        np.testing.assert_allclose(inner.T @ inner, np.eye(inner.shape[1]), atol=1e-13)
+        again = inner[:, : len(found.values)] @ torch.diag(found.values / top)
+        again = again @ inner[:, : len(found.values)].T
+        np.testing.assert_allclose(again, problem[0] / top, atol=1e-13)
+
+
+def test_one_of_several_that_overflows_is_named():
+    finite, endless = torch.eye(3).double(), torch.full((2, 2), torch.inf).double()
+    problems = [
+        Eigenproblem(matrix, 5, matrix.new_zeros(len(matrix)), f"class {k}")
+        for k, matrix in enumerate((finite, endless))
+    ]
+    with pytest.raises(DataError, match="class 1: the features overflow"):
+        solve(problems)
 
 
 @pytest.mark.parametrize("rank", [5, 30])

@@ -23,7 +23,11 @@ from ._team import ALONE, Team
 from .bases import ClassBases, Columns
 from .errors import DataError, LabelError, UnderscriptWarning
 from .moments import ClassStatistics, statistics_for
-from .spectra import ClassSpectrum, Cut
+from .spectra import ClassSpectrum, Cut, solve
+
+# Bytes of eigenproblems that are solved in one call: on the CPU only small ones gain from it.
+_AT_ONCE = 4 << 20
+_ON_A_DEVICE = 1 << 30
 
 
 class SubspaceClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -265,30 +269,43 @@ def fit_together(
 def _decompose(
     statistics: ClassStatistics, cuts: list[Cut], dtype: torch.dtype, team: Team
 ) -> Subspaces:
-    """Decompose class after class, as many at a time as there are processes."""
+    """Decompose the classes, divided among the processes, as many at a time as pays."""
     values: list[Tensor] = []
     principal: list[Tensor] = []
     counts: list[int] = []
+    wanted = [*cuts, Cut(rank=1)]
+    room = _ON_A_DEVICE if statistics.device.type == "cuda" else _AT_ONCE
+    turns = max(1, room // max(1, statistics.eigenproblem_bytes(team)))
 
     def columns() -> Iterator[Columns]:
         likely_rank = None
-        for first in range(0, statistics.n_classes, team.size):
-            classes = list(range(first, min(first + team.size, statistics.n_classes)))
-            spectrum = statistics.spectrum(classes, [*cuts, Cut(rank=1)], likely_rank, team)
-            mine = None if spectrum is None else _kept(spectrum, cuts, dtype)
-            del spectrum
-            for owner in range(len(classes)):
-                matrix, first_few, features, meta, eigenvalues, vector = team.share(mine, owner)
-                count, leading, *ranks = meta.tolist()
-                values.append(eigenvalues)
-                principal.append(vector)
-                counts.append(count)
-                likely_rank = max(ranks, default=1)
-                yield Columns(matrix, ranks, leading, first_few, features)
-            del mine
+        for batch in _in_turns(statistics.n_classes, team.size, turns):
+            problems = [statistics.eigenproblem(classes, team) for classes in batch]
+            with team.together():
+                mine = [problem for problem in problems if problem is not None]
+                del problems
+                solved = [_kept(each, cuts, dtype) for each in solve(mine, wanted, likely_rank)]
+            for turn, classes in enumerate(batch):
+                for owner in range(len(classes)):
+                    kept = solved[turn] if owner == team.rank else None
+                    matrix, first_few, features, meta, eigenvalues, vector = team.share(kept, owner)
+                    count, leading, *ranks = meta.tolist()
+                    values.append(eigenvalues)
+                    principal.append(vector)
+                    counts.append(count)
+                    likely_rank = max(ranks, default=1)
+                    yield Columns(matrix, ranks, leading, first_few, features)
+            del kept, solved
 
     bases = ClassBases(columns(), statistics.width, dtype)
     return Subspaces(cuts, bases, values, torch.stack(principal), np.asarray(counts))
+
+
+def _in_turns(n_classes: int, size: int, turns: int) -> Iterator[list[list[int]]]:
+    """Return the classes, one a process in each turn, so many turns together."""
+    each = [list(range(k, min(k + size, n_classes))) for k in range(0, n_classes, size)]
+    for start in range(0, len(each), turns):
+        yield each[start : start + turns]
 
 
 def _kept(spectrum: ClassSpectrum, cuts: list[Cut], dtype: torch.dtype) -> list[Tensor]:

@@ -19,7 +19,7 @@ from ._products import add_products, in_float64, mirrored
 from ._team import ALONE, Team
 from .errors import LabelError
 from .rows import MEMORY, ClassRows, RowStore
-from .spectra import ClassSpectrum, Cut, spectrum_of
+from .spectra import Eigenproblem
 
 # Bytes of rows that wait until they are worth one large product, for all classes together.
 _WAITING = 128 << 20
@@ -41,14 +41,11 @@ class ClassStatistics(Protocol):
     def counts(self) -> Tensor:
         """Return the samples of each class in this process, int64 (K,)."""
 
-    def spectrum(
-        self,
-        classes: list[int],
-        cuts: Sequence[Cut],
-        likely_rank: int | None = None,
-        team: Team = ALONE,
-    ) -> ClassSpectrum | None:
-        """Decompose one class a process, ``classes[r]`` in process r; None where r has none."""
+    def eigenproblem(self, classes: list[int], team: Team = ALONE) -> Eigenproblem | None:
+        """Return one class a process, ``classes[r]`` in process r; None where r has none."""
+
+    def eigenproblem_bytes(self, team: Team = ALONE) -> int:
+        """Return what one takes, for a class of the mean size."""
 
 
 class ClassMoments:
@@ -152,17 +149,10 @@ class ClassMoments:
             return self._empty()
         return mirrored(self._seconds[k].clone())
 
-    def spectrum(
-        self,
-        classes: list[int],
-        cuts: Sequence[Cut] = (Cut(),),
-        likely_rank: int | None = None,
-        team: Team = ALONE,
-    ) -> ClassSpectrum | None:
-        """Decompose one class a process, ``classes[r]`` in process r; None where r has none.
+    def eigenproblem(self, classes: list[int], team: Team = ALONE) -> Eigenproblem | None:
+        """Return one class a process, ``classes[r]`` in process r; None where r has none.
 
-        `cuts` say how many eigenvectors are needed; by default all. Every process of a team
-        calls this together; their sums for a class are added up first.
+        Every process of a team calls this together; their sums for a class are added up.
         """
         for k in classes:
             self._flush(k)
@@ -178,11 +168,14 @@ class ClassMoments:
             if team.rank >= len(classes):
                 return None
             k, count = classes[team.rank], counts[team.rank]
-            mean = sums[team.rank] / max(count, 1)
-            if second is None:
-                return ClassSpectrum.empty(0, mean)
-            # Tiles below the diagonal are nobody's: filling them changes no sum.
-            return spectrum_of(mirrored(second), count, mean, cuts, f"class {k}", likely_rank)
+            if second is not None:
+                # Tiles below the diagonal are nobody's: filling them changes no sum.
+                mirrored(second)
+            return Eigenproblem(second, count, sums[team.rank] / max(count, 1), f"class {k}")
+
+    def eigenproblem_bytes(self, team: Team = ALONE) -> int:
+        """Return what one takes."""
+        return 8 * self.width**2
 
     def _empty(self) -> Tensor:
         return torch.zeros(self.width, self.width, dtype=torch.float64, device=self.device)

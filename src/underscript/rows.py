@@ -10,6 +10,7 @@ import os
 import tempfile
 import weakref
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from torch import Tensor
 from ._products import add_products, in_float64, mirrored
 from ._team import ALONE, Team
 from .errors import OutputError
-from .spectra import ClassSpectrum, Cut, spectrum_of
+from .spectra import ClassSpectrum, Cut, Eigenproblem
 
 logger = logging.getLogger(__name__)
 
@@ -184,17 +185,10 @@ class ClassRows:
         labels = self._all_labels()
         return torch.bincount(labels[labels >= 0], minlength=self.n_classes)
 
-    def spectrum(
-        self,
-        classes: list[int],
-        cuts: Sequence[Cut] = (Cut(),),
-        likely_rank: int | None = None,
-        team: Team = ALONE,
-    ) -> ClassSpectrum | None:
-        """Decompose one class a process, ``classes[r]`` in process r; None where r has none.
+    def eigenproblem(self, classes: list[int], team: Team = ALONE) -> Eigenproblem | None:
+        """Return one class a process, ``classes[r]`` in process r; None where r has none.
 
-        `cuts` say how many eigenvectors are needed; by default all. Every process of a team
-        calls this together; the rows of a class go to its process first.
+        Every process of a team calls this together; the rows of a class go to its process.
         """
         labels = self._all_labels()
         held = [self._store.take(torch.nonzero(labels == k)[:, 0]) for k in classes]
@@ -210,7 +204,12 @@ class ClassRows:
         with team.together():
             if team.rank >= len(classes):
                 return None
-            return _decomposed(rows.to(self.device), classes[team.rank], cuts, likely_rank)
+            return _eigenproblem(rows.to(self.device), f"class {classes[team.rank]}")
+
+    def eigenproblem_bytes(self, team: Team = ALONE) -> int:
+        """Return what one takes, for a class of the mean size."""
+        count = int(team.total(self.counts()).sum()) // self.n_classes
+        return 8 * min(count, self.width) ** 2 + 8 * count * self.width
 
     def _all_labels(self) -> Tensor:
         if len(self._labels) > 1:
@@ -218,43 +217,55 @@ class ClassRows:
         return self._labels[0]
 
 
-def _decomposed(
-    rows: Tensor, k: int, cuts: Sequence[Cut], likely_rank: int | None
-) -> ClassSpectrum:
-    """Return the eigenvectors of one class's rows, from the smaller of the two products."""
+def _eigenproblem(rows: Tensor, what: str) -> Eigenproblem:
+    """Return the smaller of the two products of one class's rows."""
     count, width = rows.shape
     mean = rows.new_zeros(width, dtype=torch.float64)
     if not count:
-        return ClassSpectrum.empty(0, mean)
+        return Eigenproblem(None, 0, mean, what)
     room: list[Tensor] = []
+    product = torch.zeros(min(rows.shape), min(rows.shape), dtype=torch.float64, device=rows.device)
     if count >= width:
-        second = torch.zeros(width, width, dtype=torch.float64, device=rows.device)
         for block in torch.split(rows, max(1, _BLOCK // (8 * width))):
             exact = in_float64(block, room)
             mean += exact.sum(0)
-            add_products(second, exact)
-        return spectrum_of(mirrored(second), count, mean / count, cuts, f"class {k}", likely_rank)
-    gram = torch.zeros(count, count, dtype=torch.float64, device=rows.device)
-    step = max(1, _BLOCK // (8 * count))
+            add_products(product, exact)
+        return Eigenproblem(mirrored(product), count, mean / count, what)
+    step = _step(count)
     for start in range(0, width, step):
         exact = in_float64(rows[:, start : start + step].T, room)
         mean[start : start + step] = exact.mean(1)
-        add_products(gram, exact)
-    nothing = mean.new_zeros(count)
-    found = spectrum_of(mirrored(gram), count, nothing, cuts, f"class {k}", likely_rank)
-    del gram
-    m = max(found.ranks(cuts))
-    values, total = found.values, found.total
-    if not m:
-        return ClassSpectrum.empty(count, mean)
-    left = found.widened(found.inner[:, :m] / values[:m].sqrt())
-    del found
-    vectors = left.new_empty(width, m)
-    for start in range(0, width, step):
-        exact = in_float64(rows[:, start : start + step].T, room)
-        torch.mm(exact, left, out=vectors[start : start + step])
-    if float(values[m - 1]) < 1e-8 * float(values[0]):
-        # Directions with little energy come out of the Gram matrix not quite orthogonal.
-        vectors, triangle = torch.linalg.qr(vectors)
-        vectors = vectors * triangle.diagonal().sign()
-    return ClassSpectrum(count, values, vectors, None, mean, total)
+        add_products(product, exact)
+    return _GramProblem(mirrored(product), count, mean.new_zeros(count), what, rows, mean)
+
+
+@dataclass
+class _GramProblem(Eigenproblem):
+    """The Gram matrix of rows (count, width) with mean `center` in place of their second moment."""
+
+    rows: Tensor
+    center: Tensor
+
+    def spectrum(self, found: ClassSpectrum, cuts: Sequence[Cut]) -> ClassSpectrum:
+        """Return the class's spectrum, given that of the Gram matrix."""
+        m = max(found.ranks(cuts))
+        values = found.values
+        if not m:
+            return ClassSpectrum.empty(self.count, self.center)
+        left = found.widened(found.inner[:, :m] / values[:m].sqrt())
+        width, step = self.rows.shape[1], _step(self.count)
+        vectors = left.new_empty(width, m)
+        room: list[Tensor] = []
+        for start in range(0, width, step):
+            exact = in_float64(self.rows[:, start : start + step].T, room)
+            torch.mm(exact, left, out=vectors[start : start + step])
+        if float(values[m - 1]) < 1e-8 * float(values[0]):
+            # Directions with little energy come out of the Gram matrix not quite orthogonal.
+            vectors, triangle = torch.linalg.qr(vectors)
+            vectors = vectors * triangle.diagonal().sign()
+        return ClassSpectrum(self.count, values, vectors, None, self.center, found.total)
+
+
+def _step(count: int) -> int:
+    """Return how many columns of rows are converted to float64 at once."""
+    return max(1, _BLOCK // (8 * count))

@@ -126,20 +126,43 @@ class ClassSpectrum:
         return [min(cut.rank_of(self.values, self.total), known) for cut in cuts]
 
 
-def spectrum_of(
-    second: Float[Tensor, "d d"],
-    count: int,
-    mean: Float[Tensor, " d"],
-    cuts: Sequence[Cut],
-    what: str,
+@dataclass
+class Eigenproblem:
+    """A class's second moment, waiting to be decomposed.
+
+    Attributes
+    ----------
+    matrix : Tensor of float64, shape (d, d), or None
+        Symmetric and positive semi-definite; None for a class without samples. `solve` takes it.
+    count : int
+        Samples of the class.
+    mean : Tensor of float64, shape (width,)
+        Their mean.
+    what : str
+        What it is, for messages.
+    """
+
+    matrix: Float[Tensor, "d d"] | None
+    count: int
+    mean: Float[Tensor, " width"]
+    what: str
+
+    def spectrum(self, found: ClassSpectrum, cuts: Sequence[Cut]) -> ClassSpectrum:
+        """Return the class's spectrum, given that of `matrix`."""
+        return found
+
+
+def solve(
+    problems: Sequence[Eigenproblem],
+    cuts: Sequence[Cut] = (Cut(),),
     likely_rank: int | None = None,
-) -> ClassSpectrum:
-    """Decompose a second moment as far as the cuts need it.
+) -> list[ClassSpectrum]:
+    """Decompose second moments as far as the cuts need it; what is left to LAPACK in one call.
 
     Parameters
     ----------
-    second : Tensor of float64, shape (d, d)
-        The symmetric matrix.
+    cuts : sequence of Cut
+        They say how many eigenvectors are needed; by default all.
     likely_rank : int, optional
         A guess at the largest rank, from a class before; it decides what is tried first and
         changes no result beyond rounding.
@@ -147,24 +170,83 @@ def spectrum_of(
     Raises
     ------
     DataError
-        If the matrix is not finite: the features are too large to be squared.
+        If a matrix is not finite: the features are too large to be squared.
     """
-    diagonal = second.diagonal()
-    total = float(diagonal.sum())
-    # What the class never uses has rows and columns of exact zeros; without them it is cheaper.
-    features = torch.nonzero(diagonal != 0)[:, 0] if total > 0 else None
-    if features is not None and len(features) <= 0.98 * len(second):
-        second = second.index_select(0, features).index_select(1, features)
-    else:
-        features = None
-    width = len(second)
-    if width >= _WIDE and (likely_rank is None or likely_rank <= width // (2 * _MOST)):
-        found = leading(second, cuts)
-        if found is not None:
-            return ClassSpectrum(count, *found, features, mean, total)
-    values, vectors = eigenvectors(second, what)
-    positive = values[: numerical_rank(values, count)]
-    return ClassSpectrum(count, positive, vectors, features, mean, float(positive.sum()))
+    found: dict[int, ClassSpectrum] = {}
+    left: dict[int, tuple[Tensor, Tensor | None]] = {}
+    for place, problem in enumerate(problems):
+        matrix, problem.matrix = problem.matrix, None
+        if matrix is None:
+            found[place] = ClassSpectrum.empty(problem.count, problem.mean)
+            continue
+        total = float(matrix.diagonal().sum())
+        matrix, features = _in_use(matrix, total)
+        width = len(matrix)
+        if width >= _WIDE and (likely_rank is None or likely_rank <= width // (2 * _MOST)):
+            pairs = leading(matrix, cuts)
+            if pairs is not None:
+                found[place] = ClassSpectrum(problem.count, *pairs, features, problem.mean, total)
+                continue
+        left[place] = matrix, features
+    solved = all_eigenvectors(
+        [matrix for matrix, _ in left.values()], [problems[place].what for place in left]
+    )
+    for (place, (_, features)), (values, vectors) in zip(left.items(), solved, strict=True):
+        count, mean = problems[place].count, problems[place].mean
+        positive = values[: numerical_rank(values, count)]
+        total = float(positive.sum())
+        found[place] = ClassSpectrum(count, positive, vectors, features, mean, total)
+    del left, solved
+    return [problem.spectrum(found.pop(place), cuts) for place, problem in enumerate(problems)]
+
+
+def _in_use(matrix: Tensor, total: float) -> tuple[Tensor, Tensor | None]:
+    """Return a second moment without the features that its class never uses, and the others."""
+    # They have rows and columns of exact zeros; without them it is cheaper.
+    features = torch.nonzero(matrix.diagonal() != 0)[:, 0] if total > 0 else None
+    if features is None or len(features) > 0.98 * len(matrix):
+        return matrix, None
+    return matrix.index_select(0, features).index_select(1, features), features
+
+
+def all_eigenvectors(
+    matrices: Sequence[Float[Tensor, "d d"]], whats: Sequence[str]
+) -> list[tuple[Float[Tensor, " d"], Float[Tensor, "d d"]]]:
+    """Return what `eigenvectors` gives for each positive semi-definite matrix, from one call.
+
+    Smaller matrices are bordered with a negative diagonal: its eigenvectors come last, and as the
+    two parts do not touch, the others have zeros there.
+    """
+    if len(matrices) < 2:
+        return [eigenvectors(*each) for each in zip(matrices, whats, strict=True)]
+    widths = [len(matrix) for matrix in matrices]
+    scales = []
+    stack = matrices[0].new_zeros(len(matrices), max(widths), max(widths))
+    for place, (matrix, what, width) in enumerate(zip(matrices, whats, widths, strict=True)):
+        scaled, scale = _in_range(matrix, what)
+        scales.append(scale)
+        stack[place, :width, :width] = scaled
+        stack[place].diagonal()[width:] = -float(scaled.diagonal().max()) or -1.0
+    try:
+        values, vectors = torch.linalg.eigh(stack)
+    except RuntimeError:
+        del stack
+        return [eigenvectors(*each) for each in zip(matrices, whats, strict=True)]
+    return [
+        (one.flip(0)[:width] * scale, columns.flip(1)[:width, :width])
+        for one, columns, width, scale in zip(values, vectors, widths, scales, strict=True)
+    ]
+
+
+def _in_range(matrix: Tensor, what: str) -> tuple[Tensor, float]:
+    """Return a matrix divided by a scale, and the scale."""
+    if not all_finite(matrix):
+        raise DataError(f"{what}: the features overflow when squared; scale them down")
+    # LAPACK works with squares of the entries too: keep the largest within reach.
+    scale = float(matrix.diagonal().max())
+    if scale <= 0 or 1e-100 < scale < 1e100:
+        return matrix, 1.0
+    return matrix / scale, scale
 
 
 def eigenvectors(
@@ -177,14 +259,9 @@ def eigenvectors(
     DataError
         If the matrix is not finite: the features are too large to be squared.
     """
-    if not all_finite(matrix):
-        raise DataError(f"{what}: the features overflow when squared; scale them down")
-    scale = float(matrix.diagonal().max())
-    if scale <= 0:
+    matrix, scale = _in_range(matrix, what)
+    if not float(matrix.diagonal().max()) > 0:
         return matrix.diagonal().clone(), torch.eye(len(matrix)).to(matrix)
-    # LAPACK works with squares of the entries too: keep the largest within reach.
-    scale = 1.0 if 1e-100 < scale < 1e100 else scale
-    matrix = matrix if scale == 1 else matrix / scale
     try:
         values, vectors = torch.linalg.eigh(matrix)
     except RuntimeError:  # torch.linalg.LinAlgError is one
