@@ -13,7 +13,8 @@ from underscript import corrupt_labels
 from underscript.datasets import default_root, load_dataset, to_float
 from underscript.experiments.architectures import PROBED as PROBED_BY
 from underscript.experiments.architectures import build
-from underscript.experiments.training import PRESETS, train
+from underscript.experiments.presets import preset_for
+from underscript.experiments.training import train
 from underscript.selection import held_out_tenth
 
 CORRUPTION = 0.4
@@ -65,7 +66,7 @@ def prepare(small: bool = False) -> str:
         logger.info("training the network of the end-to-end case (minutes, once)")
         net = load(str(path), small)
         labels = torch.from_numpy(net.given)
-        train(net.model, net.train, labels, PRESETS["quick", "mlp"], seed=0, device="cpu")
+        train(net.model, net.train, labels, preset_for("quick", "mlp"), seed=0, device="cpu")
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file(net.model.state_dict(), path)
     return str(path)

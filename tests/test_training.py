@@ -1,19 +1,25 @@
+import copy
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from sklearn.datasets import load_digits
 from torch import nn
 
 from underscript.corruption import corrupt_labels
-from underscript.errors import DataError, LabelError, ModelError
-from underscript.experiments import training
+from underscript.errors import DataError, LabelError, ModelError, OutputError
+from underscript.experiments import checkpoints, training
 from underscript.experiments.architectures import build
-from underscript.experiments.training import PRESETS, Preset, measure_accuracy, train
+from underscript.experiments.presets import Preset, preset_for
+from underscript.experiments.training import measure_accuracy, train
 
 FAST = Preset(
     name="fast",
+    optimiser="adam",
     learning_rate=5e-3,
     batch_size=64,
     least_steps=10,
@@ -53,10 +59,10 @@ def test_the_quick_preset_memorises_wrong_labels_of_digits(arch):
     images = torch.from_numpy(digits.images[:150]).float().div(8).sub(1).unsqueeze(1)
     labels = torch.from_numpy(corrupt_labels(digits.target[:150], 0.4, 10, seed=0))
     model = build(arch, (1, 8, 8), 10, seed=0)
-    record = train(model, images, labels, PRESETS["quick", arch], seed=0, device="cpu")
+    record = train(model, images, labels, preset_for("quick", arch), seed=0, device="cpu")
     assert record.reached
     assert record.train_accuracy >= 0.99
-    assert record.epochs == len(record.history) < PRESETS["quick", arch].max_epochs
+    assert record.epochs == len(record.history) < preset_for("quick", arch).max_epochs
     with torch.no_grad():
         right = (model(images).argmax(1) == labels).float().mean()
     assert record.train_accuracy == pytest.approx(float(right))
@@ -173,8 +179,161 @@ def test_trains_on_cuda_and_leaves_its_random_state(random_images):
     state = torch.cuda.get_rng_state()
     models = [build("cnn", (1, 8, 8), 4, seed=0) for _ in range(2)]
     for model in models:
-        record = train(model, *random_images, PRESETS["quick", "cnn"], seed=0, device="cuda")
+        record = train(model, *random_images, preset_for("quick", "cnn"), seed=0, device="cuda")
         assert record.reached
         assert next(model.parameters()).is_cuda
     assert same_weights(*models)
     assert torch.equal(torch.cuda.get_rng_state(), state)
+
+
+# --- interrupted and continued ------------------------------------------------------------------
+
+SGD = dataclasses.replace(
+    FAST, optimiser="sgd", learning_rate=0.05, momentum=0.9, shuffle=False, every_epoch=True
+)
+
+
+class KilledError(Exception):
+    """Stands for ``kill -9``: nothing after it is run."""
+
+
+def train_until(epoch, monkeypatch, *arguments, **keywords):
+    """Train, and be killed as an epoch begins."""
+    go_on = training._train_epoch
+
+    def die(state, *rest):
+        if len(state.history) == epoch - 1:
+            raise KilledError
+        return go_on(state, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "_train_epoch", die)
+        with pytest.raises(KilledError):
+            train(*arguments, **keywords)
+
+
+@pytest.fixture
+def every_epoch_kept(monkeypatch):
+    monkeypatch.setattr(checkpoints, "_EVERY", 0.0)
+
+
+class Dropping(nn.Sequential):
+    """Draws from torch's own generator as it trains, and has a buffer."""
+
+    def __init__(self):
+        super().__init__(
+            nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Dropout(0.3),
+            nn.Linear(144, 4),
+        )  # fmt: skip
+
+
+@pytest.mark.usefixtures("every_epoch_kept")
+@pytest.mark.parametrize("preset", [FAST, SGD])
+def test_a_killed_training_goes_on_to_the_same_network(
+    random_images, tmp_path, monkeypatch, preset
+):
+    preset = dataclasses.replace(preset, max_epochs=6)
+    start = Dropping()
+    whole, parts = copy.deepcopy(start), copy.deepcopy(start)
+    settings = {"seed": 3, "device": "cpu", "eval_sets": {"again": random_images}}
+    expected = train(whole, *random_images, preset, **settings)
+    file = tmp_path / "unfinished.safetensors"
+    for epoch in (3, 5):
+        train_until(epoch, monkeypatch, parts, *random_images, preset, checkpoint=file, **settings)
+        parts = copy.deepcopy(start)
+    record = train(parts, *random_images, preset, checkpoint=file, **settings)
+    assert same_weights(whole, parts)
+    untimed = [{**row, "seconds": 0} for row in record.history]
+    assert untimed == [{**row, "seconds": 0} for row in expected.history]
+    assert record.train_accuracy == expected.train_accuracy
+
+
+@pytest.mark.usefixtures("every_epoch_kept")
+@pytest.mark.parametrize("damage", ["cut short", "no file of ours", "lacks a tensor", "other data"])
+def test_what_cannot_be_continued_is_said_and_begun_again(
+    random_images, tmp_path, monkeypatch, caplog, damage
+):
+    images, labels = random_images
+    preset = dataclasses.replace(FAST, max_epochs=4)
+    file = tmp_path / "unfinished.safetensors"
+    train_until(
+        3, monkeypatch, small_model(), images, labels, preset,
+        seed=0, device="cpu", checkpoint=file,
+    )  # fmt: skip
+    if damage == "cut short":
+        file.write_bytes(file.read_bytes()[:-100])
+    elif damage == "no file of ours":
+        file.write_bytes(b"hello")
+    elif damage == "lacks a tensor":
+        with safe_open(file, "pt") as whole:
+            about = whole.metadata()
+            tensors = {name: whole.get_tensor(name) for name in whole.keys()}  # noqa: SIM118
+        del tensors["model.1.weight"]
+        save_file(tensors, file, metadata=about)
+    else:
+        labels = labels.flip(0)
+    model, fresh = small_model(), small_model()
+    record = train(model, images, labels, preset, seed=0, device="cpu", checkpoint=file)
+    assert "starting again" in caplog.text
+    assert str(file) in caplog.text
+    expected = train(fresh, images, labels, preset, seed=0, device="cpu")
+    assert same_weights(model, fresh)
+    assert record.epochs == expected.epochs
+
+
+def test_a_checkpoint_that_cannot_be_written_stops_with_one_line(random_images, monkeypatch):
+    monkeypatch.setattr(checkpoints, "_EVERY", 0.0)
+    with pytest.raises(OutputError, match="cannot write"):
+        train(
+            small_model(), *random_images, FAST,
+            seed=0, device="cpu", checkpoint=Path("/proc/none/unfinished.safetensors"),
+        )  # fmt: skip
+
+
+def test_the_papers_recipe_takes_samples_in_order_and_measures_every_epoch(random_images):
+    seen = []
+
+    class Watching(nn.Linear):
+        def forward(self, x):
+            if self.training:
+                seen.append(x.detach().clone())
+            return super().forward(x)
+
+    images, labels = random_images
+    model = Watching(64, 4)
+    preset = dataclasses.replace(SGD, max_epochs=2, batch_size=64, least_steps=1)
+    record = train(
+        model, images.flatten(1), labels, preset, seed=0, device="cpu",
+        eval_sets={"flipped": (images.flatten(1), labels.flip(0))},
+    )  # fmt: skip
+    assert torch.equal(torch.cat(seen), images.flatten(1).repeat(2, 1))
+    last = record.history[-1]
+    assert last["given_accuracy"] == measure_accuracy(model, images.flatten(1), labels)
+    assert last["flipped_accuracy"] == measure_accuracy(model, images.flatten(1), labels.flip(0))
+    assert record.train_accuracy == last["given_accuracy"]
+
+
+@pytest.mark.parametrize(
+    ("data", "arch", "expected"),
+    [
+        ("mnist", "mlp", ("sgd", 1e-3, 0.9, 32, 1.0)),
+        ("cifar10", "mlp", ("sgd", 1e-3, 0.9, 32, 1.0)),
+        ("mnist", "cnn", ("adam", 2e-4, 0.0, 128, 0.999)),
+        ("fashion-mnist", "cnn", ("adam", 2e-4, 0.0, 128, 0.991)),
+        ("cifar10", "cnn", ("adam", 2e-4, 0.0, 32, 1.0)),
+        ("cifar100", "alexnet", ("adam", 1e-4, 0.0, 128, 0.991)),
+        ("tiny-imagenet", "alexnet", ("adam", 1e-4, 0.0, 500, 0.999)),
+        ("cifar10", "resnet18", ("sgd", 1e-3, 0.9, 32, 1.0)),
+    ],
+)
+def test_the_papers_table_of_recipes(data, arch, expected):
+    preset = preset_for("paper", arch, data)
+    found = (
+        preset.optimiser, preset.learning_rate, preset.momentum, preset.batch_size,
+        preset.stop_accuracy,
+    )  # fmt: skip
+    assert found == expected
+    assert preset.max_epochs == 500
+    assert preset.rate(7.5, 0.999) == preset.learning_rate
+    with pytest.raises(DataError, match="preset: expected one of"):
+        preset_for("slow", arch, data)

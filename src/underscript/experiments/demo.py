@@ -13,7 +13,8 @@ from ..decode import decode
 from ..decoding import Decoding
 from ..selection import held_out_tenth
 from .architectures import PROBED, build
-from .training import PRESETS, train
+from .presets import preset_for
+from .training import train
 
 
 def run_demo(
@@ -65,7 +66,7 @@ def run_demo(
     given = corrupt_labels(images.train_labels, corruption, images.n_classes, seed=label_seed)
     held = held_out_tenth(np.arange(len(given)), seed)
     inputs = torch.from_numpy(to_float(images.train_images))
-    preset = PRESETS["quick", arch]
+    preset = preset_for("quick", arch)
     model = build(arch, inputs.shape[1:], images.n_classes, seed)
     place = as_device(device or "cpu")
     labels = torch.from_numpy(given)

@@ -2,9 +2,10 @@
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,61 +13,12 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ..errors import DataError, LabelError, ModelError
+from .checkpoints import Checkpoint, State
+from .presets import Preset
 
-__all__ = ["PRESETS", "Preset", "TrainingRecord", "measure_accuracy", "train"]
+__all__ = ["TrainingRecord", "measure_accuracy", "train"]
 
 EVALUATION_BATCH = 2048
-
-
-@dataclass(frozen=True)
-class Preset:
-    """A training recipe: Adam on the cross-entropy, no augmentation, no weight decay.
-
-    The learning rate rises linearly over the first epochs and stays, until the share of labels
-    that the network has not fitted yet falls below `anneal_below`; from there it shrinks with that
-    share. So one recipe serves noise that takes ten epochs to memorise and noise that takes fifty.
-
-    Parameters
-    ----------
-    name : str
-        What the recipe is called in reports.
-    learning_rate : float
-        Adam's learning rate at its highest.
-    batch_size : int
-        Most samples in a batch.
-    least_steps : int
-        Least number of batches an epoch is cut into: small data are trained in smaller batches.
-    warmup_epochs : float
-        Epochs over which the learning rate rises.
-    anneal_below : float
-        Share of training labels not fitted in the last epoch below which the rate shrinks.
-    lowest_rate : float
-        Share of `learning_rate` that it never falls below after the warm-up.
-    stop_accuracy : float
-        Training stops when this share of the given labels is predicted, in evaluation mode.
-    max_epochs : int
-        It stops after so many epochs whatever the accuracy.
-    """
-
-    name: str
-    learning_rate: float
-    batch_size: int
-    least_steps: int
-    warmup_epochs: float
-    anneal_below: float
-    lowest_rate: float
-    stop_accuracy: float
-    max_epochs: int
-
-    def batch_size_for(self, n: int) -> int:
-        """Give the batch size used for n samples."""
-        return max(1, min(self.batch_size, n // self.least_steps))
-
-    def rate(self, epochs_done: float, fitted: float) -> float:
-        """Give the learning rate after so many epochs, given the last epoch's accuracy."""
-        warmup = min(1.0, epochs_done / self.warmup_epochs) if self.warmup_epochs else 1.0
-        anneal = min(1.0, max(self.lowest_rate, (1.0 - fitted) / self.anneal_below))
-        return self.learning_rate * warmup * anneal
 
 
 @dataclass(frozen=True)
@@ -89,8 +41,8 @@ class TrainingRecord:
     seconds : float
         Wall-clock time, evaluation included.
     settings : dict
-        The preset's fields and what was decided from them: `optimiser`, `batch_size` as used,
-        `precision` of the multiplications in training, `seed`, `device` and `n`.
+        The preset's fields and what was decided from them: `batch_size` as used, `precision` of
+        the multiplications in training, `seed`, `device` and `n`.
     """
 
     history: list[dict[str, float]]
@@ -99,33 +51,6 @@ class TrainingRecord:
     reached: bool
     seconds: float
     settings: dict[str, Any]
-
-
-PRESETS: dict[tuple[str, str], Preset] = {
-    ("quick", "mlp"): Preset(
-        name="quick",
-        learning_rate=1e-3,
-        batch_size=1024,
-        least_steps=10,
-        warmup_epochs=1,
-        anneal_below=0.2,
-        lowest_rate=0.2,
-        stop_accuracy=0.99,
-        max_epochs=100,
-    ),
-    ("quick", "cnn"): Preset(
-        name="quick",
-        learning_rate=2e-3,
-        batch_size=512,
-        least_steps=40,
-        warmup_epochs=1,
-        anneal_below=0.2,
-        lowest_rate=0.1,
-        stop_accuracy=0.99,
-        max_epochs=100,
-    ),
-}
-"""The recipes by preset name and architecture ("mlp", "cnn")."""
 
 
 def train(
@@ -137,14 +62,14 @@ def train(
     seed: int,
     device: str | torch.device,
     eval_sets: Mapping[str, tuple[Tensor, Tensor]] | None = None,
+    checkpoint: Path | None = None,
     progress: bool = True,
 ) -> TrainingRecord:
     """Train a network on the given labels until it has memorised them.
 
-    The multiplications of the training steps run in bfloat16 where the hardware has matrix units
-    for it (a CPU with AMX, a CUDA device of capability 8.0 or more) and in float32 elsewhere.
     Weights and every measured accuracy are float32. The same seed on the same machine gives the
-    same network; torch's global random state is left as it was.
+    same network, also when the training was killed and went on from its checkpoint; torch's global
+    random state is left as it was.
 
     Parameters
     ----------
@@ -156,13 +81,19 @@ def train(
     labels : Tensor of shape (n,), int64
         The labels to fit, corrupted or not.
     preset : Preset
-        The recipe.
+        The recipe. With its `fast_products` the multiplications of the training steps run in
+        bfloat16 where the hardware has matrix units for it (a CPU with AMX, a CUDA device of
+        capability 8.0 or more) and in float32 elsewhere.
     seed : int
         Seed of the order of the samples, and of any dropout in the model.
     device : str or torch.device
         Where to train, such as "cpu" or "cuda". The data are moved there as a whole.
     eval_sets : mapping of str to (Tensor, Tensor), optional
-        Images and labels whose accuracy is recorded after every epoch.
+        Images and labels whose accuracy is recorded after every epoch; sets of the same images
+        share one pass.
+    checkpoint : Path, optional
+        A file to keep the state in, at most every half minute. If it is there and of this very
+        training, training goes on from it; a damaged one is said and training starts again.
     progress : bool, default True
         Whether to show a progress bar on stderr, if that is a terminal.
 
@@ -180,32 +111,32 @@ def train(
     ModelError
         If the model does not return logits of shape (n, n_classes), or its loss or weights are
         no longer finite.
+    OutputError
+        If the checkpoint cannot be written.
     """
-    started = time.perf_counter()
     device = torch.device(device)
+    eval_sets = dict(eval_sets or {})
     _check_data(images, labels, "training")
-    for name, (eval_images, eval_labels) in (eval_sets or {}).items():
+    for name, (eval_images, eval_labels) in eval_sets.items():
         _check_data(eval_images, eval_labels, name)
-    batch_size = preset.batch_size_for(len(images))
-    precision = _matrix_precision(device)
+    precision = _matrix_precision(device) if preset.fast_products else torch.float32
     settings = asdict(preset) | {
-        "optimiser": "adam",
-        "batch_size": batch_size,
+        "batch_size": preset.batch_size_for(len(images)),
         "precision": str(precision).removeprefix("torch."),
         "seed": seed,
         "device": str(device),
         "n": len(images),
     }
+    kept = None if checkpoint is None else Checkpoint(checkpoint, settings, images, labels)
 
     # Channels last is the layout that convolutions are fastest in, by two to three times on a CPU.
     model.to(device)
     _lay_out(model, torch.channels_last)
     images, labels = images.to(device), labels.to(device)
-    optimiser = torch.optim.Adam(model.parameters(), lr=preset.learning_rate, fused=True)
-    order = torch.Generator().manual_seed(seed)
-    history: list[dict[str, float]] = []
+    state = State(model, _optimiser(model, preset), torch.Generator().manual_seed(seed))
+    if preset.every_epoch:
+        eval_sets = {"given": (images, labels), **eval_sets}
     train_accuracy: float | None = None
-    fitted = 0.0
     with (
         _own_randomness(device, seed),
         tqdm(
@@ -217,38 +148,44 @@ def train(
         ) as bar,
     ):
         _check_classes(model, images, labels)
-        for epoch in range(1, preset.max_epochs + 1):
-            loss, fitted = _train_epoch(
-                model, images, labels, optimiser, preset, epoch, fitted, order, precision
-            )
+        if kept is not None and kept.restore(state):
+            bar.update(len(state.history))
+        started = time.perf_counter() - state.seconds
+        while len(state.history) < preset.max_epochs:
+            loss, state.fitted = _train_epoch(state, images, labels, preset, precision)
+            epoch = len(state.history) + 1
             if not math.isfinite(loss):
                 raise ModelError(
                     f"the training loss became {loss} in epoch {epoch}; lower the learning rate "
                     f"(now {preset.learning_rate:g}) or check the scale of the inputs"
                 )
-            row: dict[str, float] = {"epoch": epoch, "loss": loss, "train_accuracy": fitted}
-            for name, (eval_images, eval_labels) in (eval_sets or {}).items():
-                row[f"{name}_accuracy"] = measure_accuracy(model, eval_images, eval_labels)
+            row: dict[str, float] = {"epoch": epoch, "loss": loss, "train_accuracy": state.fitted}
+            row |= _accuracies(model, eval_sets)
             row["seconds"] = time.perf_counter() - started
-            history.append(row)
-            bar.set_postfix(training_accuracy=f"{fitted:.1%}", refresh=False)
+            state.history.append(row)
+            seen = row.get("given_accuracy", state.fitted)
+            bar.set_postfix(training_accuracy=f"{seen:.1%}", refresh=False)
             bar.update()
             # The accuracy seen during the epoch costs nothing but is of many networks; only the
             # finished one, over all rows, decides.
-            train_accuracy = None
-            if fitted >= preset.stop_accuracy:
-                train_accuracy = measure_accuracy(model, images, labels)
+            train_accuracy = row.get("given_accuracy")
+            if seen >= preset.stop_accuracy:
+                if train_accuracy is None:
+                    train_accuracy = measure_accuracy(model, images, labels)
                 if train_accuracy >= preset.stop_accuracy:
                     break
+            if kept is not None:
+                state.seconds = row["seconds"]
+                kept.save(state)
         if train_accuracy is None:
             train_accuracy = measure_accuracy(model, images, labels)
     # Back to the usual layout: safetensors writes no other.
     _lay_out(model, torch.contiguous_format)
     model.eval()
     return TrainingRecord(
-        history=history,
+        history=state.history,
         train_accuracy=train_accuracy,
-        epochs=len(history),
+        epochs=len(state.history),
         reached=train_accuracy >= preset.stop_accuracy,
         seconds=time.perf_counter() - started,
         settings=settings,
@@ -277,60 +214,92 @@ def measure_accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
     ModelError
         If a logit is not finite.
     """
-    device = next(model.parameters()).device
+    return float((_predictions(model, images) == labels.to(_device(model))).double().mean())
+
+
+def _predictions(model: nn.Module, images: Tensor) -> Tensor:
+    device = _device(model)
     was_training = model.training
-    right = torch.zeros((), dtype=torch.int64, device=device)
+    predicted = torch.empty(len(images), dtype=torch.int64, device=device)
     model.eval()
     try:
         with torch.no_grad():
             for start in range(0, len(images), EVALUATION_BATCH):
-                batch = slice(start, start + EVALUATION_BATCH)
-                logits = model(images[batch].to(device))
+                logits = model(images[start : start + EVALUATION_BATCH].to(device))
                 if not torch.isfinite(logits).all():
                     raise ModelError(
                         "the model gives logits that are not finite within the "
                         f"{len(logits)} samples from {start} on; check its weights and the scale "
                         "of the inputs"
                     )
-                right += (logits.argmax(dim=1) == labels[batch].to(device)).sum()
+                predicted[start : start + len(logits)] = logits.argmax(dim=1)
     finally:
         model.train(was_training)
-    return float(right) / len(images)
+    return predicted
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device
+
+
+def _accuracies(
+    model: nn.Module, eval_sets: Mapping[str, tuple[Tensor, Tensor]]
+) -> dict[str, float]:
+    """Measure ``NAME_accuracy`` of each set, with one pass over images that several share."""
+    found: dict[str, float] = {}
+    by_images: dict[tuple[int, int], list[str]] = {}
+    for name, (images, _) in eval_sets.items():
+        by_images.setdefault((images.data_ptr(), len(images)), []).append(name)
+    for names in by_images.values():
+        predicted = _predictions(model, eval_sets[names[0]][0])
+        for name in names:
+            labels = eval_sets[name][1].to(predicted.device)
+            found[f"{name}_accuracy"] = float((predicted == labels).double().mean())
+    return {f"{name}_accuracy": found[f"{name}_accuracy"] for name in eval_sets}
+
+
+def _optimiser(model: nn.Module, preset: Preset) -> torch.optim.Optimizer:
+    if preset.optimiser == "sgd":
+        return torch.optim.SGD(
+            model.parameters(), lr=preset.learning_rate, momentum=preset.momentum, fused=True
+        )
+    return torch.optim.Adam(model.parameters(), lr=preset.learning_rate, fused=True)
 
 
 def _train_epoch(
-    model: nn.Module,
+    state: State,
     images: Tensor,
     labels: Tensor,
-    optimiser: torch.optim.Optimizer,
     preset: Preset,
-    epoch: int,
-    fitted: float,
-    order: torch.Generator,
     precision: torch.dtype,
 ) -> tuple[float, float]:
     """Go through the samples once; give the mean loss and the share of labels predicted."""
+    model, optimiser, done = state.model, state.optimiser, len(state.history)
     model.train()
-    n = len(images)
+    n, size = len(images), preset.batch_size_for(len(images))
     loss_sum = torch.zeros((), device=images.device)
     right = torch.zeros((), dtype=torch.int64, device=images.device)
-    shuffled = torch.randperm(n, generator=order).to(images.device)
-    batches = torch.split(shuffled, preset.batch_size_for(n))
-    for step, rows in enumerate(batches, start=1):
+    batches: Iterable[tuple[Tensor, Tensor]]
+    if preset.shuffle:
+        order = torch.randperm(n, generator=state.order).to(images.device)
+        batches = ((images[rows], labels[rows]) for rows in torch.split(order, size))
+    else:
+        batches = zip(torch.split(images, size), torch.split(labels, size), strict=True)
+    steps = math.ceil(n / size)
+    for step, (x, given) in enumerate(batches, start=1):
         for group in optimiser.param_groups:
-            group["lr"] = preset.rate(epoch - 1 + step / len(batches), fitted)
-        given = labels[rows]
+            group["lr"] = preset.rate(done + step / steps, state.fitted)
         with torch.autocast(
             images.device.type, dtype=torch.bfloat16, enabled=precision == torch.bfloat16
         ):
-            logits = model(images[rows])
+            logits = model(x)
         logits = logits.float()
         loss = nn.functional.cross_entropy(logits, given)
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         # Sums stay on the device: reading one back would make an accelerator wait at every step.
-        loss_sum += loss.detach() * len(rows)
+        loss_sum += loss.detach() * len(x)
         right += (logits.detach().argmax(dim=1) == given).sum()
     return float(loss_sum) / n, float(right) / n
 
