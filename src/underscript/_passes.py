@@ -36,6 +36,7 @@ class Task:
     places: list[Place]
     probes: tuple[str, ...]
     shares: tuple[float, ...]
+    subspace_labels: tuple[str, ...]
     n_classes: int
     device: torch.device
     seed: int
@@ -79,7 +80,7 @@ def fit(
     """
     # Parts of the data rather than repeated sums: the whole is the held-out tenth and the rest.
     parts: tuple[str, ...] = ("kept", "held") if hold_out else ("corrupted",)
-    parts += ("true",) if source.truth is not None else ()
+    parts += ("true",) if "true" in task.subspace_labels else ()
     statistics = _empty(task, source, parts)
     team = task.team
     stage = f"{who}reading layers"
@@ -89,7 +90,7 @@ def fit(
         ):
             labels = task.label_sets(rows, source)
             by_part = {"corrupted": labels["given"]}
-            if "true" in labels:
+            if "true" in parts:
                 by_part["true"] = labels["true"]
             if hold_out:
                 what = "a held-out tenth (no holdout is given)"

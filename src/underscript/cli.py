@@ -58,8 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         # All processes of a team have the same error: one of them says it.
         return _fail(2, f"error: {error}") if _first() else 2
-    except KeyboardInterrupt:
-        return _fail(130, "interrupted; nothing was written")
+    except KeyboardInterrupt as interrupt:
+        return _fail(130, str(interrupt) or "interrupted; nothing was written")
     except BrokenPipeError:
         # Who reads our output has stopped; Python would complain once more at exit.
         sys.stdout = None
@@ -86,6 +86,37 @@ def _demo(options: argparse.Namespace) -> None:
             root=options.root,
         )
         _finish(found, options, out, work)
+
+
+def _reproduce(options: argparse.Namespace) -> None:
+    from .experiments.plan import CORRUPTIONS, Plan
+    from .experiments.reproduce import reproduce
+    from .experiments.tables import console_comparison, console_tables
+
+    plan = Plan(
+        options.experiment,
+        preset=options.preset,
+        noise=options.noise,
+        corruptions=options.corruption or CORRUPTIONS,
+        runs=options.runs,
+        only=options.only,
+        variance=options.variance,
+        device=options.device,
+        root=options.root,
+    )
+    found = reproduce(
+        plan, options.out, published=options.compare, jobs=options.jobs,
+        command=options.command_line,
+    )  # fmt: skip
+    console = _console(stderr=options.json)
+    for table in console_tables(plan, found.summary, found.models):
+        console.print(table)
+    if found.comparison is not None:
+        console.print(console_comparison(found.comparison))
+        console.print(found.about["verdict"], markup=False, highlight=False, soft_wrap=True)
+    if options.json:
+        _print_json(found.as_dict())
+    console.print(f"Tables and figures: {options.out}", markup=False, highlight=False)
 
 
 def _decode(options: argparse.Namespace) -> None:
@@ -284,6 +315,8 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(issues=issues)
         _add_decode_options(command)
 
+    _add_reproduce(commands)
+
     data = _command(commands, "data", _data, "find or download a data set")
     names = "mnist, fashion-mnist, cifar10, cifar100, tiny-imagenet, digits"
     data.add_argument("name", metavar="NAME", help=names)
@@ -292,6 +325,30 @@ def _parser() -> argparse.ArgumentParser:
     report = _command(commands, "report", _report, "make report.html of a run folder again")
     report.add_argument("folder", type=Path, metavar="DIR")
     return parser
+
+
+def _add_reproduce(commands: Any) -> None:
+    from .experiments.plan import EXPERIMENTS, NOISES, PAIRS
+
+    about = "run experiments of the paper; what is finished in --out is not run again"
+    command = _command(commands, "reproduce", _reproduce, about)
+    add = command.add_argument
+    add("experiment", metavar="EXPERIMENT", help=", ".join(PAIRS))
+    add("--corruption", type=_degrees, metavar="C,…", help="default: 0,0.2,0.4,0.6,0.8,1")
+    add("--runs", type=int, default=3, help="networks for each degree (default 3)")
+    add("--preset", default="quick", help="quick (default) or paper: how networks are trained")
+    add("--only", type=_names, default=("E1", "E2"), metavar="E,…",
+        help="; ".join(f"{name}: {what}" for name, what in EXPERIMENTS.items())
+        + " (default E1,E2)")  # fmt: skip
+    add("--noise", default="symmetric", metavar="KIND",
+        help=f"{', '.join(NOISES)}, or a CSV file of a transition matrix")  # fmt: skip
+    add("--variance", type=float, default=0.99, help="variance share of MASC (default 0.99)")
+    add("--compare", type=Path, action="append", default=[], metavar="CSV",
+        help="published tables to compare with; may be repeated")  # fmt: skip
+    add("--jobs", type=int, default=1, help="cells to run at once (default 1)")
+    add("--device", default="cpu", help="such as cpu (default) or cuda")
+    add("--root", type=Path, metavar="DIR", help="where the data sets are")
+    add("--out", type=Path, required=True, metavar="DIR")
 
 
 def _add_decode_options(command: argparse.ArgumentParser) -> None:
@@ -339,6 +396,15 @@ def _bytes(text: str) -> int:
         return as_bytes(text)
     except DataError as error:
         raise argparse.ArgumentTypeError(str(error).removeprefix("memory: ")) from None
+
+
+def _degrees(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in _names(text))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"expected degrees from 0 to 1 such as 0,0.4; found {text!r}"
+        ) from None
 
 
 def _shares(text: str) -> tuple[float, ...]:

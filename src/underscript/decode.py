@@ -49,6 +49,7 @@ def decode(
     seed: int = 0,
     progress: bool = True,
     evaluate: Sequence[str] = ("train", "test"),
+    subspace_labels: Sequence[str] = ("corrupted", "true"),
     memory: int | str = MEMORY,
     group: Any = None,
 ) -> Decoding:
@@ -90,6 +91,9 @@ def decode(
     evaluate : sequence of {"train", "test"}
         Where every decoder is tried. Without ``"train"`` only the chosen one reads the training
         rows, for the label issues; that is faster.
+    subspace_labels : sequence of {"corrupted", "true"}
+        The labels that subspaces are fitted with: the given ones, and besides, where `true_labels`
+        are known, those. Without ``"true"`` the true labels are only compared with.
     memory : int or str
         Bytes, or text such as ``"4GB"``, that the layers' class statistics may take in each
         process; rows beyond it go to a temporary file.
@@ -110,7 +114,7 @@ def decode(
         If another process of the group fails.
     """
     clock = Clock()
-    shares = _check_settings(probes, variance, batch_size, evaluate)
+    shares = _check_settings(probes, variance, batch_size, evaluate, subspace_labels)
     source = Source(train, "train", labels, true_labels, batch_size)
     sources = {"train": source}
     if holdout is not None:
@@ -130,7 +134,12 @@ def decode(
     team = Team(group, place if place.type == "cuda" else "cpu")
     sources = {role: data.share(team.rank, team.size) for role, data in sources.items()}
     progress = progress and team.rank == 0
-    task = Task(places, tuple(probes), shares, seen.n_classes, place, seed, progress, budget, team)
+    kinds = tuple(subspace_labels)
+    if true_labels is None:
+        kinds = ("corrupted",)
+    task = Task(
+        places, tuple(probes), shares, kinds, seen.n_classes, place, seed, progress, budget, team
+    )
     notes = Notes()
     records: list[dict[str, Any]] = []
     answers: list[Answers] = []
@@ -238,11 +247,16 @@ def _check_settings(
     variance: float | Sequence[float],
     batch_size: int,
     evaluate: Sequence[str],
+    subspace_labels: Sequence[str],
 ) -> tuple[float, ...]:
     if batch_size < 1:
         raise DataError(f"batch_size: expected at least 1; found {batch_size}")
     if isinstance(evaluate, str) or not set(evaluate) <= {"train", "test"}:
         raise DataError(f"evaluate: expected some of train, test; found {evaluate!r}")
+    if isinstance(subspace_labels, str) or {*subspace_labels, "true"} != {"corrupted", "true"}:
+        raise DataError(
+            f"subspace_labels: expected corrupted, or corrupted and true; found {subspace_labels!r}"
+        )
     unknown = [probe for probe in probes if probe not in PROBES]
     if isinstance(probes, str) or unknown or not len(probes):
         raise DataError(f"probes: expected some of {', '.join(PROBES)}; found {probes!r}")

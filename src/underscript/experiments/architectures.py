@@ -1,22 +1,25 @@
 """The paper's networks, with submodules named as its tables name the layers.
 
 Each hidden stage is one submodule that ends in its ReLU, so that the output of `fc1` is what the
-paper calls layer fc1, and probing a network needs no more than the names in `PROBED`.
+paper calls layer fc1, and probing a network needs no more than the names in `PROBED`. Where the
+paper is silent, a class says what was chosen. All weights start as torch initialises them.
 """
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import ModelError
 
-__all__ = ["CNN", "MLP", "PROBED", "build"]
+__all__ = ["CNN", "MLP", "PROBED", "AlexNet", "ResNet18", "build"]
 
 PROBED = {
     "mlp": ("input", "fc1", "fc2", "fc3", "fc4"),
     "cnn": ("input", "flatten", "fc1", "fc2", "fc3"),
+    "alexnet": ("input", "flatten", "fc1", "fc2"),
+    "resnet18": ("input", "stem", "stage1.0", "stage1", "stage2", "stage3", "stage4", "pooled"),
 }
 """The layers that the paper decodes, in execution order, for each architecture."""
 
@@ -111,7 +114,178 @@ class CNN(nn.Module):
         return logits
 
 
-_ARCHITECTURES: dict[str, type[MLP] | type[CNN]] = {"mlp": MLP, "cnn": CNN}
+class AlexNet(nn.Module):
+    """Five convolutions, then two hidden linear layers of 4096, without dropout.
+
+    Convolutions of 64, 192, 384, 256 and 256 channels with ReLU, and a max-pool of 3 with stride 2
+    after the first, second and fifth. The flattened size is 256 (256 × 1 × 1) in both variants:
+
+    - 64×64 (Tiny ImageNet): the first convolution is 11×11 with stride 4 and padding 2. The sides
+      are 64 → 15 → pool 7 → 7 → pool 3 → 3 → 3 → 3 → pool 1.
+    - 32×32 (CIFAR-100): the first convolution is 3×3 with stride 2 and padding 1. The sides are
+      32 → 16 → pool 7 → 7 → pool 3 → 3 → 3 → 3 → pool 1.
+
+    Parameters
+    ----------
+    input_shape : sequence of int
+        Channels, height and width of one input; height and width both 32 or both 64, which
+        chooses the variant.
+    n_classes : int
+        Width of the read-out.
+
+    Raises
+    ------
+    ModelError
+        If the shape is neither (channels, 32, 32) nor (channels, 64, 64).
+
+    Notes
+    -----
+    Of the CIFAR-100 variant the paper gives the first convolution's size and stride and the
+    flattened size. Ours are its padding of 1 and that all that follows is as for 64×64, which
+    leads to the flattened size that the paper gives. For 64×64 the paper gives no flattened size;
+    ours is what the five convolutions leave, with no adaptive pool after them. (Definitions for
+    224×224 often end in one to 6 × 6; here it would only repeat each of the 256 values 36 times.)
+    """
+
+    def __init__(self, input_shape: Sequence[int], n_classes: int) -> None:
+        super().__init__()
+        shape = _checked(input_shape, n_classes)
+        if len(shape) != 3 or shape[1:] not in ((32, 32), (64, 64)):
+            raise ModelError(
+                "AlexNet needs inputs of shape (channels, 32, 32) or (channels, 64, 64), found "
+                f"{shape}; resize the images or use another architecture"
+            )
+        channels, height, _ = shape
+        if height == 32:
+            conv1 = _convolution(channels, 64, 3, stride=2, padding=1)
+        else:
+            conv1 = _convolution(channels, 64, 11, stride=4, padding=2)
+        self.features = nn.Sequential(
+            OrderedDict(
+                conv1=conv1,
+                pool1=nn.MaxPool2d(3, stride=2),
+                conv2=_convolution(64, 192, 5, padding=2),
+                pool2=nn.MaxPool2d(3, stride=2),
+                conv3=_convolution(192, 384),
+                conv4=_convolution(384, 256),
+                conv5=_convolution(256, 256),
+                pool3=nn.MaxPool2d(3, stride=2),
+            )
+        )
+        self.flatten = nn.Flatten()
+        self.fc1 = _hidden(256, 4096)
+        self.fc2 = _hidden(4096, 4096)
+        self.readout = nn.Linear(4096, n_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Give the logits, (n, n_classes), of inputs of shape (n, *input_shape)."""
+        x = self.flatten(self.features(x))
+        logits: Tensor = self.readout(self.fc2(self.fc1(x)))
+        return logits
+
+
+class ResNet18(nn.Module):
+    """A stem, four stages of two residual blocks, and the mean over positions.
+
+    The stem is a 3×3 convolution with stride 1 to 64 channels, batch norm, ReLU and a max-pool of
+    3 with stride 2 and padding 1. The stages have 64, 128, 256 and 512 channels; each but the
+    first halves height and width. `pooled` is the row of 512 values that the read-out takes. For
+    32×32 inputs the widths are 16,384 after the stem, inside stage 1 and after it, then 8192, 4096
+    and 2048 after the other stages, then 512.
+
+    Parameters
+    ----------
+    input_shape : sequence of int
+        Channels, height and width of one input.
+    n_classes : int
+        Width of the read-out.
+
+    Raises
+    ------
+    ModelError
+        If the shape is not (channels, height, width).
+
+    Notes
+    -----
+    The paper says no more than "standard" of the stages. Ours are the basic blocks of [1]_, with a
+    1×1 convolution and batch norm on the shortcut where the shape changes, no biases before a
+    batch norm, and padding 1 in the stem. "Inside stage 1" is read as between its two blocks. In
+    training, inputs of up to 16×16 need at least two samples a batch: the last stage has one
+    position left, and a batch norm cannot work on a single value.
+
+    References
+    ----------
+    .. [1] He, K., Zhang, X., Ren, S. and Sun, J. (2016). Deep residual learning for image
+       recognition. CVPR.
+    """
+
+    def __init__(self, input_shape: Sequence[int], n_classes: int) -> None:
+        super().__init__()
+        shape = _checked(input_shape, n_classes)
+        if len(shape) != 3:
+            raise ModelError(
+                "ResNet-18 needs inputs of shape (channels, height, width), found "
+                f"{shape}; use the MLP for other inputs"
+            )
+        self.stem = nn.Sequential(
+            OrderedDict(
+                conv=nn.Conv2d(shape[0], 64, 3, padding=1, bias=False),
+                norm=nn.BatchNorm2d(64),
+                relu=nn.ReLU(),
+                pool=nn.MaxPool2d(3, stride=2, padding=1),
+            )
+        )
+        self.stage1 = _stage(64, 64, stride=1)
+        self.stage2 = _stage(64, 128, stride=2)
+        self.stage3 = _stage(128, 256, stride=2)
+        self.stage4 = _stage(256, 512, stride=2)
+        self.pooled = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.readout = nn.Linear(512, n_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Give the logits, (n, n_classes), of inputs of shape (n, *input_shape)."""
+        x = self.stage2(self.stage1(self.stem(x)))
+        logits: Tensor = self.readout(self.pooled(self.stage4(self.stage3(x))))
+        return logits
+
+
+class _ResidualBlock(nn.Module):
+    """Two 3×3 convolutions with batch norm, added to the shortcut before the last ReLU."""
+
+    def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
+        super().__init__()
+        self.residual = nn.Sequential(
+            OrderedDict(
+                conv1=nn.Conv2d(channels_in, channels_out, 3, stride, padding=1, bias=False),
+                norm1=nn.BatchNorm2d(channels_out),
+                relu=nn.ReLU(),
+                conv2=nn.Conv2d(channels_out, channels_out, 3, padding=1, bias=False),
+                norm2=nn.BatchNorm2d(channels_out),
+            )
+        )
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or channels_in != channels_out:
+            self.shortcut = nn.Sequential(
+                OrderedDict(
+                    conv=nn.Conv2d(channels_in, channels_out, 1, stride, bias=False),
+                    norm=nn.BatchNorm2d(channels_out),
+                )
+            )
+        # Not in place, here and in the stem: a layer's output stays what it was when it was read.
+        self.relu = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Give the block's output, (n, channels_out, height / stride, width / stride)."""
+        added: Tensor = self.relu(self.residual(x) + self.shortcut(x))
+        return added
+
+
+_ARCHITECTURES: dict[str, Callable[[Sequence[int], int], nn.Module]] = {
+    "mlp": MLP,
+    "cnn": CNN,
+    "alexnet": AlexNet,
+    "resnet18": ResNet18,
+}
 
 
 def build(arch: str, input_shape: Sequence[int], n_classes: int, seed: int) -> nn.Module:
@@ -119,7 +293,7 @@ def build(arch: str, input_shape: Sequence[int], n_classes: int, seed: int) -> n
 
     Parameters
     ----------
-    arch : {"mlp", "cnn"}
+    arch : {"mlp", "cnn", "alexnet", "resnet18"}
         Which architecture.
     input_shape : sequence of int
         Channels, height and width of one input.
@@ -151,8 +325,19 @@ def _hidden(d_in: int, d_out: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(d_in, d_out), nn.ReLU())
 
 
-def _convolution(channels_in: int, channels_out: int) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(channels_in, channels_out, 3, padding=1), nn.ReLU())
+def _convolution(
+    channels_in: int, channels_out: int, kernel: int = 3, stride: int = 1, padding: int = 1
+) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(channels_in, channels_out, kernel, stride, padding=padding), nn.ReLU()
+    )
+
+
+def _stage(channels_in: int, channels_out: int, stride: int) -> nn.Sequential:
+    return nn.Sequential(
+        _ResidualBlock(channels_in, channels_out, stride),
+        _ResidualBlock(channels_out, channels_out, 1),
+    )
 
 
 def _checked(input_shape: Sequence[int], n_classes: int) -> tuple[int, ...]:

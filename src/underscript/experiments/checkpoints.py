@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from .._files import whole_file
@@ -62,10 +62,7 @@ class Checkpoint:
 
     def __init__(self, path: Path, settings: dict[str, Any], images: Tensor, labels: Tensor):
         self.path = path
-        data = [
-            zlib.crc32(memoryview(part.contiguous().numpy()))
-            for part in (images.cpu(), labels.cpu())
-        ]
+        data = [zlib.crc32(part.numpy().tobytes()) for part in (images.cpu(), labels.cpu())]
         self._about = json.dumps({"settings": settings, "data": data}, sort_keys=True)
         self._saved = time.monotonic()
 
@@ -87,10 +84,12 @@ class Checkpoint:
         tensors |= {f"random.{name}": t for name, t in _random_states(state).items()}
         told = {"history": state.history, "fitted": state.fitted, "seconds": state.seconds}
         with whole_file(self.path) as work:
-            save_file(
-                {name: t.detach().cpu().contiguous() for name, t in tensors.items()},
-                work,
-                metadata={"about": self._about, "state": json.dumps(told)},
+            # Not `save_file`: a full disk is an OSError here and nothing of the kind there.
+            work.write_bytes(
+                save(
+                    {name: t.detach().cpu().contiguous() for name, t in tensors.items()},
+                    metadata={"about": self._about, "state": json.dumps(told)},
+                )
             )
         self._saved = time.monotonic()
 

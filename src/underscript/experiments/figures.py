@@ -1,0 +1,124 @@
+"""The paper's figure: accuracy against depth, one panel for each corruption degree."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from .._files import whole_file
+from ..plots import COLOURS
+from .plan import Plan
+
+__all__ = ["depth_figure", "write_figures"]
+
+# What a panel shows: experiment, network, subspaces, legend, colour, dash, marker.
+CURVES = (
+    ("E1", "trained", "corrupted", "corrupted labels", "given", "-", "o"),
+    ("E2", "trained", "true", "true labels", "true", "-", "s"),
+    ("E3", "trained", "corrupted", "corrupted, network of c = 0", "given", ":", "^"),
+    ("E1", "random", "corrupted", "corrupted, untrained network", "muted", "--", "x"),
+)
+
+
+def depth_figure(plan: Plan, summary: pd.DataFrame) -> Figure:
+    """Draw test accuracy against depth, with the standard deviation over runs as bars.
+
+    Parameters
+    ----------
+    plan : Plan
+        Whose pair and layers are drawn.
+    summary : pandas.DataFrame
+        From `summarise`.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    rows = summary[(summary["split"] == "test") & summary["experiment"].isin(["E1", "E2", "E3"])]
+    degrees = sorted(rows["corruption"].unique())
+    layers = [layer for layer in plan.pair.layers if layer in set(rows["layer"])]
+    columns = min(3, len(degrees))
+    lines = -(-len(degrees) // columns)
+    size = max(5.2, 0.6 + 2.5 * columns), 1.2 + 2.15 * lines
+    figure = Figure(figsize=size, layout="constrained")
+    figure.patch.set_facecolor(COLOURS["paper"])
+    grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
+    handles: dict[str, Any] = {}
+    for place, ax in enumerate(grid.flat):
+        if place >= len(degrees):
+            ax.set_visible(False)
+            continue
+        handles |= _panel(ax, rows[rows["corruption"] == degrees[place]], layers)
+        ax.set_title(f"corruption degree {degrees[place]:g}", fontsize=9, color=COLOURS["ink"])
+        # With an empty panel below it, a panel has to name its layers itself.
+        if place + columns >= len(degrees):
+            ax.xaxis.set_tick_params(labelbottom=True)
+    for ax in grid[:, 0]:
+        ax.set_ylabel("test accuracy, %", fontsize=8, color=COLOURS["ink"])
+    figure.legend(
+        list(handles.values()),
+        list(handles),
+        loc="outside upper center",
+        ncols=min(3, columns),
+        title="MASC fitted with",
+        title_fontsize=8,
+        fontsize=8,
+        frameon=False,
+    )
+    return figure
+
+
+def _panel(ax: Axes, rows: pd.DataFrame, layers: list[str]) -> dict[str, Any]:
+    handles: dict[str, Any] = {}
+    at = np.arange(len(layers))
+    for experiment, model, labels, name, colour, dash, marker in CURVES:
+        curve = rows[
+            (rows["experiment"] == experiment)
+            & (rows["model"] == model)
+            & (rows["subspace_labels"] == labels)
+            & (rows["probe"] == "masc")
+        ].set_index("layer")
+        if not len(curve):
+            continue
+        means = 100 * curve["mean"].reindex(layers).to_numpy(float)
+        spread = 100 * curve["sd"].reindex(layers).fillna(0).to_numpy(float)
+        handles[name] = ax.errorbar(
+            at, means, yerr=spread, color=COLOURS[colour], linestyle=dash, marker=marker,
+            markersize=4, linewidth=1.4, capsize=2,
+        )  # fmt: skip
+    own = rows[(rows["probe"] == "model") & (rows["experiment"] == "E1")]
+    if len(own):
+        level, sd = 100 * float(own["mean"].iloc[0]), 100 * float(own["sd"].fillna(0).iloc[0])
+        ax.axhspan(level - sd, level + sd, color=COLOURS["faint"], alpha=0.35, linewidth=0)
+        handles["the network itself"] = ax.axhline(level, color=COLOURS["ink"], linewidth=1)
+    ax.set_xticks(at, layers, rotation=30 if len(layers) > 5 else 0)
+    ax.set_ylim(0, 101)
+    ax.set_xlim(-0.3, len(layers) - 0.7)
+    ax.grid(axis="y", color=COLOURS["grid"], linewidth=0.8)
+    ax.tick_params(labelsize=8, colors=COLOURS["muted"], length=0)
+    for side in ("top", "right"):
+        ax.spines[side].set_visible(False)
+    return handles
+
+
+def write_figures(plan: Plan, summary: pd.DataFrame, out: Path) -> list[Path]:
+    """Write the figure of E1–E3 as SVG and PNG into ``figures/``; nothing if none of them was run.
+
+    Raises
+    ------
+    OutputError
+        If a file cannot be written.
+    """
+    if not summary["experiment"].isin(["E1", "E2", "E3"]).any():
+        return []
+    figure = depth_figure(plan, summary)
+    written = []
+    for kind in ("svg", "png"):
+        path = out / "figures" / f"depth.{kind}"
+        with whole_file(path) as work:
+            figure.savefig(work, format=kind, dpi=200)
+        written.append(path)
+    return written

@@ -1,0 +1,193 @@
+"""What can be reproduced: the paper's pairs and experiments, and the settings of one grid."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..errors import DataError
+from .architectures import PROBED
+from .presets import preset_for
+
+__all__ = ["EXPERIMENTS", "PAIRS", "Cell", "Pair", "Plan"]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A data set and an architecture, and what the authors call them in their result files."""
+
+    data: str
+    arch: str
+    published: str | None = None
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The layers that the paper decodes, the input first."""
+        return PROBED[self.arch]
+
+
+PAIRS: dict[str, Pair] = {
+    "mnist-mlp": Pair("mnist", "mlp", "MNIST_MLP"),
+    "cifar10-mlp": Pair("cifar10", "mlp", "CIFAR10_MLP"),
+    "mnist-cnn": Pair("mnist", "cnn", "MNIST_CNN"),
+    "fashion-mnist-cnn": Pair("fashion-mnist", "cnn", "FashionMNIST_CNN"),
+    "cifar10-cnn": Pair("cifar10", "cnn", "CIFAR10_CNN"),
+    "cifar100-alexnet": Pair("cifar100", "alexnet", "CIFAR100_AlexNet"),
+    "tiny-imagenet-alexnet": Pair("tiny-imagenet", "alexnet", "TinyImageNet_AlexNet"),
+    "cifar10-resnet18": Pair("cifar10", "resnet18", "CIFAR10_ResNet18"),
+    "fashion-mnist-mlp": Pair("fashion-mnist", "mlp"),
+    "digits-mlp": Pair("digits", "mlp"),
+    "digits-cnn": Pair("digits", "cnn"),
+}
+"""The paper's eight pairs, and small ones of ours to try things out (the last three)."""
+
+EXPERIMENTS: dict[str, str] = {
+    "E1": "subspaces from the corrupted labels, memorised network",
+    "E2": "subspaces from the true labels, memorised network",
+    "E3": "subspaces from corrupted labels, network trained on true ones",
+    "E4": "the memorised network trained on with labels that MASC re-assigned",
+    "E5": "MASC at several variance shares",
+    "E6": "other probes on the same layers",
+    "E7": "E1 and E2 on ResNet-18",
+}
+"""The paper's experiments; the controls (input, random twin) come with E1."""
+
+CORRUPTIONS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+NOISES = ("symmetric", "pair", "instance")
+# The authors draw corrupted labels with this seed, the same in all runs.
+LABEL_SEED = 42
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The settings of a grid of cells, one for each corruption degree and run.
+
+    Parameters
+    ----------
+    experiment : str
+        Name of a pair.
+    preset : {"quick", "paper"}
+        How networks are trained.
+    noise : str
+        ``symmetric``, ``pair``, ``instance``, or a CSV file of a transition matrix (rows: true
+        classes).
+    corruptions : sequence of float
+        Corruption degrees.
+    runs : int
+        Networks for each degree; run r (from 1) has weights and batches of seed r − 1.
+    only : sequence of str
+        Experiments, such as ``E1``.
+    variance : float
+        Variance share of MASC.
+    device : str
+        Where to train and decode.
+    root : Path, optional
+        Where the data set is.
+
+    Raises
+    ------
+    DataError
+        If a setting is unknown or out of range.
+    """
+
+    experiment: str
+    preset: str = "quick"
+    noise: str = "symmetric"
+    corruptions: Sequence[float] = CORRUPTIONS
+    runs: int = 3
+    only: Sequence[str] = ("E1", "E2")
+    variance: float = 0.99
+    device: str = "cpu"
+    root: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.experiment not in PAIRS:
+            raise DataError(
+                f"experiment: expected one of {', '.join(PAIRS)}; found {self.experiment!r}"
+            )
+        preset_for(self.preset, self.pair.arch, self.pair.data)
+        for degree in self.corruptions:
+            if not 0 <= degree <= 1:
+                raise DataError(f"corruption: expected degrees from 0 to 1; found {degree!r}")
+        if not len(self.corruptions) or len(set(self.corruptions)) < len(self.corruptions):
+            raise DataError(f"corruption: expected different degrees; found {self.corruptions!r}")
+        if self.runs < 1:
+            raise DataError(f"runs: expected at least 1; found {self.runs}")
+        unknown = [name for name in self.only if name not in EXPERIMENTS]
+        if unknown or not len(self.only):
+            raise DataError(f"only: expected some of {', '.join(EXPERIMENTS)}; found {self.only!r}")
+        if "E7" in self.only and self.pair.arch != "resnet18":
+            raise DataError("only: E7 is E1 and E2 of cifar10-resnet18; here ask for E1,E2")
+        if not 0 < self.variance <= 1:
+            raise DataError(f"variance: expected a share in (0, 1]; found {self.variance!r}")
+        if self.noise not in NOISES:
+            read_transition(Path(self.noise))
+
+    @property
+    def pair(self) -> Pair:
+        """Data set and architecture."""
+        return PAIRS[self.experiment]
+
+    @property
+    def fixed(self) -> dict[str, Any]:
+        """What all cells of a folder have in common."""
+        transition = None if self.noise in NOISES else read_transition(Path(self.noise)).tolist()
+        return {
+            "experiment": self.experiment,
+            "preset": self.preset,
+            "recipe": asdict(preset_for(self.preset, self.pair.arch, self.pair.data)),
+            "noise": "transition" if transition else self.noise,
+            "transition": transition,
+            "label_seed": LABEL_SEED,
+            "variance": self.variance,
+        }
+
+    @property
+    def cells(self) -> list["Cell"]:
+        """The cells in the order in which they are run: all of run 1 first."""
+        return [
+            Cell(degree, run)
+            for run in range(1, self.runs + 1)
+            for degree in sorted(self.corruptions)
+        ]
+
+
+class Cell(NamedTuple):
+    """One corruption degree and run of a grid."""
+
+    corruption: float
+    run: int
+
+    @property
+    def name(self) -> str:
+        """Its folder's name."""
+        return f"c{self.corruption:g}-run{self.run}"
+
+    @property
+    def seed(self) -> int:
+        """Seed of weights, batches and random twin."""
+        return self.run - 1
+
+
+def read_transition(path: Path) -> "np.ndarray[Any, np.dtype[np.float64]]":
+    """Read a transition matrix: a CSV file without a header, a row for each true class.
+
+    Raises
+    ------
+    DataError
+        If there is no such file, or it holds anything but a square of numbers.
+    """
+    try:
+        matrix = np.loadtxt(path, delimiter=",", ndmin=2, dtype=np.float64)
+    except OSError:
+        raise DataError(
+            f"noise: expected one of {', '.join(NOISES)}, or a CSV file of a transition matrix; "
+            f"found {str(path)!r}"
+        ) from None
+    except ValueError as error:
+        raise DataError(f"{path}: expected rows of numbers and commas ({error})") from None
+    if matrix.shape[0] != matrix.shape[1]:
+        raise DataError(f"{path}: expected a square matrix; found {matrix.shape}")
+    return matrix

@@ -1,0 +1,150 @@
+"""One command for one pair of the paper: run its grid, and write what it gave."""
+
+import json
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import sklearn
+import torch
+
+from .. import __version__
+from .._files import whole_file
+from .comparison import compare, read_published, verdict
+from .figures import write_figures
+from .grid import run_grid
+from .plan import Plan
+from .tables import models_table, results_table, summarise
+
+__all__ = ["Reproduction", "reproduce"]
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """What a grid gave.
+
+    Attributes
+    ----------
+    models : pandas.DataFrame
+        One row for each trained network.
+    results : pandas.DataFrame
+        One row for each accuracy of each run.
+    summary : pandas.DataFrame
+        Mean and standard deviation over runs.
+    comparison : pandas.DataFrame or None
+        Ours beside the published, where those were given.
+    about : dict
+        Settings, versions, machine, verdict.
+    """
+
+    models: pd.DataFrame
+    results: pd.DataFrame
+    summary: pd.DataFrame
+    comparison: pd.DataFrame | None
+    about: dict[str, Any]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return all of it but the single runs, as numbers and text."""
+        found = {**self.about, "models": _records(self.models), "summary": _records(self.summary)}
+        if self.comparison is not None:
+            found["comparison"] = _records(self.comparison)
+        return found
+
+
+def reproduce(
+    plan: Plan,
+    out: Path,
+    *,
+    published: Sequence[Path] = (),
+    jobs: int = 1,
+    progress: bool = True,
+    command: str | None = None,
+) -> Reproduction:
+    """Run a plan's cells, as far as they are not finished, and write the folder's tables.
+
+    Parameters
+    ----------
+    plan : Plan
+        What to run.
+    out : Path
+        Folder of the grid. Cells that are finished there are not run again; the tables written
+        into it hold all its cells, those of earlier calls too.
+    published : sequence of Path
+        Published result tables to compare with; see `comparison`.
+    jobs : int
+        Units that run at once.
+    progress : bool
+        Show progress bars on a terminal.
+    command : str, optional
+        The command line, to be written into ``results.json``.
+
+    Returns
+    -------
+    Reproduction
+
+    Raises
+    ------
+    DataError
+        If the data set cannot be had, or a published table not be read.
+    OutputError
+        If the folder cannot be used; see `run_grid`.
+    """
+    others = read_published(published, plan) if published else None
+    run_grid(plan, out, jobs=jobs, progress=progress)
+    results, models = results_table(plan, out), models_table(plan, out)
+    summary = summarise(results)
+    both = None if others is None else compare(summary, models, others)
+    about: dict[str, Any] = {
+        "kind": "reproduction",
+        **plan.fixed,
+        "asked": {
+            "corruption": list(plan.corruptions),
+            "runs": plan.runs,
+            "only": list(plan.only),
+            "device": plan.device,
+            "jobs": jobs,
+        },
+        "command": command,
+        "versions": {
+            "underscript": __version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "scikit-learn": sklearn.__version__,
+        },
+        "machine": {
+            "processor": platform.machine(),
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        },
+    }
+    if both is not None:
+        about["verdict"] = verdict(both)
+        _write(out / "comparison.csv", both)
+    _write(out / "results.csv", results)
+    _write(out / "models.csv", models)
+    _write(out / "summary.csv", summary)
+    write_figures(plan, summary, out)
+    found = Reproduction(models, results, summary, both, about)
+    with whole_file(out / "results.json") as path:
+        path.write_text(json.dumps(found.as_dict(), indent=2, allow_nan=False) + "\n", "utf-8")
+    return found
+
+
+def _write(path: Path, table: pd.DataFrame) -> None:
+    with whole_file(path) as work:
+        table.to_csv(work, index=False)
+
+
+def _records(table: pd.DataFrame) -> list[Mapping[str, Any]]:
+    """Return rows without NaN, which JSON has no word for."""
+    found: list[Mapping[str, Any]] = json.loads(
+        table.to_json(orient="records", double_precision=10)
+    )
+    return found

@@ -1,0 +1,218 @@
+"""A grid's finished cells as tidy tables, with mean and spread over runs."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich.table import Table
+
+from ..errors import OutputError
+from .plan import EXPERIMENTS, Cell, Plan
+from .units import ONE_COMPONENT, Work
+
+__all__ = [
+    "console_comparison",
+    "console_tables",
+    "models_table",
+    "probe_name",
+    "results_table",
+    "summarise",
+]
+
+COLUMNS = (
+    "experiment", "corruption", "run", "model", "layer", "width", "probe", "variance",
+    "subspace_labels", "rank", "split", "labels", "n", "accuracy",
+)  # fmt: skip
+# What tells two rows of different runs that belong together.
+CELL = (
+    "experiment", "corruption", "model", "layer", "width", "probe", "variance",
+    "subspace_labels", "split", "labels",
+)  # fmt: skip
+
+
+def finished(plan: Plan, out: Path, unit: str) -> list[Work]:
+    """Return the cells of a folder in which a unit is finished, in order."""
+    found = []
+    for path in out.glob(f"cells/*/{unit}.json"):
+        name = path.parent.name
+        degree, _, run = name.removeprefix("c").partition("-run")
+        found.append(Work(plan, Cell(float(degree), int(run)), out))
+    return sorted(found, key=lambda work: work.cell)
+
+
+def results_table(plan: Plan, out: Path) -> pd.DataFrame:
+    """Return every accuracy of a grid's finished units.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per experiment (E1 …), corruption degree, run, layer, probe and split; columns as
+        in `COLUMNS`. The network's own accuracies are rows of E1 with the probe ``model``.
+
+    Raises
+    ------
+    OutputError
+        If a table cannot be read.
+    """
+    parts = []
+    for unit, name in (
+        ("layers", "E1"), ("generalised", "E3"), ("shares", "E5"), ("probes", "E6"),
+    ):  # fmt: skip
+        for work in finished(plan, out, unit):
+            try:
+                table = work.table(unit)
+            except (OSError, ValueError) as error:
+                raise OutputError(
+                    f"{work.folder / unit}.csv is damaged ({error}); remove {unit}.json beside it "
+                    "and run the same command again"
+                ) from error
+            table.insert(0, "experiment", name)
+            if unit == "layers":
+                table.loc[table["subspace_labels"] == "true", "experiment"] = "E2"
+            if unit in ("shares", "probes"):
+                # The network itself stands in E1.
+                table = table[table["probe"] != "model"]
+            table.insert(1, "corruption", work.cell.corruption)
+            table.insert(2, "run", work.cell.run)
+            parts.append(table)
+    parts += [_retrained(work) for work in finished(plan, out, "retraining")]
+    if not parts:
+        return pd.DataFrame(columns=list(COLUMNS))
+    return pd.concat([part.reindex(columns=list(COLUMNS)) for part in parts], ignore_index=True)
+
+
+def _retrained(work: Work) -> pd.DataFrame:
+    """Return E4's rows: the network before and after, for each layer whose MASC relabelled."""
+    rows = []
+    for found in work.told("retraining")["layers"].values():
+        for who in found["layer_is"]:
+            for when in ("before", "after"):
+                rows.append(
+                    {
+                        "experiment": "E4",
+                        "corruption": work.cell.corruption,
+                        "run": work.cell.run,
+                        "model": f"{when} retraining",
+                        # Which one that is differs between runs; the unit's JSON names it.
+                        "layer": f"{who} layer",
+                        "probe": "model",
+                        "subspace_labels": "corrupted",
+                        "split": "test",
+                        "labels": "given",
+                        "n": len(work.data.test_labels),
+                        "accuracy": found["before" if when == "before" else "test_accuracy"],
+                    }
+                )
+    return pd.DataFrame(rows)
+
+
+def models_table(plan: Plan, out: Path) -> pd.DataFrame:
+    """Return one row for each trained network: epochs, accuracies, share of wrong labels."""
+    columns = (
+        "corruption", "run", "epochs", "reached", "train_accuracy", "true_accuracy",
+        "test_accuracy", "oracle_test_accuracy", "oracle_epoch", "wrong_labels", "seconds",
+    )  # fmt: skip
+    rows = [work.told("training") for work in finished(plan, out, "training")]
+    return pd.DataFrame(rows).reindex(columns=list(columns))
+
+
+def summarise(results: pd.DataFrame) -> pd.DataFrame:
+    """Return mean and standard deviation (n − 1; missing for one run) of accuracies over runs."""
+    grouped = results.groupby(list(CELL), dropna=False, sort=False)["accuracy"]
+    return grouped.agg(mean="mean", sd="std", runs="count").reset_index()
+
+
+def probe_name(probe: str, variance: Any) -> str:
+    """Return what a probe is called in tables and figures."""
+    if probe != "masc" or variance is None or pd.isna(variance):
+        return probe
+    return "masc 1 component" if variance == ONE_COMPONENT else f"masc {variance:g}"
+
+
+def console_tables(plan: Plan, summary: pd.DataFrame, models: pd.DataFrame) -> list[Table]:
+    """Return what the terminal shows: the networks, then a table for each experiment asked for.
+
+    Accuracies are of the test set, in per cent: mean ± standard deviation over runs.
+    """
+    shown = [_models(models[models["corruption"].isin(plan.corruptions)])]
+    wanted = dict.fromkeys("E1" if name == "E7" else name for name in plan.only)
+    if "E7" in plan.only:
+        wanted["E2"] = None
+    test = summary[(summary["split"] == "test") & summary["corruption"].isin(plan.corruptions)]
+    for name in wanted:
+        rows = test[test["experiment"] == name]
+        if len(rows):
+            shown.append(_experiment(name, rows))
+    return shown
+
+
+def console_comparison(both: pd.DataFrame) -> Table:
+    """Return ours beside the published as the terminal shows it."""
+    table = Table(
+        "corruption", "layer", "probe", "split", "ours", "published", "difference", "agrees",
+        title="Accuracy, %",
+    )  # fmt: skip
+    for row in both.to_dict("records"):
+        table.add_row(
+            f"{row['corruption']:g}",
+            str(row["layer"]),
+            probe_name(str(row["probe"]), row["variance"]),
+            f"{row['split']}, {row['labels']} labels",
+            plus_minus(row["ours_mean"], row["ours_sd"]),
+            plus_minus(row["published_mean"], row["published_sd"]),
+            f"{100 * row['difference']:+.1f}",
+            "yes" if row["agrees"] else "no",
+        )
+    return table
+
+
+def _models(models: pd.DataFrame) -> Table:
+    table = Table(
+        "corruption", "wrong labels", "runs", "memorised", "epochs", "training accuracy", "test accuracy",
+        "best epoch's (oracle)", title="The networks, %",
+    )  # fmt: skip
+    for degree, rows in models.groupby("corruption"):
+        table.add_row(
+            f"{degree:g}",
+            f"{100 * rows['wrong_labels'].mean():.1f}",
+            str(len(rows)),
+            str(int(rows["reached"].sum())),
+            f"{rows['epochs'].mean():.0f}",
+            *(
+                plus_minus(rows[column].mean(), rows[column].std())
+                for column in ("train_accuracy", "test_accuracy", "oracle_test_accuracy")
+            ),
+        )
+    return table
+
+
+def _experiment(name: str, rows: pd.DataFrame) -> Table:
+    degrees = sorted(rows["corruption"].unique())
+    title = f"{name}: {EXPERIMENTS[name]}; test accuracy, %"
+    table = Table("layer", "probe", *(f"c = {degree:g}" for degree in degrees), title=title)
+    keys = ["model", "layer", "probe", "variance", "subspace_labels"]
+    for key, group in rows.groupby(keys, dropna=False, sort=False):
+        model, layer, probe, variance, labels = key
+        words = probe_name(str(probe), variance)
+        if probe == "model":
+            words = "the network itself" if model == "trained" else str(model)
+        elif model == "random":
+            words += ", untrained network"
+        if name == "E6":
+            words += f", {labels} labels"
+        by_degree = group.set_index("corruption")
+        cells = [
+            plus_minus(by_degree["mean"].get(degree), by_degree["sd"].get(degree))
+            for degree in degrees
+        ]
+        table.add_row(str(layer), words, *cells)
+    return table
+
+
+def plus_minus(mean: Any, sd: Any) -> str:
+    """Return a share in per cent with its spread."""
+    if mean is None or pd.isna(mean):
+        return ""
+    return (
+        f"{100 * mean:.1f}" if sd is None or pd.isna(sd) else f"{100 * mean:.1f} ± {100 * sd:.1f}"
+    )

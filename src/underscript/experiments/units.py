@@ -1,0 +1,402 @@
+"""The pieces of work of one cell, each finished once its JSON file stands in the cell's folder.
+
+A unit reads what earlier units left (weights, tables) and writes its own files whole; its JSON
+comes last. So a grid that was killed goes on where it was, and nothing is run twice.
+"""
+
+import copy
+import functools
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import safetensors.torch
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from torch import nn
+
+from .._files import whole_file
+from ..corruption import corrupt_labels, transition_matrix, wrong_share
+from ..datasets import ImageData, load_dataset, to_float
+from ..decode import decode
+from .architectures import build
+from .confusion import weak_scores
+from .plan import LABEL_SEED, NOISES, Cell, Plan, read_transition
+from .presets import preset_for
+from .training import TrainingRecord, measure_accuracy, train
+
+__all__ = [
+    "BY_NAME",
+    "ONE_COMPONENT",
+    "SHARES",
+    "TRAINING",
+    "UNITS",
+    "DamagedError",
+    "Unit",
+    "Work",
+    "as_json",
+    "oracle_layer",
+    "units_of",
+]
+
+# A share so small that the paper's rule gives rank 1: its "one component".
+ONE_COMPONENT = 1e-9
+SHARES = (ONE_COMPONENT, 0.25, 0.5, 0.75, 0.99)
+# The paper retrains for so many epochs at most.
+RETRAINING_EPOCHS = 30
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A piece of work.
+
+    Attributes
+    ----------
+    name : str
+        Of its files.
+    run : callable
+        Takes a `Work` and returns what its JSON file says.
+    needs : callable
+        Gives the cell and unit names that must be finished before, for a cell.
+    """
+
+    name: str
+    run: Callable[["Work"], dict[str, Any]]
+    needs: Callable[[Cell], list[tuple[Cell, str]]]
+
+
+@dataclass(frozen=True)
+class Work:
+    """A cell of a grid in a folder."""
+
+    plan: Plan
+    cell: Cell
+    out: Path
+    progress: bool = False
+
+    @property
+    def folder(self) -> Path:
+        """Where the cell's files are."""
+        return self.out / "cells" / self.cell.name
+
+    def of(self, cell: Cell) -> "Work":
+        """Return another cell of the same grid."""
+        return replace(self, cell=cell)
+
+    def is_done(self, unit: str) -> bool:
+        """Say whether a unit is finished."""
+        return (self.folder / f"{unit}.json").is_file()
+
+    def told(self, unit: str) -> dict[str, Any]:
+        """Return what a finished unit's JSON file says."""
+        found: dict[str, Any] = json.loads((self.folder / f"{unit}.json").read_text("utf-8"))
+        return found
+
+    def table(self, unit: str) -> pd.DataFrame:
+        """Return a finished unit's table."""
+        return pd.read_csv(self.folder / f"{unit}.csv")
+
+    def write(self, name: str, table: pd.DataFrame) -> None:
+        """Write a table whole."""
+        with whole_file(self.folder / name) as path:
+            table.to_csv(path, index=False)
+
+    @functools.cached_property
+    def data(self) -> ImageData:
+        """The data set."""
+        return _data(self.plan.pair.data, self.plan.root)
+
+    @functools.cached_property
+    def inputs(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Training and test images, scaled as the paper scales them."""
+        return _inputs(self.plan.pair.data, self.plan.root)
+
+    @functools.cached_property
+    def given(self) -> NDArray[np.int64]:
+        """The training labels as the network saw them."""
+        plan, degree = self.plan, self.cell.corruption
+        true, n_classes = self.data.train_labels, self.data.n_classes
+        more: dict[str, Any] = {}
+        kind = plan.noise
+        if plan.noise not in NOISES:
+            kind, more["transition"] = "transition", read_transition(Path(plan.noise))
+        elif plan.noise == "instance" and degree:
+            more["scores"] = _weak_scores(plan.pair.data, plan.root)
+        kind = kind if degree else "symmetric"
+        return corrupt_labels(
+            true, degree, n_classes, kind=kind, seed=LABEL_SEED, **(more if degree else {})
+        )
+
+    def network(self) -> nn.Module:
+        """Return the cell's trained network.
+
+        Raises
+        ------
+        DamagedError
+            If the file cannot be read.
+        """
+        path = self.folder / "model.safetensors"
+        model = self.untrained()
+        try:
+            model.load_state_dict(safetensors.torch.load_file(path))
+        except (OSError, SafetensorError, RuntimeError, ValueError) as error:
+            raise DamagedError(f"{path}: {str(error).splitlines()[0]}") from error
+        return model.eval().to(self.plan.device)
+
+    def untrained(self) -> nn.Module:
+        """Return the cell's network as it was before training."""
+        shape = self.inputs[0].shape[1:]
+        return build(self.plan.pair.arch, shape, self.data.n_classes, self.cell.seed)
+
+
+class DamagedError(Exception):
+    """A finished unit's file is damaged: the unit has to be run again."""
+
+
+@functools.lru_cache(maxsize=1)
+def _data(name: str, root: Path | None) -> ImageData:
+    return load_dataset(name, root)
+
+
+@functools.lru_cache(maxsize=1)
+def _inputs(name: str, root: Path | None) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    data = _data(name, root)
+    low = 0.0 if name == "tiny-imagenet" else -1.0
+    return to_float(data.train_images, low), to_float(data.test_images, low)
+
+
+@functools.lru_cache(maxsize=1)
+def _weak_scores(name: str, root: Path | None) -> NDArray[np.float64]:
+    data = _data(name, root)
+    return weak_scores(_inputs(name, root)[0], data.train_labels, data.n_classes, LABEL_SEED)
+
+
+def _run_training(work: Work) -> dict[str, Any]:
+    """Train the cell's network and keep its weights and its record."""
+    plan = work.plan
+    model = work.untrained()
+    images, test = (torch.from_numpy(part) for part in work.inputs)
+    preset = preset_for(plan.preset, plan.pair.arch, plan.pair.data)
+    true, test_labels = (
+        torch.from_numpy(labels) for labels in (work.data.train_labels, work.data.test_labels)
+    )
+    # The true labels cost a pass over the training images an epoch, which the quick preset saves.
+    watched = {"true": (images, true)} if preset.every_epoch else {}
+    unfinished = work.folder / "unfinished.safetensors"
+    record = train(
+        model,
+        images,
+        torch.from_numpy(work.given),
+        preset,
+        seed=work.cell.seed,
+        device=plan.device,
+        eval_sets={**watched, "test": (test, test_labels)},
+        checkpoint=unfinished,
+        progress=work.progress,
+    )
+    _save_weights(model, work.folder / "model.safetensors")
+    work.write("history.csv", pd.DataFrame(record.history))
+    unfinished.unlink(missing_ok=True)
+    return {
+        **_summary(record),
+        "true_accuracy": measure_accuracy(model, images, true),
+        "wrong_labels": wrong_share(work.data.train_labels, work.given),
+        "transitions": transition_matrix(
+            work.data.train_labels, work.given, work.data.n_classes
+        ).tolist(),
+        "data": work.data.source,
+    }
+
+
+def _summary(record: TrainingRecord) -> dict[str, Any]:
+    tests = [row["test_accuracy"] for row in record.history]
+    best = int(np.argmax(tests))
+    return {
+        "epochs": record.epochs,
+        "reached": record.reached,
+        "train_accuracy": record.train_accuracy,
+        "test_accuracy": tests[-1],
+        # Chosen with clean test labels: an oracle, shown beside and used for nothing.
+        "oracle_test_accuracy": tests[best],
+        "oracle_epoch": best + 1,
+        "seconds": record.seconds,
+        "training": record.settings,
+    }
+
+
+def _save_weights(model: nn.Module, path: Path) -> None:
+    state = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
+    with whole_file(path) as work:
+        # Not `save_file`: a full disk is an OSError here and nothing of the kind there.
+        work.write_bytes(safetensors.torch.save(state))
+
+
+def _decoded(work: Work, model: nn.Module, **settings: Any) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Decode a network with the cell's labels."""
+    images, test = work.inputs
+    settings = {"layers": work.plan.pair.layers, "controls": False, **settings}
+    found = decode(
+        model,
+        (images, work.given),
+        test=(test, work.data.test_labels),
+        true_labels=work.data.train_labels,
+        device=work.plan.device,
+        seed=work.cell.seed,
+        progress=work.progress,
+        **settings,
+    )
+    keep = ("selected", "settings", "seeds", "timing", "warnings", "versions")
+    return found.table, {key: found.summary[key] for key in keep}
+
+
+def _run_layers(work: Work) -> dict[str, Any]:
+    """E1 and E2, with the controls: the input, and the network as it was before training."""
+    share = work.plan.variance
+    table, told = _decoded(work, work.network(), variance=share)
+    hidden = [layer for layer in work.plan.pair.layers if layer != "input"]
+    control, about = _decoded(
+        work, work.untrained(), variance=share, layers=hidden, evaluate=("test",)
+    )
+    control = control[(control["probe"] != "model") & (control["split"] == "test")]
+    control = control.assign(model="random", selected=False)
+    work.write("layers.csv", pd.concat([table, control], ignore_index=True))
+    return {**told, "control": about["timing"]}
+
+
+def _run_generalised(work: Work) -> dict[str, Any]:
+    """E3: corrupted labels, and the network that was trained on the true ones."""
+    generalised = work.of(Cell(0.0, work.cell.run)).network()
+    table, told = _decoded(
+        work, generalised, variance=work.plan.variance, subspace_labels=("corrupted",)
+    )
+    work.write("generalised.csv", table)
+    return told
+
+
+def _run_shares(work: Work) -> dict[str, Any]:
+    """E5: MASC at several variance shares."""
+    table, told = _decoded(
+        work, work.network(), variance=SHARES, evaluate=("test",), subspace_labels=("corrupted",)
+    )
+    work.write("shares.csv", table)
+    return told
+
+
+def oracle_layer(table: pd.DataFrame) -> str:
+    """Return the layer of the best test accuracy: clean labels choose it, as in the paper."""
+    rows = table[
+        (table["split"] == "test")
+        & (table["model"] == "trained")
+        & (table["probe"] == "masc")
+        & (table["subspace_labels"] == "corrupted")
+        & (table["layer"] != "input")
+    ]
+    return str(rows["layer"].iloc[int(rows["accuracy"].argmax())])
+
+
+def _run_retraining(work: Work) -> dict[str, Any]:
+    """E4: train on with labels that MASC re-assigned, at the oracle's layer and the chosen one."""
+    layers = work.table("layers")
+    chosen = str(layers.loc[layers["selected"].astype(bool), "layer"].iloc[0])
+    oracle = oracle_layer(layers)
+    tables: list[pd.DataFrame] = []
+    told: dict[str, Any] = {}
+    for layer in dict.fromkeys((oracle, chosen)):
+        who = [name for name, each in (("oracle", oracle), ("chosen", chosen)) if each == layer]
+        told[layer] = {"layer_is": who, **_retrained(work, layer, tables)}
+    work.write("retraining.csv", pd.concat(tables, ignore_index=True))
+    return {"layers": told}
+
+
+def _retrained(work: Work, layer: str, tables: list[pd.DataFrame]) -> dict[str, Any]:
+    plan, model = work.plan, work.network()
+    images, test = work.inputs
+    found = decode(
+        model, (images, work.given), layers=[layer], controls=False, evaluate=(),
+        variance=plan.variance, device=plan.device, seed=work.cell.seed, progress=work.progress,
+    )  # fmt: skip
+    labels = found.label_issues()["predicted_label"].to_numpy(np.int64)
+    true, given = work.data.train_labels, work.given
+    test_set = torch.from_numpy(test), torch.from_numpy(work.data.test_labels)
+    before = measure_accuracy(model, *test_set)
+    preset = preset_for(plan.preset, plan.pair.arch, plan.pair.data)
+    record = train(
+        copy.deepcopy(model),
+        torch.from_numpy(images),
+        torch.from_numpy(labels),
+        replace(preset, max_epochs=RETRAINING_EPOCHS, warmup_epochs=0.0),
+        seed=work.cell.seed,
+        device=plan.device,
+        eval_sets={"test": test_set},
+        progress=work.progress,
+    )
+    tables.append(pd.DataFrame(record.history).assign(layer=layer))
+    changed = labels != given
+    return {
+        "before": before,
+        "changed_to_right": float((changed & (labels == true)).mean()),
+        "changed_to_wrong": float((changed & (labels != true)).mean()),
+        "wrong_before": wrong_share(true, given),
+        "wrong_after": wrong_share(true, labels),
+        **_summary(record),
+    }
+
+
+def _run_probes(work: Work) -> dict[str, Any]:
+    """E6: other probes on the same layers, and the geometry of the classes there."""
+    from .probes import probe_layers  # scikit-learn's probes take a while to import
+
+    probes, geometry, told = probe_layers(work)
+    work.write("geometry.csv", geometry)
+    work.write("probes.csv", probes)
+    return told
+
+
+def _trained(cell: Cell) -> list[tuple[Cell, str]]:
+    return [(cell, "training")]
+
+
+TRAINING = Unit("training", _run_training, lambda _cell: [])
+UNITS: dict[str, Unit] = {
+    "E1": Unit("layers", _run_layers, _trained),
+    "E3": Unit("generalised", _run_generalised, lambda cell: _trained(Cell(0.0, cell.run))),
+    "E4": Unit("retraining", _run_retraining, lambda cell: [*_trained(cell), (cell, "layers")]),
+    "E5": Unit("shares", _run_shares, _trained),
+    "E6": Unit("probes", _run_probes, _trained),
+}
+# They are rows of E1's table.
+UNITS["E2"] = UNITS["E7"] = UNITS["E1"]
+
+
+def units_of(plan: Plan) -> list[tuple[Cell, Unit]]:
+    """Return a plan's units in an order in which each finds what it needs.
+
+    Asking for E3 trains the networks of degree 0 too, and E4 runs E1; E3 of degree 0 is E1.
+    """
+    order: dict[tuple[Cell, str], Unit] = {}
+
+    def add(cell: Cell, unit: Unit) -> None:
+        for needed, name in unit.needs(cell):
+            add(needed, BY_NAME[name])
+        order.setdefault((cell, unit.name), unit)
+
+    for cell in plan.cells:
+        for name in plan.only:
+            if name == "E3" and cell.corruption == 0:
+                add(cell, TRAINING)
+            else:
+                add(cell, UNITS[name])
+    return [(cell, unit) for (cell, _), unit in order.items()]
+
+
+BY_NAME = {unit.name: unit for unit in (TRAINING, *UNITS.values())}
+
+
+def as_json(told: dict[str, Any]) -> str:
+    """Return what a unit tells as text."""
+    return json.dumps(told, indent=2, ensure_ascii=False, allow_nan=False, default=str) + "\n"
