@@ -1,4 +1,4 @@
-"""What the baselines compute with: moments of each class, regular inverses, nearest neighbours.
+"""What the baselines are made of: class moments, regular inverses, nearest neighbours, estimators.
 
 Moments are about the class means, found in a first pass, so that rows far from the origin lose no
 digits. Everything that an answer depends on is float64; products of lower precision only decide
@@ -7,18 +7,25 @@ which neighbours are looked at, within proven bounds of their error.
 
 import math
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any, Self
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
+from ._classifier import _as_array, _as_tensor
+from ._device import as_device
 from ._labels import by_class
 from ._precision import bfloat16_pays, exact_products
 from ._products import add_products, in_float64, mirrored
-from .errors import DataError
+from .errors import DataError, LabelError
 from .spectra import Eigenproblem, eigenvectors
 
 # Bytes of a block of rows that is converted to float64 at once.
@@ -112,8 +119,8 @@ class RowMoments:
         return total
 
     def wide(self, k: int) -> bool:
-        """Say whether a class has no more rows than they are wide: no full second moment."""
-        return len(self.positions[k]) <= self.width
+        """Say whether a class has fewer rows than they are wide: they are less than its moment."""
+        return len(self.positions[k]) < self.width
 
     def centred(self, k: int) -> Float[Tensor, "m width"]:
         """Return the rows of class k less their mean, in float64."""
@@ -154,11 +161,68 @@ class RowMoments:
         second = torch.addr(self.scatter(k), mean, mean, alpha=count)
         return Eigenproblem(second, count, mean, what)
 
+    def combined(self, k: int, weights: Float[Tensor, " m"]) -> Float[Tensor, " width"]:
+        """Return the sum of the rows of class k, each with its weight."""
+        return weights @ self.rows.index_select(0, self.positions[k]).double()
+
+
+@dataclass(frozen=True)
+class Subset:
+    """Some rows of each class, their means, and their second moments about these.
+
+    Attributes
+    ----------
+    moments : RowMoments
+        Of all rows.
+    kept : list of K tensors of int64
+        The positions of the rows, ascending; at least one of each class.
+    means : Tensor of float64, shape (K, width)
+        Their means.
+    scatter : Tensor of float64, shape (width, width)
+        ``Σ (x − m_k)(x − m_k)ᵀ``, all classes together.
+    """
+
+    moments: RowMoments
+    kept: list[Tensor]
+    means: Float[Tensor, "classes width"]
+    scatter: Float[Tensor, "width width"]
+
+    def changed_to(self, kept: list[Tensor]) -> "Subset":
+        """Return the statistics of other rows, from those that come and go if these are fewer."""
+        moments = self.moments
+        means = torch.stack([moments.sum(chosen) / len(chosen) for chosen in kept])
+        gone = [old[~torch.isin(old, new)] for old, new in zip(self.kept, kept, strict=True)]
+        come = [new[~torch.isin(new, old)] for old, new in zip(self.kept, kept, strict=True)]
+        if sum(map(len, gone)) + sum(map(len, come)) >= sum(map(len, kept)):
+            scatter = torch.zeros_like(self.scatter)
+            _add_about(scatter, moments, kept, means)
+        else:
+            scatter = -self.scatter
+            _add_about(scatter, moments, gone, self.means)
+            scatter.neg_()
+            _add_about(scatter, moments, come, self.means)
+            moved = means - self.means
+            sizes = torch.tensor([len(chosen) for chosen in kept]).to(moved)
+            scatter.addmm_(moved.T * sizes, moved, alpha=-1)
+        return Subset(moments, kept, means, mirrored(scatter))
+
+
+def _add_about(scatter: Tensor, moments: RowMoments, chosen: list[Tensor], centers: Tensor) -> None:
+    """Add the products of chosen rows of each class less its center, above the diagonal."""
+    for positions, center in zip(chosen, centers, strict=True):
+        for block in moments.about(positions, center):
+            add_products(scatter, block)
+
+
+def regular(least: float, width: int, trace: float) -> bool:
+    """Say whether a covariance with that least eigenvalue is regular, in spite of rounding."""
+    return least > 10 * width * _EPS * trace
+
 
 def regular_factor(matrix: Float[Tensor, "d d"]) -> Float[Tensor, "d d"] | None:
     """Return the Cholesky factor of a covariance, or None where it is numerically singular.
 
-    Singular is an eigenvalue below 10 · d · ε of the trace. A few steps of inverse iteration find
+    A few steps of inverse iteration find
     the smallest: they see it the better the smaller it is.
     """
     factor, failed = torch.linalg.cholesky_ex(matrix)
@@ -270,8 +334,9 @@ class NeighbourSearch:
                     left = left[~done]
                     if not len(left):
                         break
-                for part in torch.split(left, _TILE):
-                    found[part] = self._in_full(queries[part], k)
+                else:
+                    for part in torch.split(left, _TILE):
+                        found[part] = self._in_full(queries[part], k)
         return found
 
     def _dtypes(self, n_queries: int) -> list[torch.dtype]:
@@ -288,7 +353,7 @@ class NeighbourSearch:
     def _bounded(
         self, queries: Float[Tensor, "q width"], k: int, dtype: torch.dtype
     ) -> tuple[Int[Tensor, "done k"], Bool[Tensor, " q"]]:
-        """Return the nearest rows of the queries that few rows are left for, and which these are."""
+        """Return the nearest rows of those queries that few are left for, and which these are."""
         device, width = self.rows.device, self.rows.shape[1]
         if dtype is torch.bfloat16:
             # Both factors are rounded, and the result.
@@ -350,7 +415,8 @@ class NeighbourSearch:
         rows = torch.empty(len(queries), 0, dtype=torch.int64, device=exact.device)
         for first in range(0, len(self.rows), _ROWS):
             block = self._centred(self.rows[first : first + _ROWS], torch.float64)
-            score = torch.addmm(block.square().sum(1) / 2, exact, block.T, alpha=-1)
+            half = self._lengths[first : first + _ROWS].square() / 2
+            score = torch.addmm(half, exact, block.T, alpha=-1)
             near = score.topk(min(k, len(block)), dim=1, largest=False)
             values = torch.cat([values, near.values], 1)
             rows = torch.cat([rows, near.indices + first], 1)
@@ -406,3 +472,221 @@ def vote(neighbours: NDArray[np.int64], labels: Any) -> NDArray[Any]:
     for column in np.asarray(neighbours).T:
         votes[every, places[column]] += 1
     return np.asarray(classes[votes.argmax(1)])
+
+
+def row_moments(X: Any, y: Any, *, device: str = "cpu") -> RowMoments:
+    """Return counts, means and second moments of each class, to be shared by several probes.
+
+    Second moments are computed when a probe first asks for them, in float64, and kept.
+
+    Parameters
+    ----------
+    X : array-like, shape (n, width)
+        Finite rows; float32 or float64 are referred to, not copied.
+    y : array-like, shape (n,)
+        Labels of at least two classes.
+    device : str, default="cpu"
+        Where to compute and to keep them.
+
+    Raises
+    ------
+    DataError
+        If `X` is not a matrix of finite numbers.
+    LabelError
+        If there is not one label a row, or one class only.
+
+    Examples
+    --------
+    >>> from underscript.baselines import LinearDiscriminant, NearestClassMean, row_moments
+    >>> X, y = [[0.0, 1.0], [1.0, 2.0], [3.0, 0.0], [4.0, 2.0]], [0, 0, 1, 1]
+    >>> moments = row_moments(X, y)
+    >>> LinearDiscriminant().fit_moments(moments).predict(X).tolist()
+    [0, 0, 1, 1]
+    >>> NearestClassMean().fit_moments(moments).means_.tolist()
+    [[0.5, 1.5], [3.5, 1.0]]
+    """
+    X, labels = np.asarray(_as_array(X)), np.asarray(y)
+    if X.dtype not in (np.float32, np.float64):
+        X = X.astype(np.float64)
+    if X.ndim != 2 or not X.size or not np.isfinite(X).all():
+        raise DataError(f"X: expected finite rows, shape (n, width); found shape {X.shape}")
+    if labels.shape != (len(X),):
+        raise LabelError(f"y: expected {len(X)} labels, one a row; found shape {labels.shape}")
+    classes = classes_of(labels)
+    places = torch.from_numpy(np.searchsorted(classes, labels))
+    return RowMoments(_as_tensor(X).to(as_device(device)), places, classes)
+
+
+def classes_of(y: NDArray[Any]) -> NDArray[Any]:
+    classes = np.unique(y)
+    if len(classes) < 2:
+        raise LabelError(f"y: expected at least 2 classes; found one class, {classes.tolist()}")
+    return classes
+
+
+def check_share(name: str, value: Any) -> None:
+    if not isinstance(value, Real) or not 0 <= float(value) <= 1:
+        raise ValueError(f"{name}: expected a share in [0, 1]; found {value!r}")
+
+
+def check_positive(name: str, value: Any) -> None:
+    if not isinstance(value, Real) or not 0 < float(value) < math.inf:
+        raise ValueError(f"{name}: expected a positive number; found {value!r}")
+
+
+def check_positive_integer(name: str, value: Any) -> None:
+    if not isinstance(value, Integral) or int(value) < 1:
+        raise ValueError(f"{name}: expected an integer ≥ 1; found {value!r}")
+
+
+class Baseline(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+    """What the probes share: checks, labels, and counts of operations."""
+
+    classes_: NDArray[Any]
+    n_features_in_: int
+
+    def fit(self, X: Any, y: Any) -> Self:
+        """Fit the probe.
+
+        Parameters
+        ----------
+        X : array-like, shape (n, width)
+            Rows. float32 stays float32; everything else becomes float64.
+        y : array-like, shape (n,)
+            Labels: integers or strings, of at least two classes.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            If `X` is empty, not finite or of another length than `y`, `y` has one class only, or
+            a hyper-parameter is out of range.
+        """
+        self._validate_parameters()
+        X, y = validate_data(self, _as_array(X), y, dtype=[np.float64, np.float32])
+        check_classification_targets(y)
+        self.classes_ = classes_of(y)
+        self._fit(X, y)
+        return self
+
+    def predict(self, X: Any) -> NDArray[Any]:
+        """Return the class of each row, shape (n,)."""
+        raise NotImplementedError
+
+    def fit_flops(self, n: int) -> float:
+        """Return about how many floating-point operations fitting to n rows takes.
+
+        The leading terms for the fitted width and classes, taken to be of equal size; a
+        multiply-add counts as two.
+        """
+        check_is_fitted(self, "classes_")
+        return self._work(n, self.n_features_in_, n / len(self.classes_))
+
+    def predict_flops(self, n: int) -> float:
+        """Return about how many floating-point operations predicting n rows takes."""
+        check_is_fitted(self, "classes_")
+        return self._work_for_each() * n
+
+    def _work(self, n: int, width: int, size: float) -> float:
+        """Return the operations of a fit to n rows, `size` of each class."""
+        raise NotImplementedError
+
+    def _work_for_each(self) -> float:
+        """Return the operations of predicting one row: by default one product with each class."""
+        return 2.0 * len(self.classes_) * self.n_features_in_
+
+    def _fit(self, X: NDArray[Any], y: NDArray[Any]) -> None:
+        raise NotImplementedError
+
+    def _validate_parameters(self) -> None:
+        """Raise ValueError for hyper-parameters out of range."""
+
+    def _checked(self, X: Any) -> NDArray[Any]:
+        check_is_fitted(self, "classes_")
+        return np.asarray(
+            validate_data(self, _as_array(X), reset=False, dtype=[np.float64, np.float32])
+        )
+
+
+class ScoringBaseline(Baseline):
+    """A probe that has a score for each class, in float64."""
+
+    device: str
+
+    def predict(self, X: Any) -> NDArray[Any]:
+        """Return the class of the largest score, shape (n,); of equal ones the first."""
+        best = self._all_scores(X).argmax(1)  # checks that there are classes
+        return np.asarray(self.classes_[best])
+
+    def decision_function(self, X: Any) -> NDArray[np.float64]:
+        """Return the scores, shape (n, K); for two classes their difference, shape (n,)."""
+        scores = self._all_scores(X)
+        return scores[:, 1] - scores[:, 0] if scores.shape[1] == 2 else scores
+
+    def _all_scores(self, X: Any) -> NDArray[np.float64]:
+        rows = _as_tensor(self._checked(X)).to(as_device(self.device))
+        scores = np.empty((len(rows), len(self.classes_)))
+        for part, block in blocks_of(rows):
+            scores[part] = self._scores(block).cpu().numpy()
+        return scores
+
+    def _scores(self, rows: Float[Tensor, "n width"]) -> Float[Tensor, "n classes"]:
+        """Return the score of each class for float64 rows, which are not to be changed."""
+        raise NotImplementedError
+
+    def _like(self, values: NDArray[np.float64], rows: Tensor) -> Tensor:
+        return torch.tensor(values).to(rows)
+
+
+class MomentBaseline(ScoringBaseline):
+    """A probe that is made of class moments."""
+
+    def fit_moments(self, moments: RowMoments) -> Self:
+        """Fit to the rows that moments were gathered from.
+
+        Parameters
+        ----------
+        moments : RowMoments
+            From `row_moments`. What they compute for one probe serves the next.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            If a hyper-parameter is out of range.
+        """
+        self._validate_parameters()
+        self.classes_ = moments.classes
+        self.n_features_in_ = moments.width
+        self._solve(moments)
+        return self
+
+    def _fit(self, X: NDArray[Any], y: NDArray[Any]) -> None:
+        self._solve(row_moments(X, y, device=self.device))
+
+    def _solve(self, moments: RowMoments) -> None:
+        raise NotImplementedError
+
+
+class LinearBaseline(MomentBaseline):
+    """A probe whose scores are linear in the row."""
+
+    coef_: NDArray[np.float64]
+    intercept_: NDArray[np.float64]
+
+    def _scores(self, rows: Float[Tensor, "n width"]) -> Float[Tensor, "n classes"]:
+        return torch.addmm(self._like(self.intercept_, rows), rows, self._like(self.coef_, rows).T)
+
+    def _discriminate(self, coefficients: Tensor, means: Tensor, counts: Tensor) -> None:
+        """Take Σ⁻¹ m_k (width, K) as the coefficients of Gaussian classes."""
+        priors = (counts.double() / counts.sum()).to(means)
+        self.coef_ = coefficients.T.cpu().numpy()
+        self.intercept_ = (priors.log() - (means * coefficients.T).sum(1) / 2).cpu().numpy()
+        self.means_ = means.cpu().numpy()
+        self.priors_ = priors.cpu().numpy()

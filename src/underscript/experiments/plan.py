@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..errors import DataError
+from ..corruption import corrupt_labels
+from ..errors import DataError, LabelError
 from .architectures import PROBED
 from .presets import preset_for
 
@@ -190,4 +191,8 @@ def read_transition(path: Path) -> "np.ndarray[Any, np.dtype[np.float64]]":
         raise DataError(f"{path}: expected rows of numbers and commas ({error})") from None
     if matrix.shape[0] != matrix.shape[1]:
         raise DataError(f"{path}: expected a square matrix; found {matrix.shape}")
+    try:
+        corrupt_labels([0], 1.0, kind="transition", transition=matrix)
+    except LabelError as error:
+        raise DataError(f"{path}: {error}") from None
     return matrix

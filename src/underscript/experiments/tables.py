@@ -21,7 +21,8 @@ __all__ = [
 
 COLUMNS = (
     "experiment", "corruption", "run", "model", "layer", "width", "probe", "variance",
-    "subspace_labels", "rank", "split", "labels", "n", "accuracy",
+    "subspace_labels", "rank", "split", "labels", "n", "accuracy", "fit_s", "predict_s",
+    "fit_flops", "predict_flops",
 )  # fmt: skip
 # What tells two rows of different runs that belong together.
 CELL = (
@@ -118,8 +119,14 @@ def models_table(plan: Plan, out: Path) -> pd.DataFrame:
 
 def summarise(results: pd.DataFrame) -> pd.DataFrame:
     """Return mean and standard deviation (n − 1; missing for one run) of accuracies over runs."""
-    grouped = results.groupby(list(CELL), dropna=False, sort=False)["accuracy"]
-    return grouped.agg(mean="mean", sd="std", runs="count").reset_index()
+    grouped = results.groupby(list(CELL), dropna=False, sort=False)
+    return grouped.agg(
+        mean=("accuracy", "mean"),
+        sd=("accuracy", "std"),
+        runs=("accuracy", "count"),
+        fit_s=("fit_s", "mean"),
+        predict_s=("predict_s", "mean"),
+    ).reset_index()
 
 
 def probe_name(probe: str, variance: Any) -> str:
@@ -168,8 +175,8 @@ def console_comparison(both: pd.DataFrame) -> Table:
 
 def _models(models: pd.DataFrame) -> Table:
     table = Table(
-        "corruption", "wrong labels", "runs", "memorised", "epochs", "training accuracy", "test accuracy",
-        "best epoch's (oracle)", title="The networks, %",
+        "corruption", "wrong labels", "runs", "memorised", "epochs", "training accuracy",
+        "test accuracy", "best epoch's (oracle)", title="The networks, %",
     )  # fmt: skip
     for degree, rows in models.groupby("corruption"):
         table.add_row(

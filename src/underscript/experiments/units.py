@@ -109,12 +109,16 @@ class Work:
     @functools.cached_property
     def data(self) -> ImageData:
         """The data set."""
-        return _data(self.plan.pair.data, self.plan.root)
+        return _data(self.plan.pair.data, self.plan.root, self._samples)
 
     @functools.cached_property
     def inputs(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Training and test images, scaled as the paper scales them."""
-        return _inputs(self.plan.pair.data, self.plan.root)
+        return _inputs(self.plan.pair.data, self.plan.root, self._samples)
+
+    @property
+    def _samples(self) -> int | None:
+        return preset_for(self.plan.preset, self.plan.pair.arch, self.plan.pair.data).samples
 
     @functools.cached_property
     def given(self) -> NDArray[np.int64]:
@@ -126,7 +130,7 @@ class Work:
         if plan.noise not in NOISES:
             kind, more["transition"] = "transition", read_transition(Path(plan.noise))
         elif plan.noise == "instance" and degree:
-            more["scores"] = _weak_scores(plan.pair.data, plan.root)
+            more["scores"] = _weak_scores(plan.pair.data, plan.root, self._samples)
         kind = kind if degree else "symmetric"
         return corrupt_labels(
             true, degree, n_classes, kind=kind, seed=LABEL_SEED, **(more if degree else {})
@@ -159,21 +163,32 @@ class DamagedError(Exception):
 
 
 @functools.lru_cache(maxsize=1)
-def _data(name: str, root: Path | None) -> ImageData:
-    return load_dataset(name, root)
+def _data(name: str, root: Path | None, samples: int | None) -> ImageData:
+    data = load_dataset(name, root)
+    if samples is None or samples >= len(data.train_labels):
+        return data
+    drawn = np.random.default_rng(LABEL_SEED).permutation(len(data.train_labels))[:samples]
+    drawn.sort()
+    return replace(
+        data, train_images=data.train_images[drawn], train_labels=data.train_labels[drawn]
+    )
 
 
 @functools.lru_cache(maxsize=1)
-def _inputs(name: str, root: Path | None) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    data = _data(name, root)
+def _inputs(
+    name: str, root: Path | None, samples: int | None
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    data = _data(name, root, samples)
     low = 0.0 if name == "tiny-imagenet" else -1.0
     return to_float(data.train_images, low), to_float(data.test_images, low)
 
 
 @functools.lru_cache(maxsize=1)
-def _weak_scores(name: str, root: Path | None) -> NDArray[np.float64]:
-    data = _data(name, root)
-    return weak_scores(_inputs(name, root)[0], data.train_labels, data.n_classes, LABEL_SEED)
+def _weak_scores(name: str, root: Path | None, samples: int | None) -> NDArray[np.float64]:
+    data = _data(name, root, samples)
+    return weak_scores(
+        _inputs(name, root, samples)[0], data.train_labels, data.n_classes, LABEL_SEED
+    )
 
 
 def _run_training(work: Work) -> dict[str, Any]:
@@ -320,7 +335,7 @@ def _retrained(work: Work, layer: str, tables: list[pd.DataFrame]) -> dict[str, 
         model, (images, work.given), layers=[layer], controls=False, evaluate=(),
         variance=plan.variance, device=plan.device, seed=work.cell.seed, progress=work.progress,
     )  # fmt: skip
-    labels = found.label_issues()["predicted_label"].to_numpy(np.int64)
+    labels = found.label_issues()["predicted_label"].to_numpy(np.int64, copy=True)
     true, given = work.data.train_labels, work.given
     test_set = torch.from_numpy(test), torch.from_numpy(work.data.test_labels)
     before = measure_accuracy(model, *test_set)

@@ -1,0 +1,255 @@
+"""E6: every probe on the rows of each layer, with its times; and the geometry of the classes."""
+
+import time
+from collections.abc import Iterator
+from itertools import combinations
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from sklearn.base import ClassifierMixin
+from torch import Tensor
+
+from .._capture import undisturbed
+from .._stream import Source, stream
+from ..baselines import BASELINES, MomentBaseline, NearestNeighbours, row_moments, vote
+from ..layers import Place, resolve, survey
+from ..moments import statistics_for
+from ..spectra import ClassSpectrum, Cut, solve
+from ..subspace import MinimumAngleSubspaceClassifier, PrincipalVectorClassifier
+from .units import Work
+
+__all__ = ["geometry", "probe_layers"]
+
+# Probes with a width × width matrix for each class stop here; wider layers are named as not run.
+WIDEST = 4096
+
+
+class _Layer(NamedTuple):
+    name: str
+    train: NDArray[np.float32]
+    test: NDArray[np.float32]
+
+
+def probe_layers(work: Work) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Any]]:
+    """Fit every probe to every layer of a cell's network, with corrupted and with true labels.
+
+    Returns
+    -------
+    probes : pandas.DataFrame
+        Test accuracies, in the columns of a decode run's table, with ``fit_s`` and ``predict_s``
+        (seconds) and the leading-order ``fit_flops`` and ``predict_flops`` where they are known.
+    geometry : pandas.DataFrame
+        See `geometry`.
+    told : dict
+        Probes that were not run, and why.
+    """
+    data = work.data
+    kinds = {"corrupted": work.given}
+    if work.cell.corruption > 0:
+        kinds["true"] = data.train_labels
+    rows: list[dict[str, Any]] = []
+    shapes: list[pd.DataFrame] = []
+    not_run: list[str] = []
+    for layer in _layers(work):
+        about = {
+            "model": "trained", "layer": layer.name, "width": layer.train.shape[1],
+            "split": "test", "labels": "given", "n": len(data.test_labels),
+        }  # fmt: skip
+        neighbours = _Neighbours(layer)
+        for labels, y in kinds.items():
+            for found in _probe(work, layer, y, neighbours, not_run):
+                answers = found.pop("answers")
+                accuracy = float((answers == data.test_labels).mean())
+                rows.append({**about, "subspace_labels": labels, **found, "accuracy": accuracy})
+            shapes.append(
+                geometry(layer.train, y, data.n_classes, work.plan.variance).assign(
+                    layer=layer.name, subspace_labels=labels
+                )
+            )
+    told = {"not_run": sorted(set(not_run)), "layers": list(work.plan.pair.layers)}
+    return pd.DataFrame(rows), pd.concat(shapes, ignore_index=True), told
+
+
+def _layers(work: Work) -> Iterator[_Layer]:
+    """Give the rows of one layer after the other; one layer's at a time are in memory."""
+    device = torch.device(work.plan.device)
+    network = work.network()
+    images, test = work.inputs
+    with undisturbed(network):
+        example = Source((images[:3], work.given[:3]), "train").first(3)
+        seen = survey(network, example, device)
+        for place in resolve(seen, network, work.plan.pair.layers):
+            yield _Layer(
+                place.tap.name,
+                *(_rows(work, network, place, device, part) for part in (images, test)),
+            )
+
+
+def _rows(
+    work: Work,
+    network: torch.nn.Module,
+    place: Place,
+    device: torch.device,
+    images: NDArray[np.float32],
+) -> NDArray[np.float32]:
+    source = Source((images, np.zeros(len(images), dtype=np.int64)), "rows")
+    rows = np.empty((len(images), place.width), dtype=np.float32)
+    done = 0
+    stage = f"reading {place.tap.name}"
+    for batch in stream(network, source, [place.tap], device, stage=stage, progress=work.progress):
+        part = batch.layers[place.tap.name]
+        rows[done : done + len(part)] = part.cpu().numpy()
+        done += len(part)
+    return rows
+
+
+class _Neighbours:
+    """The search of the nearest neighbours, which depends on no label and is made once."""
+
+    def __init__(self, layer: _Layer):
+        self._layer = layer
+        self._found: tuple[NDArray[np.int64], float] | None = None
+
+    def answers(self, y: NDArray[np.int64]) -> dict[str, Any]:
+        if self._found is None:
+            probe = NearestNeighbours().fit(self._layer.train, y)
+            started = time.perf_counter()
+            indices = probe.kneighbors(self._layer.test)
+            self._found = indices, time.perf_counter() - started
+            self._flops = probe.predict_flops(len(indices))
+        indices, seconds = self._found
+        started = time.perf_counter()
+        answers = vote(indices, y)
+        return {
+            "probe": "knn", "answers": answers, "fit_s": 0.0,
+            "predict_s": seconds + time.perf_counter() - started,
+            "fit_flops": 0.0, "predict_flops": self._flops,
+        }  # fmt: skip
+
+
+def _probe(
+    work: Work,
+    layer: _Layer,
+    y: NDArray[np.int64],
+    neighbours: _Neighbours,
+    not_run: list[str],
+) -> Iterator[dict[str, Any]]:
+    """Fit each probe to a layer's rows and labels, and give its answers on the test rows."""
+    yield neighbours.answers(y)
+    share = work.plan.variance
+    own: dict[str, ClassifierMixin] = {
+        "masc": MinimumAngleSubspaceClassifier(variance=share),
+        "velpic": PrincipalVectorClassifier(),
+    }
+    for name, probe in own.items():
+        started = time.perf_counter()
+        probe.fit(layer.train, y)
+        # Decompositions are made when they are first needed: here, so that they count as fitting.
+        probe.predict(layer.test[:1])
+        fitted = time.perf_counter()
+        answers = probe.predict(layer.test)
+        yield {
+            "probe": name, "variance": share if name == "masc" else None,
+            "rank": float(np.mean(probe.ranks_)), "answers": answers,
+            "fit_s": fitted - started, "predict_s": time.perf_counter() - fitted,
+        }  # fmt: skip
+    width = layer.train.shape[1]
+    started = time.perf_counter()
+    moments = row_moments(layer.train, y, device=work.plan.device) if width <= WIDEST else None
+    shared = time.perf_counter() - started
+    for name, kind in BASELINES.items():
+        if name == "knn":
+            continue
+        if moments is None and issubclass(kind, MomentBaseline):
+            not_run.append(f"{name} on {layer.name}: {width} wide (at most {WIDEST})")
+            continue
+        baseline = kind()
+        started = time.perf_counter()
+        if isinstance(baseline, MomentBaseline) and moments is not None:
+            baseline.fit_moments(moments)
+            started -= shared  # each probe's time is what it would take alone
+        else:
+            baseline.fit(layer.train, y)
+        fitted = time.perf_counter()
+        answers = baseline.predict(layer.test)
+        yield {
+            "probe": name, "answers": answers, "fit_s": fitted - started,
+            "predict_s": time.perf_counter() - fitted,
+            "fit_flops": baseline.fit_flops(len(y)),
+            "predict_flops": baseline.predict_flops(len(answers)),
+        }  # fmt: skip
+
+
+def geometry(
+    rows: NDArray[np.float32], y: NDArray[np.int64], n_classes: int, share: float
+) -> pd.DataFrame:
+    r"""Return how large the class subspaces of a layer are, and how they lie to each other.
+
+    Parameters
+    ----------
+    rows : ndarray of float32, shape (n, width)
+        A layer's rows.
+    y : ndarray of int64, shape (n,)
+        Labels.
+    n_classes : int
+        Number of classes.
+    share : float
+        Variance share τ at which subspaces end.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row for each pair of classes a ≤ b with samples. `rank`: of a. `effective_rank`: of
+        a's second moment, :math:`\exp(-\sum_j p_j \ln p_j)` with :math:`p_j = \lambda_j / \sum
+        \lambda` (Roy and Vetterli, 2007). `smallest_angle`: between the two subspaces, in
+        degrees; the arc cosine of the largest singular value of :math:`V_a^T V_b` (Björck and
+        Golub, 1973). `overlap`: the mean squared cosine of the principal angles,
+        :math:`\|V_a^T V_b\|_F^2 / \min(r_a, r_b)`. `first_angle`: between the first
+        eigenvectors, in degrees.
+    """
+    statistics = statistics_for(n_classes, rows.shape[1], len(rows))
+    statistics.update(torch.from_numpy(rows), torch.from_numpy(y))
+    bases: dict[int, Tensor] = {}
+    effective: dict[int, float] = {}
+    for k in range(n_classes):
+        problem = statistics.eigenproblem([k])
+        assert problem is not None
+        (spectrum,) = solve([problem])
+        eigenvalues: Tensor = spectrum.values  # noqa: PD011 - no pandas here
+        if not len(eigenvalues):
+            continue
+        # float32 from here on: angles are looked at, and no decision hangs on them.
+        bases[k] = _basis(spectrum, share).float()
+        parts = eigenvalues / eigenvalues.sum()
+        effective[k] = float(torch.exp(-(parts * parts.log()).sum()))
+    found = []
+    for a, b in [*((k, k) for k in bases), *combinations(bases, 2)]:
+        cosines = bases[a].T @ bases[b]
+        smaller = min(cosines.shape)
+        # More dimensions than there are must meet.
+        meet = a == b or sum(cosines.shape) > rows.shape[1]
+        largest = 1.0 if meet else float(torch.linalg.matrix_norm(cosines, 2))
+        found.append(
+            {
+                "class_a": a,
+                "class_b": b,
+                "rank": bases[a].shape[1],
+                "effective_rank": effective[a],
+                "smallest_angle": _degrees(largest),
+                "overlap": float(cosines.square().sum()) / smaller,
+                "first_angle": 0.0 if a == b else _degrees(abs(float(cosines[0, 0]))),
+            }
+        )
+    return pd.DataFrame(found)
+
+
+def _basis(spectrum: ClassSpectrum, share: float) -> Tensor:
+    (rank,) = spectrum.ranks([Cut(share)])
+    return spectrum.widened(spectrum.inner[:, :rank])
+
+
+def _degrees(cosine: float) -> float:
+    return float(np.degrees(np.arccos(min(1.0, cosine))))
