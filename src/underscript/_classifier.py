@@ -179,14 +179,14 @@ class SubspaceClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self._validate_parameters()
         if isinstance(y, Tensor):
             y = y.detach().cpu().numpy()
-        X, y = validate_data(self, _as_array(X), y, reset=reset, dtype=[np.float64, np.float32])
+        X, y = validate_data(self, as_array(X), y, reset=reset, dtype=[np.float64, np.float32])
         check_classification_targets(y)
-        return _as_tensor(X), y
+        return as_tensor(X), y
 
     def _rows(self, X: Any) -> Tensor:
         check_is_fitted(self, "classes_")
-        return _as_tensor(
-            validate_data(self, _as_array(X), reset=False, dtype=[np.float64, np.float32])
+        return as_tensor(
+            validate_data(self, as_array(X), reset=False, dtype=[np.float64, np.float32])
         )
 
     def _reset(self, classes: NDArray[Any], shape: torch.Size, samples: int | None) -> None:
@@ -331,7 +331,7 @@ def _places(y: NDArray[Any], classes: NDArray[Any]) -> NDArray[np.int64]:
     return places.astype(np.int64)
 
 
-def _as_array(X: Any) -> Any:
+def as_array(X: Any) -> Any:
     """Return torch tensors as numpy arrays; half precision as float32, in which it is exact."""
     if isinstance(X, Tensor):
         X = X.detach().cpu()
@@ -342,7 +342,7 @@ def _as_array(X: Any) -> Any:
     return X
 
 
-def _as_tensor(X: NDArray[Any]) -> Tensor:
+def as_tensor(X: NDArray[Any]) -> Tensor:
     # torch cannot view read-only or negatively strided memory without a warning or an error.
     return torch.from_numpy(np.require(X, requirements=["C", "W"]))
 

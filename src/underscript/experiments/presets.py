@@ -89,6 +89,7 @@ _QUICK = Preset(
     warmup_epochs=1,
     anneal_below=0.2,
     lowest_rate=0.2,
+    samples=25_000,
 )
 # Convolutions on 60,000 images would take an hour to memorise on two cores.
 _QUICK_CONVOLUTIONS = replace(_QUICK, least_steps=40, lowest_rate=0.1, samples=10_000)
@@ -109,7 +110,7 @@ _ADAM = replace(_SGD, optimiser="adam", learning_rate=2e-4, momentum=0.0, batch_
 
 _RECIPES: dict[tuple[str, ...], Preset] = {
     ("quick", "mlp"): _QUICK,
-    ("quick", "cnn"): replace(_QUICK_CONVOLUTIONS, learning_rate=2e-3, batch_size=512),
+    ("quick", "cnn"): replace(_QUICK_CONVOLUTIONS, batch_size=512),
     ("quick", "alexnet"): replace(_QUICK_CONVOLUTIONS, learning_rate=5e-4, batch_size=256),
     ("quick", "resnet18"): replace(_QUICK_CONVOLUTIONS, batch_size=128),
     ("paper", "mlp"): _SGD,

@@ -67,7 +67,8 @@ def train(
 ) -> TrainingRecord:
     """Train a network on the given labels until it has memorised them.
 
-    Weights and every measured accuracy are float32. The same seed on the same machine gives the
+    Weights are float32, and so is the accuracy of the finished network; accuracies in between
+    are measured with the products that training uses. The same seed on the same machine gives the
     same network, also when the training was killed and went on from its checkpoint; torch's global
     random state is left as it was.
 
@@ -160,7 +161,7 @@ def train(
                     f"(now {preset.learning_rate:g}) or check the scale of the inputs"
                 )
             row: dict[str, float] = {"epoch": epoch, "loss": loss, "train_accuracy": state.fitted}
-            row |= _accuracies(model, eval_sets)
+            row |= _accuracies(model, eval_sets, precision)
             row["seconds"] = time.perf_counter() - started
             state.history.append(row)
             seen = row.get("given_accuracy", state.fitted)
@@ -243,7 +244,7 @@ def _device(model: nn.Module) -> torch.device:
 
 
 def _accuracies(
-    model: nn.Module, eval_sets: Mapping[str, tuple[Tensor, Tensor]]
+    model: nn.Module, eval_sets: Mapping[str, tuple[Tensor, Tensor]], precision: torch.dtype
 ) -> dict[str, float]:
     """Measure ``NAME_accuracy`` of each set, with one pass over images that several share."""
     found: dict[str, float] = {}
@@ -251,11 +252,18 @@ def _accuracies(
     for name, (images, _) in eval_sets.items():
         by_images.setdefault((images.data_ptr(), len(images)), []).append(name)
     for names in by_images.values():
-        predicted = _predictions(model, eval_sets[names[0]][0])
+        with _products(_device(model), precision):
+            predicted = _predictions(model, eval_sets[names[0]][0])
         for name in names:
             labels = eval_sets[name][1].to(predicted.device)
             found[f"{name}_accuracy"] = float((predicted == labels).double().mean())
     return {f"{name}_accuracy": found[f"{name}_accuracy"] for name in eval_sets}
+
+
+def _products(device: torch.device, precision: torch.dtype) -> torch.autocast:
+    """Return a context in which matrices are multiplied in a precision."""
+    half = precision == torch.bfloat16
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=half)
 
 
 def _optimiser(model: nn.Module, preset: Preset) -> torch.optim.Optimizer:
@@ -289,9 +297,7 @@ def _train_epoch(
     for step, (x, given) in enumerate(batches, start=1):
         for group in optimiser.param_groups:
             group["lr"] = preset.rate(done + step / steps, state.fitted)
-        with torch.autocast(
-            images.device.type, dtype=torch.bfloat16, enabled=precision == torch.bfloat16
-        ):
+        with _products(images.device, precision):
             logits = model(x)
         logits = logits.float()
         loss = nn.functional.cross_entropy(logits, given)

@@ -219,6 +219,7 @@ def _run_training(work: Work) -> dict[str, Any]:
     unfinished.unlink(missing_ok=True)
     return {
         **_summary(record),
+        "test_accuracy": measure_accuracy(model, test, test_labels),
         "true_accuracy": measure_accuracy(model, images, true),
         "wrong_labels": wrong_share(work.data.train_labels, work.given),
         "transitions": transition_matrix(
