@@ -91,7 +91,6 @@ def _demo(options: argparse.Namespace) -> None:
 def _reproduce(options: argparse.Namespace) -> None:
     from .experiments.plan import CORRUPTIONS, Plan
     from .experiments.reproduce import reproduce
-    from .experiments.tables import console_comparison, console_tables
 
     plan = Plan(
         options.experiment,
@@ -109,10 +108,9 @@ def _reproduce(options: argparse.Namespace) -> None:
         command=options.command_line,
     )  # fmt: skip
     console = _console(stderr=options.json)
-    for table in console_tables(plan, found.summary, found.models):
-        console.print(table)
-    if found.comparison is not None:
-        console.print(console_comparison(found.comparison))
+    for table in found.tables:
+        console.print(table.rich())
+    if "verdict" in found.about:
         console.print(found.about["verdict"], markup=False, highlight=False, soft_wrap=True)
     if options.json:
         _print_json(found.as_dict())

@@ -145,12 +145,8 @@ def _run(name: str, work: Work) -> None:
     try:
         _finish(unit, work)
     except DamagedError as error:
-        damaged = Path(str(error).split(": ")[0]).parent.name
-        cell = next(
-            cell for cell, _ in [(work.cell, ""), *unit.needs(work.cell)] if cell.name == damaged
-        )
-        logger.warning("%s is damaged: %s is trained again", error, cell.name)
-        _finish(TRAINING, work.of(cell))
+        logger.warning("%s is damaged: %s is trained again", error, error.work.cell.name)
+        _finish(TRAINING, error.work)
         _finish(unit, work)
 
 

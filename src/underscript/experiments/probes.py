@@ -155,6 +155,7 @@ def _probe(
             "probe": name, "variance": share if name == "masc" else None,
             "rank": float(np.mean(probe.ranks_)), "answers": answers,
             "fit_s": fitted - started, "predict_s": time.perf_counter() - fitted,
+            **_flops(name, probe.ranks_, layer.train.shape, len(answers)),
         }  # fmt: skip
     width = layer.train.shape[1]
     started = time.perf_counter()
@@ -181,6 +182,22 @@ def _probe(
             "fit_flops": baseline.fit_flops(len(y)),
             "predict_flops": baseline.predict_flops(len(answers)),
         }  # fmt: skip
+
+
+def _flops(
+    name: str, ranks: NDArray[np.int64], shape: tuple[int, ...], n_test: int
+) -> dict[str, float]:
+    """Return the leading orders for MASC and VeLPIC, two for each multiply-add.
+
+    Half of a symmetric product; all eigenvectors of a d × d matrix at 9 d³ (Golub and Van Loan,
+    2013, section 8.3), where Lanczos may find a few with less; the bases, or their complements.
+    """
+    n, width = shape
+    smaller = np.minimum(ranks, width - ranks).sum() if name == "masc" else len(ranks)
+    return {
+        "fit_flops": float(n * width**2 + 9.0 * len(ranks) * width**3),
+        "predict_flops": float(2 * n_test * width * smaller),
+    }
 
 
 def geometry(

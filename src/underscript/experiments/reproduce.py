@@ -19,6 +19,7 @@ from .comparison import compare, read_published, verdict
 from .figures import write_figures
 from .grid import run_grid
 from .plan import Plan
+from .shown import Shown, markdown, shown_tables
 from .tables import models_table, results_table, summarise
 
 __all__ = ["Reproduction", "reproduce"]
@@ -40,6 +41,8 @@ class Reproduction:
         Ours beside the published, where those were given.
     about : dict
         Settings, versions, machine, verdict.
+    tables : list of Shown
+        What was asked for, to be read.
     """
 
     models: pd.DataFrame
@@ -47,6 +50,7 @@ class Reproduction:
     summary: pd.DataFrame
     comparison: pd.DataFrame | None
     about: dict[str, Any]
+    tables: list[Shown]
 
     def as_dict(self) -> dict[str, Any]:
         """Return all of it but the single runs, as numbers and text."""
@@ -131,7 +135,10 @@ def reproduce(
     _write(out / "models.csv", models)
     _write(out / "summary.csv", summary)
     write_figures(plan, summary, out)
-    found = Reproduction(models, results, summary, both, about)
+    tables = shown_tables(plan, summary, models, both)
+    with whole_file(out / "tables.md") as path:
+        path.write_text(markdown(tables), "utf-8")
+    found = Reproduction(models, results, summary, both, about, tables)
     with whole_file(out / "results.json") as path:
         path.write_text(json.dumps(found.as_dict(), indent=2, allow_nan=False) + "\n", "utf-8")
     return found

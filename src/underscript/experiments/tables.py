@@ -4,20 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from rich.table import Table
 
 from ..errors import OutputError
-from .plan import EXPERIMENTS, Cell, Plan
+from .plan import Cell, Plan
 from .units import ONE_COMPONENT, Work
 
-__all__ = [
-    "console_comparison",
-    "console_tables",
-    "models_table",
-    "probe_name",
-    "results_table",
-    "summarise",
-]
+__all__ = ["models_table", "probe_name", "results_table", "summarise"]
 
 COLUMNS = (
     "experiment", "corruption", "run", "model", "layer", "width", "probe", "variance",
@@ -134,92 +126,3 @@ def probe_name(probe: str, variance: Any) -> str:
     if probe != "masc" or variance is None or pd.isna(variance):
         return probe
     return "masc 1 component" if variance == ONE_COMPONENT else f"masc {variance:g}"
-
-
-def console_tables(plan: Plan, summary: pd.DataFrame, models: pd.DataFrame) -> list[Table]:
-    """Return what the terminal shows: the networks, then a table for each experiment asked for.
-
-    Accuracies are of the test set, in per cent: mean ± standard deviation over runs.
-    """
-    shown = [_models(models[models["corruption"].isin(plan.corruptions)])]
-    wanted = dict.fromkeys("E1" if name == "E7" else name for name in plan.only)
-    if "E7" in plan.only:
-        wanted["E2"] = None
-    test = summary[(summary["split"] == "test") & summary["corruption"].isin(plan.corruptions)]
-    for name in wanted:
-        rows = test[test["experiment"] == name]
-        if len(rows):
-            shown.append(_experiment(name, rows))
-    return shown
-
-
-def console_comparison(both: pd.DataFrame) -> Table:
-    """Return ours beside the published as the terminal shows it."""
-    table = Table(
-        "corruption", "layer", "probe", "split", "ours", "published", "difference", "agrees",
-        title="Accuracy, %",
-    )  # fmt: skip
-    for row in both.to_dict("records"):
-        table.add_row(
-            f"{row['corruption']:g}",
-            str(row["layer"]),
-            probe_name(str(row["probe"]), row["variance"]),
-            f"{row['split']}, {row['labels']} labels",
-            plus_minus(row["ours_mean"], row["ours_sd"]),
-            plus_minus(row["published_mean"], row["published_sd"]),
-            f"{100 * row['difference']:+.1f}",
-            "yes" if row["agrees"] else "no",
-        )
-    return table
-
-
-def _models(models: pd.DataFrame) -> Table:
-    table = Table(
-        "corruption", "wrong labels", "runs", "memorised", "epochs", "training accuracy",
-        "test accuracy", "best epoch's (oracle)", title="The networks, %",
-    )  # fmt: skip
-    for degree, rows in models.groupby("corruption"):
-        table.add_row(
-            f"{degree:g}",
-            f"{100 * rows['wrong_labels'].mean():.1f}",
-            str(len(rows)),
-            str(int(rows["reached"].sum())),
-            f"{rows['epochs'].mean():.0f}",
-            *(
-                plus_minus(rows[column].mean(), rows[column].std())
-                for column in ("train_accuracy", "test_accuracy", "oracle_test_accuracy")
-            ),
-        )
-    return table
-
-
-def _experiment(name: str, rows: pd.DataFrame) -> Table:
-    degrees = sorted(rows["corruption"].unique())
-    title = f"{name}: {EXPERIMENTS[name]}; test accuracy, %"
-    table = Table("layer", "probe", *(f"c = {degree:g}" for degree in degrees), title=title)
-    keys = ["model", "layer", "probe", "variance", "subspace_labels"]
-    for key, group in rows.groupby(keys, dropna=False, sort=False):
-        model, layer, probe, variance, labels = key
-        words = probe_name(str(probe), variance)
-        if probe == "model":
-            words = "the network itself" if model == "trained" else str(model)
-        elif model == "random":
-            words += ", untrained network"
-        if name == "E6":
-            words += f", {labels} labels"
-        by_degree = group.set_index("corruption")
-        cells = [
-            plus_minus(by_degree["mean"].get(degree), by_degree["sd"].get(degree))
-            for degree in degrees
-        ]
-        table.add_row(str(layer), words, *cells)
-    return table
-
-
-def plus_minus(mean: Any, sd: Any) -> str:
-    """Return a share in per cent with its spread."""
-    if mean is None or pd.isna(mean):
-        return ""
-    return (
-        f"{100 * mean:.1f}" if sd is None or pd.isna(sd) else f"{100 * mean:.1f} ± {100 * sd:.1f}"
-    )

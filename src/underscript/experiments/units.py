@@ -99,7 +99,7 @@ class Work:
 
     def table(self, unit: str) -> pd.DataFrame:
         """Return a finished unit's table."""
-        return pd.read_csv(self.folder / f"{unit}.csv")
+        return pd.read_csv(self.folder / f"{unit}.csv", float_precision="round_trip")
 
     def write(self, name: str, table: pd.DataFrame) -> None:
         """Write a table whole."""
@@ -149,7 +149,7 @@ class Work:
         try:
             model.load_state_dict(safetensors.torch.load_file(path))
         except (OSError, SafetensorError, RuntimeError, ValueError) as error:
-            raise DamagedError(f"{path}: {str(error).splitlines()[0]}") from error
+            raise DamagedError(self, f"{path}: {str(error).splitlines()[0]}") from error
         return model.eval().to(self.plan.device)
 
     def untrained(self) -> nn.Module:
@@ -159,7 +159,11 @@ class Work:
 
 
 class DamagedError(Exception):
-    """A finished unit's file is damaged: the unit has to be run again."""
+    """The file of a trained network is damaged: that cell has to be trained again."""
+
+    def __init__(self, work: Work, message: str):
+        super().__init__(message)
+        self.work = work
 
 
 @functools.lru_cache(maxsize=1)

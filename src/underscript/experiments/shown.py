@@ -1,0 +1,169 @@
+"""A grid's results as people read them: on the terminal, and as Markdown."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+from rich.table import Table
+
+from .plan import EXPERIMENTS, Plan
+from .tables import probe_name
+
+__all__ = ["Shown", "markdown", "shown_tables"]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A table as text.
+
+    Attributes
+    ----------
+    title : str
+        What it is, and in which unit.
+    columns : sequence of str
+        Heads.
+    rows : sequence of sequence of str
+        Cells.
+    """
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+    def rich(self) -> Table:
+        """Return it for the terminal."""
+        table = Table(*self.columns, title=self.title)
+        for row in self.rows:
+            table.add_row(*row)
+        return table
+
+    def markdown(self) -> str:
+        """Return it as Markdown."""
+        lines = [self.columns, ["---"] * len(self.columns), *self.rows]
+        body = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        return f"**{self.title}**\n\n{body}\n"
+
+
+def markdown(tables: Sequence[Shown]) -> str:
+    """Return tables as one Markdown text."""
+    return "\n".join(table.markdown() for table in tables)
+
+
+def shown_tables(
+    plan: Plan, summary: pd.DataFrame, models: pd.DataFrame, both: pd.DataFrame | None = None
+) -> list[Shown]:
+    """Return the networks, a table for each experiment that the plan asks for, the comparison.
+
+    Accuracies are of the test set, in per cent: mean ± standard deviation over runs.
+
+    Parameters
+    ----------
+    plan : Plan
+        What is shown of the grid.
+    summary, models : pandas.DataFrame
+        From `summarise` and `models_table`.
+    both : pandas.DataFrame, optional
+        From `compare`.
+    """
+    shown = [_networks(models[models["corruption"].isin(plan.corruptions)])]
+    wanted = dict.fromkeys("E1" if name == "E7" else name for name in plan.only)
+    if "E7" in plan.only:
+        wanted["E2"] = None
+    test = summary[(summary["split"] == "test") & summary["corruption"].isin(plan.corruptions)]
+    for name in wanted:
+        rows = test[test["experiment"] == name]
+        if len(rows):
+            shown.append(_experiment(name, rows))
+    if both is not None:
+        shown.append(_comparison(both))
+    return shown
+
+
+def _networks(models: pd.DataFrame) -> Shown:
+    columns = (
+        "corruption", "wrong labels", "runs", "memorised", "epochs", "training accuracy",
+        "test accuracy", "best epoch's (oracle)",
+    )  # fmt: skip
+    rows = [
+        (
+            f"{degree:g}",
+            f"{100 * group['wrong_labels'].mean():.1f}",
+            str(len(group)),
+            str(int(group["reached"].sum())),
+            f"{group['epochs'].mean():.0f}",
+            *(
+                plus_minus(group[column].mean(), group[column].std())
+                for column in ("train_accuracy", "test_accuracy", "oracle_test_accuracy")
+            ),
+        )
+        for degree, group in models.groupby("corruption")
+    ]
+    return Shown("The networks, %", columns, rows)
+
+
+def _experiment(name: str, rows: pd.DataFrame) -> Shown:
+    degrees = sorted(rows["corruption"].unique())
+    columns = ["layer", "probe", *(f"c = {degree:g}" for degree in degrees)]
+    timed = name == "E6"
+    if timed:
+        columns += ["fit, s", "predict, s"]
+    return Shown(
+        f"{name}: {EXPERIMENTS[name]}; test accuracy, %",
+        columns,
+        list(_experiment_rows(name, rows, degrees, timed)),
+    )
+
+
+def _experiment_rows(
+    name: str, rows: pd.DataFrame, degrees: list[float], timed: bool
+) -> Iterator[list[str]]:
+    keys = ["model", "layer", "probe", "variance", "subspace_labels"]
+    for key, group in rows.groupby(keys, dropna=False, sort=False):
+        model, layer, probe, variance, labels = key
+        words = probe_name(str(probe), variance)
+        if probe == "model":
+            words = "the network itself" if model == "trained" else str(model)
+        elif model == "random":
+            words += ", untrained network"
+        if name == "E6":
+            words += f", {labels} labels"
+        by_degree = group.set_index("corruption")
+        cells = [
+            plus_minus(by_degree["mean"].get(degree), by_degree["sd"].get(degree))
+            for degree in degrees
+        ]
+        if timed:
+            cells += [f"{group[column].mean():.2f}" for column in ("fit_s", "predict_s")]
+        yield [str(layer), words, *cells]
+
+
+def _comparison(both: pd.DataFrame) -> Shown:
+    columns = (
+        "corruption", "layer", "probe", "labels fitted", "split", "ours", "published",
+        "difference", "agrees",
+    )  # fmt: skip
+    rows = [
+        (
+            f"{row['corruption']:g}",
+            str(row["layer"]),
+            probe_name(str(row["probe"]), row["variance"]),
+            str(row["subspace_labels"]),
+            row["split"] if row["split"] == "test" else f"{row['split']}, {row['labels']} labels",
+            plus_minus(row["ours_mean"], row["ours_sd"]),
+            plus_minus(row["published_mean"], row["published_sd"]),
+            f"{100 * row['difference']:+.1f}",
+            "yes" if row["agrees"] else "no",
+        )
+        for row in both.to_dict("records")
+    ]
+    return Shown("Ours beside the published: accuracy, %", columns, rows)
+
+
+def plus_minus(mean: Any, sd: Any) -> str:
+    """Return a share in per cent with its spread."""
+    if mean is None or pd.isna(mean):
+        return ""
+    return (
+        f"{100 * mean:.1f}" if sd is None or pd.isna(sd) else f"{100 * mean:.1f} ± {100 * sd:.1f}"
+    )
