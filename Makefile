@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-full data readme bench estimate clean
+.PHONY: demo test test-full data readme bench reproduction estimate clean
 
 demo: $(VENV)/.installed
 	$(BIN)/underscript demo
@@ -33,6 +33,11 @@ readme: $(VENV)/.installed
 # otherwise idle machine. One case: make bench CASES=few-directions
 bench: $(VENV)/.installed data
 	$(BIN)/python -m benchmarks $(CASES)
+
+# The paper's experiments as docs/reproduction.md shows them: some five hours, in runs/. It goes on
+# where it was stopped. With published tables: make reproduction COMPARE="probes.csv models.csv"
+reproduction: $(VENV)/.installed data
+	PATH=$(CURDIR)/$(BIN):$$PATH ./tools/reproduction.sh $(COMPARE)
 
 # Time and memory for sizes that are not at hand, from constants measured here.
 estimate: $(VENV)/.installed

@@ -99,7 +99,7 @@ class Work:
 
     def table(self, unit: str) -> pd.DataFrame:
         """Return a finished unit's table."""
-        return pd.read_csv(self.folder / f"{unit}.csv", float_precision="round_trip")
+        return pd.read_csv(self.folder / f"{unit}.csv")
 
     def write(self, name: str, table: pd.DataFrame) -> None:
         """Write a table whole."""

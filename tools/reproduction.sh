@@ -1,0 +1,22 @@
+#!/bin/sh
+# The runs that docs/reproduction.md shows: some five hours on two cores. Stop it as you like; it
+# goes on where it was. Published tables to compare with may be given: reproduction.sh CSV…
+set -e
+out=${RUNS:-runs}
+compare=""
+for table in "$@"; do compare="$compare --compare $table"; done
+
+run() { underscript reproduce "$@"; }
+
+for pair in mnist-mlp fashion-mnist-cnn; do
+    run $pair --runs 1 --only E1,E2,E3,E6 --out "$out/quick/$pair"
+    run $pair --runs 3 --corruption 0,0.4,0.8 --only E1,E2,E3,E6 --out "$out/quick/$pair"
+done
+run mnist-mlp --runs 1 --corruption 0.4 --only E4,E5 --out "$out/quick/mnist-mlp"
+for noise in pair instance; do
+    run fashion-mnist-cnn --noise $noise --runs 1 --corruption 0.2,0.4 --only E1,E2 \
+        --out "$out/quick/fashion-mnist-cnn-$noise"
+done
+# shellcheck disable=SC2086
+run mnist-mlp --preset paper --runs 1 --corruption 0.8 $compare --out "$out/paper/mnist-mlp"
+run mnist-mlp --preset paper --runs 1 --corruption 0.4 $compare --out "$out/paper/mnist-mlp"
