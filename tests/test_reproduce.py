@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -183,7 +184,9 @@ def test_the_true_share_of_wrong_labels_is_recorded(finished):
         np.testing.assert_allclose(
             told["transitions"], transition_matrix(work.data.train_labels, work.given, 10)
         )
-        assert told["oracle_test_accuracy"] >= told["test_accuracy"]
+        history = pd.read_csv(work.folder / "history.csv")["test_accuracy"]
+        assert told["oracle_test_accuracy"] == pytest.approx(history.max())
+        assert told["oracle_epoch"] == history.argmax() + 1
 
 
 def test_means_and_spreads_are_over_runs(finished):
@@ -363,6 +366,34 @@ def test_several_jobs_give_the_same(finished, tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     pd.testing.assert_frame_equal(untimed(out), untimed(reference))
+
+
+def test_workers_end_with_the_process_that_started_them(tmp_path):
+    runner = tmp_path / "runner.py"
+    runner.write_text(
+        RUNNER.replace("max_epochs=3", "max_epochs=100").replace("sys.exit(main(sys.argv[2:]))", "")
+        + 'if __name__ == "__main__":\n    sys.exit(main(sys.argv[2:]))\n'
+    )
+    out = tmp_path / "out"
+    running = subprocess.Popen(
+        [sys.executable, str(runner), "0", *ARGUMENTS, "--jobs", "2", "--out", str(out)],
+        stderr=subprocess.DEVNULL,
+    )
+    workers = []
+    try:
+        # Two workers; the third child looks after what they share.
+        while len(workers) < 3 or not list(out.glob("cells/*")):
+            assert running.poll() is None
+            children = f"/proc/{running.pid}/task/{running.pid}/children"
+            workers = [int(child) for child in Path(children).read_text().split()]
+            time.sleep(0.1)
+    finally:
+        running.kill()
+        running.wait()
+    deadline = time.monotonic() + 30
+    while any(Path(f"/proc/{pid}").exists() for pid in workers):
+        assert time.monotonic() < deadline, "a worker lives on"
+        time.sleep(0.1)
 
 
 def test_a_damaged_network_is_trained_again_and_said(tmp_path, caplog):

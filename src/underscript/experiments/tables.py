@@ -5,7 +5,6 @@ from typing import Any
 
 import pandas as pd
 
-from ..errors import OutputError
 from .plan import Cell, Plan
 from .units import ONE_COMPONENT, Work
 
@@ -52,13 +51,7 @@ def results_table(plan: Plan, out: Path) -> pd.DataFrame:
         ("layers", "E1"), ("generalised", "E3"), ("shares", "E5"), ("probes", "E6"),
     ):  # fmt: skip
         for work in finished(plan, out, unit):
-            try:
-                table = work.table(unit)
-            except (OSError, ValueError) as error:
-                raise OutputError(
-                    f"{work.folder / unit}.csv is damaged ({error}); remove {unit}.json beside it "
-                    "and run the same command again"
-                ) from error
+            table = work.table(unit)
             table.insert(0, "experiment", name)
             if unit == "layers":
                 table.loc[table["subspace_labels"] == "true", "experiment"] = "E2"

@@ -24,6 +24,7 @@ from .._files import whole_file
 from ..corruption import corrupt_labels, transition_matrix, wrong_share
 from ..datasets import ImageData, load_dataset, to_float
 from ..decode import decode
+from ..errors import OutputError
 from .architectures import build
 from .confusion import weak_scores
 from .plan import LABEL_SEED, NOISES, Cell, Plan, read_transition
@@ -94,12 +95,24 @@ class Work:
 
     def told(self, unit: str) -> dict[str, Any]:
         """Return what a finished unit's JSON file says."""
-        found: dict[str, Any] = json.loads((self.folder / f"{unit}.json").read_text("utf-8"))
+        try:
+            found: dict[str, Any] = json.loads((self.folder / f"{unit}.json").read_text("utf-8"))
+        except (OSError, ValueError) as error:
+            raise self._damaged(unit, "json", error) from error
         return found
 
     def table(self, unit: str) -> pd.DataFrame:
         """Return a finished unit's table."""
-        return pd.read_csv(self.folder / f"{unit}.csv")
+        try:
+            return pd.read_csv(self.folder / f"{unit}.csv")
+        except (OSError, ValueError) as error:
+            raise self._damaged(unit, "csv", error) from error
+
+    def _damaged(self, unit: str, kind: str, error: Exception) -> OutputError:
+        return OutputError(
+            f"{self.folder / unit}.{kind} is damaged ({error}); remove {unit}.json there and run "
+            "the same command again"
+        )
 
     def write(self, name: str, table: pd.DataFrame) -> None:
         """Write a table whole."""
