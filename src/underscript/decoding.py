@@ -2,23 +2,20 @@
 
 import json
 import os
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import safetensors
 import safetensors.torch
-import sklearn
-import torch
 from torch import nn
 
 from ._capture import Tap
 from ._files import RUN_FORMAT, fresh_folder
+from ._made_with import machine, versions
 from .decoder import Decoder
 from .errors import OutputError
 from .issues import COLUMNS, Answers
@@ -262,19 +259,8 @@ def describe(
         "layers": layers,
         "settings": settings,
         "seeds": seeds,
-        "versions": {
-            "underscript": __version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-            "scikit-learn": sklearn.__version__,
-        },
-        "machine": {
-            "cores": os.cpu_count(),
-            "threads": torch.get_num_threads(),
-            "system": f"{platform.system()} {platform.machine()}",
-            "device": settings["device"],
-        },
+        "versions": versions(),
+        "machine": machine(settings["device"]),
         "timing": {stage: round(seconds, 3) for stage, seconds in timing.items()},
         "training": None,
         "warnings": list(notes),

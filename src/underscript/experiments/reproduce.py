@@ -1,20 +1,15 @@
 """One command for one pair of the paper: run its grid, and write what it gave."""
 
 import json
-import os
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
-import sklearn
-import torch
 
-from .. import __version__
 from .._files import whole_file
+from .._made_with import machine, versions
 from .comparison import compare, read_published, verdict
 from .figures import write_figures
 from .grid import run_grid
@@ -114,19 +109,8 @@ def reproduce(
             "jobs": jobs,
         },
         "command": command,
-        "versions": {
-            "underscript": __version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-            "scikit-learn": sklearn.__version__,
-        },
-        "machine": {
-            "processor": platform.machine(),
-            "cores": os.cpu_count(),
-            "threads": torch.get_num_threads(),
-            "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        },
+        "versions": versions(),
+        "machine": machine(plan.device),
     }
     if both is not None:
         about["verdict"] = verdict(both)
