@@ -16,10 +16,10 @@ __all__ = ["depth_figure", "write_figures"]
 
 # What a panel shows: experiment, network, subspaces, legend, colour, dash, marker.
 CURVES = (
-    ("E1", "trained", "corrupted", "corrupted labels", "given", "-", "o"),
-    ("E2", "trained", "true", "true labels", "true", "-", "s"),
-    ("E3", "trained", "corrupted", "corrupted, network of c = 0", "given", ":", "^"),
-    ("E1", "random", "corrupted", "corrupted, untrained network", "muted", "--", "x"),
+    ("E1", "trained", "corrupted", "MASC, corrupted labels", "given", "-", "o"),
+    ("E2", "trained", "true", "MASC, true labels", "true", "-", "s"),
+    ("E3", "trained", "corrupted", "MASC, corrupted, network of c = 0", "given", ":", "^"),
+    ("E1", "random", "corrupted", "MASC, corrupted, untrained network", "muted", "--", "x"),
 )
 
 
@@ -63,8 +63,6 @@ def depth_figure(plan: Plan, summary: pd.DataFrame) -> Figure:
         list(handles),
         loc="outside upper center",
         ncols=min(3, columns),
-        title="MASC fitted with",
-        title_fontsize=8,
         fontsize=8,
         frameon=False,
     )
