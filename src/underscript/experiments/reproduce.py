@@ -15,7 +15,7 @@ from .figures import write_figures
 from .grid import run_grid
 from .plan import Plan
 from .shown import Shown, markdown, shown_tables
-from .tables import models_table, results_table, summarise
+from .tables import models_table, results_table, retraining_table, summarise
 
 __all__ = ["Reproduction", "reproduce"]
 
@@ -96,6 +96,7 @@ def reproduce(
     others = read_published(published, plan) if published else None
     run_grid(plan, out, jobs=jobs, progress=progress)
     results, models = results_table(plan, out), models_table(plan, out)
+    retraining = retraining_table(plan, out)
     summary = summarise(results)
     both = None if others is None else compare(summary, models, others)
     about: dict[str, Any] = {
@@ -117,9 +118,10 @@ def reproduce(
         _write(out / "comparison.csv", both)
     _write(out / "results.csv", results)
     _write(out / "models.csv", models)
+    _write(out / "retraining.csv", retraining)
     _write(out / "summary.csv", summary)
     write_figures(plan, summary, out)
-    tables = shown_tables(plan, summary, models, both)
+    tables = shown_tables(plan, summary, models, retraining, both)
     with whole_file(out / "tables.md") as path:
         path.write_text(markdown(tables), "utf-8")
     found = Reproduction(models, results, summary, both, about, tables)

@@ -51,7 +51,11 @@ def markdown(tables: Sequence[Shown]) -> str:
 
 
 def shown_tables(
-    plan: Plan, summary: pd.DataFrame, models: pd.DataFrame, both: pd.DataFrame | None = None
+    plan: Plan,
+    summary: pd.DataFrame,
+    models: pd.DataFrame,
+    retraining: pd.DataFrame,
+    both: pd.DataFrame | None = None,
 ) -> list[Shown]:
     """Return the networks, a table for each experiment that the plan asks for, the comparison.
 
@@ -61,8 +65,8 @@ def shown_tables(
     ----------
     plan : Plan
         What is shown of the grid.
-    summary, models : pandas.DataFrame
-        From `summarise` and `models_table`.
+    summary, models, retraining : pandas.DataFrame
+        From `summarise`, `models_table` and `retraining_table`.
     both : pandas.DataFrame, optional
         From `compare`.
     """
@@ -73,7 +77,9 @@ def shown_tables(
     test = summary[(summary["split"] == "test") & summary["corruption"].isin(plan.corruptions)]
     for name in wanted:
         rows = test[test["experiment"] == name]
-        if len(rows):
+        if name == "E4" and len(retraining):
+            shown.append(_retraining(retraining[retraining["corruption"].isin(plan.corruptions)]))
+        elif len(rows):
             shown.append(_experiment(name, rows))
     if both is not None:
         shown.append(_comparison(both))
@@ -100,6 +106,21 @@ def _networks(models: pd.DataFrame) -> Shown:
         for degree, group in models.groupby("corruption")
     ]
     return Shown("The networks, %", columns, rows)
+
+
+def _retraining(retraining: pd.DataFrame) -> Shown:
+    columns = (
+        "corruption", "layer that relabels", "test accuracy before", "after",
+        "labels changed to right", "to wrong", "wrong labels before", "after",
+    )  # fmt: skip
+    values = ["before", "after", "changed_to_right", "changed_to_wrong"]
+    values += ["wrong_before", "wrong_after"]
+    rows = []
+    for (degree, who), group in retraining.groupby(["corruption", "layer_is"], sort=False):
+        layers = ", ".join(dict.fromkeys(group["layer"]))
+        shares = [plus_minus(group[value].mean(), group[value].std()) for value in values]
+        rows.append((f"{degree:g}", f"{layers} ({who})", *shares))
+    return Shown(f"E4: {EXPERIMENTS['E4']}, %", columns, rows)
 
 
 def _experiment(name: str, rows: pd.DataFrame) -> Shown:

@@ -8,7 +8,7 @@ import pandas as pd
 from .plan import Cell, Plan
 from .units import ONE_COMPONENT, Work
 
-__all__ = ["models_table", "probe_name", "results_table", "summarise"]
+__all__ = ["models_table", "probe_name", "results_table", "retraining_table", "summarise"]
 
 COLUMNS = (
     "experiment", "corruption", "run", "model", "layer", "width", "probe", "variance",
@@ -61,35 +61,39 @@ def results_table(plan: Plan, out: Path) -> pd.DataFrame:
             table.insert(1, "corruption", work.cell.corruption)
             table.insert(2, "run", work.cell.run)
             parts.append(table)
-    parts += [_retrained(work) for work in finished(plan, out, "retraining")]
     if not parts:
         return pd.DataFrame(columns=list(COLUMNS))
     return pd.concat([part.reindex(columns=list(COLUMNS)) for part in parts], ignore_index=True)
 
 
-def _retrained(work: Work) -> pd.DataFrame:
-    """Return E4's rows: the network before and after, for each layer whose MASC relabelled."""
-    rows = []
-    for found in work.told("retraining")["layers"].values():
-        for who in found["layer_is"]:
-            for when in ("before", "after"):
-                rows.append(
-                    {
-                        "experiment": "E4",
-                        "corruption": work.cell.corruption,
-                        "run": work.cell.run,
-                        "model": f"{when} retraining",
-                        # Which one that is differs between runs; the unit's JSON names it.
-                        "layer": f"{who} layer",
-                        "probe": "model",
-                        "subspace_labels": "corrupted",
-                        "split": "test",
-                        "labels": "given",
-                        "n": len(work.data.test_labels),
-                        "accuracy": found["before" if when == "before" else "test_accuracy"],
-                    }
-                )
-    return pd.DataFrame(rows)
+def retraining_table(plan: Plan, out: Path) -> pd.DataFrame:
+    """Return E4: a row for each cell and way to choose the layer that relabelled.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``layer_is``: ``oracle`` (best on test data, as in the paper) or ``chosen`` (on noisy
+        labels); ``layer``; test accuracy ``before`` and ``after``; shares of all labels that
+        ``changed_to_right`` and ``changed_to_wrong``, and of wrong ones before and after.
+    """
+    columns = (
+        "corruption", "run", "layer_is", "layer", "before", "after", "changed_to_right",
+        "changed_to_wrong", "wrong_before", "wrong_after", "epochs", "train_accuracy",
+    )  # fmt: skip
+    rows = [
+        {
+            **found,
+            "corruption": work.cell.corruption,
+            "run": work.cell.run,
+            "layer_is": who,
+            "layer": layer,
+            "after": found["test_accuracy"],
+        }
+        for work in finished(plan, out, "retraining")
+        for layer, found in work.told("retraining")["layers"].items()
+        for who in found["layer_is"]
+    ]
+    return pd.DataFrame(rows).reindex(columns=list(columns))
 
 
 def models_table(plan: Plan, out: Path) -> pd.DataFrame:
