@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -207,6 +208,10 @@ def test_the_folder_says_how_it_came_about(finished):
     assert told["versions"]["torch"] == torch.__version__
     assert told["machine"]["cores"] == os.cpu_count()
     assert len(told["summary"]) == len(found.summary)
+    written = (out / "tables.md").read_text()
+    for experiment in ("E1", "E2", "E3"):
+        for where in ("test accuracy", "with their true labels", "with the corrupted labels"):
+            assert re.search(rf"{experiment}: .*{where}", written)
     for kind in ("png", "svg"):
         assert (out / "figures" / f"depth.{kind}").stat().st_size > 1000
     del plan

@@ -122,8 +122,9 @@ def reproduce(
     _write(out / "summary.csv", summary)
     write_figures(plan, summary, out)
     tables = shown_tables(plan, summary, models, retraining, both)
+    everything = shown_tables(plan, summary, models, retraining, both, training=True)
     with whole_file(out / "tables.md") as path:
-        path.write_text(markdown(tables), "utf-8")
+        path.write_text(markdown(everything), "utf-8")
     found = Reproduction(models, results, summary, both, about, tables)
     with whole_file(out / "results.json") as path:
         path.write_text(json.dumps(found.as_dict(), indent=2, allow_nan=False) + "\n", "utf-8")

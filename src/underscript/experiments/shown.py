@@ -13,6 +13,14 @@ from .tables import probe_name
 __all__ = ["Shown", "markdown", "shown_tables"]
 
 
+# Where accuracies are measured; the labels of the test set are the true ones.
+WHERE = {
+    ("test", "given"): "test accuracy",
+    ("train", "true"): "accuracy on training data with their true labels",
+    ("train", "given"): "accuracy on training data with the corrupted labels",
+}
+
+
 @dataclass(frozen=True)
 class Shown:
     """A table as text.
@@ -56,10 +64,12 @@ def shown_tables(
     models: pd.DataFrame,
     retraining: pd.DataFrame,
     both: pd.DataFrame | None = None,
+    *,
+    training: bool = False,
 ) -> list[Shown]:
     """Return the networks, a table for each experiment that the plan asks for, the comparison.
 
-    Accuracies are of the test set, in per cent: mean ± standard deviation over runs.
+    Accuracies are in per cent: mean ± standard deviation over runs.
 
     Parameters
     ----------
@@ -69,18 +79,25 @@ def shown_tables(
         From `summarise`, `models_table` and `retraining_table`.
     both : pandas.DataFrame, optional
         From `compare`.
+    training : bool
+        Also show the accuracies on training data, where there are some.
     """
     shown = [_networks(models[models["corruption"].isin(plan.corruptions)])]
     wanted = dict.fromkeys("E1" if name == "E7" else name for name in plan.only)
     if "E7" in plan.only:
         wanted["E2"] = None
-    test = summary[(summary["split"] == "test") & summary["corruption"].isin(plan.corruptions)]
+    asked = summary[summary["corruption"].isin(plan.corruptions)]
     for name in wanted:
-        rows = test[test["experiment"] == name]
         if name == "E4" and len(retraining):
             shown.append(_retraining(retraining[retraining["corruption"].isin(plan.corruptions)]))
-        elif len(rows):
-            shown.append(_experiment(name, rows))
+        for (split, labels), what in WHERE.items():
+            rows = asked[
+                (asked["experiment"] == name)
+                & (asked["split"] == split)
+                & (asked["labels"] == labels)
+            ]
+            if len(rows) and (split == "test" or training):
+                shown.append(_experiment(name, what, rows))
     if both is not None:
         shown.append(_comparison(both))
     return shown
@@ -123,14 +140,14 @@ def _retraining(retraining: pd.DataFrame) -> Shown:
     return Shown(f"E4: {EXPERIMENTS['E4']}, %", columns, rows)
 
 
-def _experiment(name: str, rows: pd.DataFrame) -> Shown:
+def _experiment(name: str, what: str, rows: pd.DataFrame) -> Shown:
     degrees = sorted(rows["corruption"].unique())
     columns = ["layer", "probe", *(f"c = {degree:g}" for degree in degrees)]
     timed = name == "E6"
     if timed:
         columns += ["fit, s", "predict, s"]
     return Shown(
-        f"{name}: {EXPERIMENTS[name]}; test accuracy, %",
+        f"{name}: {EXPERIMENTS[name]}; {what}, %",
         columns,
         list(_experiment_rows(name, rows, degrees, timed)),
     )
