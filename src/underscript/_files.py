@@ -3,9 +3,12 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+
+import safetensors.torch
+from torch import Tensor
 
 from .errors import OutputError
 
@@ -88,6 +91,22 @@ def _swap(work: Path, target: Path) -> None:
         if aside.exists() and not target.exists():
             aside.rename(target)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def write_text(target: Path, text: str) -> None:
+    """Write a text file whole; see `whole_file`."""
+    with whole_file(target) as work:
+        work.write_text(text, encoding="utf-8")
+
+
+def write_tensors(
+    target: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None
+) -> None:
+    """Write a safetensors file whole, of tensors on any device; see `whole_file`."""
+    there = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with whole_file(target) as work:
+        # Not `save_file`: a full disk is an OSError here and nothing of the kind there.
+        work.write_bytes(safetensors.torch.save(there, metadata))
 
 
 @contextmanager

@@ -10,10 +10,9 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 
-from .._files import whole_file
+from .._files import write_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -83,14 +82,8 @@ class Checkpoint:
             }
         tensors |= {f"random.{name}": t for name, t in _random_states(state).items()}
         told = {"history": state.history, "fitted": state.fitted, "seconds": state.seconds}
-        with whole_file(self.path) as work:
-            # Not `save_file`: a full disk is an OSError here and nothing of the kind there.
-            work.write_bytes(
-                save(
-                    {name: t.detach().cpu().contiguous() for name, t in tensors.items()},
-                    metadata={"about": self._about, "state": json.dumps(told)},
-                )
-            )
+        about = {"about": self._about, "state": json.dumps(told)}
+        write_tensors(self.path, tensors, about)
         self._saved = time.monotonic()
 
     def restore(self, state: State) -> bool:
@@ -141,10 +134,6 @@ class Checkpoint:
         torch.default_generator.set_state(random["cpu"])
         if "cuda" in random:
             torch.cuda.set_rng_state(random["cuda"], next(state.model.parameters()).device)
-
-    def remove(self) -> None:
-        """Delete the file: the training is finished."""
-        self.path.unlink(missing_ok=True)
 
 
 def _random_states(state: State) -> dict[str, Tensor]:

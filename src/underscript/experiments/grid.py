@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
-from .._files import whole_file
+from .._files import write_text
 from ..errors import DataError, OutputError, TeamError, UnderscriptWarning
 from .plan import Cell, Plan
 from .units import BY_NAME, TRAINING, DamagedError, Unit, Work, as_json, units_of
@@ -177,8 +177,7 @@ def _finish(unit: Unit, work: Work) -> None:
         "torch": torch.__version__,
         "device": str(work.plan.device),
     }
-    with whole_file(work.folder / f"{unit.name}.json") as path:
-        path.write_text(as_json(told), encoding="utf-8")
+    write_text(work.folder / f"{unit.name}.json", as_json(told))
 
 
 def _make(folder: Path) -> None:
@@ -210,8 +209,7 @@ def _held(plan: Plan, out: Path) -> Iterator[None]:
         if is_grid(out):
             _compare(out, fixed)
         else:
-            with whole_file(out / SETTINGS) as path:
-                path.write_text(json.dumps(fixed, indent=2) + "\n", encoding="utf-8")
+            write_text(out / SETTINGS, json.dumps(fixed, indent=2) + "\n")
         # What a killed process left half-written.
         for path in out.glob("cells/*/.*.partial-*"):
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)

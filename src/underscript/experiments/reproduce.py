@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from .._files import whole_file
+from .._files import write_text
 from .._made_with import machine, versions
 from .comparison import compare, read_published, verdict
 from .figures import write_figures
@@ -115,25 +115,19 @@ def reproduce(
     }
     if both is not None:
         about["verdict"] = verdict(both)
-        _write(out / "comparison.csv", both)
-    _write(out / "results.csv", results)
-    _write(out / "models.csv", models)
-    _write(out / "retraining.csv", retraining)
-    _write(out / "summary.csv", summary)
+        write_text(out / "comparison.csv", both.to_csv(index=False))
+    write_text(out / "results.csv", results.to_csv(index=False))
+    write_text(out / "models.csv", models.to_csv(index=False))
+    write_text(out / "retraining.csv", retraining.to_csv(index=False))
+    write_text(out / "summary.csv", summary.to_csv(index=False))
     write_figures(plan, summary, out)
     tables = shown_tables(plan, summary, models, retraining, both)
     everything = shown_tables(plan, summary, models, retraining, both, training=True)
-    with whole_file(out / "tables.md") as path:
-        path.write_text(markdown(everything), "utf-8")
+    write_text(out / "tables.md", markdown(everything))
     found = Reproduction(models, results, summary, both, about, tables)
-    with whole_file(out / "results.json") as path:
-        path.write_text(json.dumps(found.as_dict(), indent=2, allow_nan=False) + "\n", "utf-8")
+    text = json.dumps(found.as_dict(), indent=2, allow_nan=False)
+    write_text(out / "results.json", text + "\n")
     return found
-
-
-def _write(path: Path, table: pd.DataFrame) -> None:
-    with whole_file(path) as work:
-        table.to_csv(work, index=False)
 
 
 def _records(table: pd.DataFrame) -> list[Mapping[str, Any]]:

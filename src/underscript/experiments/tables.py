@@ -39,7 +39,8 @@ def results_table(plan: Plan, out: Path) -> pd.DataFrame:
     -------
     pandas.DataFrame
         One row per experiment (E1 …), corruption degree, run, layer, probe and split; columns as
-        in `COLUMNS`. The network's own accuracies are rows of E1 with the probe ``model``.
+        in `COLUMNS`. The network's own accuracies are rows of E1 with the probe ``model``; E4 has
+        a table of its own.
 
     Raises
     ------

@@ -4,7 +4,6 @@ A unit reads what earlier units left (weights, tables) and writes its own files 
 comes last. So a grid that was killed goes on where it was, and nothing is run twice.
 """
 
-import copy
 import functools
 import json
 from collections.abc import Callable
@@ -18,9 +17,9 @@ import safetensors.torch
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 
-from .._files import whole_file
+from .._files import write_tensors, write_text
 from ..corruption import corrupt_labels, transition_matrix, wrong_share
 from ..datasets import ImageData, load_dataset, to_float
 from ..decode import decode
@@ -116,8 +115,7 @@ class Work:
 
     def write(self, name: str, table: pd.DataFrame) -> None:
         """Write a table whole."""
-        with whole_file(self.folder / name) as path:
-            table.to_csv(path, index=False)
+        write_text(self.folder / name, table.to_csv(index=False))
 
     @functools.cached_property
     def data(self) -> ImageData:
@@ -231,12 +229,11 @@ def _run_training(work: Work) -> dict[str, Any]:
         checkpoint=unfinished,
         progress=work.progress,
     )
-    _save_weights(model, work.folder / "model.safetensors")
+    write_tensors(work.folder / "model.safetensors", model.state_dict())
     work.write("history.csv", pd.DataFrame(record.history))
     unfinished.unlink(missing_ok=True)
     return {
-        **_summary(record),
-        "test_accuracy": measure_accuracy(model, test, test_labels),
+        **_summary(record, model, (test, test_labels)),
         "true_accuracy": measure_accuracy(model, images, true),
         "wrong_labels": wrong_share(work.data.train_labels, work.given),
         "transitions": transition_matrix(
@@ -246,27 +243,23 @@ def _run_training(work: Work) -> dict[str, Any]:
     }
 
 
-def _summary(record: TrainingRecord) -> dict[str, Any]:
+def _summary(
+    record: TrainingRecord, model: nn.Module, test_set: tuple[Tensor, Tensor]
+) -> dict[str, Any]:
     tests = [row["test_accuracy"] for row in record.history]
     best = int(np.argmax(tests))
     return {
         "epochs": record.epochs,
         "reached": record.reached,
         "train_accuracy": record.train_accuracy,
-        "test_accuracy": tests[-1],
+        # In float32: epochs are measured with the products that training uses.
+        "test_accuracy": measure_accuracy(model, *test_set),
         # Chosen with clean test labels: an oracle, shown beside and used for nothing.
         "oracle_test_accuracy": tests[best],
         "oracle_epoch": best + 1,
         "seconds": record.seconds,
         "training": record.settings,
     }
-
-
-def _save_weights(model: nn.Module, path: Path) -> None:
-    state = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
-    with whole_file(path) as work:
-        # Not `save_file`: a full disk is an OSError here and nothing of the kind there.
-        work.write_bytes(safetensors.torch.save(state))
 
 
 def _decoded(work: Work, model: nn.Module, **settings: Any) -> tuple[pd.DataFrame, dict[str, Any]]:
@@ -356,10 +349,9 @@ def _retrained(work: Work, layer: str, tables: list[pd.DataFrame]) -> dict[str, 
     labels = found.label_issues()["predicted_label"].to_numpy(np.int64, copy=True)
     true, given = work.data.train_labels, work.given
     test_set = torch.from_numpy(test), torch.from_numpy(work.data.test_labels)
-    before = measure_accuracy(model, *test_set)
     preset = preset_for(plan.preset, plan.pair.arch, plan.pair.data)
     record = train(
-        copy.deepcopy(model),
+        model,
         torch.from_numpy(images),
         torch.from_numpy(labels),
         replace(preset, max_epochs=RETRAINING_EPOCHS, warmup_epochs=0.0),
@@ -371,12 +363,12 @@ def _retrained(work: Work, layer: str, tables: list[pd.DataFrame]) -> dict[str, 
     tables.append(pd.DataFrame(record.history).assign(layer=layer))
     changed = labels != given
     return {
-        "before": before,
+        "before": work.told("training")["test_accuracy"],
         "changed_to_right": float((changed & (labels == true)).mean()),
         "changed_to_wrong": float((changed & (labels != true)).mean()),
         "wrong_before": wrong_share(true, given),
         "wrong_after": wrong_share(true, labels),
-        **_summary(record),
+        **_summary(record, model, test_set),
     }
 
 
