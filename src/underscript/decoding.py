@@ -14,7 +14,7 @@ import safetensors.torch
 from torch import nn
 
 from ._capture import Tap
-from ._files import RUN_FORMAT, fresh_folder
+from ._files import RUN_FORMAT, fresh_folder, write_tensors
 from ._made_with import machine, versions
 from .decoder import Decoder
 from .errors import OutputError
@@ -335,8 +335,7 @@ def _save_decoder(best: Decoder, folder: Path) -> None:
         "n_classes": len(best.estimator.classes_),
     }
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    # Not save_file: that reports a full disk as an error of its own kind.
-    (folder / "model.safetensors").write_bytes(safetensors.torch.save(best.estimator.tensors()))
+    write_tensors(folder / "model.safetensors", best.estimator.tensors())
 
 
 def _load_decoder(folder: Path, model: nn.Module | None) -> Decoder:
