@@ -91,11 +91,11 @@ def test_each_unit_finds_what_it_needs():
 def test_e1_and_e2_are_what_decode_says(finished):
     plan, out, found = finished
     work = Work(plan, Cell(0.6, 2), out)
-    images, test = work.inputs
-    assert len(images) == TINY["samples"]
+    train, test = work.data.train, work.data.test
+    assert len(train.images) == TINY["samples"]
     direct = us.decode(
-        work.network(), (images, work.given), (test, work.data.test_labels), controls=False,
-        layers=plan.pair.layers, true_labels=work.data.train_labels, seed=work.cell.seed,
+        work.network(), (train.images, train.given), (test.images, test.true), controls=False,
+        layers=plan.pair.layers, true_labels=train.true, seed=work.cell.seed,
     )  # fmt: skip
     ours = rows(found.results, corruption=0.6, run=2, model="trained")
     for experiment, labels in (("E1", "corrupted"), ("E2", "true")):
@@ -108,9 +108,9 @@ def test_e1_and_e2_are_what_decode_says(finished):
 def test_e3_reads_the_network_of_degree_zero(finished):
     plan, out, found = finished
     work, generalised = (Work(plan, Cell(degree, 1), out) for degree in (0.6, 0.0))
-    images, test = work.inputs
+    train, test = work.data.train, work.data.test
     direct = us.decode(
-        generalised.network(), (images, work.given), (test, work.data.test_labels),
+        generalised.network(), (train.images, train.given), (test.images, test.true),
         controls=False, layers=plan.pair.layers,
     )  # fmt: skip
     mine = rows(found.results, experiment="E3", run=1, split="test", probe="masc")
@@ -178,11 +178,11 @@ def test_the_true_share_of_wrong_labels_is_recorded(finished):
     plan, out, found = finished
     for record in found.models.to_dict("records"):
         work = Work(plan, Cell(record["corruption"], record["run"]), out)
-        wrong = float((work.given != work.data.train_labels).mean())
+        wrong = float((work.data.train.given != work.data.train.true).mean())
         assert record["wrong_labels"] == wrong
         told = work.told("training")
         np.testing.assert_allclose(
-            told["transitions"], transition_matrix(work.data.train_labels, work.given, 10)
+            told["transitions"], transition_matrix(work.data.train.true, work.data.train.given, 10)
         )
         history = pd.read_csv(work.folder / "history.csv")["test_accuracy"]
         assert told["oracle_test_accuracy"] == pytest.approx(history.max())
@@ -229,8 +229,8 @@ def test_other_noise(tmp_path, noise):
     wrong = found.models["wrong_labels"].tolist()
     assert wrong[0] == 0
     assert wrong[1] == pytest.approx(expected, abs=4 * (expected / TINY["samples"]) ** 0.5)
-    given = Work(plan, Cell(0.4, 1), tmp_path / "out").given
-    assert (given == Work(plan, Cell(0.4, 2), tmp_path / "out").given).all()
+    given = Work(plan, Cell(0.4, 1), tmp_path / "out").data.train.given
+    assert (given == Work(plan, Cell(0.4, 2), tmp_path / "out").data.train.given).all()
 
 
 @pytest.mark.parametrize("name", [name for name, pair in PAIRS.items() if pair.published])

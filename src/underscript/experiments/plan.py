@@ -1,7 +1,7 @@
 """What can be reproduced: the paper's pairs and experiments, and the settings of one grid."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +10,7 @@ import numpy as np
 from ..corruption import corrupt_labels
 from ..errors import DataError, LabelError
 from .architectures import PROBED
-from .presets import preset_for
+from .presets import Preset, preset_for
 
 __all__ = ["EXPERIMENTS", "PAIRS", "Cell", "Pair", "Plan"]
 
@@ -86,6 +86,14 @@ class Plan:
         Where to train and decode.
     root : Path, optional
         Where the data set is.
+    samples : int, optional
+        Most training samples, in place of the preset's.
+    holdout : int
+        So many of them are kept from training, with noisy labels.
+    first_run : int
+        The first run's number.
+    new_labels : bool
+        Corrupt labels anew (and draw the hold-out anew) in each run, not once as the authors do.
 
     Raises
     ------
@@ -102,13 +110,21 @@ class Plan:
     variance: float = 0.99
     device: str = "cpu"
     root: Path | None = None
+    samples: int | None = None
+    holdout: int = 0
+    first_run: int = 1
+    new_labels: bool = False
 
     def __post_init__(self) -> None:
         if self.experiment not in PAIRS:
             raise DataError(
                 f"experiment: expected one of {', '.join(PAIRS)}; found {self.experiment!r}"
             )
-        preset_for(self.preset, self.pair.arch, self.pair.data)
+        recipe = self.recipe
+        if recipe.samples is not None and self.holdout >= recipe.samples:
+            raise DataError(
+                f"holdout: expected fewer than the {recipe.samples} samples; found {self.holdout}"
+            )
         for degree in self.corruptions:
             if not 0 <= degree <= 1:
                 raise DataError(f"corruption: expected degrees from 0 to 1; found {degree!r}")
@@ -132,16 +148,27 @@ class Plan:
         return PAIRS[self.experiment]
 
     @property
+    def recipe(self) -> Preset:
+        """How networks are trained."""
+        found = preset_for(self.preset, self.pair.arch, self.pair.data)
+        return found if self.samples is None else replace(found, samples=self.samples)
+
+    def label_seed(self, cell: "Cell") -> int:
+        """Return the seed of a cell's corrupted labels and hold-out."""
+        return LABEL_SEED + cell.seed if self.new_labels else LABEL_SEED
+
+    @property
     def fixed(self) -> dict[str, Any]:
         """What all cells of a folder have in common."""
         transition = None if self.noise in NOISES else read_transition(Path(self.noise)).tolist()
         return {
             "experiment": self.experiment,
             "preset": self.preset,
-            "recipe": asdict(preset_for(self.preset, self.pair.arch, self.pair.data)),
+            "recipe": asdict(self.recipe),
             "noise": "transition" if transition else self.noise,
             "transition": transition,
-            "label_seed": LABEL_SEED,
+            "label_seed": f"{LABEL_SEED} + run - 1" if self.new_labels else LABEL_SEED,
+            "holdout": self.holdout or None,
             "variance": self.variance,
         }
 
@@ -150,7 +177,7 @@ class Plan:
         """The cells in the order in which they are run: all of run 1 first."""
         return [
             Cell(degree, run)
-            for run in range(1, self.runs + 1)
+            for run in range(self.first_run, self.first_run + self.runs)
             for degree in sorted(self.corruptions)
         ]
 

@@ -47,22 +47,22 @@ def probe_layers(work: Work) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Any]
         Probes that were not run, and why.
     """
     data = work.data
-    kinds = {"corrupted": work.given}
+    kinds = {"corrupted": data.train.given}
     if work.cell.corruption > 0:
-        kinds["true"] = data.train_labels
+        kinds["true"] = data.train.true
     rows: list[dict[str, Any]] = []
     shapes: list[pd.DataFrame] = []
     not_run: list[str] = []
     for layer in _layers(work):
         about = {
             "model": "trained", "layer": layer.name, "width": layer.train.shape[1],
-            "split": "test", "labels": "given", "n": len(data.test_labels),
+            "split": "test", "labels": "given", "n": len(data.test.true),
         }  # fmt: skip
         neighbours = _Neighbours(layer)
         for labels, y in kinds.items():
             for found in _probe(work, layer, y, neighbours, not_run):
                 answers = found.pop("answers")
-                accuracy = float((answers == data.test_labels).mean())
+                accuracy = float((answers == data.test.true).mean())
                 rows.append({**about, "subspace_labels": labels, **found, "accuracy": accuracy})
             shapes.append(
                 geometry(layer.train, y, data.n_classes, work.plan.variance).assign(
@@ -77,14 +77,17 @@ def _layers(work: Work) -> Iterator[_Layer]:
     """Give the rows of one layer after the other; one layer's at a time are in memory."""
     device = torch.device(work.plan.device)
     network = work.network()
-    images, test = work.inputs
+    train, test = work.data.train, work.data.test
     with undisturbed(network):
-        example = Source((images[:3], work.given[:3]), "train").first(3)
+        example = Source((train.images[:3], train.given[:3]), "train").first(3)
         seen = survey(network, example, device)
         for place in resolve(seen, network, work.plan.pair.layers):
             yield _Layer(
                 place.tap.name,
-                *(_rows(work, network, place, device, part) for part in (images, test)),
+                *(
+                    _rows(work, network, place, device, part)
+                    for part in (train.images, test.images)
+                ),
             )
 
 

@@ -15,19 +15,16 @@ import numpy as np
 import pandas as pd
 import safetensors.torch
 import torch
-from numpy.typing import NDArray
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from .._files import write_tensors, write_text
-from ..corruption import corrupt_labels, transition_matrix, wrong_share
-from ..datasets import ImageData, load_dataset, to_float
+from ..corruption import transition_matrix, wrong_share
 from ..decode import decode
 from ..errors import OutputError
 from .architectures import build
-from .confusion import weak_scores
-from .plan import LABEL_SEED, NOISES, Cell, Plan, read_transition
-from .presets import preset_for
+from .cell_data import CellData, LabelledImages, cell_data
+from .plan import Cell, Plan
 from .training import TrainingRecord, measure_accuracy, train
 
 __all__ = [
@@ -118,34 +115,9 @@ class Work:
         write_text(self.folder / name, table.to_csv(index=False))
 
     @functools.cached_property
-    def data(self) -> ImageData:
-        """The data set."""
-        return _data(self.plan.pair.data, self.plan.root, self._samples)
-
-    @functools.cached_property
-    def inputs(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Training and test images, scaled as the paper scales them."""
-        return _inputs(self.plan.pair.data, self.plan.root, self._samples)
-
-    @property
-    def _samples(self) -> int | None:
-        return preset_for(self.plan.preset, self.plan.pair.arch, self.plan.pair.data).samples
-
-    @functools.cached_property
-    def given(self) -> NDArray[np.int64]:
-        """The training labels as the network saw them."""
-        plan, degree = self.plan, self.cell.corruption
-        true, n_classes = self.data.train_labels, self.data.n_classes
-        more: dict[str, Any] = {}
-        kind = plan.noise
-        if plan.noise not in NOISES:
-            kind, more["transition"] = "transition", read_transition(Path(plan.noise))
-        elif plan.noise == "instance" and degree:
-            more["scores"] = _weak_scores(plan.pair.data, plan.root, self._samples)
-        kind = kind if degree else "symmetric"
-        return corrupt_labels(
-            true, degree, n_classes, kind=kind, seed=LABEL_SEED, **(more if degree else {})
-        )
+    def data(self) -> CellData:
+        """What the cell trains and tests with."""
+        return cell_data(self.plan, self.cell)
 
     def network(self) -> nn.Module:
         """Return the cell's trained network.
@@ -165,7 +137,7 @@ class Work:
 
     def untrained(self) -> nn.Module:
         """Return the cell's network as it was before training."""
-        shape = self.inputs[0].shape[1:]
+        shape = self.data.train.images.shape[1:]
         return build(self.plan.pair.arch, shape, self.data.n_classes, self.cell.seed)
 
 
@@ -177,55 +149,24 @@ class DamagedError(Exception):
         self.work = work
 
 
-@functools.lru_cache(maxsize=1)
-def _data(name: str, root: Path | None, samples: int | None) -> ImageData:
-    data = load_dataset(name, root)
-    if samples is None or samples >= len(data.train_labels):
-        return data
-    drawn = np.random.default_rng(LABEL_SEED).permutation(len(data.train_labels))[:samples]
-    drawn.sort()
-    return replace(
-        data, train_images=data.train_images[drawn], train_labels=data.train_labels[drawn]
-    )
-
-
-@functools.lru_cache(maxsize=1)
-def _inputs(
-    name: str, root: Path | None, samples: int | None
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    data = _data(name, root, samples)
-    low = 0.0 if name == "tiny-imagenet" else -1.0
-    return to_float(data.train_images, low), to_float(data.test_images, low)
-
-
-@functools.lru_cache(maxsize=1)
-def _weak_scores(name: str, root: Path | None, samples: int | None) -> NDArray[np.float64]:
-    data = _data(name, root, samples)
-    return weak_scores(
-        _inputs(name, root, samples)[0], data.train_labels, data.n_classes, LABEL_SEED
-    )
-
-
 def _run_training(work: Work) -> dict[str, Any]:
     """Train the cell's network and keep its weights and its record."""
     plan = work.plan
     model = work.untrained()
-    images, test = (torch.from_numpy(part) for part in work.inputs)
-    preset = preset_for(plan.preset, plan.pair.arch, plan.pair.data)
-    true, test_labels = (
-        torch.from_numpy(labels) for labels in (work.data.train_labels, work.data.test_labels)
-    )
+    data, preset = work.data, plan.recipe
+    images, true = _tensors(data.train)
+    test_set = _tensors(data.test)
     # The true labels cost a pass over the training images an epoch, which the quick preset saves.
     watched = {"true": (images, true)} if preset.every_epoch else {}
     unfinished = work.folder / "unfinished.safetensors"
     record = train(
         model,
         images,
-        torch.from_numpy(work.given),
+        torch.from_numpy(data.train.given),
         preset,
         seed=work.cell.seed,
         device=plan.device,
-        eval_sets={**watched, "test": (test, test_labels)},
+        eval_sets={**watched, "test": test_set},
         checkpoint=unfinished,
         progress=work.progress,
     )
@@ -233,14 +174,19 @@ def _run_training(work: Work) -> dict[str, Any]:
     work.write("history.csv", pd.DataFrame(record.history))
     unfinished.unlink(missing_ok=True)
     return {
-        **_summary(record, model, (test, test_labels)),
+        **_summary(record, model, test_set),
         "true_accuracy": measure_accuracy(model, images, true),
-        "wrong_labels": wrong_share(work.data.train_labels, work.given),
+        "wrong_labels": wrong_share(data.train.true, data.train.given),
         "transitions": transition_matrix(
-            work.data.train_labels, work.given, work.data.n_classes
+            data.train.true, data.train.given, data.n_classes
         ).tolist(),
-        "data": work.data.source,
+        "data": data.source,
     }
+
+
+def _tensors(labelled: LabelledImages) -> tuple[Tensor, Tensor]:
+    """Return images and their true labels."""
+    return torch.from_numpy(labelled.images), torch.from_numpy(labelled.true)
 
 
 def _summary(
@@ -264,13 +210,13 @@ def _summary(
 
 def _decoded(work: Work, model: nn.Module, **settings: Any) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Decode a network with the cell's labels."""
-    images, test = work.inputs
+    train, test = work.data.train, work.data.test
     settings = {"layers": work.plan.pair.layers, "controls": False, **settings}
     found = decode(
         model,
-        (images, work.given),
-        test=(test, work.data.test_labels),
-        true_labels=work.data.train_labels,
+        (train.images, train.given),
+        test=(test.images, test.true),
+        true_labels=train.true,
         device=work.plan.device,
         seed=work.cell.seed,
         progress=work.progress,
@@ -341,33 +287,30 @@ def _run_retraining(work: Work) -> dict[str, Any]:
 
 def _retrained(work: Work, layer: str, tables: list[pd.DataFrame]) -> dict[str, Any]:
     plan, model = work.plan, work.network()
-    images, test = work.inputs
+    data, test_set = work.data.train, _tensors(work.data.test)
     found = decode(
-        model, (images, work.given), layers=[layer], controls=False, evaluate=(),
+        model, (data.images, data.given), layers=[layer], controls=False, evaluate=(),
         variance=plan.variance, device=plan.device, seed=work.cell.seed, progress=work.progress,
     )  # fmt: skip
     labels = found.label_issues()["predicted_label"].to_numpy(np.int64, copy=True)
-    true, given = work.data.train_labels, work.given
-    test_set = torch.from_numpy(test), torch.from_numpy(work.data.test_labels)
-    preset = preset_for(plan.preset, plan.pair.arch, plan.pair.data)
     record = train(
         model,
-        torch.from_numpy(images),
+        torch.from_numpy(data.images),
         torch.from_numpy(labels),
-        replace(preset, max_epochs=RETRAINING_EPOCHS, warmup_epochs=0.0),
+        replace(plan.recipe, max_epochs=RETRAINING_EPOCHS, warmup_epochs=0.0),
         seed=work.cell.seed,
         device=plan.device,
         eval_sets={"test": test_set},
         progress=work.progress,
     )
     tables.append(pd.DataFrame(record.history).assign(layer=layer))
-    changed = labels != given
+    changed = labels != data.given
     return {
         "before": work.told("training")["test_accuracy"],
-        "changed_to_right": float((changed & (labels == true)).mean()),
-        "changed_to_wrong": float((changed & (labels != true)).mean()),
-        "wrong_before": wrong_share(true, given),
-        "wrong_after": wrong_share(true, labels),
+        "changed_to_right": float((changed & (labels == data.true)).mean()),
+        "changed_to_wrong": float((changed & (labels != data.true)).mean()),
+        "wrong_before": wrong_share(data.true, data.given),
+        "wrong_after": wrong_share(data.true, labels),
         **_summary(record, model, test_set),
     }
 

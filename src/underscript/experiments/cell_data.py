@@ -1,0 +1,111 @@
+"""The data of a cell of a grid: images, their true labels, and those that the network sees."""
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..corruption import corrupt_labels
+from ..datasets import load_dataset, to_float
+from .confusion import weak_scores
+from .plan import LABEL_SEED, NOISES, Cell, Plan, read_transition
+
+__all__ = ["CellData", "LabelledImages", "cell_data"]
+
+# Data sets are drawn in two steps, from generators that share no number.
+_HOLD_OUT = 1
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """Images with their true labels and the given ones, in one order.
+
+    Attributes
+    ----------
+    images : ndarray of float32, shape (n, ...)
+        Scaled as the paper scales them.
+    true, given : ndarray of int64, shape (n,)
+        The labels before and after corruption.
+    """
+
+    images: NDArray[np.float32]
+    true: NDArray[np.int64]
+    given: NDArray[np.int64]
+
+    def rows(self, chosen: NDArray[Any]) -> "LabelledImages":
+        """Return some of them."""
+        return LabelledImages(self.images[chosen], self.true[chosen], self.given[chosen])
+
+
+@dataclass(frozen=True)
+class CellData:
+    """What a cell trains, chooses and tests with.
+
+    Attributes
+    ----------
+    train : LabelledImages
+        What the network is trained on.
+    holdout : LabelledImages or None
+        What it is not trained on, with labels as noisy.
+    test : LabelledImages
+        Test data; their given labels are the true ones.
+    n_classes : int
+        Number of classes.
+    source : str
+        The file or folder that the data set was read from.
+    """
+
+    train: LabelledImages
+    holdout: LabelledImages | None
+    test: LabelledImages
+    n_classes: int
+    source: str
+
+
+def cell_data(plan: Plan, cell: Cell) -> CellData:
+    """Return a cell's data; labels are corrupted before the hold-out is taken from them."""
+    samples = plan.recipe.samples
+    pool, test, n_classes, source = _pool(plan.pair.data, plan.root, samples)
+    degree = cell.corruption
+    kind = plan.noise
+    more: dict[str, Any] = {}
+    if plan.noise not in NOISES:
+        kind, more["transition"] = "transition", read_transition(Path(plan.noise))
+    elif plan.noise == "instance" and degree:
+        more["scores"] = _weak_scores(plan.pair.data, plan.root, samples)
+    kind = kind if degree else "symmetric"
+    seed = plan.label_seed(cell)
+    given = corrupt_labels(
+        pool.true, degree, n_classes, kind=kind, seed=seed, **(more if degree else {})
+    )
+    train, holdout = LabelledImages(pool.images, pool.true, given), None
+    if plan.holdout:
+        order = np.random.default_rng((seed, _HOLD_OUT)).permutation(len(given))
+        holdout = train.rows(np.sort(order[: plan.holdout]))
+        train = train.rows(np.sort(order[plan.holdout :]))
+    return CellData(train, holdout, test, n_classes, source)
+
+
+@functools.lru_cache(maxsize=1)
+def _pool(
+    name: str, root: Path | None, samples: int | None
+) -> tuple[LabelledImages, LabelledImages, int, str]:
+    """Return training and test images; of the training images so many, drawn at random."""
+    data = load_dataset(name, root)
+    low = 0.0 if name == "tiny-imagenet" else -1.0
+    images, true = data.train_images, data.train_labels
+    if samples is not None and samples < len(true):
+        drawn = np.random.default_rng(LABEL_SEED).permutation(len(true))[:samples]
+        drawn.sort()
+        images, true = images[drawn], true[drawn]
+    test = LabelledImages(to_float(data.test_images, low), data.test_labels, data.test_labels)
+    return LabelledImages(to_float(images, low), true, true), test, data.n_classes, data.source
+
+
+@functools.lru_cache(maxsize=1)
+def _weak_scores(name: str, root: Path | None, samples: int | None) -> NDArray[np.float64]:
+    pool, _, n_classes, _ = _pool(name, root, samples)
+    return weak_scores(pool.images, pool.true, n_classes, LABEL_SEED)
