@@ -206,7 +206,8 @@ DAMAGE: dict[str, Callable[[Path], Any]] = {
     "weights missing": lambda run: (run / WEIGHTS).unlink(),
     "weights a pickle": lambda run: (run / WEIGHTS).write_bytes(pickle.dumps({"a": 1})),
     "weights without a tensor": lambda run: edit_tensors(
-        run / WEIGHTS, lambda tensors: tensors.pop("counts")
+        run / WEIGHTS,
+        lambda tensors: tensors.pop("counts" if "counts" in tensors else "intercepts"),
     ),
     "weights that do not fit each other": lambda run: edit_tensors(
         run / WEIGHTS,
@@ -217,7 +218,7 @@ DAMAGE: dict[str, Callable[[Path], Any]] = {
     "weights of fewer classes": lambda run: edit_tensors(
         run / WEIGHTS,
         lambda tensors: tensors.update(
-            {key: value[:-1].contiguous() for key, value in tensors.items()}
+            {key: value[:-1].contiguous() for key, value in tensors.items() if value.ndim}
         ),
     ),
     "weights of another width": lambda run: edit_json(
@@ -285,12 +286,13 @@ def test_a_damaged_run_is_one_clear_line(run, kind):
         assert "999" in message
 
 
-@pytest.mark.parametrize("probe", ["masc", "velpic"])
+@pytest.mark.parametrize("probe", ["masc", "velpic", "auto"])
 @pytest.mark.parametrize("kind", [kind for kind in DAMAGE if "weights" in kind])
-def test_damaged_weights_of_either_decoder_are_one_clear_line(tmp_path, probe, kind):
+def test_damaged_weights_of_any_decoder_are_one_clear_line(tmp_path, probe, kind):
+    auto = probe == "auto"
     written = us.decode(
-        models.build("mlp", seed=3), (X, Y), probes=(probe,), layers="relu1", variance=0.7,
-        controls=False, progress=False,
+        models.build("mlp", seed=3), (X, Y), probes=("masc",) if auto else (probe,),
+        layers="relu1", variance=0.7, controls=False, progress=False, auto=auto,
     )  # fmt: skip
     (tmp_path / "decoder").mkdir()
     decoding._save_decoder(written.best, tmp_path / "decoder")

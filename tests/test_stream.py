@@ -97,7 +97,7 @@ def test_ready_batches_in_random_order_have_no_known_index():
     # tenth in each pass, and label issues would point at wrong samples.
     shuffled = DataLoader(Chunks(), batch_size=None, shuffle=True)
     with pytest.raises(LabelError, match="index"):
-        decode(shuffled)
+        decode(shuffled, auto=False)
 
 
 @pytest.mark.parametrize("first", [1, 10**6, -1])
@@ -126,7 +126,14 @@ def test_sums_of_low_precision_activations_are_as_good_as_float64(dtype):
     x = (x + 8).to(dtype)
     model = models.build("mlp", seed=3).to(dtype)
     found = us.decode(
-        model, (x, y), holdout=(x, y), layers="fc1", controls=False, progress=False, batch_size=500
+        model,
+        (x, y),
+        holdout=(x, y),
+        layers="fc1",
+        controls=False,
+        progress=False,
+        batch_size=500,
+        auto=False,
     )
     with torch.no_grad():
         # The same batches, as the last digit of a product may depend on the batch.

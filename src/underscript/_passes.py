@@ -15,6 +15,7 @@ from ._labels import Labels, check_range, pick
 from ._notes import Notes
 from ._stream import Rows, Source, known_index, progress_bar, stream
 from ._team import ALONE, Team
+from .discriminant import RidgeDiscriminant
 from .errors import DataError, LabelError
 from .issues import Answers
 from .layers import Place
@@ -25,7 +26,7 @@ from .subspace import PROBES, nearest_together
 
 logger = logging.getLogger(__name__)
 
-Decoders = dict[Key, SubspaceClassifier]
+Decoders = dict[Key, SubspaceClassifier | RidgeDiscriminant]
 Statistics = dict[str, ClassMoments | ClassRows]
 
 
@@ -73,10 +74,11 @@ class Task:
 
 def fit(
     network: nn.Module, task: Task, source: Source, notes: Notes, who: str, hold_out: bool
-) -> tuple[Decoders, Decoders]:
+) -> tuple[Decoders, Decoders, int]:
     """Run the training data once and fit every decoder of every layer.
 
-    Returns the decoders, and those fitted without the held-out tenth if `hold_out` is true.
+    Returns the decoders, those fitted without the held-out tenth if `hold_out` is true, and the
+    number of samples.
     """
     # Parts of the data rather than repeated sums: the whole is the held-out tenth and the rest.
     parts: tuple[str, ...] = ("kept", "held") if hold_out else ("corrupted",)
@@ -103,7 +105,8 @@ def fit(
     task.paths.update({name: sets[parts[0]].path for name, sets in statistics.items()})
     first = next(iter(statistics.values()))
     counts = [first[part].counts() for part in parts if part != "true"]
-    notes.missing(team.total(torch.stack(counts).sum(0)))
+    of_classes = team.total(torch.stack(counts).sum(0))
+    notes.missing(of_classes)
     decoders: Decoders = {}
     selecting: Decoders = {}
     bar = progress_bar(f"{who}decomposing", len(statistics) * len(parts), "layers", task.progress)
@@ -120,7 +123,7 @@ def fit(
                 if "true" in sets:
                     decoders.update(_fit_keys(sets["true"], task.keys(name, "true"), team))
                     bar.update()
-    return decoders, selecting
+    return decoders, selecting, int(of_classes.sum())
 
 
 def _empty(task: Task, source: Source, parts: Sequence[str]) -> dict[str, Statistics]:

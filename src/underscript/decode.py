@@ -27,6 +27,7 @@ from .decoding import Decoding, describe
 from .errors import DataError
 from .issues import Answers
 from .layers import LayerChoice, Place, resolve, survey
+from .refine import refine
 from .rows import MEMORY
 from .selection import held_out_tenth, select
 from .subspace import PROBES
@@ -52,6 +53,7 @@ def decode(
     subspace_labels: Sequence[str] = ("corrupted", "true"),
     memory: int | str = MEMORY,
     group: Any = None,
+    auto: bool = True,
 ) -> Decoding:
     """Decode what a trained network's layers know beneath what it memorised.
 
@@ -65,13 +67,13 @@ def decode(
         ``(x, y, index)`` or dicts.
     test, holdout : Dataset, DataLoader or pair of arrays, optional
         Test data, which choose nothing; and data with noisy labels that the network was not
-        trained on, which choose the decoder. Without `holdout` a tenth of the training data is
-        kept from the decoders for that, a poor substitute (see `selection`).
+        trained on, which choose the decoder. Without `holdout` the training data choose it, less
+        surely (see `refine`).
     layers : str, iterable of str, callable, optional
         Names, globs or a predicate ``(name, module) -> bool``; see `list_layers` for the names and
         the defaults.
     probes : sequence of {"masc", "velpic"}
-        The decoders.
+        The decoders of the table.
     variance : float or sequence of float
         Variance shares of MASC, in (0, 1].
     labels : array-like of int, shape (n,), optional
@@ -99,6 +101,11 @@ def decode(
         process; rows beyond it go to a temporary file.
     group : torch.distributed.ProcessGroup, optional
         Processes that share the work; all of them make the same call and get the same result.
+    auto : bool
+        Let the best decoder be one that is refined from noisy labels and chooses layer, features
+        and ridge itself (probe ``auto`` of the table). Otherwise it is the best of `probes` on the
+        hold-out; without one, on a tenth of the training data that is kept from the decoders, a
+        poor substitute.
 
     Returns
     -------
@@ -132,6 +139,7 @@ def decode(
     if controls and layers is not None:
         places = _with_input(places, seen.all_places)
     team = Team(group, place if place.type == "cuda" else "cpu")
+    whole = source
     sources = {role: data.share(team.rank, team.size) for role, data in sources.items()}
     progress = progress and team.rank == 0
     kinds = tuple(subspace_labels)
@@ -143,27 +151,39 @@ def decode(
     notes = Notes()
     records: list[dict[str, Any]] = []
     answers: list[Answers] = []
-    wrong_label_share = None
+    noise = wrong_label_share = None
 
     with undisturbed(network):
         with clock("fit"):
-            trained, selecting = fit(network, task, sources["train"], notes, "", holdout is None)
-        with clock("select"):
-            if holdout is not None:
-                counts = count(network, task, sources["holdout"], trained, "choosing")
-                records += counts.records("trained", task, trained, "holdout")
-                choice = select(counts.scores, "holdout")
-            else:
-                keep = partial(held_out_tenth, seed=seed)
-                counts = count(network, task, sources["train"], selecting, "choosing", keep=keep)
-                choice = select(counts.scores, "held-out tenth")
+            hold_out = holdout is None and not auto
+            trained, selecting, n = fit(network, task, sources["train"], notes, "", hold_out)
+        if auto:
+            with clock("refine"):
+                # The input votes even where it is not decoded.
+                voting = replace(task, places=_with_input(places, seen.all_places))
+                refined = refine(network, voting, whole, sources, n, notes)
+                trained |= refined.keyed([place.tap.name for place in places])
+                choice, noise = refined.selection, refined.noise
+        else:
+            with clock("select"):
+                if holdout is not None:
+                    counts = count(network, task, sources["holdout"], trained, "choosing")
+                    records += counts.records("trained", task, trained, "holdout")
+                    choice = select(counts.scores, "holdout")
+                else:
+                    keep = partial(held_out_tenth, seed=seed)
+                    counts = count(
+                        network, task, sources["train"], selecting, "choosing", keep=keep
+                    )
+                    choice = select(counts.scores, "held-out tenth")
         with clock("evaluate"):
-            for role in ("train", "test"):
+            for role in ("holdout", "train", "test") if auto else ("train", "test"):
                 if role not in sources:
                     continue
                 watch = choice.key if role == "train" else None
-                tried = trained if role in evaluate else {choice.key: trained[choice.key]}
-                if role not in evaluate and watch is None:
+                full = role == "holdout" or role in evaluate
+                tried = trained if full else {choice.key: trained[choice.key]}
+                if not full and watch is None:
                     continue
                 counts = count(network, task, sources[role], tried, f"decoding {role}", watch=watch)
                 records += counts.records("trained", task, trained, role)
@@ -182,6 +202,7 @@ def decode(
         "probes": list(probes),
         "variance": list(shares),
         "controls": controls,
+        "auto": auto,
         "device": str(place),
         "batch_size": batch_size,
         "memory": budget,
@@ -198,6 +219,7 @@ def decode(
         ],
         n_classes=seen.n_classes,
         wrong_label_share=wrong_label_share,
+        noise=noise,
         settings=settings,
         seeds={"decode": seed},
         timing=clock.seconds,
@@ -220,7 +242,7 @@ def _control(
     records: list[dict[str, Any]] = []
     try:
         with undisturbed(twin):
-            decoders, _ = fit(twin, task, sources["train"], notes, "random twin: ", False)
+            decoders, *_ = fit(twin, task, sources["train"], notes, "random twin: ", False)
             for role in roles:
                 counts = count(twin, task, sources[role], decoders, f"random twin, {role}")
                 records += counts.records("random", task, decoders, role)

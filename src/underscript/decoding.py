@@ -17,8 +17,10 @@ from ._capture import Tap
 from ._files import RUN_FORMAT, fresh_folder, write_tensors
 from ._made_with import machine, versions
 from .decoder import Decoder
+from .discriminant import RidgeDiscriminant
 from .errors import OutputError
 from .issues import COLUMNS, Answers
+from .noise import Noise
 from .selection import Selection
 from .subspace import PROBES
 
@@ -192,6 +194,7 @@ def describe(
     layers: list[dict[str, Any]],
     n_classes: int,
     wrong_label_share: float | None,
+    noise: Noise | None,
     settings: dict[str, Any],
     seeds: dict[str, int],
     timing: dict[str, float],
@@ -256,6 +259,7 @@ def describe(
         "oracle": oracle,
         "gain_points": gain,
         "wrong_label_share": wrong_label_share,
+        "noise": None if noise is None else noise.summary(),
         "layers": layers,
         "settings": settings,
         "seeds": seeds,
@@ -340,9 +344,10 @@ def _save_decoder(best: Decoder, folder: Path) -> None:
 
 def _load_decoder(folder: Path, model: nn.Module | None) -> Decoder:
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    if config["probe"] not in PROBES:
+    known = {**PROBES, "auto": RidgeDiscriminant}
+    if config["probe"] not in known:
         raise ValueError(f"config.json: unknown probe {config['probe']!r}")
-    estimator = PROBES[config["probe"]](**config["parameters"])
+    estimator = known[config["probe"]](**config["parameters"])
     try:
         estimator.set_tensors(safetensors.torch.load_file(folder / "model.safetensors"))
     except RuntimeError as error:

@@ -51,10 +51,13 @@ class Selection:
     criterion: str
     score: Score
     runner_up: Score | None
+    why: str | None = None
 
     @property
     def reason(self) -> str:
         """One sentence that a report can print."""
+        if self.why is not None:
+            return self.why
         where = {
             "holdout": "noisy labels of a hold-out that the network was not trained on",
             "held-out tenth": "noisy labels of a tenth of the training data that the decoders, "

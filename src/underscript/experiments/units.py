@@ -211,7 +211,7 @@ def _summary(
 def _decoded(work: Work, model: nn.Module, **settings: Any) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Decode a network with the cell's labels."""
     train, test = work.data.train, work.data.test
-    settings = {"layers": work.plan.pair.layers, "controls": False, **settings}
+    settings = {"layers": work.plan.pair.layers, "controls": False, "auto": False, **settings}
     found = decode(
         model,
         (train.images, train.given),
@@ -289,7 +289,7 @@ def _retrained(work: Work, layer: str, tables: list[pd.DataFrame]) -> dict[str, 
     plan, model = work.plan, work.network()
     data, test_set = work.data.train, _tensors(work.data.test)
     found = decode(
-        model, (data.images, data.given), layers=[layer], controls=False, evaluate=(),
+        model, (data.images, data.given), layers=[layer], controls=False, evaluate=(), auto=False,
         variance=plan.variance, device=plan.device, seed=work.cell.seed, progress=work.progress,
     )  # fmt: skip
     labels = found.label_issues()["predicted_label"].to_numpy(np.int64, copy=True)

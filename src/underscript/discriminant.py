@@ -1,0 +1,357 @@
+"""Linear discriminants on a layer's rows, or on random features of them, for any labels at once.
+
+What is costly, the covariance of all rows, does not depend on labels. So after one pass over the
+data a discriminant for other labels (decoded ones, say) needs only the sums of each class.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ._baseline import Baseline, check_positive, check_positive_integer
+from ._classifier import as_tensor
+from ._products import add_products, mirrored
+from ._team import ALONE, Team
+
+__all__ = [
+    "ClassSums",
+    "Covariance",
+    "FourierFeatures",
+    "Linear",
+    "PooledMoments",
+    "RidgeDiscriminant",
+]
+
+# Rows that wait until they are worth one large product.
+_WAITING = 4096
+_TINY = 1e-12
+
+
+@dataclass(frozen=True)
+class FourierFeatures:
+    r"""Random features whose products approximate a Gaussian kernel between unit rows.
+
+    :math:`\cos(W^T x / \lVert x \rVert + b)` with normal W and uniform b (Rahimi and Recht,
+    "Random Features for Large-Scale Kernel Machines", NeurIPS 2007); a factor is left out, as
+    discriminants do not see it.
+
+    Attributes
+    ----------
+    directions : Tensor of float32, shape (width, n_features)
+        W: normal numbers divided by the kernel's length.
+    phases : Tensor of float32, shape (n_features,)
+        b, in radians.
+    """
+
+    directions: Tensor
+    phases: Tensor
+
+    @classmethod
+    def drawn(cls, rows: Float[Tensor, "n width"], n_features: int, seed: int) -> Self:
+        """Draw features; the kernel is as long as these rows' median distance."""
+        unit = _unit(rows.float())
+        half = len(unit) // 2
+        apart = (unit[:half] - unit[half : 2 * half]).norm(dim=1)
+        apart = apart[apart > 0]
+        length = float(apart.median()) if len(apart) else 1.0
+        generator = torch.Generator().manual_seed(seed)
+        directions = torch.randn(rows.shape[1], n_features, generator=generator) / length
+        phases = torch.rand(n_features, generator=generator) * (2 * torch.pi)
+        return cls(directions.to(rows.device), phases.to(rows.device))
+
+    def __call__(self, rows: Float[Tensor, "n width"]) -> Float[Tensor, "n features"]:
+        """Return the features of rows, float32."""
+        projected: Tensor = torch.addmm(self.phases, _unit(rows.float()), self.directions)
+        return projected.cos_()
+
+
+def _unit(rows: Tensor) -> Tensor:
+    unit: Tensor = rows / rows.norm(dim=1, keepdim=True).clamp(min=_TINY)
+    return unit
+
+
+class PooledMoments:
+    """The covariance of all rows, whatever their labels, added up batch by batch.
+
+    Products are float32 and about a fixed point, their sums float64: a ridge is added to them
+    that is far above their rounding.
+
+    Parameters
+    ----------
+    centre : Tensor of float32, shape (width,)
+        A point near the rows' mean.
+    """
+
+    def __init__(self, centre: Float[Tensor, " width"]):
+        self.centre = centre
+        self.n = 0
+        width = len(centre)
+        precise = torch.float32 if centre.device.type == "mps" else torch.float64
+        self._sum = torch.zeros(width, dtype=precise, device=centre.device)
+        self._second = torch.zeros(width, width, dtype=precise, device=centre.device)
+        self._waiting: list[Tensor] = []
+        self._filled = 0
+
+    def update(self, rows: Float[Tensor, "n width"]) -> None:
+        """Add rows (float32)."""
+        self._waiting.append(rows - self.centre)
+        self._filled += len(rows)
+        if self._filled >= _WAITING:
+            self._flush()
+
+    def _flush(self) -> None:
+        if not self._filled:
+            return
+        rows = torch.cat(self._waiting)
+        self._waiting, self._filled = [], 0
+        self.n += len(rows)
+        self._sum += rows.sum(0, dtype=self._sum.dtype)
+        product = rows.new_empty(rows.shape[1], rows.shape[1])
+        add_products(product, rows, first=True)
+        self._second += product
+
+    def covariance(self, team: Team = ALONE) -> tuple[Tensor, Tensor, int]:
+        """Return mean (width,), covariance (width, width) and the number of everybody's rows."""
+        self._flush()
+        n = int(team.total(torch.tensor([self.n]))[0])
+        shifted = team.total(self._sum) / n
+        second = mirrored(team.total(self._second) / n)
+        return self.centre + shifted, second - torch.outer(shifted, shifted), n
+
+
+class ClassSums:
+    """Sums and counts of each class's rows, for labels that need not be the given ones."""
+
+    def __init__(self, n_classes: int, centre: Float[Tensor, " width"]):
+        precise = torch.float32 if centre.device.type == "mps" else torch.float64
+        self.centre = centre
+        self.sums = torch.zeros(n_classes, len(centre), dtype=precise, device=centre.device)
+        self.counts = torch.zeros(n_classes, dtype=torch.int64)
+
+    def update(self, rows: Float[Tensor, "n width"], labels: Int[Tensor, " n"]) -> None:
+        """Add rows with labels 0 … K−1."""
+        labels = labels.to(rows.device)
+        member = torch.nn.functional.one_hot(labels, len(self.counts)).to(rows.dtype)
+        self.sums += member.T @ (rows - self.centre)
+        self.counts += torch.bincount(labels.cpu(), minlength=len(self.counts))
+
+    def total(self, team: Team) -> tuple[Tensor, Tensor]:
+        """Return everybody's class means (K, width), and counts (K,)."""
+        counts = team.total(self.counts)
+        means = team.total(self.sums) / counts.clamp(min=1)[:, None].to(self.sums)
+        return means + self.centre, counts
+
+
+@dataclass(frozen=True)
+class Linear:
+    """Scores ``rows @ coefficients.T + intercepts``; −inf for a class without rows."""
+
+    coefficients: Float[Tensor, "classes width"]
+    intercepts: Float[Tensor, " classes"]
+
+    def __call__(self, rows: Float[Tensor, "n width"]) -> Float[Tensor, "n classes"]:
+        """Return the scores."""
+        return torch.addmm(self.intercepts, rows, self.coefficients.T)
+
+
+class Covariance:
+    """A factorised covariance with a ridge, from which discriminants for any labels come."""
+
+    def __init__(self, mean: Tensor, covariance: Tensor, n: int, ridge: float):
+        self.mean, self.n = mean, n
+        regular = covariance.clone()
+        # Of rows that do not vary at all everything is zero, and any ridge does.
+        amount = ridge * (float(covariance.diagonal().mean()) or 1.0)
+        regular.diagonal().add_(amount)
+        self._factor = torch.linalg.cholesky(regular)
+
+    def discriminant(self, means: Tensor, counts: Tensor) -> Linear:
+        r"""Return the linear discriminant of classes with these means and counts.
+
+        Classes are Gaussian, count as equally likely, and share the covariance within classes W
+        of the labels at hand. With the total covariance C, means D about the total one and shares
+        P, :math:`W = C - D^T P D`, so that :math:`W^{-1} D^T = A (I - P D A)^{-1}` with
+        :math:`A = C^{-1} D^T` (Woodbury).
+
+        Parameters
+        ----------
+        means : Tensor, shape (K, width)
+            Of the classes.
+        counts : Tensor of int64, shape (K,)
+            Rows of each.
+        """
+        present = torch.nonzero(counts > 0)[:, 0]
+        about = means[present.to(means.device)] - self.mean.to(means)
+        shares = (counts[present] / self.n).to(about)
+        inverse = torch.cholesky_solve(about.T, self._factor)
+        between = torch.eye(len(present)).to(about) - shares[:, None] * (about @ inverse)
+        weights = torch.linalg.solve(between, inverse, left=False).T
+        width = means.shape[1]
+        coefficients = torch.zeros(len(counts), width, device=means.device)
+        intercepts = torch.full((len(counts),), -torch.inf, device=means.device)
+        places = present.to(means.device)
+        coefficients[places] = weights.float()
+        offset = -(weights * about).sum(1) / 2 - weights @ self.mean.to(means)
+        intercepts[places] = offset.float()
+        return Linear(coefficients, intercepts)
+
+
+class RidgeDiscriminant(Baseline):
+    """A linear discriminant with a ridge, on rows or on random Fourier features of them.
+
+    The ridge leads from the linear discriminant (small) to the nearest class mean (large). Of
+    noisy labels a large one averages the noise away; of cleaner ones a small one separates better.
+    Classes count as equally likely.
+
+    Parameters
+    ----------
+    ridge : float, default=0.1
+        Positive: added to the diagonal of the covariance, relative to the mean variance.
+    n_features : int, default=0
+        Number of random features of a Gaussian kernel (see `FourierFeatures`), which make the
+        decision boundaries curved; with 0 they are flat.
+    seed : int, default=0
+        Of the random features.
+
+    Attributes
+    ----------
+    classes_ : ndarray, shape (K,)
+        The classes.
+    n_features_in_ : int
+        The width.
+    temperature_ : float
+        What scores are multiplied by to give the logarithms of odds; 1 unless it was calibrated.
+    """
+
+    def __init__(self, *, ridge: float = 0.1, n_features: int = 0, seed: int = 0):
+        self.ridge = ridge
+        self.n_features = n_features
+        self.seed = seed
+
+    @property
+    def ranks_(self) -> NDArray[np.int64]:
+        """1 for every class that had rows, else 0; shape (K,)."""
+        return np.asarray(torch.isfinite(self._linear.intercepts).cpu().numpy(), dtype=np.int64)
+
+    def predict(self, X: Any) -> NDArray[Any]:
+        """Return the class of the largest score, shape (n,); of equal ones the first."""
+        rows = as_tensor(self._checked(X)).float()
+        return np.asarray(self.classes_[self.nearest(rows).cpu().numpy()])
+
+    def decision_function(self, X: Any) -> NDArray[np.float32]:
+        """Return the decision values, shape (n, K); for two classes their difference, (n,)."""
+        scores = self.decide(as_tensor(self._checked(X)).float()).cpu().numpy()
+        return np.asarray(scores[:, 1] - scores[:, 0] if scores.shape[1] == 2 else scores)
+
+    def predict_proba(self, X: Any) -> NDArray[np.float32]:
+        """Return the probability of each class, shape (n, K)."""
+        return np.asarray(self.closeness(as_tensor(self._checked(X)).float()).cpu().numpy())
+
+    def decide(self, rows: Float[Tensor, "n width"]) -> Float[Tensor, "n classes"]:
+        """Return decision values (n, K) of finite rows: their softmax is `closeness`."""
+        rows = rows.float()
+        if self._map is not None:
+            rows = self._map(rows)
+        return self._linear(rows) * self.temperature_
+
+    def closeness(self, rows: Float[Tensor, "n width"]) -> Float[Tensor, "n classes"]:
+        """Return the probability of each class, shape (n, K)."""
+        return torch.softmax(self.decide(rows), 1)
+
+    def nearest(self, rows: Float[Tensor, "n width"]) -> Int[Tensor, " n"]:
+        """Return the position of the largest decision value of finite rows, int64 (n,)."""
+        return self.decide(rows).argmax(1)
+
+    def answers(
+        self, rows: Float[Tensor, "n width"], given: Int[Tensor, " n"]
+    ) -> tuple[Float[Tensor, "n classes"], Int[Tensor, " n"]]:
+        """Return `closeness` and `nearest`."""
+        chances = self.closeness(rows)
+        return chances, chances.argmax(1)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return all that prediction needs, to be saved."""
+        made = {
+            "coefficients": self._linear.coefficients.cpu().contiguous(),
+            "intercepts": self._linear.intercepts.cpu().contiguous(),
+            "temperature": torch.tensor(self.temperature_),
+        }
+        if self._map is not None:
+            made["directions"] = self._map.directions.cpu().contiguous()
+            made["phases"] = self._map.phases.cpu().contiguous()
+        return made
+
+    def set_tensors(self, tensors: Mapping[str, Tensor]) -> Self:
+        """Take back what `tensors` gave, with classes 0 … K−1.
+
+        Raises
+        ------
+        KeyError, ValueError
+            If the tensors are not those of such a decoder.
+        """
+        linear = Linear(tensors["coefficients"], tensors["intercepts"])
+        features = None
+        if self.n_features:
+            features = FourierFeatures(tensors["directions"], tensors["phases"])
+        inner = linear.coefficients.shape[1] if linear.coefficients.ndim == 2 else -1
+        fits = linear.intercepts.shape == linear.coefficients.shape[:1]
+        if features is not None:
+            shape = features.directions.shape
+            fits &= len(shape) == 2 and features.phases.shape == shape[1:] and shape[1] == inner
+        if not fits or inner < 0:
+            raise ValueError("the coefficients do not fit the classes and features")
+        return self.set_fitted(linear, features, float(tensors["temperature"]))
+
+    def set_fitted(
+        self, linear: Linear, features: FourierFeatures | None, temperature: float
+    ) -> Self:
+        """Become the decoder with these coefficients, for classes 0 … K−1."""
+        self._linear, self._map, self.temperature_ = linear, features, temperature
+        self.classes_ = np.arange(len(linear.intercepts))
+        width = linear.coefficients if features is None else features.directions.T
+        self.n_features_in_ = int(width.shape[1])
+        return self
+
+    def to(self, device: torch.device) -> Self:
+        """Move the coefficients to a device, in place."""
+        line, features = self._linear, self._map
+        self._linear = Linear(line.coefficients.to(device), line.intercepts.to(device))
+        if features is not None:
+            self._map = FourierFeatures(features.directions.to(device), features.phases.to(device))
+        return self
+
+    def _fit(self, X: NDArray[Any], y: NDArray[Any]) -> None:
+        rows = as_tensor(X).float()
+        places = torch.from_numpy(np.searchsorted(self.classes_, y).astype(np.int64))
+        features = None
+        if self.n_features:
+            features = FourierFeatures.drawn(rows, self.n_features, self.seed)
+            rows = features(rows)
+        centre = rows.mean(0)
+        moments, sums = PooledMoments(centre), ClassSums(len(self.classes_), centre)
+        for start in range(0, len(rows), _WAITING):
+            part = slice(start, start + _WAITING)
+            moments.update(rows[part])
+            sums.update(rows[part], places[part])
+        covariance = Covariance(*moments.covariance(), self.ridge)
+        means, counts = sums.total(ALONE)
+        linear = covariance.discriminant(means, counts)
+        classes, width = self.classes_, self.n_features_in_
+        self.set_fitted(linear, features, 1.0)
+        self.classes_, self.n_features_in_ = classes, width
+
+    def _work(self, n: int, width: int, size: float) -> float:
+        inner = self.n_features or width
+        features = 2 * n * width * self.n_features
+        return features + n * inner**2 + inner**3 / 3
+
+    def _validate_parameters(self) -> None:
+        check_positive("ridge", self.ridge)
+        if self.n_features != 0:
+            check_positive_integer("n_features", self.n_features)

@@ -1,0 +1,249 @@
+r"""How noisy labels are, and how right a decoder is, from its scores and noisy labels alone.
+
+A label is taken to be right, as the decoder's calibrated probabilities have it, or, with
+probability e, drawn from all K classes alike: :math:`p(y | x) = (1 - e) \, \mathrm{softmax}(t
+s(x))_y + e / K`. Temperature t and share e are fitted together by maximum likelihood. Where the
+decoder is sure, every contradiction is noise; so e is found although nobody knows which labels are
+wrong, and it is 0 where the labels are as uncertain as the decoder says.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from numpy.typing import NDArray
+from torch import Tensor
+
+__all__ = ["Calibration", "Noise", "calibrate", "estimate_noise", "expected_calibration_error"]
+
+# Temperatures times the spread of the scores; between two the likelihood is flat.
+_TEMPERATURES = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6, 8.0, 11.0, 16.0)
+_STEPS = 100
+# Around the likeliest one, for the bootstrap.
+_NEARBY = (0.35, 0.5, 0.6, 0.7, 0.85, 1.0, 1.2, 1.4, 1.7, 2.0, 2.8)
+_DRAWS = 200
+_AROUND = 0.15
+# Noise below this is not told from none: decoders and labels are never that well calibrated.
+SMALLEST = 0.02
+_MATRICES = ("transitions", "transitions_error")
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How a decoder's scores become probabilities, and what noisy labels say of these.
+
+    Attributes
+    ----------
+    temperature : float
+        ``softmax(temperature · scores)`` are the probabilities of the right class.
+    redrawn : float
+        The share e of labels that were drawn from all classes alike, in [0, 1).
+    likelihoods : Tensor of float64, shape (n,)
+        The log-likelihood of each given label.
+    """
+
+    temperature: float
+    redrawn: float
+    likelihoods: Tensor
+
+    @property
+    def mean(self) -> float:
+        """The mean log-likelihood of a label, in nats."""
+        return float(self.likelihoods.mean())
+
+
+def calibrate(scores: Float[Tensor, "n classes"], labels: Int[Tensor, " n"]) -> Calibration:
+    """Fit temperature and noise to scores of samples whose noisy labels they were not fitted to.
+
+    Parameters
+    ----------
+    scores : Tensor, shape (n, K)
+        The larger, the likelier the class; −inf for a class that cannot be.
+    labels : Tensor of int64, shape (n,)
+        Noisy labels.
+
+    Returns
+    -------
+    Calibration
+    """
+    scores = scores.double()
+    spread = _spread(scores)
+    best: Calibration | None = None
+    for relative in _TEMPERATURES:
+        chances = torch.softmax(scores * (relative / spread), 1)
+        of_label = chances.gather(1, labels[:, None])[:, 0]
+        redrawn, likelihoods = _share(of_label, scores.shape[1])
+        found = Calibration(relative / spread, redrawn, likelihoods)
+        if best is None or found.mean > best.mean:
+            best = found
+    assert best is not None
+    return best
+
+
+def _share(of_label: Tensor, n_classes: int) -> tuple[float, Tensor]:
+    """Return the likeliest e and each label's log-likelihood; the problem is concave in e."""
+    even, low, high = 1.0 / n_classes, 0.0, 1.0 - 1e-6
+    apart = even - of_label
+    for _ in range(30):
+        middle = (low + high) / 2
+        rises = float((apart / (of_label + middle * apart)).mean()) > 0
+        low, high = (middle, high) if rises else (low, middle)
+    return low, (of_label + low * apart).clamp(min=1e-300).log()
+
+
+def _spread(scores: Tensor) -> float:
+    """Return the standard deviation of scores about each row's mean; 1 where they do not vary."""
+    finite = scores[:, torch.isfinite(scores).all(0)]
+    spread = float((finite - finite.mean(1, keepdim=True)).std(correction=0))
+    return spread if 0 < spread < float("inf") else 1.0
+
+
+@dataclass(frozen=True)
+class Noise:
+    """What a decoder and noisy labels say of the labels, with 95 % intervals of the bootstrap.
+
+    Attributes
+    ----------
+    rate, rate_low, rate_high : float
+        Share of labels that are wrong.
+    accuracy, accuracy_low, accuracy_high : float
+        Share of samples for which the decoder is right.
+    transitions : ndarray of float64, shape (K, K)
+        The probability of a given label (column) for a true one (row).
+    transitions_error : ndarray of float64, shape (K, K)
+        Standard errors.
+    n : int
+        Samples.
+    """
+
+    rate: float
+    rate_low: float
+    rate_high: float
+    accuracy: float
+    accuracy_low: float
+    accuracy_high: float
+    transitions: NDArray[np.float64]
+    transitions_error: NDArray[np.float64]
+    n: int
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether nothing shows that the labels say more than chance."""
+        chance = 1 - 1 / len(self.transitions)
+        return self.rate_high >= 0.97 * chance
+
+    def summary(self) -> dict[str, Any]:
+        """Return everything as plain numbers and lists, and the two verdicts."""
+        lists = {name: getattr(self, name).tolist() for name in _MATRICES}
+        return asdict(self) | lists | {
+            "hopeless": self.hopeless, "nothing_wrong": self.nothing_wrong,
+        }  # fmt: skip
+
+    @property
+    def nothing_wrong(self) -> bool:
+        """Whether so few labels are wrong that there is nothing to repair."""
+        return self.rate < SMALLEST
+
+
+def estimate_noise(
+    scores: Float[Tensor, "n classes"],
+    labels: Int[Tensor, " n"],
+    calibration: Calibration,
+    seed: int = 0,
+) -> Noise:
+    r"""Estimate noise rate, class transitions and the decoder's accuracy.
+
+    The transition matrix T maximises :math:`\sum_i \log \sum_z p(z | x_i) T_{z y_i}` (EM, from
+    what the calibration says). With agreement A, the share of labels that the decoder predicts,
+    and e, the decoder's accuracy a solves :math:`A = (1 - e) a + e / K`.
+
+    Parameters
+    ----------
+    scores : Tensor, shape (n, K)
+        As for `calibrate`.
+    labels : Tensor of int64, shape (n,)
+        Noisy labels.
+    calibration : Calibration
+        Of these scores.
+    seed : int
+        Of the bootstrap.
+    """
+    n, n_classes = scores.shape
+    scores = scores.double()
+    chances = torch.softmax(scores * calibration.temperature, 1)
+    agrees = (scores.argmax(1) == labels).double()
+    # How often each sample is drawn; the first time all of them once.
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.ones(_DRAWS + 1, n, dtype=torch.float64)
+    for times in drawn[1:]:
+        times.copy_(torch.bincount(torch.randint(n, (n,), generator=generator), minlength=n))
+    redrawn = _refitted(scores, labels, calibration, drawn)
+    redrawn[0] = calibration.redrawn
+    rates = redrawn * (1 - 1 / n_classes)
+    accuracies = ((drawn @ agrees / n - redrawn / n_classes) / (1 - redrawn)).clamp(0, 1)
+    transitions, expected = _transitions(chances, labels, calibration.redrawn)
+    error = np.sqrt(transitions * (1 - transitions) / np.maximum(expected, 1)[:, None])
+    both = torch.stack([rates, accuracies])
+    low, high = (torch.quantile(both[:, 1:], q, dim=1).tolist() for q in (0.025, 0.975))
+    return Noise(
+        float(rates[0]), low[0], high[0], float(accuracies[0]), low[1], high[1],
+        transitions, error, n,
+    )  # fmt: skip
+
+
+def _refitted(
+    scores: Tensor, labels: Tensor, calibration: Calibration, drawn: Tensor
+) -> Float[Tensor, " draws"]:
+    """Return the likeliest e of each draw (draws, n), on a grid around the one of all samples.
+
+    Temperature and noise trade off against each other, so both are fitted anew.
+    """
+    even, e = 1.0 / scores.shape[1], calibration.redrawn
+    grid = torch.linspace(max(0.0, e - _AROUND), min(0.999, e + _AROUND), 61, dtype=torch.float64)
+    best = torch.full((len(drawn),), -torch.inf, dtype=torch.float64)
+    likeliest = torch.zeros_like(best)
+    for factor in _NEARBY:
+        tempered = torch.softmax(scores * (factor * calibration.temperature), 1)
+        of_label = tempered.gather(1, labels[:, None])[:, 0]
+        mixed = of_label[:, None] + (even - of_label)[:, None] * grid
+        values, places = (drawn @ mixed.clamp(min=1e-300).log()).max(1)
+        likeliest = torch.where(values > best, grid[places], likeliest)
+        best = torch.maximum(best, values)
+    return likeliest
+
+
+def _transitions(
+    chances: Tensor, labels: Tensor, redrawn: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the likeliest transition matrix, and the expected samples of each true class."""
+    n_classes = chances.shape[1]
+    matrix = torch.full((n_classes, n_classes), redrawn / n_classes, dtype=torch.float64)
+    matrix.diagonal().add_(1 - redrawn)
+    given = torch.zeros(n_classes, n_classes, dtype=torch.float64)
+    for _ in range(_STEPS):
+        joint = chances * matrix.T[labels]
+        joint /= joint.sum(1, keepdim=True).clamp(min=1e-300)
+        given.zero_().index_add_(0, labels, joint)
+        counts = given.T
+        updated = counts / counts.sum(1, keepdim=True).clamp(min=1e-300)
+        done = float((updated - matrix).abs().max()) < 1e-5
+        matrix = updated
+        if done:
+            break
+    return matrix.numpy(), given.sum(0).numpy()
+
+
+def expected_calibration_error(
+    probabilities: Float[Tensor, "n classes"], labels: Int[Tensor, " n"], bins: int = 15
+) -> float:
+    """Return the mean distance between confidence and accuracy over equal bins of confidence.
+
+    Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, equation 3.
+    """
+    confidence, predicted = probabilities.double().max(1)
+    right = (predicted == labels).double()
+    place = (confidence * bins).long().clamp(max=bins - 1)
+    sums = torch.zeros(bins, dtype=torch.float64).index_add_(0, place, right - confidence)
+    return float(sums.abs().sum() / len(labels))
