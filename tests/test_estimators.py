@@ -3,7 +3,11 @@
 import pytest
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from underscript import MinimumAngleSubspaceClassifier, PrincipalVectorClassifier
+from underscript import (
+    MinimumAngleSubspaceClassifier,
+    PrincipalVectorClassifier,
+    RidgeDiscriminant,
+)
 
 
 @pytest.mark.filterwarnings("ignore::underscript.UnderscriptWarning")
@@ -13,6 +17,8 @@ from underscript import MinimumAngleSubspaceClassifier, PrincipalVectorClassifie
         MinimumAngleSubspaceClassifier(variance=0.5),
         MinimumAngleSubspaceClassifier(rank=1),
         PrincipalVectorClassifier(),
+        RidgeDiscriminant(),
+        RidgeDiscriminant(n_features=50),
     ]
 )
 def test_scikit_learn_checks(estimator, check):

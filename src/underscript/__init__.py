@@ -5,6 +5,7 @@ __version__ = "0.1.0.dev0"
 from .corruption import corrupt_labels
 from .decode import decode
 from .decoding import Decoding, load
+from .discriminant import RidgeDiscriminant
 from .errors import UnderscriptError, UnderscriptWarning
 from .layers import list_layers
 from .moments import ClassMoments
@@ -15,6 +16,7 @@ __all__ = [
     "Decoding",
     "MinimumAngleSubspaceClassifier",
     "PrincipalVectorClassifier",
+    "RidgeDiscriminant",
     "UnderscriptError",
     "UnderscriptWarning",
     "corrupt_labels",

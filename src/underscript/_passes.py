@@ -13,7 +13,7 @@ from ._capture import Tap
 from ._classifier import SubspaceClassifier, fit_together
 from ._labels import Labels, check_range, pick
 from ._notes import Notes
-from ._stream import Rows, Source, known_index, progress_bar, stream
+from ._stream import Batch, Rows, Source, known_index, progress_bar, stream
 from ._team import ALONE, Team
 from .discriminant import RidgeDiscriminant
 from .errors import DataError, LabelError
@@ -57,13 +57,16 @@ class Task:
             keys += [Key(layer, probe, share, labels) for share in shares]
         return keys
 
+    def given(self, batch: Batch, source: Source) -> Labels:
+        """Return a batch's given labels."""
+        if batch.labels is None:
+            raise LabelError(f"{source.role}: expected labels; the data carry none: give (x, y)")
+        return check_range(batch.labels, self.n_classes, batch.index, source.role)
+
     def label_sets(self, rows: Rows, source: Source) -> dict[str, Labels]:
         """Return a batch's given labels, and its true ones where they are known."""
         batch, role = rows.batch, source.role
-        if batch.labels is None:
-            raise LabelError(f"{role}: expected labels; the data carry none: give (x, y)")
-        given = check_range(batch.labels, self.n_classes, batch.index, role)
-        sets = {"given": given}
+        sets = {"given": self.given(batch, source)}
         if source.truth is not None:
             index = known_index(batch, role, "true_labels")
             sets["true"] = check_range(
@@ -174,6 +177,7 @@ class Counts:
         self.right: dict[tuple[Key | None, str], int] = {}
         self.wrong: int | None = None
         self.watched: list[Answers] = []
+        self.chances: list[tuple[Tensor, Tensor]] = []
 
     @property
     def scores(self) -> list[Score]:
@@ -203,6 +207,7 @@ class Counts:
             if part.wrong is not None:
                 whole.wrong = (whole.wrong or 0) + part.wrong
             whole.watched += part.watched
+            whole.chances += part.chances
         return whole
 
     def records(
@@ -240,8 +245,12 @@ def count(
     *,
     keep: Callable[[Labels], Any] | None = None,
     watch: Key | None = None,
+    calibration: Key | None = None,
 ) -> Counts:
-    """Run a source once and count right answers; of the watched decoder keep every answer."""
+    """Run a source once and count right answers; of the watched decoder keep every answer.
+
+    Of the decoder whose `calibration` is asked for, keep how sure it is and whether it is right.
+    """
     counts = Counts()
     by_layer: dict[str, Decoders] = {}
     for key, decoder in decoders.items():
@@ -259,6 +268,11 @@ def count(
             for layer, group in by_layer.items():
                 for key, answers in nearest_together(group, rows.layers[layer]).items():
                     counts.add(key, answers, sets)
+            if calibration is not None:
+                chances = decoders[calibration].closeness(rows.layers[calibration.layer]).cpu()
+                counts.chances.append(
+                    (chances.max(1).values, chances.argmax(1) == torch.from_numpy(sets["given"]))
+                )
             if watch is not None:
                 given = torch.from_numpy(sets["given"])
                 closeness, answers = decoders[watch].answers(rows.layers[watch.layer], given)

@@ -27,6 +27,7 @@ from .decoding import Decoding, describe
 from .errors import DataError
 from .issues import Answers
 from .layers import LayerChoice, Place, resolve, survey
+from .noise import expected_calibration_error
 from .refine import refine
 from .rows import MEMORY
 from .selection import held_out_tenth, select
@@ -151,7 +152,7 @@ def decode(
     notes = Notes()
     records: list[dict[str, Any]] = []
     answers: list[Answers] = []
-    noise = wrong_label_share = None
+    noise = wrong_label_share = calibration_error = None
 
     with undisturbed(network):
         with clock("fit"):
@@ -185,7 +186,14 @@ def decode(
                 tried = trained if full else {choice.key: trained[choice.key]}
                 if not full and watch is None:
                     continue
-                counts = count(network, task, sources[role], tried, f"decoding {role}", watch=watch)
+                sure = choice.key if auto and role == "test" else None
+                counts = count(
+                    network, task, sources[role], tried, f"decoding {role}",
+                    watch=watch, calibration=sure,
+                )  # fmt: skip
+                if counts.chances:
+                    confidence, right = map(torch.cat, zip(*counts.chances, strict=True))
+                    calibration_error = expected_calibration_error(confidence, right)
                 records += counts.records("trained", task, trained, role)
                 answers += counts.watched
                 if counts.wrong is not None:
@@ -220,6 +228,7 @@ def decode(
         n_classes=seen.n_classes,
         wrong_label_share=wrong_label_share,
         noise=noise,
+        calibration_error=calibration_error,
         settings=settings,
         seeds={"decode": seed},
         timing=clock.seconds,

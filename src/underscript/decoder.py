@@ -11,6 +11,7 @@ from ._capture import Tap, capture, undisturbed
 from ._classifier import SubspaceClassifier
 from ._device import device_of
 from ._stream import Batch, Source, stream
+from .discriminant import RidgeDiscriminant
 from .errors import ModelError
 
 
@@ -23,7 +24,7 @@ class Decoder:
         Name of the layer.
     probe : str
         Name of the decoder, such as ``"masc"``.
-    estimator : SubspaceClassifier
+    estimator : RidgeDiscriminant or SubspaceClassifier
         The fitted scikit-learn estimator; it takes the layer's flattened outputs.
     model : torch.nn.Module or None
         The network; None after loading without it.
@@ -33,7 +34,7 @@ class Decoder:
         self,
         tap: Tap,
         probe: str,
-        estimator: SubspaceClassifier,
+        estimator: SubspaceClassifier | RidgeDiscriminant,
         model: nn.Module | None,
     ):
         self.tap, self.probe, self.estimator, self.model = tap, probe, estimator, model
@@ -76,6 +77,22 @@ class Decoder:
                 parts.append(self.estimator.decide(rows.layers[self.layer]).cpu())
         return np.asarray(torch.cat(parts).numpy())
 
+    def predict_proba(self, x: Any) -> NDArray[np.floating[Any]]:
+        """Return the probability of each class for each input, shape (n, K); see `predict`.
+
+        Calibrated on noisy labels for the decoder that `decode` chooses by default. MASC and
+        VeLPIC have none.
+
+        Raises
+        ------
+        AttributeError
+            If the decoder has no probabilities.
+        """
+        if not hasattr(self.estimator, "predict_proba"):
+            raise AttributeError(f"{self.probe} has no probabilities; decode with auto=True")
+        values = torch.from_numpy(self.decision_function(x))
+        return np.asarray(torch.softmax(values, 1).numpy())
+
     @property
     def module(self) -> nn.Module:
         """An `nn.Module` that runs the model up to its end and returns decision values (n, K)."""
@@ -98,11 +115,13 @@ class DecodedModule(nn.Module):
         The network, not copied.
     tap : Tap
         The layer.
-    estimator : SubspaceClassifier
+    estimator : RidgeDiscriminant or SubspaceClassifier
         The fitted decoder.
     """
 
-    def __init__(self, model: nn.Module, tap: Tap, estimator: SubspaceClassifier):
+    def __init__(
+        self, model: nn.Module, tap: Tap, estimator: SubspaceClassifier | RidgeDiscriminant
+    ):
         super().__init__()
         self.model, self.tap, self.estimator = model, tap, estimator
 

@@ -195,6 +195,7 @@ def describe(
     n_classes: int,
     wrong_label_share: float | None,
     noise: Noise | None,
+    calibration_error: float | None,
     settings: dict[str, Any],
     seeds: dict[str, int],
     timing: dict[str, float],
@@ -231,6 +232,7 @@ def describe(
         "criterion_accuracy": choice.score.accuracy,
         "criterion_standard_error": choice.score.standard_error,
         "test_accuracy": _accuracy(chosen, "test", "given"),
+        "test_calibration_error": calibration_error,
         "train_given_accuracy": _accuracy(chosen, "train", "given"),
         "train_true_accuracy": _accuracy(chosen, "train", "true"),
     }

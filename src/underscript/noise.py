@@ -5,14 +5,18 @@ probability e, drawn from all K classes alike: :math:`p(y | x) = (1 - e) \, \mat
 s(x))_y + e / K`. Temperature t and share e are fitted together by maximum likelihood. Where the
 decoder is sure, every contradiction is noise; so e is found although nobody knows which labels are
 wrong, and it is 0 where the labels are as uncertain as the decoder says.
+
+Where noise depends on the class, a transition matrix T takes the place of this:
+:math:`p(y | x) = \sum_z \mathrm{softmax}(t s(x))_z T_{zy}`, if the labels are likelier by more than
+its K (K − 1) numbers (Akaike's criterion).
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -23,10 +27,14 @@ _TEMPERATURES = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6, 8.0, 11.0, 16.0)
 _STEPS = 100
 # Around the likeliest one, for the bootstrap.
 _NEARBY = (0.35, 0.5, 0.6, 0.7, 0.85, 1.0, 1.2, 1.4, 1.7, 2.0, 2.8)
+# As far as temperature and a transition matrix may trade off.
+_WIDER = (0.7, 1.0, 1.5, 2.0, 3.0, 4.5, 7.0, 10.0)
 _DRAWS = 200
 _AROUND = 0.15
 # Noise below this is not told from none: decoders and labels are never that well calibrated.
 SMALLEST = 0.02
+# A decoder that is right less often cannot tell wrong labels from its own doubt.
+SURE = 0.75
 _MATRICES = ("transitions", "transitions_error")
 
 
@@ -134,6 +142,30 @@ class Noise:
         chance = 1 - 1 / len(self.transitions)
         return self.rate_high >= 0.97 * chance
 
+    def of_decoder(self, agreement: float, n: int) -> "Noise":
+        """Return the same labels' noise with the accuracy of another decoder.
+
+        Parameters
+        ----------
+        agreement : float
+            The share of noisy labels that it predicts.
+        n : int
+            Of so many samples.
+        """
+        even = 1 / len(self.transitions)
+        error = 1.96 * (agreement * (1 - agreement) / n) ** 0.5
+
+        def accuracy(rate: float, agreement: float) -> float:
+            redrawn = min(rate / (1 - even), 1 - 1e-6)
+            return min(1.0, max(0.0, (agreement - redrawn * even) / (1 - redrawn)))
+
+        return replace(
+            self,
+            accuracy=accuracy(self.rate, agreement),
+            accuracy_low=accuracy(self.rate_low, agreement - error),
+            accuracy_high=accuracy(self.rate_high, agreement + error),
+        )
+
     def summary(self) -> dict[str, Any]:
         """Return everything as plain numbers and lists, and the two verdicts."""
         lists = {name: getattr(self, name).tolist() for name in _MATRICES}
@@ -144,7 +176,7 @@ class Noise:
     @property
     def nothing_wrong(self) -> bool:
         """Whether so few labels are wrong that there is nothing to repair."""
-        return self.rate < SMALLEST
+        return self.rate < SMALLEST and self.accuracy > SURE
 
 
 def estimate_noise(
@@ -184,13 +216,56 @@ def estimate_noise(
     rates = redrawn * (1 - 1 / n_classes)
     accuracies = ((drawn @ agrees / n - redrawn / n_classes) / (1 - redrawn)).clamp(0, 1)
     transitions, expected = _transitions(chances, labels, calibration.redrawn)
-    error = np.sqrt(transitions * (1 - transitions) / np.maximum(expected, 1)[:, None])
+    other = _with_transitions(scores, labels, calibration)
+    if other is not None:
+        chances, transitions, expected = other
+        rates, accuracies = _of_transitions(chances, labels, transitions, drawn)
+    matrix = transitions.numpy()
+    error = np.sqrt(matrix * (1 - matrix) / np.maximum(expected.numpy(), 1)[:, None])
     both = torch.stack([rates, accuracies])
     low, high = (torch.quantile(both[:, 1:], q, dim=1).tolist() for q in (0.025, 0.975))
     return Noise(
         float(rates[0]), low[0], high[0], float(accuracies[0]), low[1], high[1],
-        transitions, error, n,
+        matrix, error, n,
     )  # fmt: skip
+
+
+def _with_transitions(
+    scores: Tensor, labels: Tensor, calibration: Calibration
+) -> tuple[Tensor, Tensor, Tensor] | None:
+    """Return probabilities, T and expected counts of classes if noise depends on the class."""
+    n_classes = scores.shape[1]
+    needed = float(calibration.likelihoods.sum()) + n_classes * (n_classes - 1)
+    found = None
+    for factor in _WIDER:
+        chances = torch.softmax(scores * (factor * calibration.temperature), 1)
+        _, redrawn = _share_and_rest(chances, labels)
+        matrix, expected = _transitions(chances, labels, redrawn)
+        likelihood = float(_of_labels(chances, labels, matrix).log().sum())
+        if likelihood > needed:
+            needed, found = likelihood, (chances, matrix, expected)
+    return found
+
+
+def _share_and_rest(chances: Tensor, labels: Tensor) -> tuple[Tensor, float]:
+    of_label = chances.gather(1, labels[:, None])[:, 0]
+    return of_label, _share(of_label, chances.shape[1])[0]
+
+
+def _of_labels(chances: Tensor, labels: Tensor, matrix: Tensor) -> Tensor:
+    return (chances * matrix.T[labels]).sum(1).clamp(min=1e-300)
+
+
+def _of_transitions(
+    chances: Tensor, labels: Tensor, matrix: Tensor, drawn: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return rate and accuracy of each draw (draws, n), from what each sample most likely is."""
+    joint = chances * matrix.T[labels]
+    joint /= joint.sum(1, keepdim=True).clamp(min=1e-300)
+    wrong = 1 - joint.gather(1, labels[:, None])[:, 0]
+    right = joint.gather(1, chances.argmax(1)[:, None])[:, 0]
+    n = drawn.sum(1)
+    return drawn @ wrong / n, drawn @ right / n
 
 
 def _refitted(
@@ -214,36 +289,57 @@ def _refitted(
     return likeliest
 
 
-def _transitions(
-    chances: Tensor, labels: Tensor, redrawn: float
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the likeliest transition matrix, and the expected samples of each true class."""
-    n_classes = chances.shape[1]
+def _even(n_classes: int, redrawn: float) -> Tensor:
+    """Return the transition matrix of labels of which a share is drawn from all classes alike."""
     matrix = torch.full((n_classes, n_classes), redrawn / n_classes, dtype=torch.float64)
     matrix.diagonal().add_(1 - redrawn)
+    return matrix
+
+
+def _transitions(chances: Tensor, labels: Tensor, redrawn: float) -> tuple[Tensor, Tensor]:
+    """Return the likeliest transition matrix, and the expected samples of each true class.
+
+    As many samples as there are classes are added to each row, spread as if the noise were the
+    same for all classes: a row of few samples says little.
+    """
+    n_classes = chances.shape[1]
+    # A zero would stay zero.
+    share = max(redrawn, 0.2)
+    matrix = _even(n_classes, share)
     given = torch.zeros(n_classes, n_classes, dtype=torch.float64)
     for _ in range(_STEPS):
         joint = chances * matrix.T[labels]
         joint /= joint.sum(1, keepdim=True).clamp(min=1e-300)
         given.zero_().index_add_(0, labels, joint)
-        counts = given.T
-        updated = counts / counts.sum(1, keepdim=True).clamp(min=1e-300)
+        kept = float(given.diagonal().sum() / given.sum())
+        share = min(1.0, (1 - kept) * n_classes / (n_classes - 1))
+        updated = given.T + n_classes * _even(n_classes, share)
+        updated /= updated.sum(1, keepdim=True)
         done = float((updated - matrix).abs().max()) < 1e-5
         matrix = updated
         if done:
             break
-    return matrix.numpy(), given.sum(0).numpy()
+    return matrix, given.sum(0)
 
 
 def expected_calibration_error(
-    probabilities: Float[Tensor, "n classes"], labels: Int[Tensor, " n"], bins: int = 15
+    confidence: Float[Tensor, " n"], right: Bool[Tensor, " n"], bins: int = 15
 ) -> float:
     """Return the mean distance between confidence and accuracy over equal bins of confidence.
 
     Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, equation 3.
+
+    Parameters
+    ----------
+    confidence : Tensor, shape (n,)
+        The probability of the predicted class, in [0, 1].
+    right : Tensor of bool, shape (n,)
+        Whether the prediction is right.
+    bins : int
+        Number of bins.
     """
-    confidence, predicted = probabilities.double().max(1)
-    right = (predicted == labels).double()
+    confidence = confidence.double()
     place = (confidence * bins).long().clamp(max=bins - 1)
-    sums = torch.zeros(bins, dtype=torch.float64).index_add_(0, place, right - confidence)
-    return float(sums.abs().sum() / len(labels))
+    sums = torch.zeros(bins, dtype=torch.float64)
+    sums.index_add_(0, place, right.double() - confidence)
+    return float(sums.abs().sum() / len(right))

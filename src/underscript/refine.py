@@ -17,9 +17,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ._notes import Notes
+from ._overlap import fingerprints
 from ._passes import Decoders, Task
 from ._stream import Rows, Source, stream
 from .discriminant import (
@@ -222,7 +224,9 @@ class _Work:
     maps: dict[View, FourierFeatures | None] = field(default_factory=dict)
     factors: dict[View, dict[float, Covariance]] = field(default_factory=dict)
     centres: dict[View, Tensor] = field(default_factory=dict)
-    kept: list[tuple[Views, Tensor]] | None = None
+    kept: list[tuple[Views, Tensor, Tensor]] | None = None
+    held_inputs: NDArray[np.uint64] | None = None
+    train_inputs: list[NDArray[np.uint64]] = field(default_factory=list)
 
     def batches(self, source: Source, stage: str) -> Iterator[tuple[Rows, Tensor]]:
         """Run the network over data; give each batch's rows and given labels."""
@@ -230,14 +234,17 @@ class _Work:
         for rows in stream(
             self.network, source, task.taps, task.device, stage=stage, progress=task.progress
         ):
-            yield rows, torch.from_numpy(task.label_sets(rows, source)["given"])
+            yield rows, torch.from_numpy(task.given(rows.batch, source))
 
-    def views(self, source: Source, stage: str) -> Iterator[tuple[Views, Tensor]]:
-        """Give each batch's views and given labels; the training data's are kept if they fit."""
+    def views(self, source: Source, stage: str) -> Iterator[tuple[Views, Tensor, Tensor]]:
+        """Give each batch's views, given labels, and which tenth by input they are (n,) bool.
+
+        Those of the training data are kept if they fit.
+        """
         if source is self.train and self.kept is not None:
             yield from self.kept
             return
-        keep: list[tuple[Views, Tensor]] | None = None
+        keep: list[tuple[Views, Tensor, Tensor]] | None = None
         if source is self.train:
             numbers = sum(len(centre) for centre in self.centres.values())
             keep = [] if 4 * numbers * self.share <= self.task.memory else None
@@ -246,10 +253,16 @@ class _Work:
             for view, features in self.maps.items():
                 mine = rows.layers[view.layer].float()
                 seen[view] = mine if features is None else features(mine)
+            prints = fingerprints(rows.batch)
+            if source is self.train and self.held_inputs is not None and not self.factors:
+                self.train_inputs.append(prints)
+            # Equal inputs stay together, in any order of the data.
+            tenth = torch.from_numpy(prints % 10 == 0)
             if keep is not None:
-                keep.append((seen, labels))
-            yield seen, labels
-        self.kept = keep
+                keep.append((seen, labels, tenth))
+            yield seen, labels, tenth
+        if source is self.train:
+            self.kept = keep
 
     def scores(self, seen: Views, fitted: dict[Candidate, Linear]) -> dict[Candidate, Tensor]:
         """Return what each candidate says of a batch, (n, K) each."""
@@ -310,8 +323,9 @@ def refine(
     """
     work = _Work(network, task, sources["train"], sources.get("holdout"), n // task.team.size)
     _look(work, whole, n)
-    fitted = work.fit(0, _gather(work))
     judge, criterion = _judge_for(work, notes)
+    fitted = work.fit(0, _gather(work))
+    _note_overlap(work, notes)
     own = {place.tap.name for place in task.places if place.tap.side != "model"}
     own = own or {place.tap.name for place in task.places}
     judged = judge(work, fitted)
@@ -319,14 +333,12 @@ def refine(
     _keep_best(best, fitted, judged, own)
     tables = [judged.worth]
     leader = _leader(best, own)
-    clean = False
-    for number in range(1, ROUNDS + 1):
+    noise = _noise_at_the_input(work, own) if criterion == "training data" else None
+    clean = noise is not None and noise.nothing_wrong
+    for number in range(1, 1 if clean else ROUNDS + 1):
         fitted = work.fit(number, _gather_again(work, fitted, judged, own))
         judged = judge(work, fitted)
         tables.append(judged.worth)
-        clean = criterion == "training data" and number == 1 and _is_clean(judged, own)
-        if clean:
-            break
         before = leader
         _keep_best(best, fitted, judged, own)
         leader = _leader(best, own)
@@ -334,13 +346,11 @@ def refine(
             break
     if clean:
         # Nothing is wrong with the labels: what agrees with them best is best.
-        fitted, judged = _first_round_again(work, judge)
         for layer in best:
-            ranked = judged.ranked({layer})
-            first = max(ranked, key=lambda each: judged.agreements[each])
+            first = max(judged.ranked({layer}), key=lambda each: judged.agreements[each])
             best[layer] = first, fitted[first], judged
         leader = max((best[layer][0] for layer in own), key=lambda c: judged.agreements[c])
-    return _result(work, best, leader, tables, criterion)
+    return _result(work, best, leader, tables, criterion, noise)
 
 
 def _look(work: _Work, whole: Source, n: int) -> None:
@@ -398,7 +408,7 @@ def _gather(work: _Work) -> dict[View, ClassSums]:
     moments = {view: PooledMoments(centre) for view, centre in work.centres.items()}
     sums = work.empty_sums()
     with work.task.team.together():
-        for seen, labels in work.views(work.train, "refining"):
+        for seen, labels, _ in work.views(work.train, "refining"):
             for view, rows in seen.items():
                 moments[view].update(rows)
                 sums[view].update(rows, labels)
@@ -408,6 +418,21 @@ def _gather(work: _Work) -> dict[View, ClassSums]:
     return sums
 
 
+def _note_overlap(work: _Work, notes: Notes) -> None:
+    """Say so if inputs of the hold-out stand in the training data."""
+    if work.held_inputs is None:
+        return
+    mine = [np.empty(0, dtype=np.uint64), *work.train_inputs]
+    here = np.isin(work.held_inputs, np.concatenate(mine))
+    both = int(np.any(work.task.team.gather(here), axis=0).sum())
+    work.held_inputs, work.train_inputs = None, []
+    if both:
+        notes.add(
+            f"holdout: {both:,} of its {len(here):,} inputs are also in the training data; the "
+            "network may have memorised their labels, which misleads the choice: leave them out"
+        )
+
+
 def _gather_again(
     work: _Work, fitted: dict[Candidate, Linear], judged: _Judged, own: set[str]
 ) -> dict[View, ClassSums]:
@@ -415,7 +440,7 @@ def _gather_again(
     voters = {each: fitted[each] for each in _voters(judged, own)}
     sums = work.empty_sums()
     with work.task.team.together():
-        for seen, _ in work.views(work.train, "refining"):
+        for seen, _, _ in work.views(work.train, "refining"):
             scores = work.scores(seen, voters)
             decided = sum(_centred(scores[each]) / judged.spreads[each] for each in voters)
             assert isinstance(decided, Tensor)
@@ -446,13 +471,19 @@ def _spread(scores: Tensor) -> float:
 
 
 def _judge_for(work: _Work, notes: Notes) -> tuple[Any, str]:
-    holdout, n_classes = work.holdout, work.task.n_classes
+    """Return what judges candidates, and its name; read the hold-out's labels and inputs."""
+    holdout, n_classes, team = work.holdout, work.task.n_classes, work.task.team
     if holdout is None:
         return _by_vote, "training data"
     counts = torch.zeros(n_classes, dtype=torch.int64)
-    for _, labels in work.batches(holdout, "reading the hold-out"):
-        counts += torch.bincount(labels, minlength=n_classes)
-    counts = work.task.team.total(counts)
+    inputs = [np.empty(0, dtype=np.uint64)]
+    with team.together():
+        for batch in holdout.batches():
+            labels = work.task.given(batch, holdout)
+            counts += torch.bincount(torch.from_numpy(labels), minlength=n_classes)
+            inputs.append(fingerprints(batch))
+    counts = team.total(counts)
+    work.held_inputs = np.concatenate(team.gather(np.concatenate(inputs)))
     n = int(counts.sum())
     if n < _PER_CLASS * n_classes:
         notes.add(
@@ -475,7 +506,7 @@ def _by_holdout(work: _Work, fitted: dict[Candidate, Linear]) -> _Judged:
     assert work.holdout is not None
     kept = _Kept(_KEPT // (len(fitted) * work.task.n_classes * work.task.team.size))
     with work.task.team.together():
-        for seen, labels in work.views(work.holdout, "choosing"):
+        for seen, labels, _ in work.views(work.holdout, "choosing"):
             kept.add(work.scores(seen, fitted), labels)
     kept = kept.together(work.task)
     given = kept.given
@@ -499,7 +530,7 @@ def _by_vote(work: _Work, fitted: dict[Candidate, Linear]) -> _Judged:
     agreed = dict.fromkeys(fitted, 0)
     n = 0
     with work.task.team.together():
-        for seen, labels in work.views(work.train, "choosing"):
+        for seen, labels, _ in work.views(work.train, "choosing"):
             scores = work.scores(seen, fitted)
             kept.add(scores, labels)
             n += len(labels)
@@ -543,11 +574,35 @@ def _votes(answers: list[Tensor], task: Task) -> Tensor:
     return votes / len(answers)
 
 
-def _is_clean(judged: _Judged, own: set[str]) -> bool:
-    """Say whether, by the best candidate, there is no noise in the training labels."""
-    best = judged.best(own)
-    scores, given = judged.kept.of(best), judged.kept.given
-    return estimate_noise(scores, given, calibrate(scores, given)).nothing_wrong
+def _noise_at_the_input(work: _Work, own: set[str]) -> Noise | None:
+    """Estimate the noise from discriminants of the input, on samples that they were kept from.
+
+    A network cannot have memorised labels into its input, as it can into its layers. None where
+    the input is not read.
+    """
+    views = {view: centre for view, centre in work.centres.items() if view.layer not in own}
+    if not views:
+        return None
+    sums = {view: ClassSums(work.task.n_classes, centre) for view, centre in views.items()}
+    with work.task.team.together():
+        for seen, labels, held in work.views(work.train, "estimating noise"):
+            for view, mine in sums.items():
+                rest = ~held
+                mine.update(seen[view][rest.to(seen[view].device)], labels[rest])
+    fitted = work.fit(0, sums)
+    kept = _Kept(min(20_000, _KEPT // (len(fitted) * work.task.n_classes * work.task.team.size)))
+    with work.task.team.together():
+        for seen, labels, held in work.views(work.train, "estimating noise"):
+            if held.any():
+                scores = work.scores({view: seen[view] for view in views}, fitted)
+                kept.add({each: said.cpu()[held] for each, said in scores.items()}, labels[held])
+    kept = kept.together(work.task)
+    if not kept.labels:
+        return None
+    given = kept.given
+    calibrations = {each: calibrate(kept.of(each), given) for each in fitted}
+    best = max(calibrations, key=lambda each: calibrations[each].mean)
+    return estimate_noise(kept.of(best), given, calibrations[best], work.task.seed)
 
 
 def _keep_best(
@@ -572,23 +627,13 @@ def _leader(best: dict[str, tuple[Candidate, Linear, _Judged]], own: set[str]) -
     return best[top][0]
 
 
-def _first_round_again(work: _Work, judge: Any) -> tuple[dict[Candidate, Linear], _Judged]:
-    """Fit to the given labels once more: keeping the first round would cost its memory always."""
-    sums = work.empty_sums()
-    with work.task.team.together():
-        for seen, labels in work.views(work.train, "refining"):
-            for view, rows in seen.items():
-                sums[view].update(rows, labels)
-    fitted = work.fit(0, sums)
-    return fitted, judge(work, fitted)
-
-
 def _result(
     work: _Work,
     best: dict[str, tuple[Candidate, Linear, _Judged]],
     chosen: Candidate,
     tables: list[dict[Candidate, float]],
     criterion: str,
+    noise: Noise | None,
 ) -> Refined:
     decoders = {}
     for layer, (candidate, linear, judged) in best.items():
@@ -600,7 +645,10 @@ def _result(
         decoders[layer] = estimator.set_fitted(linear, work.maps[candidate.view], found.temperature)
     judged = best[chosen.layer][2]
     scores, given = judged.kept.of(chosen), judged.kept.given
-    noise = estimate_noise(scores, given, calibrate(scores, given), work.task.seed)
+    if noise is None:
+        noise = estimate_noise(scores, given, calibrate(scores, given), work.task.seed)
+    else:
+        noise = noise.of_decoder(judged.agreements[chosen], len(given))
     rows = [
         {**each._asdict(), "criterion": value, "chosen": each == chosen}
         for table in tables

@@ -1,0 +1,117 @@
+"""Discriminants with a ridge, against their definition in float64 and against scikit-learn."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.datasets import load_digits
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.metrics.pairwise import rbf_kernel
+
+from underscript import RidgeDiscriminant
+from underscript._team import ALONE
+from underscript.discriminant import ClassSums, Covariance, FourierFeatures, PooledMoments
+
+DIGITS, LABELS = load_digits(return_X_y=True)
+
+
+def plain(x: np.ndarray, y: np.ndarray, rows: np.ndarray, ridge: float) -> np.ndarray:
+    """Return the scores of Gaussian classes of equal weight, as they are defined."""
+    x, rows = x.astype(np.float64), rows.astype(np.float64)
+    classes = np.unique(y)
+    means = np.stack([x[y == k].mean(0) for k in classes])
+    within = sum((x[y == k] - m).T @ (x[y == k] - m) for k, m in zip(classes, means, strict=True))
+    # The ridge is relative to the variance of all rows, whatever their labels.
+    amount = ridge * x.var(0).mean()
+    covariance = within / len(x) + amount * np.eye(x.shape[1])
+    weights = np.linalg.solve(covariance, means.T)
+    return rows @ weights - (means.T * weights).sum(0) / 2
+
+
+def up_to_a_constant(scores: np.ndarray) -> np.ndarray:
+    return scores - scores.mean(1, keepdims=True)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    seed=st.integers(0, 999), n=st.integers(20, 300), width=st.integers(1, 30),
+    n_classes=st.integers(2, 6), ridge=st.floats(0.01, 10), offset=st.floats(-20, 20),
+)  # fmt: skip
+def test_scores_are_those_of_the_definition(seed, n, width, n_classes, ridge, offset):
+    rng = np.random.default_rng(seed)
+    y = np.arange(n) % n_classes
+    x = (rng.normal(size=(n, width)) + rng.normal(size=(n_classes, width))[y] + offset).astype("f4")
+    found = RidgeDiscriminant(ridge=ridge).fit(x, y)
+    ours = found._linear(torch.from_numpy(x)).numpy()
+    expected = up_to_a_constant(plain(x, y, x, ridge))
+    error = np.abs(up_to_a_constant(ours) - expected).max()
+    assert error < 2e-3 * (1 + np.abs(expected).max())
+
+
+def test_a_small_ridge_is_scikit_learns_discriminant():
+    x = DIGITS[:, DIGITS.std(0) > 0.5]
+    theirs = LinearDiscriminantAnalysis(solver="lsqr", priors=np.full(10, 0.1)).fit(x, LABELS)
+    ours = RidgeDiscriminant(ridge=1e-5).fit(x, LABELS)
+    assert (ours.predict(x) == theirs.predict(x)).mean() > 0.998
+
+
+def test_one_covariance_serves_other_labels():
+    x = torch.from_numpy(DIGITS.astype(np.float32))
+    centre = x[:10].mean(0)
+    moments = PooledMoments(centre)
+    for part in x.split(100):
+        moments.update(part)
+    covariance = Covariance(*moments.covariance(), 0.1)
+    for labels in (LABELS, LABELS[::-1].copy(), np.where(LABELS == 3, 4, LABELS)):
+        sums = ClassSums(10, centre)
+        for part, given_labels in zip(x.split(64), torch.from_numpy(labels).split(64), strict=True):
+            sums.update(part, given_labels)
+        found = covariance.discriminant(*sums.total(ALONE))
+        present = np.unique(labels)
+        scores = found(x).numpy()
+        assert np.isneginf(np.delete(scores, present, axis=1)).all()
+        expected = plain(DIGITS, labels, DIGITS, 0.1)
+        np.testing.assert_allclose(
+            up_to_a_constant(scores[:, present]), up_to_a_constant(expected), atol=0.05
+        )
+
+
+def test_features_approximate_a_gaussian_kernel_of_unit_rows():
+    x = torch.from_numpy(DIGITS[:60].astype(np.float32))
+    features = FourierFeatures.drawn(x, 20_000, seed=0)
+    unit = DIGITS[:60] / np.linalg.norm(DIGITS[:60], axis=1, keepdims=True)
+    length = np.median(np.linalg.norm(unit[:30] - unit[30:], axis=1))
+    seen = features(x).double().numpy()
+    np.testing.assert_allclose(
+        2 * seen @ seen.T / 20_000, rbf_kernel(unit, gamma=1 / (2 * length**2)), atol=0.05
+    )
+
+
+def test_features_see_what_a_plane_cannot():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(600, 2)).astype(np.float32)
+    y = (x[:, 0] * x[:, 1] > 0).astype(int)
+    assert RidgeDiscriminant().fit(x, y).score(x, y) < 0.65
+    assert RidgeDiscriminant(n_features=200, ridge=0.01).fit(x, y).score(x, y) > 0.95
+
+
+def test_probabilities_and_decisions_are_consistent():
+    found = RidgeDiscriminant(n_features=100).fit(DIGITS, LABELS)
+    chances = found.predict_proba(DIGITS)
+    np.testing.assert_allclose(chances.sum(1), 1, rtol=1e-5)
+    assert (chances.argmax(1) == found.predict(DIGITS)).all()
+    assert (found.decision_function(DIGITS).argmax(1) == found.predict(DIGITS)).all()
+
+
+def test_rows_that_do_not_vary_predict_without_a_warning():
+    x = np.ones((40, 3), dtype=np.float32)
+    found = RidgeDiscriminant(n_features=8).fit(np.zeros_like(x), np.arange(40) % 2)
+    assert np.isfinite(found.decision_function(x)).all()
+    assert np.isfinite(RidgeDiscriminant().fit(x, np.arange(40) % 2).decision_function(x)).all()
+
+
+@pytest.mark.parametrize("settings_", [{"ridge": 0}, {"ridge": -1}, {"n_features": -1}])
+def test_settings_out_of_range_are_named(settings_):
+    with pytest.raises(ValueError, match=next(iter(settings_))):
+        RidgeDiscriminant(**settings_).fit(DIGITS, LABELS)

@@ -1,0 +1,92 @@
+"""How noisy labels are, from scores and noisy labels alone: against draws whose truth is known."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import underscript as us
+from underscript.noise import calibrate, estimate_noise, expected_calibration_error
+
+K = 5
+
+
+def drawn(n: int, temperature: float = 3.0, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return scores, and true classes that are as uncertain as `temperature` times them says."""
+    generator = torch.Generator().manual_seed(seed)
+    scores = torch.randn(n, K, generator=generator)
+    chances = torch.softmax(temperature * scores, 1)
+    return scores, torch.multinomial(chances, 1, generator=generator)[:, 0]
+
+
+@pytest.mark.parametrize("degree", [0.0, 0.3, 0.8])
+def test_temperature_noise_and_accuracy_are_found(degree):
+    scores, true = drawn(20_000)
+    noisy = torch.from_numpy(us.corrupt_labels(true, degree, K, seed=1))
+    found = calibrate(scores, noisy)
+    noise = estimate_noise(scores, noisy, found)
+    assert noise.rate == pytest.approx(float((noisy != true).double().mean()), abs=0.02)
+    assert noise.accuracy == pytest.approx(
+        float((scores.argmax(1) == true).double().mean()), abs=0.03
+    )
+    assert noise.rate_low <= noise.rate <= noise.rate_high
+    assert noise.accuracy_low <= noise.accuracy <= noise.accuracy_high
+    if degree < 0.5:  # With 80 % of labels drawn anew the likelihood in it is flat.
+        assert found.temperature == pytest.approx(3, rel=0.3)
+    assert noise.nothing_wrong == (degree == 0)
+    assert not noise.hopeless
+
+
+def test_intervals_hold_the_truth_about_as_often_as_they_say():
+    held = 0
+    for seed in range(40):
+        scores, true = drawn(2000, seed=seed)
+        noisy = torch.from_numpy(us.corrupt_labels(true, 0.5, K, seed=seed))
+        noise = estimate_noise(scores, noisy, calibrate(scores, noisy), seed)
+        held += noise.rate_low <= 0.4 <= noise.rate_high
+    assert held >= 34  # 38 are expected; 33 or fewer would be a chance of 1 in 400
+
+
+def test_labels_that_say_nothing_are_hopeless():
+    scores, true = drawn(5000)
+    noise = estimate_noise(scores, true.flip(0), calibrate(scores, true.flip(0)))
+    assert noise.hopeless
+    assert noise.rate == pytest.approx(1 - 1 / K, abs=0.05)
+
+
+def test_transitions_of_pair_noise_are_found():
+    scores, true = drawn(30_000, temperature=6.0)
+    noisy = torch.from_numpy(us.corrupt_labels(true, 0.3, K, kind="pair", seed=1))
+    found = estimate_noise(scores, noisy, calibrate(scores, noisy))
+    expected = 0.7 * np.eye(K) + 0.3 * np.roll(np.eye(K), 1, axis=1)
+    np.testing.assert_allclose(found.transitions, expected, atol=0.06)
+    np.testing.assert_allclose(found.transitions.sum(1), 1)
+    assert (found.transitions_error < 0.02).all()
+
+
+@settings(max_examples=20, deadline=None)
+@given(scale=st.floats(0.01, 100), shift=st.floats(-50, 50), seed=st.integers(0, 99))
+def test_scale_shift_and_names_of_classes_do_not_matter(scale, shift, seed):
+    scores, true = drawn(300, seed=seed)
+    first = calibrate(scores, true)
+    order = torch.from_numpy(np.random.default_rng(seed).permutation(K))
+    other = calibrate(scores[:, order] * scale + shift, torch.argsort(order)[true])
+    assert other.mean == pytest.approx(first.mean, abs=1e-3)
+    assert other.redrawn == pytest.approx(first.redrawn, abs=1e-3)
+
+
+def test_a_class_that_cannot_be_and_constant_scores_give_no_nan():
+    scores, true = drawn(200)
+    scores[:, 2] = -torch.inf
+    for values in (scores, torch.zeros(200, K)):
+        found = calibrate(values, true)
+        assert np.isfinite(found.mean)
+        noise = estimate_noise(values, true, found)
+        assert np.isfinite(noise.transitions).all()
+
+
+def test_calibration_error_is_what_is_missing_to_confidence():
+    right = torch.tensor([True] * 6 + [False] * 4)
+    assert expected_calibration_error(torch.full((10,), 0.9), right) == pytest.approx(0.3)
+    assert expected_calibration_error(torch.full((10,), 0.6), right) == pytest.approx(0, abs=1e-7)

@@ -1,0 +1,171 @@
+"""The decoder that chooses itself: what it must gain, what may change it, and what it must say."""
+
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from torch import nn
+
+import underscript as us
+from underscript._overlap import _fingerprints
+
+N, HELD = 1100, 300
+
+
+def memoriser(noisy: np.ndarray, x: np.ndarray) -> nn.Module:
+    """Train an MLP until it knows its labels by heart."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = nn.Sequential(
+            nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 256), nn.ReLU(), nn.Linear(256, 10)
+        )
+        optimiser = torch.optim.Adam(model.parameters(), lr=3e-3)
+        inputs, labels = torch.from_numpy(x), torch.from_numpy(noisy)
+        for _ in range(120):
+            for part in torch.randperm(len(x)).split(100):
+                optimiser.zero_grad()
+                nn.functional.cross_entropy(model(inputs[part]), labels[part]).backward()
+                optimiser.step()
+    return model.eval()
+
+
+class Case:
+    """Digits with noisy labels, and a network that memorised most of them."""
+
+    def __init__(self, degree: float, kind: str = "symmetric"):
+        digits, true = load_digits(return_X_y=True)
+        order = np.random.default_rng(0).permutation(len(true))
+        x, true = (digits / 8 - 1).astype(np.float32)[order], true[order]
+        noisy = us.corrupt_labels(true, degree, 10, kind=kind, seed=1)
+        self.train, self.true = (x[:N], noisy[:N]), true[:N]
+        self.holdout = x[N : N + HELD], noisy[N : N + HELD]
+        self.test = x[N + HELD :], true[N + HELD :]
+        self.wrong = (noisy != true)[:N].mean()
+        self.model = memoriser(noisy[:N], x[:N])
+
+    def decode(self, holdout: Any = None, **options: Any) -> us.Decoding:
+        options = {"test": self.test, "controls": False, "progress": False} | options
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", us.UnderscriptWarning)
+            return us.decode(self.model, self.train, holdout=holdout, **options)
+
+
+@pytest.fixture(scope="module")
+def noisy() -> Case:
+    return Case(0.6)
+
+
+@pytest.fixture(scope="module")
+def found(noisy) -> dict[bool, us.Decoding]:
+    return {held: noisy.decode(noisy.holdout if held else None) for held in (True, False)}
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_it_repairs_what_memorisation_spoiled(noisy, found, held):
+    summary = found[held].summary
+    assert summary["model"]["accuracy"]["train_given"] > 0.98, "the test needs a memoriser"
+    assert summary["model"]["accuracy"]["test"] < 0.7
+    assert summary["selected"]["test_accuracy"] > 0.85
+    assert summary["selected"]["criterion"] == ("holdout" if held else "training data")
+    assert found[held].best.probe == "auto"
+    predicted = found[held].best.predict(noisy.test[0])
+    accuracy = (predicted == noisy.test[1]).mean()
+    assert summary["selected"]["test_accuracy"] == pytest.approx(accuracy)
+    chances = found[held].best.predict_proba(noisy.test[0])
+    assert (chances.argmax(1) == predicted).all()
+    assert summary["selected"]["test_calibration_error"] < 0.2
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_it_says_how_noisy_the_labels_are_and_how_right_it_is(noisy, found, held):
+    said = found[held].summary["noise"]
+    assert said["rate"] == pytest.approx(noisy.wrong, abs=0.08)
+    accuracy = found[held].summary["selected"]["test_accuracy"]
+    assert said["accuracy_low"] - 0.05 <= accuracy <= said["accuracy_high"] + 0.05
+    assert not said["nothing_wrong"]
+    assert not said["hopeless"]
+    assert np.shape(said["transitions"]) == (10, 10)
+
+
+def test_label_issues_are_the_wrong_labels(noisy, found):
+    flagged = found[True].label_issues()["is_label_issue"].to_numpy()
+    wrong = noisy.train[1] != noisy.true
+    assert (flagged & wrong).sum() > 0.95 * wrong.sum()
+    assert (flagged & wrong).sum() > 0.8 * flagged.sum()
+
+
+def test_rows_that_are_read_again_give_what_kept_rows_give(noisy, found):
+    again = noisy.decode(noisy.holdout, memory="100KB")
+    np.testing.assert_array_equal(again.table["accuracy"], found[True].table["accuracy"])
+    assert again.summary["selected"]["reason"] == found[True].summary["selected"]["reason"]
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_where_nothing_is_wrong_it_says_so_and_keeps_up_with_the_model(held):
+    clean = Case(0.0)
+    summary = clean.decode(clean.holdout if held else None).summary
+    assert summary["noise"]["nothing_wrong"]
+    assert "nothing to repair" in summary["selected"]["reason"]
+    # 0.5 points, and what two of 397 test digits make
+    assert summary["selected"]["test_accuracy"] > summary["model"]["accuracy"]["test"] - 0.01
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_where_nothing_can_be_decoded_it_says_so(held):
+    lost = Case(1.0)
+    summary = lost.decode(lost.holdout if held else None).summary
+    assert summary["noise"]["hopeless"]
+    assert "nothing can be decoded" in summary["selected"]["reason"]
+
+
+@pytest.mark.parametrize("kind", ["pair"])
+def test_it_is_no_worse_than_the_model_under_other_noise(kind):
+    other = Case(0.3, kind)
+    summary = other.decode(other.holdout).summary
+    assert summary["selected"]["test_accuracy"] >= summary["model"]["accuracy"]["test"] - 0.005
+    assert not summary["noise"]["nothing_wrong"]
+
+
+def test_a_hold_out_that_is_too_small_decides_nothing_and_this_is_said(noisy):
+    x, y = noisy.holdout
+    summary = noisy.decode((x[:40], y[:40])).summary
+    assert summary["selected"]["criterion"] == "training data"
+    assert any("too few" in note for note in summary["warnings"])
+
+
+def test_classes_that_a_hold_out_lacks_are_named(noisy):
+    x, y = noisy.holdout
+    here = y < 7
+    summary = noisy.decode((x[here], y[here])).summary
+    assert summary["selected"]["criterion"] == "holdout"
+    assert any("7, 8, 9" in note for note in summary["warnings"])
+
+
+def test_a_hold_out_from_the_training_data_is_noticed(noisy):
+    x, y = noisy.holdout
+    both = np.concatenate([x, noisy.train[0][5:25]]), np.concatenate([y, noisy.train[1][5:25]])
+    notes = noisy.decode(both).summary["warnings"]
+    assert any("20 of its 320 inputs are also in the training data" in note for note in notes)
+    assert not any("also in" in note for note in noisy.decode(noisy.holdout).summary["warnings"])
+
+
+def test_fingerprints_differ_where_inputs_differ():
+    rows = torch.from_numpy(load_digits().data.astype(np.float32))
+    same = _fingerprints(rows)
+    assert len(np.unique(same)) == len(np.unique(rows.numpy(), axis=0))
+    assert (same == _fingerprints(rows.double())).all()
+    rows[:, 0] += 1
+    assert (same != _fingerprints(rows)).all()
+
+
+def test_it_comes_back_from_a_folder(noisy, found, tmp_path):
+    found[True].save(tmp_path / "run")
+    read = us.load(tmp_path / "run", model=noisy.model)
+    assert read.best.probe == "auto"
+    np.testing.assert_array_equal(
+        read.best.decision_function(noisy.test[0]),
+        found[True].best.decision_function(noisy.test[0]),
+    )
