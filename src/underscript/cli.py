@@ -102,6 +102,10 @@ def _reproduce(options: argparse.Namespace) -> None:
         variance=options.variance,
         device=options.device,
         root=options.root,
+        samples=options.samples,
+        holdout=options.holdout,
+        # A hold-out is ours, not the paper's, and its runs are to differ in their labels too.
+        new_labels=options.holdout > 0,
     )
     found = reproduce(
         plan, options.out, published=options.compare, jobs=options.jobs,
@@ -341,6 +345,10 @@ def _add_reproduce(commands: Any) -> None:
     add("--noise", default="symmetric", metavar="KIND",
         help=f"{', '.join(NOISES)}, or a CSV file of a transition matrix")  # fmt: skip
     add("--variance", type=float, default=0.99, help="variance share of MASC (default 0.99)")
+    add("--samples", type=int, metavar="N", help="training samples, in place of the preset's")
+    add("--holdout", type=int, default=0, metavar="N",
+        help="so many of them are not trained on and have noisy labels: A1 chooses with them; "
+        "each run then draws labels of its own")  # fmt: skip
     add("--compare", type=Path, action="append", default=[], metavar="CSV",
         help="published tables to compare with; may be repeated")  # fmt: skip
     add("--jobs", type=int, default=1, help="cells to run at once (default 1)")

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ..corruption import corrupt_labels
 from ..datasets import load_dataset, to_float
+from ..errors import DataError
 from .confusion import weak_scores
 from .plan import LABEL_SEED, NOISES, Cell, Plan, read_transition
 
@@ -82,6 +83,10 @@ def cell_data(plan: Plan, cell: Cell) -> CellData:
         pool.true, degree, n_classes, kind=kind, seed=seed, **(more if degree else {})
     )
     train, holdout = LabelledImages(pool.images, pool.true, given), None
+    if plan.holdout >= len(given):
+        raise DataError(
+            f"holdout: expected fewer than the {len(given)} training samples; found {plan.holdout}"
+        )
     if plan.holdout:
         order = np.random.default_rng((seed, _HOLD_OUT)).permutation(len(given))
         holdout = train.rows(np.sort(order[: plan.holdout]))

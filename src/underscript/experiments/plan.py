@@ -52,8 +52,9 @@ EXPERIMENTS: dict[str, str] = {
     "E5": "MASC at several variance shares",
     "E6": "other probes on the same layers",
     "E7": "E1 and E2 on ResNet-18",
+    "A1": "ours: the decoder that chooses itself, with and without a hold-out",
 }
-"""The paper's experiments; the controls (input, random twin) come with E1."""
+"""The paper's experiments, and one of ours; the controls (input, random twin) come with E1."""
 
 CORRUPTIONS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 NOISES = ("symmetric", "pair", "instance")

@@ -63,6 +63,7 @@ def shown_tables(
     summary: pd.DataFrame,
     models: pd.DataFrame,
     retraining: pd.DataFrame,
+    choices: pd.DataFrame,
     both: pd.DataFrame | None = None,
     *,
     training: bool = False,
@@ -75,8 +76,8 @@ def shown_tables(
     ----------
     plan : Plan
         What is shown of the grid.
-    summary, models, retraining : pandas.DataFrame
-        From `summarise`, `models_table` and `retraining_table`.
+    summary, models, retraining, choices : pandas.DataFrame
+        From `summarise`, `models_table`, `retraining_table` and `choices_table`.
     both : pandas.DataFrame, optional
         From `compare`.
     training : bool
@@ -90,6 +91,8 @@ def shown_tables(
     for name in wanted:
         if name == "E4" and len(retraining):
             shown.append(_retraining(retraining[retraining["corruption"].isin(plan.corruptions)]))
+        if name == "A1" and len(choices):
+            shown.append(_choices(choices[choices["corruption"].isin(plan.corruptions)]))
         for (split, labels), what in WHERE.items():
             rows = asked[
                 (asked["experiment"] == name)
@@ -123,6 +126,33 @@ def _networks(models: pd.DataFrame) -> Shown:
         for degree, group in models.groupby("corruption")
     ]
     return Shown("The networks, %", columns, rows)
+
+
+def _choices(choices: pd.DataFrame) -> Shown:
+    columns = (
+        "corruption", "chosen by", "layer", "network", "auto", "estimated", "oracle layer",
+        "input", "best masc (oracle)", "wrong labels", "estimated",
+    )  # fmt: skip
+    rows = []
+    for (degree, criterion), group in choices.groupby(["corruption", "chosen_by"], sort=False):
+
+        def cell(name: str, group: pd.DataFrame = group) -> str:
+            return plus_minus(group[name].mean(), group[name].std())
+
+        def between(name: str, group: pd.DataFrame = group) -> str:
+            low, high = group[f"{name}_low"].mean(), group[f"{name}_high"].mean()
+            return f"{cell(name, group)} ({100 * low:.1f} to {100 * high:.1f})"
+
+        layers = ", ".join(dict.fromkeys(group["layer"]))
+        best = f"{cell('oracle')} {', '.join(dict.fromkeys(group['oracle_layer']))}"
+        rows.append(
+            (
+                f"{degree:g}", str(criterion), layers, cell("model"), cell("accuracy"),
+                between("estimated"), best, cell("input"), cell("masc_oracle"),
+                cell("wrong_labels"), between("rate"),
+            )
+        )  # fmt: skip
+    return Shown(f"A1: {EXPERIMENTS['A1']}, test accuracy, %", columns, rows)
 
 
 def _retraining(retraining: pd.DataFrame) -> Shown:

@@ -8,7 +8,14 @@ import pandas as pd
 from .plan import Cell, Plan
 from .units import ONE_COMPONENT, Work
 
-__all__ = ["models_table", "probe_name", "results_table", "retraining_table", "summarise"]
+__all__ = [
+    "choices_table",
+    "models_table",
+    "probe_name",
+    "results_table",
+    "retraining_table",
+    "summarise",
+]
 
 COLUMNS = (
     "experiment", "corruption", "run", "model", "layer", "width", "probe", "variance",
@@ -95,6 +102,17 @@ def retraining_table(plan: Plan, out: Path) -> pd.DataFrame:
         for who in found["layer_is"]
     ]
     return pd.DataFrame(rows).reindex(columns=list(columns))
+
+
+def choices_table(plan: Plan, out: Path) -> pd.DataFrame:
+    """Return A1: a row for each cell and way to choose, as the unit wrote it."""
+    parts = []
+    for work in finished(plan, out, "auto"):
+        table = work.table("auto")
+        table.insert(0, "corruption", work.cell.corruption)
+        table.insert(1, "run", work.cell.run)
+        parts.append(table)
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["corruption"])
 
 
 def models_table(plan: Plan, out: Path) -> pd.DataFrame:

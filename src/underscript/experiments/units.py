@@ -222,7 +222,7 @@ def _decoded(work: Work, model: nn.Module, **settings: Any) -> tuple[pd.DataFram
         progress=work.progress,
         **settings,
     )
-    keep = ("selected", "settings", "seeds", "timing", "warnings", "versions")
+    keep = ("selected", "noise", "settings", "seeds", "timing", "warnings", "versions")
     return found.table, {key: found.summary[key] for key in keep}
 
 
@@ -269,6 +269,44 @@ def oracle_layer(table: pd.DataFrame) -> str:
         & (table["layer"] != "input")
     ]
     return str(rows["layer"].iloc[int(rows["accuracy"].argmax())])
+
+
+def _run_auto(work: Work) -> dict[str, Any]:
+    """A1: the decoder that chooses itself, once with the hold-out if there is one, once without."""
+    holdout = work.data.holdout
+    rows: list[dict[str, Any]] = []
+    told: dict[str, Any] = {}
+    for held in (holdout, None) if holdout is not None else (None,):
+        given = None if held is None else (held.images, held.given)
+        table, about = _decoded(
+            work, work.network(), holdout=given, auto=True, evaluate=("test",),
+            subspace_labels=("corrupted",), variance=work.plan.variance,
+        )  # fmt: skip
+        test = table[table["split"] == "test"].set_index("layer")
+        tried, masc = test[test["probe"] == "auto"], test[test["probe"] == "masc"]
+        layers = [layer for layer in masc.index if layer != "input"]
+        chosen, noise = about["selected"], about["noise"]
+        own = tried.loc[layers, "accuracy"]
+        rows.append(
+            {
+                "chosen_by": chosen["criterion"], "layer": chosen["layer"],
+                "model": test.loc["output", "accuracy"], "accuracy": chosen["test_accuracy"],
+                "estimated": noise["accuracy"], "estimated_low": noise["accuracy_low"],
+                "estimated_high": noise["accuracy_high"],
+                "calibration_error": chosen["test_calibration_error"],
+                "oracle": own.max(), "oracle_layer": own.idxmax(),
+                "input": tried.loc["input", "accuracy"],
+                "masc_oracle": masc.loc[layers, "accuracy"].max(),
+                "rate": noise["rate"], "rate_low": noise["rate_low"],
+                "rate_high": noise["rate_high"],
+                "wrong_labels": wrong_share(work.data.train.true, work.data.train.given),
+                "refine_s": about["timing"]["refine"], "fit_s": about["timing"]["fit"],
+                "evaluate_s": about["timing"]["evaluate"],
+            }
+        )  # fmt: skip
+        told[chosen["criterion"]] = about
+    work.write("auto.csv", pd.DataFrame(rows))
+    return told
 
 
 def _run_retraining(work: Work) -> dict[str, Any]:
@@ -336,6 +374,7 @@ UNITS: dict[str, Unit] = {
     "E4": Unit("retraining", _run_retraining, lambda cell: [*_trained(cell), (cell, "layers")]),
     "E5": Unit("shares", _run_shares, _trained),
     "E6": Unit("probes", _run_probes, _trained),
+    "A1": Unit("auto", _run_auto, _trained),
 }
 # They are rows of E1's table.
 UNITS["E2"] = UNITS["E7"] = UNITS["E1"]
