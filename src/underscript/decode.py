@@ -203,7 +203,10 @@ def decode(
     if controls:
         with clock("random twin"), undisturbed(network):
             roles = [role for role in sources if role == "holdout" or role in evaluate]
-            records += _control(random_twin(network, seed), task, sources, roles, notes)
+            # The input votes as it does for the network itself.
+            voters = _with_input(places, seen.all_places) if auto else []
+            twin = random_twin(network, seed)
+            records += _control(twin, task, voters, whole, sources, roles, notes)
     notes.emit()
     settings = {
         "layers": [place.tap.name for place in places],
@@ -239,11 +242,16 @@ def decode(
 def _control(
     twin: nn.Module,
     task: Task,
+    voters: list[Place],
+    whole: Source,
     sources: dict[str, Source],
     roles: Sequence[str],
     notes: Notes,
 ) -> list[dict[str, Any]]:
-    """Decode the twin's layers; a twin that cannot be decoded is noted, and costs no result."""
+    """Decode the twin's layers; a twin that cannot be decoded is noted, and costs no result.
+
+    With `voters` it is refined as the network itself is.
+    """
     # The input is the same for both networks.
     task = replace(task, places=[place for place in task.places if place.tap.side != "model"])
     if not task.places:
@@ -251,7 +259,12 @@ def _control(
     records: list[dict[str, Any]] = []
     try:
         with undisturbed(twin):
-            decoders, *_ = fit(twin, task, sources["train"], notes, "random twin: ", False)
+            decoders, _, n = fit(twin, task, sources["train"], notes, "random twin: ", False)
+            if voters:
+                voting = replace(task, places=voters)
+                # What there is to say of the data was said of the network.
+                refined = refine(twin, voting, whole, sources, n, Notes())
+                decoders |= refined.keyed([place.tap.name for place in task.places])
             for role in roles:
                 counts = count(twin, task, sources[role], decoders, f"random twin, {role}")
                 records += counts.records("random", task, decoders, role)

@@ -280,7 +280,8 @@ def verdict(summary: Mapping[str, Any], table: pd.DataFrame) -> str:
     own, chosen = summary["model"]["accuracy"], summary["selected"]
     wrong = summary["wrong_label_share"]
     labels = f", of which {wrong:.1%} are wrong," if wrong is not None else ""
-    name = f"{chosen['probe'].upper()} on {chosen['layer']}"
+    what = {"auto": "the refined decoder"}.get(chosen["probe"], chosen["probe"].upper())
+    name = f"{what} on {chosen['layer']}"
     start = f"The network fits {own['train_given']:.1%} of its training labels{labels}"
     if own["test"] is None:
         return (
@@ -295,7 +296,12 @@ def verdict(summary: Mapping[str, Any], table: pd.DataFrame) -> str:
         f"{'more' if gain >= 0 else 'less'}"
     )
     beside = []
-    control = table[(table["split"] == "test") & (table["subspace_labels"] == "corrupted")]
+    # The same kind of decoder on the controls: no other comparison is fair.
+    control = table[
+        (table["split"] == "test")
+        & (table["subspace_labels"] == "corrupted")
+        & (table["probe"] == chosen["probe"])
+    ]
     alone = control[control["layer"] == "input"]["accuracy"]
     if len(alone) and chosen["layer"] != "input":
         beside.append(f"the input alone gives {alone.max():.1%}")

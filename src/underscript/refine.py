@@ -437,16 +437,19 @@ def _gather_again(
     work: _Work, fitted: dict[Candidate, Linear], judged: _Judged, own: set[str]
 ) -> dict[View, ClassSums]:
     """Run the training data once: sums with the labels that the best candidates agree on."""
-    voters = {each: fitted[each] for each in _voters(judged, own)}
+    layers = {view.layer for view in work.centres}
+    # The input decides for itself: as a control it must not know what the network knows.
+    groups = [(group, _voters(judged, group)) for group in (own, layers - own) if group]
     sums = work.empty_sums()
     with work.task.team.together():
         for seen, _, _ in work.views(work.train, "refining"):
-            scores = work.scores(seen, voters)
-            decided = sum(_centred(scores[each]) / judged.spreads[each] for each in voters)
-            assert isinstance(decided, Tensor)
-            labels = decided.argmax(1)
-            for view, rows in seen.items():
-                sums[view].update(rows, labels)
+            for group, voters in groups:
+                scores = work.scores(seen, {each: fitted[each] for each in voters})
+                parts = [_centred(scores[each]) / judged.spreads[each] for each in voters]
+                labels = torch.stack(parts).sum(0).argmax(1)
+                for view, rows in seen.items():
+                    if view.layer in group:
+                        sums[view].update(rows, labels)
     return sums
 
 

@@ -64,7 +64,12 @@ GROUPS: Mapping[tuple[str, str | None], str] = {
     ("random", None): "The random network itself",
 }
 
-PROBE_NAMES = {"masc": "MASC", "velpic": "VeLPIC", "model": "read-out"}
+PROBE_NAMES = {
+    "masc": "MASC",
+    "velpic": "VeLPIC",
+    "model": "read-out",
+    "auto": "refined decoder",
+}
 
 
 @dataclass(frozen=True)
