@@ -66,7 +66,8 @@ def test_the_tables_columns_and_rows_are_the_contract():
     assert list(table.columns) == COLUMNS
     keys = ["model", "layer", "probe", "variance", "subspace_labels", "split", "labels"]
     assert not table.duplicated(keys).any()
-    assert table[table["probe"] == "auto"].groupby("layer").size().to_dict() == {
+    refined = table[(table["probe"] == "auto") & (table["model"] == "trained")]
+    assert refined.groupby("layer").size().to_dict() == {
         "input": 4, "relu1": 4, "relu2": 4,
     }  # fmt: skip
     decoded = table[~table["probe"].isin(["model", "auto"]) & (table["model"] == "trained")]
@@ -395,7 +396,7 @@ def test_the_random_twin_is_another_network_and_the_same_for_a_seed():
     assert not twin[0]["accuracy"].equals(twin[2]["accuracy"])
     pd.testing.assert_frame_equal(first, again)
     trained = first[
-        (first["model"] == "trained") & (first["probe"] == "masc") & (first["layer"] != "input")
+        (first["model"] == "trained") & (first["probe"] != "model") & (first["layer"] != "input")
     ]
     assert (first["accuracy"] != other["accuracy"]).any()
     assert len(trained) == len(twin[0])
