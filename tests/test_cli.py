@@ -26,7 +26,7 @@ centres = rng.normal(size=(3, 8)).astype(np.float32)
 clean = rng.integers(0, 3, 90)
 x = (centres[clean] + 0.1 * rng.normal(size=(90, 8))).astype(np.float32)
 noisy = np.where(rng.random(90) < 0.2, rng.integers(0, 3, 90), clean)
-train, test, val = (x, noisy), lambda: (x[:30], clean[:30]), (x[30:60], noisy[30:60])
+train, test, val = (x, noisy), lambda: (x[:30], clean[:30]), (x[30:60] * 0.9, noisy[30:60])
 
 
 def build():
