@@ -109,7 +109,7 @@ def test_an_index_outside_the_separate_labels_is_an_error(first, what):
 
 
 def test_any_index_will_do_without_separate_labels():
-    found = decode(loader(Indexed(first=10**6), shuffle=True), holdout=(X, Y))
+    found = decode(loader(Indexed(first=10**6), shuffle=True), holdout=(X * 0.9, Y))
     issues = found.label_issues()
     assert issues.index.tolist() == list(range(10**6, 10**6 + N))
     assert issues["given_label"].tolist() == TRUE.tolist()

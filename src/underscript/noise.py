@@ -223,7 +223,9 @@ def estimate_noise(
     matrix = transitions.numpy()
     error = np.sqrt(matrix * (1 - matrix) / np.maximum(expected.numpy(), 1)[:, None])
     both = torch.stack([rates, accuracies])
-    low, high = (torch.quantile(both[:, 1:], q, dim=1).tolist() for q in (0.025, 0.975))
+    # The draws are refitted on a grid, so an interval may end a step short of the estimate.
+    low = torch.minimum(torch.quantile(both[:, 1:], 0.025, dim=1), both[:, 0]).tolist()
+    high = torch.maximum(torch.quantile(both[:, 1:], 0.975, dim=1), both[:, 0]).tolist()
     return Noise(
         float(rates[0]), low[0], high[0], float(accuracies[0]), low[1], high[1],
         matrix, error, n,
