@@ -315,6 +315,19 @@ def test_the_papers_recipe_takes_samples_in_order_and_measures_every_epoch(rando
     assert record.train_accuracy == last["given_accuracy"]
 
 
+@pytest.mark.parametrize("stop_on", ["running", "finished"])
+def test_a_preset_says_whose_accuracy_ends_training(random_images, stop_on):
+    preset = dataclasses.replace(SGD, stop_on=stop_on, stop_accuracy=0.6)
+    record = train(small_model(), *random_images, preset, seed=0, device="cpu")
+    assert record.reached
+    decisive = "train_accuracy" if stop_on == "running" else "given_accuracy"
+    *before, last = (row[decisive] for row in record.history)
+    assert last >= 0.6 > max(before)
+    # What the epoch went through were other networks than the one at its end.
+    assert record.history[-1]["train_accuracy"] != record.history[-1]["given_accuracy"]
+    assert record.train_accuracy == record.history[-1]["given_accuracy"]
+
+
 @pytest.mark.parametrize(
     ("data", "arch", "expected"),
     [
@@ -336,6 +349,7 @@ def test_the_papers_table_of_recipes(data, arch, expected):
     )  # fmt: skip
     assert found == expected
     assert preset.max_epochs == 500
+    assert preset.stop_on == "running"
     assert preset.rate(7.5, 0.999) == preset.learning_rate
     with pytest.raises(DataError, match="preset: expected one of"):
         preset_for("slow", arch, data)

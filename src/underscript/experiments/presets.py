@@ -28,7 +28,10 @@ class Preset:
     least_steps : int
         Least number of batches an epoch is cut into: small data are trained in smaller batches.
     stop_accuracy : float
-        Training stops when this share of the given labels is predicted, in evaluation mode.
+        Training stops when this share of the given labels is predicted.
+    stop_on : {"finished", "running"}
+        Whose accuracy that is: the finished network's, in evaluation mode over all samples; or the
+        share that was right as the epoch went through its batches, each before its step.
     max_epochs : int
         It stops after so many epochs whatever the accuracy.
     momentum : float
@@ -36,10 +39,10 @@ class Preset:
     shuffle : bool
         Whether each epoch takes the samples in a new order.
     fast_products : bool
-        Multiply in bfloat16 where the hardware has units for it, instead of float32.
+        Multiply in bfloat16, not float32, where the hardware has instructions for it.
     every_epoch : bool
-        Measure the training accuracy in evaluation mode after every epoch, and stop by that;
-        otherwise only once the accuracy seen during an epoch is high enough.
+        Measure the finished network's training accuracy after every epoch; otherwise only once the
+        running one is high enough.
     warmup_epochs : float
         Epochs over which the learning rate rises.
     anneal_below : float
@@ -57,6 +60,7 @@ class Preset:
     batch_size: int
     stop_accuracy: float
     max_epochs: int
+    stop_on: str = "finished"
     least_steps: int = 1
     momentum: float = 0.0
     shuffle: bool = True
@@ -93,7 +97,7 @@ _QUICK = Preset(
 )
 # Convolutions on 60,000 images would take an hour to memorise on two cores.
 _QUICK_CONVOLUTIONS = replace(_QUICK, least_steps=40, lowest_rate=0.1, samples=10_000)
-# The authors take the samples in one fixed order.
+# The authors take the samples in one fixed order, and stop on the running accuracy.
 _SGD = Preset(
     name="paper",
     optimiser="sgd",
@@ -101,6 +105,7 @@ _SGD = Preset(
     momentum=0.9,
     batch_size=32,
     stop_accuracy=1.0,
+    stop_on="running",
     max_epochs=500,
     shuffle=False,
     fast_products=False,

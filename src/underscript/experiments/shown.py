@@ -108,8 +108,8 @@ def shown_tables(
 
 def _networks(models: pd.DataFrame) -> Shown:
     columns = (
-        "corruption", "wrong labels", "runs", "memorised", "epochs", "training accuracy",
-        "test accuracy", "best epoch's (oracle)",
+        "corruption", "wrong labels", "runs", "memorised", "epochs", "running accuracy",
+        "training accuracy", "test accuracy", "best epoch's (oracle)",
     )  # fmt: skip
     rows = [
         (
@@ -120,7 +120,12 @@ def _networks(models: pd.DataFrame) -> Shown:
             f"{group['epochs'].mean():.0f}",
             *(
                 plus_minus(group[column].mean(), group[column].std())
-                for column in ("train_accuracy", "test_accuracy", "oracle_test_accuracy")
+                for column in (
+                    "running_accuracy",
+                    "train_accuracy",
+                    "test_accuracy",
+                    "oracle_test_accuracy",
+                )
             ),
         )
         for degree, group in models.groupby("corruption")

@@ -116,10 +116,15 @@ def choices_table(plan: Plan, out: Path) -> pd.DataFrame:
 
 
 def models_table(plan: Plan, out: Path) -> pd.DataFrame:
-    """Return one row for each trained network: epochs, accuracies, share of wrong labels."""
+    """Return one row for each trained network: epochs, accuracies, share of wrong labels.
+
+    `running_accuracy` is that of the last epoch as it went through its batches, `train_accuracy`
+    the finished network's.
+    """
     columns = (
-        "corruption", "run", "epochs", "reached", "train_accuracy", "true_accuracy",
-        "test_accuracy", "oracle_test_accuracy", "oracle_epoch", "wrong_labels", "seconds",
+        "corruption", "run", "epochs", "reached", "running_accuracy", "train_accuracy",
+        "true_accuracy", "test_accuracy", "oracle_test_accuracy", "oracle_epoch",
+        "wrong_labels", "seconds",
     )  # fmt: skip
     rows = [work.told("training") for work in finished(plan, out, "training")]
     return pd.DataFrame(rows).reindex(columns=list(columns))

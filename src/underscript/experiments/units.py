@@ -198,6 +198,7 @@ def _summary(
         "epochs": record.epochs,
         "reached": record.reached,
         "train_accuracy": record.train_accuracy,
+        "running_accuracy": record.history[-1]["train_accuracy"],
         # In float32: epochs are measured with the products that training uses.
         "test_accuracy": measure_accuracy(model, *test_set),
         # Chosen with clean test labels: an oracle, shown beside and used for nothing.
