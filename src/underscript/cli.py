@@ -121,6 +121,21 @@ def _reproduce(options: argparse.Namespace) -> None:
     console.print(f"Tables and figures: {options.out}", markup=False, highlight=False)
 
 
+def _study(options: argparse.Namespace) -> None:
+    from .experiments.study import run_study
+
+    found = run_study(
+        options.out, settings=options.settings, runs=options.runs, first_run=options.first_run,
+        root=options.root, device=options.device, jobs=options.jobs, command=options.command_line,
+    )  # fmt: skip
+    console = _console(stderr=options.json)
+    for table in found.tables:
+        console.print(table.rich())
+    if options.json:
+        _print_json(found.as_dict())
+    console.print(f"Tables: {options.out}", markup=False, highlight=False)
+
+
 def _decode(options: argparse.Namespace) -> None:
     with joined(options.device) as (team, device), ExitStack() as stack:
         with team.together():
@@ -318,6 +333,7 @@ def _parser() -> argparse.ArgumentParser:
         _add_decode_options(command)
 
     _add_reproduce(commands)
+    _add_study(commands)
 
     data = _command(commands, "data", _data, "find or download a data set")
     names = "mnist, fashion-mnist, cifar10, cifar100, tiny-imagenet, digits"
@@ -351,6 +367,23 @@ def _add_reproduce(commands: Any) -> None:
         "each run then draws labels of its own")  # fmt: skip
     add("--compare", type=Path, action="append", default=[], metavar="CSV",
         help="published tables to compare with; may be repeated")  # fmt: skip
+    add("--jobs", type=int, default=1, help="cells to run at once (default 1)")
+    add("--device", default="cpu", help="such as cpu (default) or cuda")
+    add("--root", type=Path, metavar="DIR", help="where the data sets are")
+    add("--out", type=Path, required=True, metavar="DIR")
+
+
+def _add_study(commands: Any) -> None:
+    from .experiments.study import SETTINGS
+
+    about = "measure the decoder that chooses itself over data, networks, noise and seeds"
+    command = _command(commands, "study", _study, about)
+    add = command.add_argument
+    add("--settings", type=_names, default=tuple(SETTINGS), metavar="NAME,…",
+        help=f"default: {','.join(SETTINGS)}")  # fmt: skip
+    add("--runs", type=int, default=3, help="networks for each cell (default 3)")
+    add("--first-run", type=int, default=2, metavar="R",
+        help="number of the first (default 2: run 1 is what choices were tuned on)")  # fmt: skip
     add("--jobs", type=int, default=1, help="cells to run at once (default 1)")
     add("--device", default="cpu", help="such as cpu (default) or cuda")
     add("--root", type=Path, metavar="DIR", help="where the data sets are")

@@ -152,7 +152,7 @@ def decode(
     notes = Notes()
     records: list[dict[str, Any]] = []
     answers: list[Answers] = []
-    noise = wrong_label_share = calibration_error = None
+    noise = wrong_label_share = calibration_error = candidates = None
 
     with undisturbed(network):
         with clock("fit"):
@@ -198,6 +198,9 @@ def decode(
                 answers += counts.watched
                 if counts.wrong is not None:
                     wrong_label_share = counts.wrong / counts.n
+        if auto:
+            with clock("oracle"):
+                candidates = refined.candidates(sources.get("test") if "test" in evaluate else None)
     best = Decoder(_tap(places, choice.key.layer), choice.key.probe, trained[choice.key], model)
     del trained, selecting
     if controls:
@@ -225,6 +228,7 @@ def decode(
         choice=choice,
         best=best,
         answers=Answers.together(answers),
+        candidates=candidates,
         layers=[
             {"layer": p.tap.name, "width": p.width, "path": task.paths[p.tap.name]} for p in places
         ],

@@ -44,6 +44,10 @@ class Decoding:
         The decoder chosen without clean labels.
     summary : dict
         Verdict, choice, settings, seeds, versions: what ``results.json`` holds.
+    candidates : pandas.DataFrame or None
+        What the best decoder was chosen from, one row each: ``round`` (0: fitted to the given
+        labels), ``layer``, ``n_features``, ``ridge``, ``criterion`` (the larger, the better),
+        ``chosen``, and ``test_accuracy``, which chose nothing. None with ``auto=False``.
     """
 
     def __init__(
@@ -52,8 +56,10 @@ class Decoding:
         summary: dict[str, Any],
         best: Decoder,
         issues: pd.DataFrame,
+        candidates: pd.DataFrame | None,
     ):
         self.table, self.summary, self.best = table, summary, best
+        self.candidates = candidates
         self._issues = issues
 
     def __repr__(self) -> str:
@@ -105,6 +111,8 @@ class Decoding:
         (folder / "results.json").write_text(text + "\n", encoding="utf-8")
         self.table.to_csv(folder / "layers.csv", index=False)
         self._issues.to_csv(folder / "label_issues.csv")
+        if self.candidates is not None:
+            self.candidates.to_csv(folder / "candidates.csv", index=False)
         self.report(folder / "report.html")
         (folder / "decoder").mkdir()
         _save_decoder(self.best, folder / "decoder")
@@ -155,6 +163,11 @@ def load(folder: str | os.PathLike[str], model: nn.Module | None = None) -> Deco
         _check_kinds(
             issues, "label_issues.csv", dict(zip(COLUMNS, ("b", "f", "iu", "iu"), strict=True))
         )
+        candidates = None
+        if (folder / "candidates.csv").is_file():
+            candidates = pd.read_csv(folder / "candidates.csv", keep_default_na=False,
+                                     na_values={"test_accuracy": [""]})  # fmt: skip
+            _check_kinds(candidates, "candidates.csv", {"criterion": "f", "chosen": "b"})
         best = _load_decoder(folder / "decoder", model)
     except OutputError:
         raise
@@ -165,7 +178,7 @@ def load(folder: str | os.PathLike[str], model: nn.Module | None = None) -> Deco
     table["subspace_labels"] = (
         table["subspace_labels"].astype(object).where(table["subspace_labels"].notna(), None)
     )
-    return Decoding(table, summary, best, issues)
+    return Decoding(table, summary, best, issues, candidates)
 
 
 def _check_kinds(table: pd.DataFrame, name: str, kinds: Mapping[str, str]) -> None:
@@ -191,6 +204,7 @@ def describe(
     choice: Selection,
     best: Decoder,
     answers: Answers,
+    candidates: pd.DataFrame | None,
     layers: list[dict[str, Any]],
     n_classes: int,
     wrong_label_share: float | None,
@@ -242,7 +256,7 @@ def describe(
         "test": _accuracy(own, "test", "given"),
         "holdout": _accuracy(own, "holdout", "given"),
     }
-    oracle = _oracle(table, selected)
+    oracle = _oracle(table, candidates, selected)
     decoded = selected["test_accuracy"]
     gain = None if accuracy["test"] is None else 100 * (decoded - accuracy["test"])
     summary: dict[str, Any] = {
@@ -272,7 +286,7 @@ def describe(
         "warnings": list(notes),
     }
     summary["verdict"] = verdict(summary, table)
-    return Decoding(table, summary, best, answers.table())
+    return Decoding(table, summary, best, answers.table(), candidates)
 
 
 def verdict(summary: Mapping[str, Any], table: pd.DataFrame) -> str:
@@ -311,18 +325,24 @@ def verdict(summary: Mapping[str, Any], table: pd.DataFrame) -> str:
     return middle + (f" ({', '.join(beside)})." if beside else ".")
 
 
-def _oracle(table: pd.DataFrame, selected: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the candidate that is best on the test set, which a user cannot know."""
-    rows = table[
+def _oracle(
+    table: pd.DataFrame, candidates: pd.DataFrame | None, selected: Mapping[str, Any]
+) -> dict[str, Any] | None:
+    """Return what is best on the test set of all that was tried; a user cannot know it."""
+    tried = table[
         (table["split"] == "test")
         & (table["model"] == "trained")
         & (table["subspace_labels"] == "corrupted")
-    ]
-    layers = rows[rows["layer"] != "input"]
-    rows = layers if len(layers) else rows
-    if not len(rows):
+    ][["layer", "probe", "variance", "accuracy"]]
+    if len(tried) and candidates is not None:
+        rest = candidates[["layer", "test_accuracy"]].rename(columns={"test_accuracy": "accuracy"})
+        rest = rest.assign(probe="auto", variance=None).astype({"variance": float})
+        tried = pd.concat([tried.astype({"variance": float}), rest], ignore_index=True)
+    layers = tried[tried["layer"] != "input"]
+    tried = layers if len(layers) else tried
+    if not len(tried):
         return None
-    row = rows.sort_values("accuracy", ascending=False, kind="stable").iloc[0]
+    row = tried.sort_values("accuracy", ascending=False, kind="stable").iloc[0]
     return {
         "layer": str(row["layer"]),
         "probe": str(row["probe"]),

@@ -53,8 +53,9 @@ EXPERIMENTS: dict[str, str] = {
     "E6": "other probes on the same layers",
     "E7": "E1 and E2 on ResNet-18",
     "A1": "ours: the decoder that chooses itself, with and without a hold-out",
+    "A2": "the probes of E6 fitted to the given labels alone, beside A1",
 }
-"""The paper's experiments, and one of ours; the controls (input, random twin) come with E1."""
+"""The paper's experiments, and two of ours; the controls (input, random twin) come with E1."""
 
 CORRUPTIONS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 NOISES = ("symmetric", "pair", "instance")

@@ -33,8 +33,19 @@ class _Layer(NamedTuple):
     test: NDArray[np.float32]
 
 
-def probe_layers(work: Work) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Any]]:
-    """Fit every probe to every layer of a cell's network, with corrupted and with true labels.
+def probe_layers(
+    work: Work, kinds: dict[str, NDArray[np.int64]], *, shapes: bool = True
+) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Any]]:
+    """Fit every probe to every layer of a cell's network.
+
+    Parameters
+    ----------
+    work : Work
+        The cell.
+    kinds : dict of str to ndarray of int64, shape (n,)
+        Training labels, by what they are called.
+    shapes : bool
+        Whether to measure the geometry too.
 
     Returns
     -------
@@ -47,11 +58,8 @@ def probe_layers(work: Work) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Any]
         Probes that were not run, and why.
     """
     data = work.data
-    kinds = {"corrupted": data.train.given}
-    if work.cell.corruption > 0:
-        kinds["true"] = data.train.true
     rows: list[dict[str, Any]] = []
-    shapes: list[pd.DataFrame] = []
+    found_shapes: list[pd.DataFrame] = []
     not_run: list[str] = []
     for layer in _layers(work):
         about = {
@@ -64,13 +72,15 @@ def probe_layers(work: Work) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Any]
                 answers = found.pop("answers")
                 accuracy = float((answers == data.test.true).mean())
                 rows.append({**about, "subspace_labels": labels, **found, "accuracy": accuracy})
-            shapes.append(
-                geometry(layer.train, y, data.n_classes, work.plan.variance).assign(
-                    layer=layer.name, subspace_labels=labels
+            if shapes:
+                found_shapes.append(
+                    geometry(layer.train, y, data.n_classes, work.plan.variance).assign(
+                        layer=layer.name, subspace_labels=labels
+                    )
                 )
-            )
+    geometries = pd.concat(found_shapes, ignore_index=True) if shapes else pd.DataFrame()
     told = {"not_run": sorted(set(not_run)), "layers": list(work.plan.pair.layers)}
-    return pd.DataFrame(rows), pd.concat(shapes, ignore_index=True), told
+    return pd.DataFrame(rows), geometries, told
 
 
 def _layers(work: Work) -> Iterator[_Layer]:

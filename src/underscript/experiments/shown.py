@@ -178,7 +178,7 @@ def _retraining(retraining: pd.DataFrame) -> Shown:
 def _experiment(name: str, what: str, rows: pd.DataFrame) -> Shown:
     degrees = sorted(rows["corruption"].unique())
     columns = ["layer", "probe", *(f"c = {degree:g}" for degree in degrees)]
-    timed = name == "E6"
+    timed = name in ("E6", "A2")
     if timed:
         columns += ["fit, s", "predict, s"]
     return Shown(

@@ -57,13 +57,14 @@ def results_table(plan: Plan, out: Path) -> pd.DataFrame:
     parts = []
     for unit, name in (
         ("layers", "E1"), ("generalised", "E3"), ("shares", "E5"), ("probes", "E6"),
+        ("rivals", "A2"),
     ):  # fmt: skip
         for work in finished(plan, out, unit):
             table = work.table(unit)
             table.insert(0, "experiment", name)
             if unit == "layers":
                 table.loc[table["subspace_labels"] == "true", "experiment"] = "E2"
-            if unit in ("shares", "probes"):
+            if unit in ("shares", "probes", "rivals"):
                 # The network itself stands in E1.
                 table = table[table["probe"] != "model"]
             table.insert(1, "corruption", work.cell.corruption)

@@ -22,6 +22,7 @@ from .._files import write_tensors, write_text
 from ..corruption import transition_matrix, wrong_share
 from ..decode import decode
 from ..errors import OutputError
+from ..subspace import PROBES
 from .architectures import build
 from .cell_data import CellData, LabelledImages, cell_data
 from .plan import Cell, Plan
@@ -223,7 +224,7 @@ def _decoded(work: Work, model: nn.Module, **settings: Any) -> tuple[pd.DataFram
         progress=work.progress,
         **settings,
     )
-    keep = ("selected", "noise", "settings", "seeds", "timing", "warnings", "versions")
+    keep = ("selected", "oracle", "noise", "settings", "seeds", "timing", "warnings", "versions")
     return found.table, {key: found.summary[key] for key in keep}
 
 
@@ -274,20 +275,22 @@ def oracle_layer(table: pd.DataFrame) -> str:
 
 def _run_auto(work: Work) -> dict[str, Any]:
     """A1: the decoder that chooses itself, once with the hold-out if there is one, once without."""
-    holdout = work.data.holdout
+    data = work.data
     rows: list[dict[str, Any]] = []
     told: dict[str, Any] = {}
+    network, holdout = work.network(), data.holdout
     for held in (holdout, None) if holdout is not None else (None,):
-        given = None if held is None else (held.images, held.given)
+        # Subspaces of the same layers once, to compare with.
+        probes = {"probes": ("velpic",)} if rows else {"probes": PROBES, "variance": SHARES}
         table, about = _decoded(
-            work, work.network(), holdout=given, auto=True, evaluate=("test",),
-            subspace_labels=("corrupted",), variance=work.plan.variance,
+            work, network, holdout=None if held is None else (held.images, held.given),
+            auto=True, evaluate=("test",), subspace_labels=("corrupted",), **probes,
         )  # fmt: skip
         test = table[table["split"] == "test"].set_index("layer")
-        tried, masc = test[test["probe"] == "auto"], test[test["probe"] == "masc"]
-        layers = [layer for layer in masc.index if layer != "input"]
-        chosen, noise = about["selected"], about["noise"]
-        own = tried.loc[layers, "accuracy"]
+        if not rows:
+            work.write("subspaces.csv", test[test["probe"].isin(PROBES)].reset_index())
+        tried = test[test["probe"] == "auto"]
+        chosen, noise, oracle = about["selected"], about["noise"], about["oracle"]
         rows.append(
             {
                 "chosen_by": chosen["criterion"], "layer": chosen["layer"],
@@ -295,18 +298,23 @@ def _run_auto(work: Work) -> dict[str, Any]:
                 "estimated": noise["accuracy"], "estimated_low": noise["accuracy_low"],
                 "estimated_high": noise["accuracy_high"],
                 "calibration_error": chosen["test_calibration_error"],
-                "oracle": own.max(), "oracle_layer": own.idxmax(),
+                "oracle": oracle["test_accuracy"], "oracle_layer": oracle["layer"],
                 "input": tried.loc["input", "accuracy"],
-                "masc_oracle": masc.loc[layers, "accuracy"].max(),
                 "rate": noise["rate"], "rate_low": noise["rate_low"],
-                "rate_high": noise["rate_high"],
-                "wrong_labels": wrong_share(work.data.train.true, work.data.train.given),
+                "rate_high": noise["rate_high"], "hopeless": noise["hopeless"],
+                "nothing_wrong": noise["nothing_wrong"],
+                "wrong_labels": wrong_share(data.train.true, data.train.given),
                 "refine_s": about["timing"]["refine"], "fit_s": about["timing"]["fit"],
                 "evaluate_s": about["timing"]["evaluate"],
             }
         )  # fmt: skip
         told[chosen["criterion"]] = about
-    work.write("auto.csv", pd.DataFrame(rows))
+    subspaces = work.table("subspaces")
+    masc = subspaces[
+        (subspaces["variance"] == work.plan.variance) & (subspaces["layer"] != "input")
+    ]
+    best = float(masc["accuracy"].max()) if len(masc) else None
+    work.write("auto.csv", pd.DataFrame(rows).assign(masc_oracle=best))
     return told
 
 
@@ -358,9 +366,21 @@ def _run_probes(work: Work) -> dict[str, Any]:
     """E6: other probes on the same layers, and the geometry of the classes there."""
     from .probes import probe_layers  # scikit-learn's probes take a while to import
 
-    probes, geometry, told = probe_layers(work)
+    kinds = {"corrupted": work.data.train.given}
+    if work.cell.corruption > 0:
+        kinds["true"] = work.data.train.true
+    probes, geometry, told = probe_layers(work, kinds)
     work.write("geometry.csv", geometry)
     work.write("probes.csv", probes)
+    return told
+
+
+def _run_rivals(work: Work) -> dict[str, Any]:
+    """A2: the probes of E6 with the given labels, which is all that a user has."""
+    from .probes import probe_layers
+
+    rivals, _, told = probe_layers(work, {"corrupted": work.data.train.given}, shapes=False)
+    work.write("rivals.csv", rivals)
     return told
 
 
@@ -376,6 +396,7 @@ UNITS: dict[str, Unit] = {
     "E5": Unit("shares", _run_shares, _trained),
     "E6": Unit("probes", _run_probes, _trained),
     "A1": Unit("auto", _run_auto, _trained),
+    "A2": Unit("rivals", _run_rivals, _trained),
 }
 # They are rows of E1's table.
 UNITS["E2"] = UNITS["E7"] = UNITS["E1"]

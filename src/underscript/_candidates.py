@@ -1,0 +1,165 @@
+"""Discriminants of every layer as candidates: what they are fitted to, and what they say."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ._overlap import fingerprints
+from ._passes import Task
+from ._stream import Rows, Source, stream
+from .discriminant import ClassSums, Covariance, FourierFeatures, Linear
+
+
+class View(NamedTuple):
+    """A layer's rows as they are (0 features), or random features of them."""
+
+    layer: str
+    n_features: int
+
+
+Views = dict[View, Tensor]
+
+
+class Candidate(NamedTuple):
+    """One discriminant of a round: round 0 is fitted to the given labels."""
+
+    round: int
+    layer: str
+    n_features: int
+    ridge: float
+
+    @property
+    def view(self) -> View:
+        """What it is fitted to."""
+        return View(self.layer, self.n_features)
+
+    def __str__(self) -> str:
+        kind = "kernel discriminant" if self.n_features else "linear discriminant"
+        return f"{kind}, ridge {self.ridge:g}, on {self.layer}"
+
+
+class Kept:
+    """Scores of all candidates for some samples, with these samples' given labels."""
+
+    def __init__(self, room: int):
+        self.room = room
+        self.scores: list[dict[Candidate, Tensor]] = []
+        self.labels: list[Tensor] = []
+
+    def add(self, scores: dict[Candidate, Tensor], labels: Tensor) -> None:
+        """Keep a batch's, as long as there is room."""
+        take = min(self.room, len(labels))
+        if take:
+            self.room -= take
+            self.scores.append({each: values[:take].cpu() for each, values in scores.items()})
+            self.labels.append(labels[:take])
+
+    def of(self, candidate: Candidate) -> Tensor:
+        """Return a candidate's scores (n, K)."""
+        return torch.cat([part[candidate] for part in self.scores])
+
+    @property
+    def given(self) -> Tensor:
+        """The labels (n,)."""
+        return torch.cat(self.labels)
+
+    def together(self, task: Task) -> "Kept":
+        """Return everybody's."""
+        whole = Kept(0)
+        for part in task.team.gather(self):
+            whole.scores += part.scores
+            whole.labels += part.labels
+        return whole
+
+
+@dataclass
+class Work:
+    """The network and data of one refinement, and what does not change from round to round."""
+
+    network: nn.Module
+    task: Task
+    train: Source
+    holdout: Source | None
+    share: int
+    maps: dict[View, FourierFeatures | None] = field(default_factory=dict)
+    factors: dict[View, dict[float, Covariance]] = field(default_factory=dict)
+    centres: dict[View, Tensor] = field(default_factory=dict)
+    kept: list[tuple[Views, Tensor, Tensor]] | None = None
+    held_inputs: NDArray[np.uint64] | None = None
+    train_inputs: list[NDArray[np.uint64]] = field(default_factory=list)
+
+    def batches(self, source: Source, stage: str) -> Iterator[tuple[Rows, Tensor]]:
+        """Run the network over data; give each batch's rows and given labels."""
+        task = self.task
+        for rows in stream(
+            self.network, source, task.taps, task.device, stage=stage, progress=task.progress
+        ):
+            yield rows, torch.from_numpy(task.given(rows.batch, source))
+
+    def views(self, source: Source, stage: str) -> Iterator[tuple[Views, Tensor, Tensor]]:
+        """Give each batch's views, given labels, and which tenth by input they are (n,) bool.
+
+        Those of the training data are kept if they fit.
+        """
+        if source is self.train and self.kept is not None:
+            yield from self.kept
+            return
+        keep: list[tuple[Views, Tensor, Tensor]] | None = None
+        if source is self.train:
+            numbers = sum(len(centre) for centre in self.centres.values())
+            keep = [] if 4 * numbers * self.share <= self.task.memory else None
+        for rows, labels in self.batches(source, stage):
+            seen: Views = {}
+            for view, features in self.maps.items():
+                mine = rows.layers[view.layer].float()
+                seen[view] = mine if features is None else features(mine)
+            prints = fingerprints(rows.batch)
+            if source is self.train and self.held_inputs is not None and not self.factors:
+                self.train_inputs.append(prints)
+            # Equal inputs stay together, in any order of the data.
+            tenth = torch.from_numpy(prints % 10 == 0)
+            if keep is not None:
+                keep.append((seen, labels, tenth))
+            yield seen, labels, tenth
+        if source is self.train:
+            self.kept = keep
+
+    def scores(self, seen: Views, fitted: dict[Candidate, Linear]) -> dict[Candidate, Tensor]:
+        """Return what each candidate says of a batch, (n, K) each."""
+        found: dict[Candidate, Tensor] = {}
+        for view, rows in seen.items():
+            group = {each: linear for each, linear in fitted.items() if each.view == view}
+            if not group:
+                continue
+            stacked = torch.cat([linear.coefficients for linear in group.values()])
+            offsets = torch.cat([linear.intercepts for linear in group.values()])
+            both = torch.addmm(offsets, rows, stacked.T)
+            for each, values in zip(group, both.chunk(len(group), 1), strict=True):
+                found[each] = values
+        return found
+
+    def fit(self, number: int, sums: dict[View, ClassSums]) -> dict[Candidate, Linear]:
+        """Fit all candidates of a round to the labels that the sums were gathered with."""
+        fitted = {}
+        for view, mine in sums.items():
+            means, counts = mine.total(self.task.team)
+            for ridge, covariance in self.factors[view].items():
+                candidate = Candidate(number, view.layer, view.n_features, ridge)
+                fitted[candidate] = covariance.discriminant(means, counts)
+        return fitted
+
+    def forget(self) -> None:
+        """Drop rows and factors: nothing more will be fitted."""
+        self.kept = None
+        self.factors.clear()
+
+    def empty_sums(self) -> dict[View, ClassSums]:
+        """Return sums to gather labels' classes with."""
+        return {
+            view: ClassSums(self.task.n_classes, centre) for view, centre in self.centres.items()
+        }
