@@ -14,6 +14,11 @@ from ._passes import Task
 from ._stream import Rows, Source, stream
 from .discriminant import ClassSums, Covariance, FourierFeatures, Linear
 
+# Scores (samples × classes × candidates) that are kept at once.
+_ROOM = 1 << 27
+# Parts of the training data that noise is estimated with.
+FOLDS = 10
+
 
 class View(NamedTuple):
     """A layer's rows as they are (0 features), or random features of them."""
@@ -102,7 +107,7 @@ class Work:
             yield rows, torch.from_numpy(task.given(rows.batch, source))
 
     def views(self, source: Source, stage: str) -> Iterator[tuple[Views, Tensor, Tensor]]:
-        """Give each batch's views, given labels, and which tenth by input they are (n,) bool.
+        """Give each batch's views, given labels, and folds (n,) int64.
 
         Those of the training data are kept if they fit.
         """
@@ -122,12 +127,16 @@ class Work:
             if source is self.train and self.held_inputs is not None and not self.factors:
                 self.train_inputs.append(prints)
             # Equal inputs stay together, in any order of the data.
-            tenth = torch.from_numpy(prints % 10 == 0)
+            folds = torch.from_numpy((prints % FOLDS).astype(np.int64))
             if keep is not None:
-                keep.append((seen, labels, tenth))
-            yield seen, labels, tenth
+                keep.append((seen, labels, folds))
+            yield seen, labels, folds
         if source is self.train:
             self.kept = keep
+
+    def room(self, candidates: int) -> int:
+        """Return of how many samples a process may keep so many candidates' scores."""
+        return _ROOM // (candidates * self.task.n_classes * self.task.team.size)
 
     def scores(self, seen: Views, fitted: dict[Candidate, Linear]) -> dict[Candidate, Tensor]:
         """Return what each candidate says of a batch, (n, K) each."""

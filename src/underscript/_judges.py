@@ -1,61 +1,67 @@
 """Which candidate is best, judged with noisy labels only; and how noisy these are."""
 
-from collections.abc import Callable
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ._candidates import Candidate, Kept, Work
+from ._candidates import FOLDS, Candidate, Kept, Work
 from ._notes import Notes
 from ._overlap import fingerprints
 from ._passes import Task
 from .discriminant import ClassSums, Linear
-from .noise import Calibration, Noise, calibrate, estimate_noise
+from .noise import Noise, calibrate, estimate_noise
 
-# Scores (samples × classes × candidates) that are kept to judge candidates with.
-ROOM = 1 << 27
+# Training samples whose scores are kept: enough to scale and calibrate with.
+_SOME = 20_000
 # Fewer hold-out samples for each class decide nothing.
 _PER_CLASS = 10
 
 
+Ensemble = tuple[Candidate, ...]
+
+
 @dataclass
 class Judged:
-    """A round's candidates, judged: `worth` is the criterion's value, the larger the better."""
+    """A round's candidates, judged with noisy labels only.
+
+    Attributes
+    ----------
+    worth : dict of Candidate to float
+        Of the samples whose given label the other layers outvote, the share for which the
+        candidate goes with the vote.
+    agreements : dict of Candidate to float
+        The share of the given training labels that it predicts.
+    spreads : dict of Candidate to float
+        How far its scores lie from each row's mean.
+    kept : Kept
+        Its scores on the hold-out, or else on some training samples.
+    """
 
     worth: dict[Candidate, float]
-    spreads: dict[Candidate, float]
-    calibrations: dict[Candidate, Calibration]
     agreements: dict[Candidate, float]
-    kept: "Kept"
+    spreads: dict[Candidate, float]
+    kept: Kept
 
-    def ranked(self, layers: set[str]) -> list[Candidate]:
-        """Return the candidates of some layers, best first; of equal ones the larger ridge."""
-        mine = [candidate for candidate in self.worth if candidate.layer in layers]
-        return sorted(mine, key=lambda each: (-self.worth[each], -each.ridge))
+    def best(self, layers: Collection[str], number: int, *, clean: bool = False) -> Ensemble:
+        """Return the best candidates of some layers, best first; of equal ones the larger ridge.
 
-    def best(self, layers: set[str]) -> Candidate:
-        """Return the one that cannot be told from the best and has the largest ridge."""
-        first, *others = self.ranked(layers)
-        for other in others:
-            if other.ridge > first.ridge and not self.worse(other, first):
-                first = other
-        return first
+        Where nothing is wrong with the labels, the best are those that agree with them.
+        """
+        worth = self.agreements if clean else self.worth
+        mine = [candidate for candidate in worth if candidate.layer in layers]
+        return tuple(sorted(mine, key=lambda each: (-worth[each], -each.ridge))[:number])
 
-    def worse(self, candidate: Candidate, than: Candidate, judged: "Judged | None" = None) -> bool:
-        """Say whether a candidate is worse by more than a standard error of the difference."""
-        other = judged or self
-        mine = self.calibrations.get(candidate)
-        theirs = other.calibrations.get(than)
-        if mine is None or theirs is None:
-            return self.worth[candidate] < other.worth[than]
-        difference = theirs.likelihoods - mine.likelihoods
-        error = float(difference.std(correction=0)) / len(difference) ** 0.5
-        return bool(float(difference.mean()) > error)
+    def scores(self, ensemble: Ensemble) -> Tensor:
+        """Return an ensemble's scores of the kept samples, (n, K)."""
+        return self.summed(ensemble, {each: self.kept.of(each) for each in ensemble})
 
-
-Judge = Callable[[Work, dict[Candidate, Linear]], Judged]
+    def summed(self, ensemble: Ensemble, scores: Mapping[Candidate, Tensor]) -> Tensor:
+        """Return the sum of its members' scores, each brought to one scale."""
+        parts = [centred(scores[each]) / self.spreads[each] for each in ensemble]
+        return torch.stack(parts).sum(0)
 
 
 def centred(scores: Tensor) -> Tensor:
@@ -70,11 +76,11 @@ def spread(scores: Tensor) -> float:
     return spread if spread > 0 else 1.0
 
 
-def judge_for(work: Work, notes: Notes) -> tuple[Judge, str]:
-    """Return what judges candidates, and its name; read the hold-out's labels and inputs."""
+def read_holdout(work: Work, notes: Notes) -> bool:
+    """Look at the hold-out's labels and inputs; say whether it can choose."""
     holdout, n_classes, team = work.holdout, work.task.n_classes, work.task.team
     if holdout is None:
-        return _by_vote, "training data"
+        return False
     counts = torch.zeros(n_classes, dtype=torch.int64)
     inputs = [np.empty(0, dtype=np.uint64)]
     with team.together():
@@ -90,7 +96,7 @@ def judge_for(work: Work, notes: Notes) -> tuple[Judge, str]:
             f"holdout: {n} samples are too few to choose with (expected at least "
             f"{_PER_CLASS * n_classes}); chosen with the training data alone"
         )
-        return _by_vote, "training data"
+        return False
     missing = torch.nonzero(counts == 0)[:, 0].tolist()
     if missing:
         notes.add(
@@ -98,41 +104,22 @@ def judge_for(work: Work, notes: Notes) -> tuple[Judge, str]:
             f"{' and others' if len(missing) > 5 else ''}: how well these classes are decoded "
             "chooses nothing"
         )
-    return _by_holdout, "holdout"
+    return True
 
 
-def _by_holdout(work: Work, fitted: dict[Candidate, Linear]) -> Judged:
-    """Judge by the likelihood of a hold-out's noisy labels."""
-    assert work.holdout is not None
-    kept = Kept(ROOM // (len(fitted) * work.task.n_classes * work.task.team.size))
-    with work.task.team.together():
-        for seen, labels, _ in work.views(work.holdout, "choosing"):
-            kept.add(work.scores(seen, fitted), labels)
-    kept = kept.together(work.task)
-    given = kept.given
-    calibrations = {each: calibrate(kept.of(each), given) for each in fitted}
-    return Judged(
-        {each: found.mean for each, found in calibrations.items()},
-        {each: spread(kept.of(each)) for each in fitted},
-        calibrations,
-        {each: float((kept.of(each).argmax(1) == given).double().mean()) for each in fitted},
-        kept,
-    )
-
-
-def _by_vote(work: Work, fitted: dict[Candidate, Linear]) -> Judged:
+def judge(work: Work, fitted: dict[Candidate, Linear], held: bool) -> Judged:
     """Judge by what the other layers say of samples whose given labels they contradict."""
     layers = list(dict.fromkeys(each.layer for each in fitted))
-    room = ROOM // (len(fitted) * work.task.n_classes * work.task.team.size)
-    kept = Kept(min(20_000, room))
+    kept = Kept(min(_SOME, work.room(len(fitted))))
     went_with = dict.fromkeys(fitted, 0)
     contradicted = dict.fromkeys(layers, 0)
     agreed = dict.fromkeys(fitted, 0)
     n = 0
     with work.task.team.together():
-        for seen, labels, _ in work.views(work.train, "choosing"):
+        for seen, labels, _ in work.views(work.train, "judging"):
             scores = work.scores(seen, fitted)
-            kept.add(scores, labels)
+            if not held:
+                kept.add(scores, labels)
             n += len(labels)
             predicted = {each: values.argmax(1).cpu() for each, values in scores.items()}
             votes = {
@@ -150,6 +137,11 @@ def _by_vote(work: Work, fitted: dict[Candidate, Linear]) -> Judged:
                         went_with[each] += int((doubted & (answer == vote)).sum())
             for each, answer in predicted.items():
                 agreed[each] += int((answer == labels).sum())
+        if held:
+            assert work.holdout is not None
+            kept = Kept(work.room(len(fitted)))
+            for seen, labels, _ in work.views(work.holdout, "choosing"):
+                kept.add(work.scores(seen, fitted), labels)
     kept = kept.together(work.task)
     parts = work.task.team.gather((went_with, contradicted, agreed, n))
     n = sum(part[3] for part in parts)
@@ -159,9 +151,8 @@ def _by_vote(work: Work, fitted: dict[Candidate, Linear]) -> Judged:
             / max(1, sum(part[1][each.layer] for part in parts))
             for each in fitted
         },
-        {each: spread(kept.of(each)) for each in fitted},
-        {},
         {each: sum(part[2][each] for part in parts) / n for each in fitted},
+        {each: spread(kept.of(each)) for each in fitted},
         kept,
     )
 
@@ -174,32 +165,40 @@ def _votes(answers: list[Tensor], task: Task) -> Tensor:
     return votes / len(answers)
 
 
-def noise_at_the_input(work: Work, own: set[str]) -> Noise | None:
-    """Estimate the noise from discriminants of the input, on samples that they were kept from.
+def noise_at_the_input(work: Work, own: Collection[str]) -> Noise | None:
+    """Estimate the noise from discriminants of the input, each kept from the samples it reads.
 
-    A network cannot have memorised labels into its input, as it can into its layers. None where
-    the input is not read.
+    A network cannot have memorised labels into its input, as it can into its layers; and in ten
+    folds the discriminants have not seen the labels either. None where the input is not read.
     """
-    views = {view: centre for view, centre in work.centres.items() if view.layer not in own}
-    if not views:
+    centres = {view: centre for view, centre in work.centres.items() if view.layer not in own}
+    if not centres:
         return None
-    sums = {view: ClassSums(work.task.n_classes, centre) for view, centre in views.items()}
-    with work.task.team.together():
-        for seen, labels, held in work.views(work.train, "estimating noise"):
-            for view, mine in sums.items():
-                rest = ~held
-                mine.update(seen[view][rest.to(seen[view].device)], labels[rest])
-    fitted = work.fit(0, sums)
-    kept = Kept(min(20_000, ROOM // (len(fitted) * work.task.n_classes * work.task.team.size)))
-    with work.task.team.together():
-        for seen, labels, held in work.views(work.train, "estimating noise"):
-            if held.any():
-                scores = work.scores({view: seen[view] for view in views}, fitted)
-                kept.add({each: said.cpu()[held] for each, said in scores.items()}, labels[held])
+    n_classes, team = work.task.n_classes, work.task.team
+    sums = [{view: ClassSums(n_classes, c) for view, c in centres.items()} for _ in range(FOLDS)]
+    with team.together():
+        for seen, labels, folds in work.views(work.train, "estimating noise"):
+            for fold, of_fold in enumerate(sums):
+                here = folds == fold
+                for view, mine in of_fold.items():
+                    mine.update(seen[view][here.to(seen[view].device)], labels[here])
+    whole = {view: ClassSums.added([part[view] for part in sums]) for view in centres}
+    fitted = [
+        work.fit(0, {view: mine.without(part[view]) for view, mine in whole.items()})
+        for part in sums
+    ]
+    kept = Kept(min(_SOME, work.room(len(fitted[0]))))
+    with team.together():
+        for seen, labels, folds in work.views(work.train, "estimating noise"):
+            if not kept.room:
+                break
+            for fold, linears in enumerate(fitted):
+                here = folds == fold
+                if here.any():
+                    rows = {view: seen[view][here.to(seen[view].device)] for view in centres}
+                    kept.add(work.scores(rows, linears), labels[here])
     kept = kept.together(work.task)
-    if not kept.labels:
-        return None
     given = kept.given
-    calibrations = {each: calibrate(kept.of(each), given) for each in fitted}
+    calibrations = {each: calibrate(kept.of(each), given) for each in fitted[0]}
     best = max(calibrations, key=lambda each: calibrations[each].mean)
     return estimate_noise(kept.of(best), given, calibrations[best], work.task.seed)

@@ -15,7 +15,7 @@ from ._labels import Labels, check_range, pick
 from ._notes import Notes
 from ._stream import Batch, Rows, Source, known_index, progress_bar, stream
 from ._team import ALONE, Team
-from .discriminant import RidgeDiscriminant
+from .combined import COMBINED, CombinedDiscriminant, rows_for
 from .errors import DataError, LabelError
 from .issues import Answers
 from .layers import Place
@@ -26,7 +26,7 @@ from .subspace import PROBES, nearest_together
 
 logger = logging.getLogger(__name__)
 
-Decoders = dict[Key, SubspaceClassifier | RidgeDiscriminant]
+Decoders = dict[Key, SubspaceClassifier | CombinedDiscriminant]
 Statistics = dict[str, ClassMoments | ClassRows]
 
 
@@ -161,7 +161,7 @@ def _totals(sets: Statistics, parts: Sequence[str]) -> ClassMoments | ClassRows:
 def _fit_keys(statistics: ClassMoments | ClassRows, keys: list[Key], team: Team) -> Decoders:
     made = {key: _estimator(key) for key in keys}
     fit_together(statistics, list(made.values()), team=team)
-    return made
+    return dict(made)
 
 
 def _estimator(key: Key) -> SubspaceClassifier:
@@ -215,6 +215,9 @@ class Counts:
     ) -> list[dict[str, Any]]:
         """Return the table's rows."""
         widths = {place.tap.name: place.width for place in task.places}
+        widths[COMBINED] = sum(
+            decoder.n_features_in_ for key, decoder in decoders.items() if key.layer == COMBINED
+        )
         rows = []
         order = {key: place for place, key in enumerate([None, *decoders])}
         for (key, kind), right in sorted(self.right.items(), key=lambda item: order[item[0][0]]):
@@ -266,16 +269,20 @@ def count(
                 counts.wrong = (counts.wrong or 0) + int((sets["given"] != sets["true"]).sum())
             counts.add(None, rows.logits.argmax(1), sets)
             for layer, group in by_layer.items():
-                for key, answers in nearest_together(group, rows.layers[layer]).items():
+                for key, answers in nearest_together(group, rows_for(layer, rows.layers)).items():
                     counts.add(key, answers, sets)
             if calibration is not None:
-                chances = decoders[calibration].closeness(rows.layers[calibration.layer]).cpu()
+                chances = (
+                    decoders[calibration].closeness(rows_for(calibration.layer, rows.layers)).cpu()
+                )
                 counts.chances.append(
                     (chances.max(1).values, chances.argmax(1) == torch.from_numpy(sets["given"]))
                 )
             if watch is not None:
                 given = torch.from_numpy(sets["given"])
-                closeness, answers = decoders[watch].answers(rows.layers[watch.layer], given)
+                closeness, answers = decoders[watch].answers(
+                    rows_for(watch.layer, rows.layers), given
+                )
                 counts.add(watch, answers, sets)
                 counts.watched.append(
                     Answers.of(closeness, answers.cpu().numpy(), sets["given"], rows.batch.index)

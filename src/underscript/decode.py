@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ._capture import Tap, undisturbed
+from ._capture import undisturbed
 from ._device import as_bytes, as_device, device_of
 from ._notes import Clock, Notes
 from ._passes import Task, count, fit
@@ -201,7 +201,7 @@ def decode(
         if auto:
             with clock("oracle"):
                 candidates = refined.candidates(sources.get("test") if "test" in evaluate else None)
-    best = Decoder(_tap(places, choice.key.layer), choice.key.probe, trained[choice.key], model)
+    best = Decoder.of(choice.key, trained[choice.key], [place.tap for place in places], model)
     del trained, selecting
     if controls:
         with clock("random twin"), undisturbed(network):
@@ -284,10 +284,6 @@ def _with_input(places: list[Place], all_places: list[Place]) -> list[Place]:
     if first.default and all(place.tap.name != first.tap.name for place in places):
         return [first, *places]
     return places
-
-
-def _tap(places: list[Place], layer: str) -> Tap:
-    return next(place.tap for place in places if place.tap.name == layer)
 
 
 def _check_settings(

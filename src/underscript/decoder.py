@@ -1,6 +1,7 @@
-"""A chosen decoder: one layer of a model, and the estimator that reads it."""
+"""A chosen decoder: one layer of a model or several, and the estimator that reads them."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -11,38 +12,58 @@ from ._capture import Tap, capture, undisturbed
 from ._classifier import SubspaceClassifier
 from ._device import device_of
 from ._stream import Batch, Source, stream
-from .discriminant import RidgeDiscriminant
+from .combined import COMBINED, CombinedDiscriminant, rows_for
 from .errors import ModelError
+from .selection import Key
 
 
 class Decoder:
-    """A better classifier from a memorised network: its layer, read by a closed-form decoder.
+    """A better classifier from a memorised network: its layers, read by a closed-form decoder.
 
     Attributes
     ----------
     layer : str
-        Name of the layer.
+        Name of the layer, or ``"(combined)"`` for several.
+    layers : tuple of str
+        Names of the layers that are read, the leading one first.
     probe : str
         Name of the decoder, such as ``"masc"``.
-    estimator : RidgeDiscriminant or SubspaceClassifier
-        The fitted scikit-learn estimator; it takes the layer's flattened outputs.
+    estimator : CombinedDiscriminant or SubspaceClassifier
+        What was fitted; it takes the layer's flattened outputs (of several, a mapping of them).
     model : torch.nn.Module or None
         The network; None after loading without it.
     """
 
     def __init__(
         self,
-        tap: Tap,
+        taps: Sequence[Tap],
+        layer: str,
         probe: str,
-        estimator: SubspaceClassifier | RidgeDiscriminant,
+        estimator: SubspaceClassifier | CombinedDiscriminant,
         model: nn.Module | None,
     ):
-        self.tap, self.probe, self.estimator, self.model = tap, probe, estimator, model
+        self.taps, self.layer, self.probe = tuple(taps), layer, probe
+        self.estimator, self.model = estimator, model
+
+    @classmethod
+    def of(
+        cls,
+        key: Key,
+        estimator: SubspaceClassifier | CombinedDiscriminant,
+        taps: Sequence[Tap],
+        model: nn.Module | None,
+    ) -> Self:
+        """Return the decoder of this name, with those of the taps that it reads."""
+        layers: Sequence[str] = (key.layer,)
+        if isinstance(estimator, CombinedDiscriminant) and key.layer == COMBINED:
+            layers = estimator.layers
+        by_name = {tap.name: tap for tap in taps}
+        return cls([by_name[layer] for layer in layers], key.layer, key.probe, estimator, model)
 
     @property
-    def layer(self) -> str:
-        """Name of the layer."""
-        return self.tap.name
+    def layers(self) -> tuple[str, ...]:
+        """Names of the layers that are read."""
+        return tuple(tap.name for tap in self.taps)
 
     def __repr__(self) -> str:
         return f"Decoder(layer={self.layer!r}, estimator={self.estimator!r})"
@@ -73,8 +94,8 @@ class Decoder:
         source = Source(x, "inputs")
         parts = []
         with undisturbed(model):
-            for rows in stream(model, source, [self.tap], device_of(model), stage="decoding"):
-                parts.append(self.estimator.decide(rows.layers[self.layer]).cpu())
+            for rows in stream(model, source, self.taps, device_of(model), stage="decoding"):
+                parts.append(self.estimator.decide(rows_for(self.layer, rows.layers)).cpu())
         return np.asarray(torch.cat(parts).numpy())
 
     def predict_proba(self, x: Any) -> NDArray[np.floating[Any]]:
@@ -96,7 +117,7 @@ class Decoder:
     @property
     def module(self) -> nn.Module:
         """An `nn.Module` that runs the model up to its end and returns decision values (n, K)."""
-        return DecodedModule(self._model(), self.tap, self.estimator)
+        return DecodedModule(self._model(), self.taps, self.layer, self.estimator)
 
     def _model(self) -> nn.Module:
         if self.model is None:
@@ -107,30 +128,36 @@ class Decoder:
 
 
 class DecodedModule(nn.Module):
-    """A model whose answer is decoded from one of its layers instead of its read-out.
+    """A model whose answer is decoded from its layers instead of its read-out.
 
     Parameters
     ----------
     model : torch.nn.Module
         The network, not copied.
-    tap : Tap
-        The layer.
-    estimator : RidgeDiscriminant or SubspaceClassifier
+    taps : sequence of Tap
+        The layers.
+    layer : str
+        What the decoder reads: a layer's name or ``"(combined)"``.
+    estimator : CombinedDiscriminant or SubspaceClassifier
         The fitted decoder.
     """
 
     def __init__(
-        self, model: nn.Module, tap: Tap, estimator: SubspaceClassifier | RidgeDiscriminant
+        self,
+        model: nn.Module,
+        taps: Sequence[Tap],
+        layer: str,
+        estimator: SubspaceClassifier | CombinedDiscriminant,
     ):
         super().__init__()
-        self.model, self.tap, self.estimator = model, tap, estimator
+        self.model, self.taps, self.layer, self.estimator = model, tuple(taps), layer, estimator
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """Return decision values (n, K) for the model's own arguments."""
         values = [value for value in [*args, *kwargs.values()] if isinstance(value, Tensor)]
         batch = Batch(args, kwargs, None, None, len(values[0]))
-        with capture(self.model, [self.tap]) as tapped:
+        with capture(self.model, self.taps) as tapped:
             tapped.see_input(batch, "batch")
             self.model(*args, **kwargs)
             rows = tapped.rows(batch, "batch")
-        return self.estimator.decide(rows[self.tap.name])
+        return self.estimator.decide(rows_for(self.layer, rows))

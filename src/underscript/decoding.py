@@ -14,10 +14,11 @@ import safetensors.torch
 from torch import nn
 
 from ._capture import Tap
+from ._classifier import SubspaceClassifier
 from ._files import RUN_FORMAT, fresh_folder, write_tensors
 from ._made_with import machine, versions
+from .combined import CombinedDiscriminant
 from .decoder import Decoder
-from .discriminant import RidgeDiscriminant
 from .errors import OutputError
 from .issues import COLUMNS, Answers
 from .noise import Noise
@@ -360,7 +361,8 @@ def _accuracy(rows: pd.DataFrame, split: str, labels: str) -> float | None:
 def _save_decoder(best: Decoder, folder: Path) -> None:
     config = {
         "format": RUN_FORMAT,
-        "tap": asdict(best.tap),
+        "taps": [asdict(tap) for tap in best.taps],
+        "layer": best.layer,
         "probe": best.probe,
         "parameters": best.estimator.get_params(),
         "width": int(best.estimator.n_features_in_),
@@ -372,12 +374,16 @@ def _save_decoder(best: Decoder, folder: Path) -> None:
 
 def _load_decoder(folder: Path, model: nn.Module | None) -> Decoder:
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    known = {**PROBES, "auto": RidgeDiscriminant}
-    if config["probe"] not in known:
-        raise ValueError(f"config.json: unknown probe {config['probe']!r}")
-    estimator = known[config["probe"]](**config["parameters"])
     try:
-        estimator.set_tensors(safetensors.torch.load_file(folder / "model.safetensors"))
+        tensors = safetensors.torch.load_file(folder / "model.safetensors")
+        estimator: SubspaceClassifier | CombinedDiscriminant
+        if config["probe"] == "auto":
+            estimator = CombinedDiscriminant.restored(config["parameters"], tensors)
+        elif config["probe"] in PROBES:
+            estimator = PROBES[config["probe"]](**config["parameters"])
+            estimator.set_tensors(tensors)
+        else:
+            raise ValueError(f"config.json: unknown probe {config['probe']!r}")
     except RuntimeError as error:
         raise ValueError(f"model.safetensors: {error}") from error
     found = int(estimator.n_features_in_), len(estimator.classes_)
@@ -386,5 +392,5 @@ def _load_decoder(folder: Path, model: nn.Module | None) -> Decoder:
             f"model.safetensors: expected width {config['width']} and {config['n_classes']} "
             f"classes; found {found[0]} and {found[1]}"
         )
-    tap = config["tap"]
-    return Decoder(Tap(**{**tap, "path": tuple(tap["path"])}), config["probe"], estimator, model)
+    taps = [Tap(**{**tap, "path": tuple(tap["path"])}) for tap in config["taps"]]
+    return Decoder(taps, config["layer"], config["probe"], estimator, model)

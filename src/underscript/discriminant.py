@@ -4,7 +4,7 @@ What is costly, the covariance of all rows, does not depend on labels. So after 
 data a discriminant for other labels (decoded ones, say) needs only the sums of each class.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -140,6 +140,21 @@ class ClassSums:
         member = torch.nn.functional.one_hot(labels, len(self.counts)).to(rows.dtype)
         self.sums += member.T @ (rows - self.centre)
         self.counts += torch.bincount(labels.cpu(), minlength=len(self.counts))
+
+    @classmethod
+    def added(cls, parts: Sequence[Self]) -> Self:
+        """Return the sums of several parts of the rows."""
+        whole = cls(len(parts[0].counts), parts[0].centre)
+        for part in parts:
+            whole.sums += part.sums
+            whole.counts += part.counts
+        return whole
+
+    def without(self, part: Self) -> Self:
+        """Return the sums of the other rows."""
+        rest = type(self)(len(self.counts), self.centre)
+        rest.sums, rest.counts = self.sums - part.sums, self.counts - part.counts
+        return rest
 
     def total(self, team: Team) -> tuple[Tensor, Tensor]:
         """Return everybody's class means (K, width), and counts (K,)."""

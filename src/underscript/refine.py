@@ -1,18 +1,19 @@
-"""The decoder that chooses itself: layer, features and ridge, with noisy labels only.
+"""The decoder that chooses itself: layers, features and ridges, with noisy labels only.
 
-Discriminants of every layer are fitted to the given labels, the best of them say which label each
-training sample should have, and all are fitted again to those labels; a round or two, as long as
-it helps. Their covariances do not depend on labels, so a round costs one more run of the network.
+Discriminants of every layer are fitted to the given labels. A vote finds the best of them: of the
+samples whose given label the other layers' discriminants outvote, the share for which one goes with
+the vote. (What a layer memorised makes it repeat given labels, so it fails exactly there.) The
+best say together which label each training sample should have, all are fitted again to those
+labels, and so on until labels settle. Covariances do not depend on labels, so a round costs no more
+than reading the rows again.
 
-What is best is decided without clean labels. With a hold-out that the network was not trained on,
-by the likelihood of its noisy labels (see `noise`). Without one, by a vote: of the samples whose
-given label the other layers' discriminants outvote, the share for which a discriminant goes with
-the vote. What a layer memorised makes it repeat given labels, so it fails exactly there.
+The answer is the best few of the last round together. A hold-out with noisy labels that the network
+was not trained on may overrule it: with what agrees with its labels clearly better.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -20,10 +21,11 @@ import torch
 from torch import Tensor, nn
 
 from ._candidates import Candidate, View, Work
-from ._judges import Judged, centred, judge_for, noise_at_the_input
+from ._judges import Ensemble, Judged, judge, noise_at_the_input, read_holdout
 from ._notes import Notes
 from ._passes import Decoders, Task
 from ._stream import Rows, Source, stream
+from .combined import COMBINED, CombinedDiscriminant, Member
 from .discriminant import (
     ClassSums,
     Covariance,
@@ -43,9 +45,22 @@ FEATURES = 2048
 LOOKED_AT = 512
 # Wider layers are read by random features only: a covariance of their rows would be too large.
 WIDEST = 4096
-ROUNDS = 2
-# As many of the best vote on the labels of the next round.
-VOTERS = 4
+# Fitting again ends after so many rounds, or when fewer labels than this share change.
+ROUNDS = 5
+SETTLED = 0.005
+# As many of the best say the labels of the next round, and as many the answer.
+VOTERS = 8
+MEMBERS = 4
+# Standard errors by which the hold-out must prefer another ensemble: there are dozens of them.
+CLEARLY = 3.0
+
+
+class Offer(NamedTuple):
+    """An ensemble of a round's best, of one layer or of all (`COMBINED`)."""
+
+    place: str
+    members: Ensemble
+    judged: Judged
 
 
 @dataclass
@@ -54,10 +69,12 @@ class Refined:
 
     Attributes
     ----------
-    chosen : Candidate
-        The decoder that was chosen.
-    decoders : dict of str to RidgeDiscriminant
-        The best of each layer, the chosen one among them.
+    chosen : Key
+        Names the decoder that was chosen.
+    decoders : dict of str to CombinedDiscriminant
+        The best of each layer, and of all layers together (`COMBINED`).
+    members : tuple of Candidate
+        What the chosen one consists of.
     fitted : dict of Candidate to Linear
         Every candidate of every round.
     worth : dict of Candidate to float
@@ -72,8 +89,9 @@ class Refined:
         The network and its layers' features.
     """
 
-    chosen: Candidate
-    decoders: dict[str, RidgeDiscriminant]
+    chosen: Key
+    decoders: dict[str, CombinedDiscriminant]
+    members: Ensemble
     fitted: dict[Candidate, Linear]
     worth: dict[Candidate, float]
     criterion: str
@@ -83,8 +101,9 @@ class Refined:
     work: Work
 
     def keyed(self, layers: Sequence[str]) -> Decoders:
-        """Return the decoders of some layers, by the names that tables give them."""
-        return {_key(layer): self.decoders[layer] for layer in layers}
+        """Return the decoders of some layers and of all together, by their names in tables."""
+        places = [*layers, *(place for place in self.decoders if place == COMBINED)]
+        return {_key(place): self.decoders[place] for place in places}
 
     def candidates(self, test: Source | None) -> pd.DataFrame:
         """Return every candidate of every round, with its accuracy on test data if there are any.
@@ -110,7 +129,7 @@ class Refined:
             right = {each: sum(part[0][each] for part in parts) for each in right}
         rows = [
             {
-                **each._asdict(), "criterion": self.worth[each], "chosen": each == self.chosen,
+                **each._asdict(), "criterion": self.worth[each], "chosen": each in self.members,
                 "test_accuracy": right[each] / n if n else np.nan,
             }
             for each in self.fitted
@@ -121,14 +140,14 @@ class Refined:
     def selection(self) -> Selection:
         """The choice and why."""
         noise = self.noise
-        decided = {
-            "holdout": f"the likelihood of {self.n:,} noisy labels of a hold-out",
-            "training data": "agreement with the other layers where these contradict given labels",
+        last = self.members[0].round
+        reason = f"{_listed(self.members)}; fitted to "
+        reason += f"labels decoded in round {last}" if last else "the given labels"
+        reason += {
+            "holdout": f", as {self.n:,} noisy labels of a hold-out prefer nothing else clearly; ",
+            "training data": ", chosen by agreement with the other layers where these contradict "
+            "given labels; ",
         }[self.criterion]
-        labels = "the given labels"
-        if self.chosen.round:
-            labels = f"labels decoded in round {self.chosen.round}"
-        reason = f"A {self.chosen}, fitted to {labels}, chosen by {decided}; "
         if noise.hopeless:
             reason += "but the labels say no more than chance: nothing can be decoded from them."
         else:
@@ -139,8 +158,15 @@ class Refined:
                 f"({noise.rate_low:.1%} to {noise.rate_high:.1%})"
             )
             reason += ": there is nothing to repair." if noise.nothing_wrong else "."
-        score = Score(_key(self.chosen.layer), self.agreement, self.n)
-        return Selection(score.key, self.criterion, score, None, reason)
+        score = Score(self.chosen, self.agreement, self.n)
+        return Selection(self.chosen, self.criterion, score, None, reason)
+
+
+def _listed(members: Ensemble) -> str:
+    said = [str(member) for member in members]
+    if len(said) == 1:
+        return f"A {said[0]}"
+    return f"{len(said)} discriminants together ({'; '.join(said)})"
 
 
 def _key(layer: str) -> Key:
@@ -175,36 +201,34 @@ def refine(
     """
     work = Work(network, task, sources["train"], sources.get("holdout"), n // task.team.size)
     _look(work, whole, n)
-    judge, criterion = judge_for(work, notes)
+    held = read_holdout(work, notes)
     fitted = work.fit(0, _gather(work))
     _note_overlap(work, notes)
-    own = {place.tap.name for place in task.places if place.tap.side != "model"}
-    own = own or {place.tap.name for place in task.places}
-    judged = judge(work, fitted)
-    best: dict[str, tuple[Candidate, Linear, Judged]] = {}
-    _keep_best(best, fitted, judged, own)
-    everything, worth = dict(fitted), dict(judged.worth)
-    leader = _leader(best, own)
-    noise = noise_at_the_input(work, own) if criterion == "training data" else None
+    own = [place.tap.name for place in task.places if place.tap.side != "model"]
+    own = own or [place.tap.name for place in task.places]
+    noise = noise_at_the_input(work, own)
     clean = noise is not None and noise.nothing_wrong
+    judged = judge(work, fitted, held)
+    everything, worth = dict(fitted), dict(judged.worth)
+    rounds = [judged]
+    labels: list[Tensor] | None = None
     for number in range(1, 1 if clean else ROUNDS + 1):
-        fitted = work.fit(number, _gather_again(work, fitted, judged, own))
-        judged = judge(work, fitted)
+        sums, labels, changed = _gather_again(work, fitted, judged, own, labels)
+        if changed < SETTLED:
+            break
+        fitted = work.fit(number, sums)
+        judged = judge(work, fitted, held)
+        rounds.append(judged)
         everything |= fitted
         worth |= judged.worth
-        before = leader
-        _keep_best(best, fitted, judged, own)
-        leader = _leader(best, own)
-        if criterion == "holdout" and leader == before:
-            break
-    if clean:
-        # Nothing is wrong with the labels: what agrees with them best is best.
-        for layer in best:
-            first = max(judged.ranked({layer}), key=lambda each: judged.agreements[each])
-            best[layer] = first, fitted[first], judged
-        leader = max((best[layer][0] for layer in own), key=lambda c: judged.agreements[c])
     work.forget()
-    return _result(work, best, leader, everything, worth, criterion, noise)
+    layers = list(dict.fromkeys(view.layer for view in work.centres))
+    offers = {layer: _best_offer(layer, [layer], rounds, held, clean) for layer in layers}
+    leading = _best_offer(COMBINED, own, rounds, held, clean)
+    offers[COMBINED] = leading
+    if held:
+        leading = _overruled(leading, [offers[layer] for layer in own])
+    return _result(work, offers, leading, everything, worth, held, noise)
 
 
 def _look(work: Work, whole: Source, n: int) -> None:
@@ -288,79 +312,104 @@ def _note_overlap(work: Work, notes: Notes) -> None:
 
 
 def _gather_again(
-    work: Work, fitted: dict[Candidate, Linear], judged: Judged, own: set[str]
-) -> dict[View, ClassSums]:
-    """Run the training data once: sums with the labels that the best candidates agree on."""
-    layers = {view.layer for view in work.centres}
-    # The input decides for itself: as a control it must not know what the network knows.
-    groups = [(group, _voters(judged, group)) for group in (own, layers - own) if group]
-    sums = work.empty_sums()
-    with work.task.team.together():
-        for seen, _, _ in work.views(work.train, "refining"):
-            for group, voters in groups:
-                scores = work.scores(seen, {each: fitted[each] for each in voters})
-                parts = [centred(scores[each]) / judged.spreads[each] for each in voters]
-                labels = torch.stack(parts).sum(0).argmax(1)
-                for view, rows in seen.items():
-                    if view.layer in group:
-                        sums[view].update(rows, labels)
-    return sums
-
-
-def _voters(judged: Judged, own: set[str]) -> list[Candidate]:
-    """Return the best; with a hold-out only those that it cannot tell from the very best."""
-    ranked = judged.ranked(own)[:VOTERS]
-    if judged.calibrations:
-        ranked = [each for each in ranked if not judged.worse(each, ranked[0])]
-    return ranked
-
-
-def _keep_best(
-    best: dict[str, tuple[Candidate, Linear, Judged]],
+    work: Work,
     fitted: dict[Candidate, Linear],
     judged: Judged,
-    own: set[str],
-) -> None:
-    """Put a round's best candidate of each layer in place of an earlier one that is worse."""
-    for layer in {each.layer for each in fitted}:
-        new = judged.best({layer})
-        old = best.get(layer)
-        # Without a hold-out rounds cannot be compared; one round of refitting helps.
-        if old is None or not judged.calibrations or old[2].worse(old[0], new, judged):
-            best[layer] = new, fitted[new], judged
+    own: Sequence[str],
+    before: list[Tensor] | None,
+) -> tuple[dict[View, ClassSums], list[Tensor], float]:
+    """Run the training data once: sums with the labels that the best candidates agree on.
+
+    Returns the sums, the labels of each batch, and the share that changed.
+    """
+    layers = {view.layer for view in work.centres}
+    # The input decides for itself: as a control it must not know what the network knows.
+    groups = [set(own), layers - set(own)]
+    voters = [(group, judged.best(group, VOTERS)) for group in groups if group]
+    sums = work.empty_sums()
+    labels: list[Tensor] = []
+    changed = n = 0
+    with work.task.team.together():
+        for number, (seen, given, _) in enumerate(work.views(work.train, "refining")):
+            for group, some in voters:
+                scores = work.scores(seen, {each: fitted[each] for each in some})
+                decoded = judged.summed(some, scores).argmax(1)
+                for view, rows in seen.items():
+                    if view.layer in group:
+                        sums[view].update(rows, decoded)
+                if group == groups[0]:
+                    labels.append(decoded.cpu())
+                    earlier = given if before is None else before[number]
+                    changed += int((labels[-1] != earlier).sum())
+                    n += len(given)
+    parts = work.task.team.gather((changed, n))
+    share = sum(part[0] for part in parts) / max(1, sum(part[1] for part in parts))
+    return sums, labels, share
 
 
-def _leader(best: dict[str, tuple[Candidate, Linear, Judged]], own: set[str]) -> Candidate:
-    """Return the best of the layers' best; of those that cannot be told apart the first's."""
-    layers = [layer for layer in best if layer in own]
-    top = max(layers, key=lambda layer: best[layer][2].worth[best[layer][0]])
-    return best[top][0]
+def _best_offer(
+    place: str, layers: Sequence[str], rounds: list[Judged], held: bool, clean: bool
+) -> Offer:
+    """Return the last round's best of some layers, unless the hold-out clearly says another's."""
+    offers = [Offer(place, each.best(layers, MEMBERS, clean=clean), each) for each in rounds]
+    return _overruled(offers[-1], offers[:-1]) if held else offers[-1]
+
+
+def _overruled(offer: Offer, others: list[Offer]) -> Offer:
+    """Return what agrees best with the hold-out, if clearly better than the offer, or the offer.
+
+    With noise that does not depend on the input the share of noisy labels that a decoder predicts
+    rises with its accuracy; see the documentation of the method.
+    """
+    best, ahead = offer, 0.0
+    mine = _agrees(offer)
+    for other in others:
+        difference = _agrees(other) - mine
+        mean = float(difference.mean())
+        error = float(difference.std(correction=0)) / len(difference) ** 0.5
+        if mean > max(ahead, CLEARLY * error):
+            best, ahead = other, mean
+    return best
+
+
+def _agrees(offer: Offer) -> Tensor:
+    kept = offer.judged.kept
+    return (offer.judged.scores(offer.members).argmax(1) == kept.given).double()
 
 
 def _result(
     work: Work,
-    best: dict[str, tuple[Candidate, Linear, Judged]],
-    chosen: Candidate,
+    offers: dict[str, Offer],
+    chosen: Offer,
     fitted: dict[Candidate, Linear],
     worth: dict[Candidate, float],
-    criterion: str,
+    held: bool,
     noise: Noise | None,
 ) -> Refined:
     decoders = {}
-    for layer, (candidate, linear, judged) in best.items():
-        scores = judged.kept.of(candidate)
-        found = judged.calibrations.get(candidate) or calibrate(scores, judged.kept.given)
-        estimator = RidgeDiscriminant(
-            ridge=candidate.ridge, n_features=candidate.n_features, seed=work.task.seed
-        )
-        decoders[layer] = estimator.set_fitted(linear, work.maps[candidate.view], found.temperature)
-    judged = best[chosen.layer][2]
-    scores, given = judged.kept.of(chosen), judged.kept.given
-    if noise is None:
-        noise = estimate_noise(scores, given, calibrate(scores, given), work.task.seed)
-    else:
-        noise = noise.of_decoder(judged.agreements[chosen], len(given))
+    for place, (_, members, judged) in offers.items():
+        scores, given = judged.scores(members), judged.kept.given
+        calibration = calibrate(scores, given)
+        made = []
+        for each in members:
+            estimator = RidgeDiscriminant(
+                ridge=each.ridge, n_features=each.n_features, seed=work.task.seed
+            )
+            temperature = calibration.temperature / judged.spreads[each]
+            estimator.set_fitted(fitted[each], work.maps[each.view], temperature)
+            made.append(Member(each.layer, estimator))
+        decoders[place] = CombinedDiscriminant(made)
+        if place == chosen.place:
+            found = estimate_noise(scores, given, calibration, work.task.seed)
+    agreement = float(_agrees(chosen).mean())
+    n = len(chosen.judged.kept.given)
+    if noise is not None and (not held or _width(noise) < _width(found)):
+        found = noise.of_decoder(agreement, n)
     return Refined(
-        chosen, decoders, fitted, worth, criterion, judged.agreements[chosen], len(given),
-        noise, work,
+        _key(chosen.place), decoders, chosen.members, fitted, worth,
+        "holdout" if held else "training data", agreement, n, found, work,
     )  # fmt: skip
+
+
+def _width(noise: Noise) -> float:
+    return noise.rate_high - noise.rate_low

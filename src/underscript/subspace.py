@@ -363,16 +363,16 @@ class PrincipalVectorClassifier(SubspaceClassifier):
 
 
 def nearest_together(
-    decoders: Mapping[Key, SubspaceClassifier], rows: Float[Tensor, "n width"]
+    decoders: Mapping[Key, Any], rows: Float[Tensor, "n width"]
 ) -> dict[Key, Int[Tensor, " n"]]:
     """Return what `nearest` of each decoder does, with one product for those that share bases.
 
     Parameters
     ----------
     decoders : mapping to fitted estimators
-        Of one layer.
+        Of one layer, or of several together.
     rows : Tensor, shape (n, width)
-        Finite rows, not checked.
+        Finite rows, not checked; for decoders of several layers a mapping of these.
     """
     answers: dict[Key, Tensor] = {}
     shared: dict[int, Tensor] = {}
