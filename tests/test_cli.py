@@ -119,7 +119,8 @@ def test_decode_writes_a_run_and_json_alone_on_standard_output(folder, capsys):
     assert code == 0, captured.err
     found = json.loads(captured.out)
     assert sorted(p.name for p in Path("run").iterdir()) == [
-        "decoder", "label_issues.csv", "layers.csv", "report.html", "results.json",
+        "candidates.csv", "decoder", "label_issues.csv", "layers.csv", "report.html",
+        "results.json",
     ]  # fmt: skip
     kept = json.loads(Path("run/results.json").read_text())
     assert {key: found[key] for key in kept} == kept

@@ -27,8 +27,8 @@ from underscript.errors import ModelError, OutputError
 X, Y = models.data("rows", 200)
 GIVEN = us.corrupt_labels(Y, 0.4, seed=1)
 FILES = [
-    "decoder/config.json", "decoder/model.safetensors", "label_issues.csv", "layers.csv",
-    "report.html", "results.json",
+    "candidates.csv", "decoder/config.json", "decoder/model.safetensors", "label_issues.csv",
+    "layers.csv", "report.html", "results.json",
 ]  # fmt: skip
 
 
@@ -93,12 +93,12 @@ def test_what_is_read_is_what_was_written(tmp_path, probes, with_model):
     pd.testing.assert_frame_equal(read.label_issues(), written.label_issues(), check_exact=True)
     assert read.summary == written.summary
     assert read.verdict == written.verdict
-    assert read.best.tap == written.best.tap
+    assert read.best.taps == written.best.taps
     assert read.best.probe == written.best.probe
     assert read.best.estimator.get_params() == written.best.estimator.get_params()
     rows = torch.randn(50, read.best.estimator.n_features_in_)
     np.testing.assert_array_equal(
-        read.best.estimator.decision_function(rows), written.best.estimator.decision_function(rows)
+        read.best.estimator.decide(rows), written.best.estimator.decide(rows)
     )
     if with_model:
         np.testing.assert_array_equal(
@@ -126,7 +126,7 @@ def test_a_tap_of_a_later_call_or_part_comes_back(tmp_path):
         )
         written.save(tmp_path / name)
         read = us.load(tmp_path / name, model=model)
-        assert read.best.tap == written.best.tap
+        assert read.best.taps == written.best.taps
         assert read.best.predict(x).tolist() == written.best.predict(x).tolist()
 
 
@@ -207,7 +207,7 @@ DAMAGE: dict[str, Callable[[Path], Any]] = {
     "weights a pickle": lambda run: (run / WEIGHTS).write_bytes(pickle.dumps({"a": 1})),
     "weights without a tensor": lambda run: edit_tensors(
         run / WEIGHTS,
-        lambda tensors: tensors.pop("counts" if "counts" in tensors else "intercepts"),
+        lambda tensors: tensors.pop("counts" if "counts" in tensors else "0.intercepts"),
     ),
     "weights that do not fit each other": lambda run: edit_tensors(
         run / WEIGHTS,
@@ -227,9 +227,9 @@ DAMAGE: dict[str, Callable[[Path], Any]] = {
     "config missing": lambda run: (run / CONFIG).unlink(),
     "config not JSON": lambda run: (run / CONFIG).write_text("{"),
     "config a list": lambda run: (run / CONFIG).write_text("[]"),
-    "config without a tap": lambda run: edit_json(run / CONFIG, lambda c: c.pop("tap")),
+    "config without a tap": lambda run: edit_json(run / CONFIG, lambda c: c.pop("taps")),
     "config with another tap": lambda run: edit_json(
-        run / CONFIG, lambda c: c["tap"].update(surprise=1)
+        run / CONFIG, lambda c: c["taps"][0].update(surprise=1)
     ),
     "config with an unknown probe": lambda run: edit_json(
         run / CONFIG, lambda c: c.update(probe="os.system")
@@ -269,6 +269,10 @@ DAMAGE: dict[str, Callable[[Path], Any]] = {
         pd.read_csv(run / "label_issues.csv")
         .drop(columns="label_quality")
         .to_csv(run / "label_issues.csv", index=False)
+    ),
+    "candidates missing": lambda run: (run / "candidates.csv").unlink(),
+    "candidates with words for numbers": lambda run: (run / "candidates.csv").write_text(
+        "round,layer,n_features,ridge,criterion,chosen,test_accuracy\n0,fc1,0,1,good,True,0.5\n"
     ),
     "issues cut short": lambda run: cut_in_a_row(run / "label_issues.csv"),
 }

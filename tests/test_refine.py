@@ -4,13 +4,19 @@ import warnings
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 from torch import nn
 
 import underscript as us
+from underscript._candidates import Candidate, Kept
+from underscript._judges import Judged
 from underscript._overlap import _fingerprints
+from underscript.refine import Offer, _overruled
 
 N, HELD = 1100, 300
 
@@ -90,6 +96,91 @@ def test_it_says_how_noisy_the_labels_are_and_how_right_it_is(noisy, found, held
     assert np.shape(said["transitions"]) == (10, 10)
 
 
+@pytest.mark.parametrize("held", [True, False])
+def test_the_answer_names_the_layers_that_it_reads(noisy, found, held):
+    best, table = found[held].best, found[held].table
+    assert best.layer == ("(combined)" if len(best.layers) > 1 else best.layers[0])
+    rows = table[(table["probe"] == "auto") & (table["split"] == "test")].set_index("layer")
+    assert {*rows.index} == {*layers_of(table), best.layer}
+    assert rows["width"][best.layer] == sum(rows["width"][layer] for layer in best.layers)
+    for layer in best.layers:
+        assert f"on {layer}" in found[held].summary["selected"]["reason"]
+    module = best.module.eval()
+    with torch.no_grad():
+        values = module(torch.from_numpy(noisy.test[0]))
+    np.testing.assert_allclose(values, best.decision_function(noisy.test[0]), rtol=1e-4, atol=1e-4)
+
+
+def layers_of(table):
+    return list(dict.fromkeys(table[table["probe"] == "masc"]["layer"]))
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_every_candidate_is_told_with_what_chose_and_what_did_not(noisy, found, held):
+    told = found[held].candidates
+    chosen = told[told["chosen"]]
+    assert 1 <= len(chosen) <= 4
+    assert len(set(chosen["round"])) == 1
+    # Labels of which half are wrong are not the last word.
+    assert chosen["round"].iloc[0] > 0
+    own = told[told["layer"] != "input"]
+    oracle = found[held].summary["oracle"]
+    assert oracle["test_accuracy"] >= own["test_accuracy"].max() - 1e-12
+    ours = found[held].summary["selected"]["test_accuracy"]
+    assert oracle["regret_points"] == pytest.approx(100 * (oracle["test_accuracy"] - ours))
+    assert oracle["regret_points"] < 3
+    untested = noisy.decode(test=None).candidates
+    assert untested["test_accuracy"].isna().all()
+    assert noisy.decode(auto=False).candidates is None
+
+
+@pytest.mark.parametrize(("wrong", "overruled"), [(20, False), (60, True)])
+def test_a_hold_out_overrules_only_where_it_is_clear(wrong, overruled):
+    """Of 400 labels the offer contradicts 20 or 60, another one 10."""
+    labels = torch.arange(400) % 10
+    first, second = labels.clone(), labels.clone()
+    first[:wrong] += 1
+    second[wrong : wrong + 10] += 1
+    a, b = Candidate(1, "a", 0, 1.0), Candidate(1, "b", 0, 1.0)
+    kept = Kept(400)
+    kept.add({c: torch.eye(12)[answers] for c, answers in ((a, first), (b, second))}, labels)
+    judged = Judged({a: 1.0, b: 0.5}, {a: 1.0, b: 1.0}, {a: 1.0, b: 1.0}, kept)
+    assert judged.best(["a", "b"], 1) == (a,)
+    offer, other = Offer("a", (a,), judged), Offer("b", (b,), judged)
+    assert (_overruled(offer, [other]) is other) == overruled
+    assert _overruled(other, [offer]) is other
+
+
+def test_refitting_makes_labels_better_round_by_round(found):
+    told = found[False].candidates
+    best = told[told["layer"] != "input"].groupby("round")["test_accuracy"].max()
+    assert best.iloc[1] > best.iloc[0]
+    assert best.iloc[-1] >= best.iloc[1] - 0.01
+
+
+@settings(max_examples=4, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_neither_test_nor_true_labels_can_change_a_choice(noisy, seed):
+    """Any test set and any true labels: the same decoder, noise and label issues."""
+    rng = np.random.default_rng(seed)
+    held = noisy.holdout if seed % 2 else None
+    expected = noisy.decode(held, test=None)
+    x, y = noisy.test
+    other = noisy.decode(
+        held, test=(x[rng.permutation(len(x))], rng.integers(0, 10, len(y))),
+        true_labels=rng.integers(0, 10, N), subspace_labels=("corrupted",),
+    )  # fmt: skip
+    for name in ("reason", "criterion_accuracy", "layer"):
+        assert other.summary["selected"][name] == expected.summary["selected"][name]
+    assert other.summary["noise"] == expected.summary["noise"]
+    columns = ["round", "layer", "n_features", "ridge", "criterion", "chosen"]
+    pd.testing.assert_frame_equal(other.candidates[columns], expected.candidates[columns])
+    pd.testing.assert_frame_equal(other.label_issues(), expected.label_issues())
+    np.testing.assert_array_equal(
+        other.best.decision_function(x), expected.best.decision_function(x)
+    )
+
+
 def test_label_issues_are_the_wrong_labels(noisy, found):
     flagged = found[True].label_issues()["is_label_issue"].to_numpy()
     wrong = noisy.train[1] != noisy.true
@@ -165,6 +256,8 @@ def test_it_comes_back_from_a_folder(noisy, found, tmp_path):
     found[True].save(tmp_path / "run")
     read = us.load(tmp_path / "run", model=noisy.model)
     assert read.best.probe == "auto"
+    assert read.best.layers == found[True].best.layers
+    pd.testing.assert_frame_equal(read.candidates, found[True].candidates)
     np.testing.assert_array_equal(
         read.best.decision_function(noisy.test[0]),
         found[True].best.decision_function(noisy.test[0]),

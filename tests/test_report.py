@@ -97,6 +97,7 @@ def make_summary(table: pd.DataFrame, layer: str) -> dict[str, Any]:
         },
         "selected": {
             "layer": layer,
+            "layers": [layer],
             "width": int(best.width.iloc[0]),
             "probe": "masc",
             "variance": 0.99,
@@ -160,6 +161,7 @@ def evil() -> tuple[dict[str, Any], pd.DataFrame]:
     table.loc[table.layer == "fc1", "layer"] = EVIL
     table.loc[table.layer == "fc2", "layer"] = "$\\frac{$ [red]&amp;\x00\u202e#0b63b0"
     summary["selected"]["layer"] = summary["oracle"]["layer"] = EVIL
+    summary["selected"]["layers"] = [EVIL]
     summary["model"]["class"] = EVIL
     summary["verdict"] = f"Layer {EVIL} still knows 93.9 %."
     summary["command"] = f"underscript decode --model '{EVIL}' --layers \"</code>*\""

@@ -16,6 +16,9 @@ __all__ = ["COMBINED", "CombinedDiscriminant", "Member", "rows_for"]
 # What stands where a layer's name would; no module can be called so.
 COMBINED = "(combined)"
 
+# Tensors that members of the same view have in common.
+_SHARED = ("directions", "phases")
+
 LayerRows = Tensor | Mapping[str, Tensor]
 
 
@@ -29,6 +32,11 @@ class Member(NamedTuple):
 
     layer: str
     estimator: RidgeDiscriminant
+
+    @property
+    def view(self) -> tuple[str, int, int]:
+        """What it reads: members that agree in this have the same random features."""
+        return self.layer, self.estimator.n_features, self.estimator.seed
 
 
 class CombinedDiscriminant:
@@ -78,12 +86,14 @@ class CombinedDiscriminant:
 
     def decide(self, rows: LayerRows) -> Float[Tensor, "n classes"]:
         """Return decision values (n, K) of finite rows: their softmax is `closeness`."""
-        total: Tensor | None = None
-        for layer, estimator in self.members:
-            values = estimator.decide(rows if isinstance(rows, Tensor) else rows[layer])
-            total = values if total is None else total + values
-        assert total is not None
-        return total
+        seen: dict[tuple[str, int, int], Tensor] = {}
+        parts = []
+        for member in self.members:
+            if member.view not in seen:
+                mine = rows if isinstance(rows, Tensor) else rows[member.layer]
+                seen[member.view] = member.estimator.mapped(mine)
+            parts.append(member.estimator.scores(seen[member.view]))
+        return torch.stack(parts).sum(0)
 
     def closeness(self, rows: LayerRows) -> Float[Tensor, "n classes"]:
         """Return the probability of each class, shape (n, K)."""
@@ -109,12 +119,15 @@ class CombinedDiscriminant:
         return self
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return all that prediction needs, to be saved."""
-        return {
-            f"{number}.{name}": tensor
-            for number, member in enumerate(self.members)
-            for name, tensor in member.estimator.tensors().items()
-        }
+        """Return all that prediction needs, to be saved; shared random features once."""
+        found = {}
+        views = [member.view for member in self.members]
+        for number, member in enumerate(self.members):
+            again = member.view in views[:number]
+            for name, tensor in member.estimator.tensors().items():
+                if not (again and name in _SHARED):
+                    found[f"{number}.{name}"] = tensor
+        return found
 
     @classmethod
     def restored(cls, parameters: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
@@ -125,14 +138,19 @@ class CombinedDiscriminant:
         KeyError, TypeError, ValueError
             If they are not those of such a decoder.
         """
-        members = []
+        members: list[Member] = []
+        shared: dict[tuple[str, int, int], dict[str, Tensor]] = {}
         for number, told in enumerate(parameters["members"]):
             told = dict(told)
             layer = str(told.pop("layer"))
+            estimator = RidgeDiscriminant(**told)
+            view = Member(layer, estimator).view
             prefix = f"{number}."
             own = {name.removeprefix(prefix): t for name, t in tensors.items()
                    if name.startswith(prefix)}  # fmt: skip
-            members.append(Member(layer, RidgeDiscriminant(**told).set_tensors(own)))
+            features = {name: own[name] for name in _SHARED if name in own}
+            own |= shared.setdefault(view, features)
+            members.append(Member(layer, estimator.set_tensors(own)))
         if not members or len({len(m.estimator.classes_) for m in members}) > 1:
             raise ValueError("expected discriminants of the same classes")
         return cls(members)

@@ -165,7 +165,7 @@ def load(folder: str | os.PathLike[str], model: nn.Module | None = None) -> Deco
             issues, "label_issues.csv", dict(zip(COLUMNS, ("b", "f", "iu", "iu"), strict=True))
         )
         candidates = None
-        if (folder / "candidates.csv").is_file():
+        if summary["settings"]["auto"]:
             candidates = pd.read_csv(folder / "candidates.csv", keep_default_na=False,
                                      na_values={"test_accuracy": [""]})  # fmt: skip
             _check_kinds(candidates, "candidates.csv", {"criterion": "f", "chosen": "b"})
@@ -237,6 +237,7 @@ def describe(
     true_share = _accuracy(own, "train", "true")
     selected: dict[str, Any] = {
         "layer": key.layer,
+        "layers": list(best.layers),
         "width": int(chosen["width"].iloc[0]),
         "probe": key.probe,
         "variance": key.variance,
@@ -296,7 +297,8 @@ def verdict(summary: Mapping[str, Any], table: pd.DataFrame) -> str:
     wrong = summary["wrong_label_share"]
     labels = f", of which {wrong:.1%} are wrong," if wrong is not None else ""
     what = {"auto": "the refined decoder"}.get(chosen["probe"], chosen["probe"].upper())
-    name = f"{what} on {chosen['layer']}"
+    *others, last = chosen["layers"]
+    name = f"{what} on {', '.join(others)}{' and ' if others else ''}{last}"
     start = f"The network fits {own['train_given']:.1%} of its training labels{labels}"
     if own["test"] is None:
         return (

@@ -270,10 +270,16 @@ class RidgeDiscriminant(Baseline):
 
     def decide(self, rows: Float[Tensor, "n width"]) -> Float[Tensor, "n classes"]:
         """Return decision values (n, K) of finite rows: their softmax is `closeness`."""
+        return self.scores(self.mapped(rows))
+
+    def mapped(self, rows: Float[Tensor, "n width"]) -> Float[Tensor, "n features"]:
+        """Return the random features of finite rows, or the rows where there are none."""
         rows = rows.float()
-        if self._map is not None:
-            rows = self._map(rows)
-        return self._linear(rows) * self.temperature_
+        return rows if self._map is None else self._map(rows)
+
+    def scores(self, mapped: Float[Tensor, "n features"]) -> Float[Tensor, "n classes"]:
+        """Return decision values of what `mapped` gave."""
+        return self._linear(mapped) * self.temperature_
 
     def closeness(self, rows: Float[Tensor, "n width"]) -> Float[Tensor, "n classes"]:
         """Return the probability of each class, shape (n, K)."""

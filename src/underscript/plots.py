@@ -17,6 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.transforms import ScaledTranslation
 
+from .combined import COMBINED
 from .errors import DataError
 
 __all__ = ["COLOURS", "layer_curve"]
@@ -194,8 +195,12 @@ def layer_curve(summary: Mapping[str, Any], table: pd.DataFrame, ax: Axes | None
                 zorder=2,
             )
             ends.append((level, f"the model itself {level:.1f}", COLOURS["ink"]))
+        # Several layers together are no step deeper: their point stands by itself.
+        depth = len(layers) - (layers[-1] == COMBINED)
         for curve in curves:
-            ax.plot(range(len(layers)), curve.heights, label=curve.name, **curve.style)
+            ax.plot(range(depth), curve.heights[:depth], label=curve.name, **curve.style)
+            if depth < len(layers):
+                ax.plot([depth], curve.heights[depth:], **curve.style)
             ends.append((curve.last, curve.name, str(curve.style["color"])))
         if summary["selected"]["layer"] in layers:
             _mark_selected(ax, layers.index(summary["selected"]["layer"]), curves, level, point)

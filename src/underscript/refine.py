@@ -72,7 +72,7 @@ class Refined:
     chosen : Key
         Names the decoder that was chosen.
     decoders : dict of str to CombinedDiscriminant
-        The best of each layer, and of all layers together (`COMBINED`).
+        The best of each layer, and of all together (`COMBINED`) unless they are of one layer.
     members : tuple of Candidate
         What the chosen one consists of.
     fitted : dict of Candidate to Linear
@@ -225,7 +225,10 @@ def refine(
     layers = list(dict.fromkeys(view.layer for view in work.centres))
     offers = {layer: _best_offer(layer, [layer], rounds, held, clean) for layer in layers}
     leading = _best_offer(COMBINED, own, rounds, held, clean)
-    offers[COMBINED] = leading
+    alone = {member.layer for member in leading.members}
+    if len(alone) == 1:
+        leading = leading._replace(place=alone.pop())
+    offers[leading.place] = leading
     if held:
         leading = _overruled(leading, [offers[layer] for layer in own])
     return _result(work, offers, leading, everything, worth, held, noise)

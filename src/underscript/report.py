@@ -127,7 +127,8 @@ def key_numbers(summary: Mapping[str, Any]) -> list[KeyNumber]:
     """
     model, selected = summary["model"]["accuracy"], summary["selected"]
     oracle, numbers = summary["oracle"], []
-    where = f"{printable(selected['layer'])}, {_decoder(selected['probe'], selected['variance'])}"
+    read = " + ".join(map(printable, selected["layers"]))
+    where = f"{read}, {_decoder(selected['probe'], selected['variance'])}"
     if model["test"] is not None:
         note = f"it fits {percent(model['train_given'])} % of the labels it was given"
         numbers.append(KeyNumber("Model itself, test", f"{percent(model['test'])} %", note))
