@@ -68,6 +68,7 @@ def test_the_commands_for_your_own_model_run(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert sorted(path.name for path in (tmp_path / "my-run").iterdir()) == [
+        "candidates.csv",
         "decoder",
         "label_issues.csv",
         "layers.csv",

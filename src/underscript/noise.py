@@ -35,6 +35,8 @@ _AROUND = 0.15
 SMALLEST = 0.02
 # A decoder that is right less often cannot tell wrong labels from its own doubt.
 SURE = 0.75
+# Standard errors of agreement beyond chance that show that labels say something.
+BEYOND = 3.0
 _MATRICES = ("transitions", "transitions_error")
 
 
@@ -124,6 +126,8 @@ class Noise:
         Standard errors.
     n : int
         Samples.
+    beyond_chance : float
+        Standard errors by which decoder and labels agree more often than by chance.
     """
 
     rate: float
@@ -135,12 +139,12 @@ class Noise:
     transitions: NDArray[np.float64]
     transitions_error: NDArray[np.float64]
     n: int
+    beyond_chance: float
 
     @property
     def hopeless(self) -> bool:
         """Whether nothing shows that the labels say more than chance."""
-        chance = 1 - 1 / len(self.transitions)
-        return self.rate_high >= 0.97 * chance
+        return self.beyond_chance < BEYOND
 
     def of_decoder(self, agreement: float, n: int) -> "Noise":
         """Return the same labels' noise with the accuracy of another decoder.
@@ -228,8 +232,20 @@ def estimate_noise(
     high = torch.maximum(torch.quantile(both[:, 1:], 0.975, dim=1), both[:, 0]).tolist()
     return Noise(
         float(rates[0]), low[0], high[0], float(accuracies[0]), low[1], high[1],
-        matrix, error, n,
+        matrix, error, n, _beyond_chance(scores.argmax(1), labels, n_classes),
     )  # fmt: skip
+
+
+def _beyond_chance(predicted: Tensor, labels: Tensor, n_classes: int) -> float:
+    """Return how many standard errors more agree than if labels were dealt out anew."""
+    n = len(labels)
+    each = [
+        torch.bincount(values, minlength=n_classes).double() / n for values in (predicted, labels)
+    ]
+    chance = float(each[0] @ each[1])
+    agreement = float((predicted == labels).double().mean())
+    # All of one class, predicted and given: agreement is all chance.
+    return (agreement - chance) / float(np.sqrt(max(chance * (1 - chance) / n, 1e-12)))
 
 
 def _with_transitions(

@@ -12,7 +12,7 @@ was not trained on may overrule it: with what agrees with its labels clearly bet
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -406,8 +406,11 @@ def _result(
             found = estimate_noise(scores, given, calibration, work.task.seed)
     agreement = float(_agrees(chosen).mean())
     n = len(chosen.judged.kept.given)
-    if noise is not None and (not held or _width(noise) < _width(found)):
-        found = noise.of_decoder(agreement, n)
+    if noise is not None:
+        beyond = max(noise.beyond_chance, found.beyond_chance) if held else noise.beyond_chance
+        if not held or _width(noise) < _width(found):
+            found = noise.of_decoder(agreement, n)
+        found = replace(found, beyond_chance=beyond)
     return Refined(
         _key(chosen.place), decoders, chosen.members, fitted, worth,
         "holdout" if held else "training data", agreement, n, found, work,
