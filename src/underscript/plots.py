@@ -8,6 +8,7 @@ settings of matplotlib, or a display.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import matplotlib as mpl
@@ -259,7 +260,10 @@ def _frame(ax: Axes, layers: Sequence[str], selected: str, title: str) -> float:
     names = [short[i] for i in shown]
     share = 0.66 if figure.get_figwidth() >= _ROOM_FOR_LABELS else 0.84  # of the width, the axis
     room = share * 72 * figure.get_figwidth() / 6.2  # in characters of a tick's name
-    slanted = len(shown) * (max(map(len, names)) + 1) > room
+    # Centred names must leave each other room; those at the ends may stand out a little.
+    lengths = [len(name) for name in names]
+    widest = max([(a + b) / 2 for a, b in pairwise(lengths)], default=lengths[0])
+    slanted = len(shown) * (widest + 1) > room
     ax.set_xticks(shown)
     ax.set_xticklabels(
         names,
