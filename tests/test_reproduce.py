@@ -164,6 +164,20 @@ def test_e6_has_every_probe_on_every_layer_with_its_times(finished):
         assert here["accuracy"].iloc[0] == rows(e1, layer=layer)["accuracy"].iloc[0]
 
 
+def test_e6_tells_the_geometry_of_the_classes(finished):
+    plan, out, _ = finished
+    table = pd.read_csv(out / "geometry.csv")
+    assert len(table) == 5 * 3  # layers; both kinds of labels at 0.6, one at 0
+    (here,) = rows(table, layer="fc2", subspace_labels="true", corruption=0.6).to_dict("records")
+    parts = [Work(plan, Cell(0.6, run), out).table("geometry") for run in (1, 2)]
+    both = rows(pd.concat(parts), layer="fc2", subspace_labels="true")
+    alone = both["class_a"] == both["class_b"]
+    assert here["effective_rank"] == pytest.approx(both[alone]["effective_rank"].mean())
+    assert here["smallest_angle"] == pytest.approx(both[~alone]["smallest_angle"].mean())
+    assert here["overlap"] == pytest.approx(both[~alone]["overlap"].mean())
+    assert "E6: geometry of the class subspaces" in (out / "tables.md").read_text()
+
+
 def test_controls_stand_beside_the_claim(finished):
     plan, out, found = finished
     control = rows(found.results, experiment="E1", corruption=0.6, run=1, model="random")

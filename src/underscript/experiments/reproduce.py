@@ -15,7 +15,14 @@ from .figures import write_figures
 from .grid import run_grid
 from .plan import Plan
 from .shown import Shown, markdown, shown_tables
-from .tables import choices_table, models_table, results_table, retraining_table, summarise
+from .tables import (
+    choices_table,
+    geometry_table,
+    models_table,
+    results_table,
+    retraining_table,
+    summarise,
+)
 
 __all__ = ["Reproduction", "reproduce"]
 
@@ -97,6 +104,7 @@ def reproduce(
     run_grid(plan, out, jobs=jobs, progress=progress)
     results, models = results_table(plan, out), models_table(plan, out)
     retraining, choices = retraining_table(plan, out), choices_table(plan, out)
+    geometry = geometry_table(plan, out)
     summary = summarise(results)
     both = None if others is None else compare(summary, models, others)
     about: dict[str, Any] = {
@@ -120,11 +128,12 @@ def reproduce(
     write_text(out / "models.csv", models.to_csv(index=False))
     write_text(out / "retraining.csv", retraining.to_csv(index=False))
     write_text(out / "choices.csv", choices.to_csv(index=False))
+    write_text(out / "geometry.csv", geometry.to_csv(index=False))
     write_text(out / "summary.csv", summary.to_csv(index=False))
     write_figures(plan, summary, out)
     parts = summary, models, retraining, choices, both
     tables = shown_tables(plan, *parts)
-    everything = shown_tables(plan, *parts, training=True)
+    everything = shown_tables(plan, *parts, geometry=geometry, training=True)
     write_text(out / "tables.md", markdown(everything))
     found = Reproduction(models, results, summary, both, about, tables)
     text = json.dumps(found.as_dict(), indent=2, allow_nan=False)

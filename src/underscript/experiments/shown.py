@@ -66,6 +66,7 @@ def shown_tables(
     choices: pd.DataFrame,
     both: pd.DataFrame | None = None,
     *,
+    geometry: pd.DataFrame | None = None,
     training: bool = False,
 ) -> list[Shown]:
     """Return the networks, a table for each experiment that the plan asks for, the comparison.
@@ -80,6 +81,8 @@ def shown_tables(
         From `summarise`, `models_table`, `retraining_table` and `choices_table`.
     both : pandas.DataFrame, optional
         From `compare`.
+    geometry : pandas.DataFrame, optional
+        From `geometry_table`; shown with E6.
     training : bool
         Also show the accuracies on training data, where there are some.
     """
@@ -101,6 +104,8 @@ def shown_tables(
             ]
             if len(rows) and (split == "test" or training):
                 shown.append(_experiment(name, what, rows))
+        if name == "E6" and geometry is not None and len(geometry):
+            shown.append(_geometry(geometry[geometry["corruption"].isin(plan.corruptions)]))
     if both is not None:
         shown.append(_comparison(both))
     return shown
@@ -209,6 +214,23 @@ def _experiment_rows(
         if timed:
             cells += [f"{group[column].mean():.2f}" for column in ("fit_s", "predict_s")]
         yield [str(layer), words, *cells]
+
+
+def _geometry(geometry: pd.DataFrame) -> Shown:
+    columns = (
+        "layer", "labels", "c", "rank", "effective rank", "smallest angle, °",
+        "angle of first vectors, °", "overlap",
+    )  # fmt: skip
+    rows = [
+        (
+            str(row["layer"]), str(row["subspace_labels"]), f"{row['corruption']:g}",
+            *(f"{row[name]:.1f}" for name in
+              ("rank", "effective_rank", "smallest_angle", "first_angle")),
+            f"{row['overlap']:.2f}",
+        )
+        for row in geometry.to_dict("records")
+    ]  # fmt: skip
+    return Shown("E6: geometry of the class subspaces, means over classes and runs", columns, rows)
 
 
 def _comparison(both: pd.DataFrame) -> Shown:

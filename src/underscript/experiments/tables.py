@@ -10,6 +10,7 @@ from .units import ONE_COMPONENT, Work
 
 __all__ = [
     "choices_table",
+    "geometry_table",
     "models_table",
     "probe_name",
     "results_table",
@@ -114,6 +115,30 @@ def choices_table(plan: Plan, out: Path) -> pd.DataFrame:
         table.insert(1, "run", work.cell.run)
         parts.append(table)
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["corruption"])
+
+
+def geometry_table(plan: Plan, out: Path) -> pd.DataFrame:
+    """Return how large class subspaces are and how they lie: means over classes and runs.
+
+    Returns
+    -------
+    pandas.DataFrame
+        For each corruption degree, layer and kind of labels the means of `rank` and
+        `effective_rank` over classes, and of `smallest_angle`, `first_angle` (degrees) and
+        `overlap` over pairs of different classes; see `probes.geometry`.
+    """
+    parts = [
+        work.table("geometry").assign(corruption=work.cell.corruption)
+        for work in finished(plan, out, "probes")
+    ]
+    keys = ["layer", "subspace_labels", "corruption"]
+    if not parts:
+        return pd.DataFrame(columns=keys)
+    table = pd.concat(parts, ignore_index=True)
+    alone = table["class_a"] == table["class_b"]
+    own = table[alone].groupby(keys, sort=False)[["rank", "effective_rank"]].mean()
+    pairs = table[~alone].groupby(keys, sort=False)
+    return own.join(pairs[["smallest_angle", "first_angle", "overlap"]].mean()).reset_index()
 
 
 def models_table(plan: Plan, out: Path) -> pd.DataFrame:
