@@ -13,8 +13,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 import underscript as us
-from underscript._candidates import Candidate, Kept
-from underscript._judges import Judged
+from underscript._candidates import Candidate
 from underscript._overlap import _fingerprints
 from underscript.refine import Offer, _overruled
 
@@ -141,12 +140,10 @@ def test_a_hold_out_overrules_only_where_it_is_clear(wrong, overruled):
     first, second = labels.clone(), labels.clone()
     first[:wrong] += 1
     second[wrong : wrong + 10] += 1
-    a, b = Candidate(1, "a", 0, 1.0), Candidate(1, "b", 0, 1.0)
-    kept = Kept(400)
-    kept.add({c: torch.eye(12)[answers] for c, answers in ((a, first), (b, second))}, labels)
-    judged = Judged({a: 1.0, b: 0.5}, {a: 1.0, b: 1.0}, {a: 1.0, b: 1.0}, kept)
-    assert judged.best(["a", "b"], 1) == (a,)
-    offer, other = Offer("a", (a,), judged), Offer("b", (b,), judged)
+    offer, other = (
+        Offer(layer, (Candidate(1, layer, 0, 1.0),), (1.0,), torch.eye(12)[answers], labels)
+        for layer, answers in (("a", first), ("b", second))
+    )
     assert (_overruled(offer, [other]) is other) == overruled
     assert _overruled(other, [offer]) is other
 

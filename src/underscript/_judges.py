@@ -36,14 +36,11 @@ class Judged:
         The share of the given training labels that it predicts.
     spreads : dict of Candidate to float
         How far its scores lie from each row's mean.
-    kept : Kept
-        Its scores on the hold-out, or else on some training samples.
     """
 
     worth: dict[Candidate, float]
     agreements: dict[Candidate, float]
     spreads: dict[Candidate, float]
-    kept: Kept
 
     def best(self, layers: Collection[str], number: int, *, clean: bool = False) -> Ensemble:
         """Return the best candidates of some layers, best first; of equal ones the larger ridge.
@@ -53,10 +50,6 @@ class Judged:
         worth = self.agreements if clean else self.worth
         mine = [candidate for candidate in worth if candidate.layer in layers]
         return tuple(sorted(mine, key=lambda each: (-worth[each], -each.ridge))[:number])
-
-    def scores(self, ensemble: Ensemble) -> Tensor:
-        """Return an ensemble's scores of the kept samples, (n, K)."""
-        return self.summed(ensemble, {each: self.kept.of(each) for each in ensemble})
 
     def summed(self, ensemble: Ensemble, scores: Mapping[Candidate, Tensor]) -> Tensor:
         """Return the sum of its members' scores, each brought to one scale."""
@@ -107,8 +100,11 @@ def read_holdout(work: Work, notes: Notes) -> bool:
     return True
 
 
-def judge(work: Work, fitted: dict[Candidate, Linear], held: bool) -> Judged:
-    """Judge by what the other layers say of samples whose given labels they contradict."""
+def judge(work: Work, fitted: dict[Candidate, Linear], held: bool) -> tuple[Judged, Kept]:
+    """Judge by what the other layers say of samples whose given labels they contradict.
+
+    Returns, besides, all scores of the hold-out, or else of some training samples.
+    """
     layers = list(dict.fromkeys(each.layer for each in fitted))
     kept = Kept(min(_SOME, work.room(len(fitted))))
     went_with = dict.fromkeys(fitted, 0)
@@ -145,7 +141,7 @@ def judge(work: Work, fitted: dict[Candidate, Linear], held: bool) -> Judged:
     kept = kept.together(work.task)
     parts = work.task.team.gather((went_with, contradicted, agreed, n))
     n = sum(part[3] for part in parts)
-    return Judged(
+    judged = Judged(
         {
             each: sum(part[0][each] for part in parts)
             / max(1, sum(part[1][each.layer] for part in parts))
@@ -153,8 +149,8 @@ def judge(work: Work, fitted: dict[Candidate, Linear], held: bool) -> Judged:
         },
         {each: sum(part[2][each] for part in parts) / n for each in fitted},
         {each: spread(kept.of(each)) for each in fitted},
-        kept,
     )
+    return judged, kept
 
 
 def _votes(answers: list[Tensor], task: Task) -> Tensor:

@@ -20,7 +20,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from ._candidates import Candidate, View, Work
+from ._candidates import Candidate, Kept, View, Work
 from ._judges import Ensemble, Judged, judge, noise_at_the_input, read_holdout
 from ._notes import Notes
 from ._passes import Decoders, Task
@@ -34,7 +34,7 @@ from .discriminant import (
     PooledMoments,
     RidgeDiscriminant,
 )
-from .noise import Noise, calibrate, estimate_noise
+from .noise import SURE, Calibration, Noise, calibrate, estimate_noise
 from .selection import Key, Score, Selection
 
 __all__ = ["Refined", "refine"]
@@ -56,11 +56,37 @@ CLEARLY = 3.0
 
 
 class Offer(NamedTuple):
-    """An ensemble of a round's best, of one layer or of all (`COMBINED`)."""
+    """An ensemble of a round's best, of one layer or of all (`COMBINED`).
+
+    Attributes
+    ----------
+    place : str
+        The layer.
+    members : tuple of Candidate
+        The best first.
+    spreads : tuple of float
+        What each member's scores are divided by.
+    scores : Tensor, shape (n, K)
+        Their sum for some samples: the hold-out's, or else of the training data.
+    given : Tensor of int64, shape (n,)
+        These samples' noisy labels.
+    """
 
     place: str
     members: Ensemble
-    judged: Judged
+    spreads: tuple[float, ...]
+    scores: Tensor
+    given: Tensor
+
+    @property
+    def agrees(self) -> Tensor:
+        """For each sample whether the label is predicted, 0 or 1 (n,)."""
+        return (self.scores.argmax(1) == self.given).double()
+
+    def noise(self, seed: int) -> tuple[Calibration, Noise]:
+        """Return temperature and noise."""
+        calibration = calibrate(self.scores, self.given)
+        return calibration, estimate_noise(self.scores, self.given, calibration, seed)
 
 
 @dataclass
@@ -206,25 +232,32 @@ def refine(
     _note_overlap(work, notes)
     own = [place.tap.name for place in task.places if place.tap.side != "model"]
     own = own or [place.tap.name for place in task.places]
+    layers = list(dict.fromkeys(view.layer for view in work.centres))
+    places = {layer: [layer] for layer in layers} | {COMBINED: own}
     noise = noise_at_the_input(work, own)
-    clean = noise is not None and noise.nothing_wrong
-    judged = judge(work, fitted, held)
+    judged, kept = judge(work, fitted, held)
+    clean = _is_clean(noise, judged, kept, own, held, task.seed)
     everything, worth = dict(fitted), dict(judged.worth)
-    rounds = [judged]
+    rounds = [_offers(judged, kept, places, clean)]
     labels: list[Tensor] | None = None
     for number in range(1, 1 if clean else ROUNDS + 1):
         sums, labels, changed = _gather_again(work, fitted, judged, own, labels)
         if changed < SETTLED:
             break
         fitted = work.fit(number, sums)
-        judged = judge(work, fitted, held)
-        rounds.append(judged)
+        judged, kept = judge(work, fitted, held)
+        rounds.append(_offers(judged, kept, places, clean))
         everything |= fitted
         worth |= judged.worth
     work.forget()
-    layers = list(dict.fromkeys(view.layer for view in work.centres))
-    offers = {layer: _best_offer(layer, [layer], rounds, held, clean) for layer in layers}
-    leading = _best_offer(COMBINED, own, rounds, held, clean)
+    # The last round's, unless the hold-out clearly says another's.
+    offers = rounds[-1]
+    if held:
+        offers = {
+            place: _overruled(offer, [each[place] for each in rounds[:-1]])
+            for place, offer in offers.items()
+        }
+    leading = offers.pop(COMBINED)
     alone = {member.layer for member in leading.members}
     if len(alone) == 1:
         leading = leading._replace(place=alone.pop())
@@ -232,6 +265,36 @@ def refine(
     if held:
         leading = _overruled(leading, [offers[layer] for layer in own])
     return _result(work, offers, leading, everything, worth, held, noise)
+
+
+def _is_clean(
+    noise: Noise | None,
+    judged: Judged,
+    kept: Kept,
+    own: Sequence[str],
+    held: bool,
+    seed: int,
+) -> bool:
+    """Say whether nothing is wrong with the labels: by the input if that can tell at all."""
+    if held and (noise is None or noise.accuracy <= SURE):
+        best = _offer(COMBINED, judged.best(own, MEMBERS, clean=True), judged, kept)
+        return best.noise(seed)[1].nothing_wrong
+    return noise is not None and noise.nothing_wrong
+
+
+def _offers(
+    judged: Judged, kept: Kept, places: Mapping[str, Sequence[str]], clean: bool
+) -> dict[str, Offer]:
+    """Return the best of a round for each layer and for all together."""
+    return {
+        place: _offer(place, judged.best(layers, MEMBERS, clean=clean), judged, kept)
+        for place, layers in places.items()
+    }
+
+
+def _offer(place: str, members: Ensemble, judged: Judged, kept: Kept) -> Offer:
+    scores = judged.summed(members, {each: kept.of(each) for each in members})
+    return Offer(place, members, tuple(judged.spreads[m] for m in members), scores, kept.given)
 
 
 def _look(work: Work, whole: Source, n: int) -> None:
@@ -350,14 +413,6 @@ def _gather_again(
     return sums, labels, share
 
 
-def _best_offer(
-    place: str, layers: Sequence[str], rounds: list[Judged], held: bool, clean: bool
-) -> Offer:
-    """Return the last round's best of some layers, unless the hold-out clearly says another's."""
-    offers = [Offer(place, each.best(layers, MEMBERS, clean=clean), each) for each in rounds]
-    return _overruled(offers[-1], offers[:-1]) if held else offers[-1]
-
-
 def _overruled(offer: Offer, others: list[Offer]) -> Offer:
     """Return what agrees best with the hold-out, if clearly better than the offer, or the offer.
 
@@ -365,19 +420,13 @@ def _overruled(offer: Offer, others: list[Offer]) -> Offer:
     rises with its accuracy; see the documentation of the method.
     """
     best, ahead = offer, 0.0
-    mine = _agrees(offer)
     for other in others:
-        difference = _agrees(other) - mine
+        difference = other.agrees - offer.agrees
         mean = float(difference.mean())
         error = float(difference.std(correction=0)) / len(difference) ** 0.5
         if mean > max(ahead, CLEARLY * error):
             best, ahead = other, mean
     return best
-
-
-def _agrees(offer: Offer) -> Tensor:
-    kept = offer.judged.kept
-    return (offer.judged.scores(offer.members).argmax(1) == kept.given).double()
 
 
 def _result(
@@ -390,22 +439,19 @@ def _result(
     noise: Noise | None,
 ) -> Refined:
     decoders = {}
-    for place, (_, members, judged) in offers.items():
-        scores, given = judged.scores(members), judged.kept.given
-        calibration = calibrate(scores, given)
+    for place, offer in offers.items():
+        calibration = calibrate(offer.scores, offer.given)
         made = []
-        for each in members:
+        for each, spread in zip(offer.members, offer.spreads, strict=True):
             estimator = RidgeDiscriminant(
                 ridge=each.ridge, n_features=each.n_features, seed=work.task.seed
             )
-            temperature = calibration.temperature / judged.spreads[each]
+            temperature = calibration.temperature / spread
             estimator.set_fitted(fitted[each], work.maps[each.view], temperature)
             made.append(Member(each.layer, estimator))
         decoders[place] = CombinedDiscriminant(made)
-        if place == chosen.place:
-            found = estimate_noise(scores, given, calibration, work.task.seed)
-    agreement = float(_agrees(chosen).mean())
-    n = len(chosen.judged.kept.given)
+    _, found = chosen.noise(work.task.seed)
+    agreement, n = float(chosen.agrees.mean()), len(chosen.given)
     if noise is not None:
         beyond = max(noise.beyond_chance, found.beyond_chance) if held else noise.beyond_chance
         if not held or _width(noise) < _width(found):
