@@ -1,6 +1,6 @@
 """Which candidate is best, judged with noisy labels only; and how noisy these are."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,10 +51,17 @@ class Judged:
         mine = [candidate for candidate in worth if candidate.layer in layers]
         return tuple(sorted(mine, key=lambda each: (-worth[each], -each.ridge))[:number])
 
-    def summed(self, ensemble: Ensemble, scores: Mapping[Candidate, Tensor]) -> Tensor:
-        """Return the sum of its members' scores, each brought to one scale."""
-        parts = [centred(scores[each]) / self.spreads[each] for each in ensemble]
-        return torch.stack(parts).sum(0)
+    def spreads_of(self, ensemble: Ensemble) -> tuple[float, ...]:
+        """Return what its members' scores are divided by."""
+        return tuple(self.spreads[each] for each in ensemble)
+
+
+def summed(
+    members: Ensemble, spreads: Sequence[float], scores: Mapping[Candidate, Tensor]
+) -> Tensor:
+    """Return the sum of an ensemble's scores, each member's brought to one scale."""
+    parts = [centred(scores[m]) / spread for m, spread in zip(members, spreads, strict=True)]
+    return torch.stack(parts).sum(0)
 
 
 def centred(scores: Tensor) -> Tensor:

@@ -137,6 +137,7 @@ def decode(
         batch = source.first(3)
     seen = survey(network, batch, place)
     places = resolve(seen, network, layers)
+    asked = [place.tap.name for place in places]
     if controls and layers is not None:
         places = _with_input(places, seen.all_places)
     team = Team(group, place if place.type == "cuda" else "cpu")
@@ -162,7 +163,7 @@ def decode(
             with clock("refine"):
                 # The input votes even where it is not decoded.
                 voting = replace(task, places=_with_input(places, seen.all_places))
-                refined = refine(network, voting, whole, sources, n, notes)
+                refined = refine(network, voting, whole, sources, n, notes, asked)
                 trained |= refined.keyed([place.tap.name for place in places])
                 choice, noise = refined.selection, refined.noise
         else:
@@ -267,7 +268,8 @@ def _control(
             if voters:
                 voting = replace(task, places=voters)
                 # What there is to say of the data was said of the network.
-                refined = refine(twin, voting, whole, sources, n, Notes())
+                asked = [place.tap.name for place in task.places]
+                refined = refine(twin, voting, whole, sources, n, Notes(), asked)
                 decoders |= refined.keyed([place.tap.name for place in task.places])
             for role in roles:
                 counts = count(twin, task, sources[role], decoders, f"random twin, {role}")

@@ -325,6 +325,8 @@ def verdict(summary: Mapping[str, Any], table: pd.DataFrame) -> str:
     twin = control[(control["model"] == "random")]["accuracy"]
     if len(twin):
         beside.append(f"an untrained twin's best layer {twin.max():.1%}")
+    if chosen["layers"] == ["input"]:
+        beside.append("no layer of the network is estimated to know more than its input")
     return middle + (f" ({', '.join(beside)})." if beside else ".")
 
 
@@ -341,8 +343,6 @@ def _oracle(
         rest = candidates[["layer", "test_accuracy"]].rename(columns={"test_accuracy": "accuracy"})
         rest = rest.assign(probe="auto", variance=None).astype({"variance": float})
         tried = pd.concat([tried.astype({"variance": float}), rest], ignore_index=True)
-    layers = tried[tried["layer"] != "input"]
-    tried = layers if len(layers) else tried
     if not len(tried):
         return None
     row = tried.sort_values("accuracy", ascending=False, kind="stable").iloc[0]

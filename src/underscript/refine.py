@@ -11,7 +11,7 @@ The answer is the best few of the last round together. A hold-out with noisy lab
 was not trained on may overrule it: with what agrees with its labels clearly better.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from ._candidates import Candidate, Kept, View, Work
-from ._judges import Ensemble, Judged, judge, noise_at_the_input, read_holdout
+from ._judges import Ensemble, Judged, judge, noise_at_the_input, read_holdout, summed
 from ._notes import Notes
 from ._passes import Decoders, Task
 from ._stream import Rows, Source, stream
@@ -53,6 +53,8 @@ VOTERS = 8
 MEMBERS = 4
 # Standard errors by which the hold-out must prefer another ensemble: there are dozens of them.
 CLEARLY = 3.0
+# So much better the input must be estimated to be than the layers, to take their place.
+AHEAD = 0.01
 
 
 class Offer(NamedTuple):
@@ -113,6 +115,8 @@ class Refined:
         How noisy the labels are, and how right the decoder is.
     work : Work
         The network and its layers' features.
+    beside : tuple of float or None
+        Estimated accuracies of the layers together and of the input, where both may be chosen.
     """
 
     chosen: Key
@@ -125,6 +129,7 @@ class Refined:
     n: int
     noise: Noise
     work: Work
+    beside: tuple[float, float] | None
 
     def keyed(self, layers: Sequence[str]) -> Decoders:
         """Return the decoders of some layers and of all together, by their names in tables."""
@@ -174,6 +179,11 @@ class Refined:
             "training data": ", chosen by agreement with the other layers where these contradict "
             "given labels; ",
         }[self.criterion]
+        if self.beside is not None and not noise.hopeless:
+            reason += (
+                f"the layers are estimated to be right for {self.beside[0]:.1%}, the input for "
+                f"{self.beside[1]:.1%}; "
+            )
         if noise.hopeless:
             reason += "but the labels say no more than chance: nothing can be decoded from them."
         else:
@@ -206,6 +216,7 @@ def refine(
     sources: Mapping[str, Source],
     n: int,
     notes: Notes,
+    chosen_from: Collection[str],
 ) -> Refined:
     """Fit discriminants to every layer, refine them, and choose one, with noisy labels only.
 
@@ -214,7 +225,7 @@ def refine(
     network : torch.nn.Module
         The network; it is run, not changed.
     task : Task
-        The layers and how they are read. The input is never chosen, but it votes.
+        The layers and how they are read, the input with them: it votes.
     whole : Source
         All training data: what every process looks at first.
     sources : mapping of str to Source
@@ -224,6 +235,8 @@ def refine(
         Number of training samples.
     notes : Notes
         Where what a user should know is added.
+    chosen_from : collection of str
+        Names of the layers that may be chosen; the input only if it is among them.
     """
     work = Work(network, task, sources["train"], sources.get("holdout"), n // task.team.size)
     _look(work, whole, n)
@@ -249,7 +262,6 @@ def refine(
         rounds.append(_offers(judged, kept, places, clean))
         everything |= fitted
         worth |= judged.worth
-    work.forget()
     # The last round's, unless the hold-out clearly says another's.
     offers = rounds[-1]
     if held:
@@ -262,9 +274,45 @@ def refine(
     if len(alone) == 1:
         leading = leading._replace(place=alone.pop())
     offers[leading.place] = leading
+    beside = None
+    rivals = [offers[layer] for layer in own]
+    for layer in set(layers) - set(own):
+        if noise is not None and layer in chosen_from:
+            beside = _estimates(work, everything, leading, offers[layer], noise)
+            rivals = [*rivals, leading, offers[layer]]
+            if beside[0] < beside[1] - AHEAD:
+                leading = offers[layer]
+    work.forget()
     if held:
-        leading = _overruled(leading, [offers[layer] for layer in own])
-    return _result(work, offers, leading, everything, worth, held, noise)
+        leading = _overruled(leading, rivals)
+    return _result(work, offers, leading, everything, worth, held, noise, beside)
+
+
+def _estimates(
+    work: Work, fitted: dict[Candidate, Linear], ours: Offer, control: Offer, noise: Noise
+) -> tuple[float, float]:
+    """Estimate how right the layers and the input are, on the training data.
+
+    The input has memorised nothing, so its agreement with the given labels tells its accuracy
+    a. The layers echo what the network memorised; but with errors that do not depend on each other
+    they agree with the input at the rate of both accuracies' product, so theirs is that rate / a.
+    """
+    both = right = n = 0
+    group = {each: fitted[each] for each in (*ours.members, *control.members)}
+    with work.task.team.together():
+        for seen, labels, _ in work.views(work.train, "comparing with the input"):
+            scores = work.scores(seen, group)
+            first, second = (
+                summed(offer.members, offer.spreads, scores).argmax(1).cpu()
+                for offer in (ours, control)
+            )
+            both += int((first == second).sum())
+            right += int((second == labels).sum())
+            n += len(labels)
+    parts = work.task.team.gather((both, right, n))
+    both, right, n = (sum(column) for column in zip(*parts, strict=True))
+    accuracy = noise.of_decoder(right / n, n).accuracy
+    return min(1.0, both / n / max(accuracy, 1e-9)), accuracy
 
 
 def _is_clean(
@@ -293,8 +341,9 @@ def _offers(
 
 
 def _offer(place: str, members: Ensemble, judged: Judged, kept: Kept) -> Offer:
-    scores = judged.summed(members, {each: kept.of(each) for each in members})
-    return Offer(place, members, tuple(judged.spreads[m] for m in members), scores, kept.given)
+    spreads = judged.spreads_of(members)
+    scores = summed(members, spreads, {each: kept.of(each) for each in members})
+    return Offer(place, members, spreads, scores, kept.given)
 
 
 def _look(work: Work, whole: Source, n: int) -> None:
@@ -399,7 +448,7 @@ def _gather_again(
         for number, (seen, given, _) in enumerate(work.views(work.train, "refining")):
             for group, some in voters:
                 scores = work.scores(seen, {each: fitted[each] for each in some})
-                decoded = judged.summed(some, scores).argmax(1)
+                decoded = summed(some, judged.spreads_of(some), scores).argmax(1)
                 for view, rows in seen.items():
                     if view.layer in group:
                         sums[view].update(rows, decoded)
@@ -437,6 +486,7 @@ def _result(
     worth: dict[Candidate, float],
     held: bool,
     noise: Noise | None,
+    beside: tuple[float, float] | None,
 ) -> Refined:
     decoders = {}
     for place, offer in offers.items():
@@ -459,7 +509,7 @@ def _result(
         found = replace(found, beyond_chance=beyond)
     return Refined(
         _key(chosen.place), decoders, chosen.members, fitted, worth,
-        "holdout" if held else "training data", agreement, n, found, work,
+        "holdout" if held else "training data", agreement, n, found, work, beside,
     )  # fmt: skip
 
 
