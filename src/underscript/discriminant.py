@@ -66,9 +66,15 @@ class FourierFeatures:
         return cls(directions.to(rows.device), phases.to(rows.device))
 
     def __call__(self, rows: Float[Tensor, "n width"]) -> Float[Tensor, "n features"]:
-        """Return the features of rows, float32."""
-        projected: Tensor = torch.addmm(self.phases, _unit(rows.float()), self.directions)
+        """Return the features of rows: float64 for float64 rows, else float32."""
+        unit = _unit(_precise(rows))
+        projected: Tensor = torch.addmm(self.phases.to(unit), unit, self.directions.to(unit))
         return projected.cos_()
+
+
+def _precise(rows: Tensor) -> Tensor:
+    """Return float64 rows as they are, others in float32."""
+    return rows if rows.dtype == torch.float64 else rows.float()
 
 
 def _unit(rows: Tensor) -> Tensor:
@@ -172,7 +178,7 @@ class Linear:
 
     def __call__(self, rows: Float[Tensor, "n width"]) -> Float[Tensor, "n classes"]:
         """Return the scores."""
-        return torch.addmm(self.intercepts, rows, self.coefficients.T)
+        return torch.addmm(self.intercepts.to(rows), rows, self.coefficients.T.to(rows))
 
 
 class Covariance:
@@ -256,17 +262,17 @@ class RidgeDiscriminant(Baseline):
 
     def predict(self, X: Any) -> NDArray[Any]:
         """Return the class of the largest score, shape (n,); of equal ones the first."""
-        rows = as_tensor(self._checked(X)).float()
+        rows = as_tensor(self._checked(X))
         return np.asarray(self.classes_[self.nearest(rows).cpu().numpy()])
 
-    def decision_function(self, X: Any) -> NDArray[np.float32]:
+    def decision_function(self, X: Any) -> NDArray[np.floating[Any]]:
         """Return the decision values, shape (n, K); for two classes their difference, (n,)."""
-        scores = self.decide(as_tensor(self._checked(X)).float()).cpu().numpy()
+        scores = self.decide(as_tensor(self._checked(X))).cpu().numpy()
         return np.asarray(scores[:, 1] - scores[:, 0] if scores.shape[1] == 2 else scores)
 
-    def predict_proba(self, X: Any) -> NDArray[np.float32]:
+    def predict_proba(self, X: Any) -> NDArray[np.floating[Any]]:
         """Return the probability of each class, shape (n, K)."""
-        return np.asarray(self.closeness(as_tensor(self._checked(X)).float()).cpu().numpy())
+        return np.asarray(self.closeness(as_tensor(self._checked(X))).cpu().numpy())
 
     def decide(self, rows: Float[Tensor, "n width"]) -> Float[Tensor, "n classes"]:
         """Return decision values (n, K) of finite rows: their softmax is `closeness`."""
@@ -274,7 +280,7 @@ class RidgeDiscriminant(Baseline):
 
     def mapped(self, rows: Float[Tensor, "n width"]) -> Float[Tensor, "n features"]:
         """Return the random features of finite rows, or the rows where there are none."""
-        rows = rows.float()
+        rows = _precise(rows)
         return rows if self._map is None else self._map(rows)
 
     def scores(self, mapped: Float[Tensor, "n features"]) -> Float[Tensor, "n classes"]:
