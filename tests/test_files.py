@@ -306,11 +306,14 @@ def test_damaged_weights_of_any_decoder_are_one_clear_line(tmp_path, probe, kind
         decoding._load_decoder(tmp_path / "decoder", None)
 
 
-def test_a_layer_of_another_width_than_the_decoders_is_one_clear_line(saved):
+def test_a_layer_of_another_width_than_the_decoders_is_one_clear_line(tmp_path):
+    us.decode(
+        models.build("mlp", seed=3), (X, GIVEN), layers="relu*", controls=False, progress=False
+    ).save(tmp_path / "run")
     other = models.mlp()
     other.fc1, other.fc2 = nn.Linear(12, 9), nn.Linear(9, 11)
     other.readout = nn.Linear(11, 4)
-    read = us.load(saved, model=other)
+    read = us.load(tmp_path / "run", model=other)
     with pytest.raises(us.UnderscriptError) as caught:
         read.best.predict(X)
     assert "\n" not in str(caught.value)

@@ -408,7 +408,8 @@ def test_workers_end_with_the_process_that_started_them(tmp_path):
     finally:
         running.kill()
         running.wait()
-    deadline = time.monotonic() + 30
+    # They look twice a second, but those that only start must first get so far.
+    deadline = time.monotonic() + 60
     while any(Path(f"/proc/{pid}").exists() for pid in workers):
         assert time.monotonic() < deadline, "a worker lives on"
         time.sleep(0.1)

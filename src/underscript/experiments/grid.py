@@ -106,7 +106,7 @@ def _side_by_side(plan: Plan, out: Path, waiting: dict[Key, Unit], bar: Any, job
     running: dict[Future[None], Key] = {}
     left = dict(waiting)
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(jobs, context, initializer=_begin, initargs=(threads,))
+    pool = ProcessPoolExecutor(jobs, context, initializer=_begin, initargs=(threads, os.getpid()))
     try:
         while left or running:
             for key, unit in list(left.items()):
@@ -133,11 +133,14 @@ def _side_by_side(plan: Plan, out: Path, waiting: dict[Key, Unit], bar: Any, job
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _begin(threads: int) -> None:
-    """Set up a worker process; after Ctrl-C it is for the first one to end it."""
+def _begin(threads: int, parent: int) -> None:
+    """Set up a worker process; after Ctrl-C it is for the first one to end it.
+
+    The parent says its own number: it may be gone before this process has started.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(threads)
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
 
 def _end_with(parent: int) -> None:
