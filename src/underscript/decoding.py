@@ -325,7 +325,8 @@ def verdict(summary: Mapping[str, Any], table: pd.DataFrame) -> str:
     twin = control[(control["model"] == "random")]["accuracy"]
     if len(twin):
         beside.append(f"an untrained twin's best layer {twin.max():.1%}")
-    if chosen["layers"] == ["input"]:
+    layers = control[(control["model"] == "trained") & (control["layer"] != "input")]
+    if chosen["layers"] == ["input"] and len(layers):
         beside.append("no layer of the network is estimated to know more than its input")
     return middle + (f" ({', '.join(beside)})." if beside else ".")
 

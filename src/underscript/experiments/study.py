@@ -169,7 +169,7 @@ def study_table(folders: dict[Path, Plan], runs: Sequence[int]) -> pd.DataFrame:
         best layer; `rival`: the best of all published kinds of probe and layers, the input among
         them (MASC at five variance shares, VeLPIC, k-NN, LDA, QDA, nearest class mean, logistic
         regression, RoG, FINE), named in `rival_probe`; `rival_on_layers`: the same without the
-        input; `oracle`: the best of everything that A1 tried on the network's layers. All but
+        input; `oracle`: the best of everything that A1 tried, on layers and input. All but
         `accuracy` choose with clean test labels. `recovered`: the share of what memorisation
         lost, (accuracy − model) / (clean − model).
     """
