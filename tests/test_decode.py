@@ -451,20 +451,30 @@ def test_label_issues_are_one_row_a_sample_in_the_data_sets_order():
     found = everything()
     issues = found.label_issues()
     assert list(issues.columns) == [
-        "is_label_issue", "label_quality", "given_label", "predicted_label",
+        "is_label_issue", "label_quality", "given_label", "predicted_label", "second_label",
+        "margin", "confidence",
     ]  # fmt: skip
     assert issues.index.name == "index"
     assert issues.index.tolist() == list(range(N))
     assert issues["given_label"].tolist() == GIVEN.tolist()
     assert issues["predicted_label"].tolist() == found.best.predict(X).tolist()
     assert issues["is_label_issue"].dtype == bool
-    assert (issues["is_label_issue"] == (issues["given_label"] != issues["predicted_label"])).all()
+    contradicted = issues["given_label"] != issues["predicted_label"]
+    assert (issues["margin"] < 0).tolist() == contradicted.tolist()
+    assert contradicted[issues["is_label_issue"]].all()
     assert issues["label_quality"].between(0, 1).all()
-    assert ((issues["label_quality"] < 0.5) == issues["is_label_issue"]).all()
+    assert (issues["second_label"] != issues["predicted_label"]).all()
     # The same count as the table's.
     table = found.table
     row = table[table["selected"] & (table["split"] == "train") & (table["labels"] == "given")]
-    assert row["accuracy"].item() == (~issues["is_label_issue"]).mean()
+    assert row["accuracy"].item() == (~contradicted).mean()
+
+
+def test_the_worst_label_issues_come_first_and_keep_their_index():
+    found = everything()
+    worst, issues = found.label_issues(sort=True), found.label_issues()
+    assert worst["label_quality"].is_monotonic_increasing
+    pd.testing.assert_frame_equal(worst.sort_index(), issues)
 
 
 def test_label_issues_are_a_copy():
@@ -476,10 +486,14 @@ def test_label_issues_are_a_copy():
 
 @pytest.mark.parametrize("probe", ["masc", "velpic"])
 def test_label_issues_agree_with_the_decoder_for_either_probe(probe):
-    found = run(probes=(probe,), controls=False)
+    found = run(probes=(probe,), controls=False, auto=False)
     issues = found.label_issues()
     assert issues["predicted_label"].tolist() == found.best.predict(X).tolist()
     assert ((issues["label_quality"] < 0.5) == issues["is_label_issue"]).all()
+    assert (issues["is_label_issue"] == (issues["given_label"] != issues["predicted_label"])).all()
+    values = found.best.decision_function(X)
+    np.testing.assert_array_equal(np.argsort(-values, 1, kind="stable")[:, 1],
+                                  issues["second_label"])  # fmt: skip
 
 
 def test_dead_rows_have_a_defined_quality():
@@ -490,7 +504,7 @@ def test_dead_rows_have_a_defined_quality():
         model.fc2.bias.fill_(-0.6)
         dead = (model[:4](X) == 0).all(1).numpy()
     assert 10 < dead.sum() < N - 10, "the test needs some dead rows"
-    issues = run(model=model, layers="relu2", controls=False).label_issues()
+    issues = run(model=model, layers="relu2", controls=False, auto=False).label_issues()
     assert ((issues["label_quality"] < 0.5) == issues["is_label_issue"]).all()
 
 

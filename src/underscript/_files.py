@@ -13,7 +13,7 @@ from torch import Tensor
 from .errors import OutputError
 
 # Of run folders: raised when what they hold changes its meaning.
-RUN_FORMAT = 3
+RUN_FORMAT = 4
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from .errors import DataError, LabelError
 from .issues import Answers
 from .layers import Place
 from .moments import ClassMoments, budgets, statistics_for
+from .noise import Noise
 from .rows import MEMORY, ClassRows
 from .selection import Key, Score, held_out_tenth
 from .subspace import PROBES, nearest_together
@@ -249,10 +250,12 @@ def count(
     keep: Callable[[Labels], Any] | None = None,
     watch: Key | None = None,
     calibration: Key | None = None,
+    noise: Noise | None = None,
 ) -> Counts:
     """Run a source once and count right answers; of the watched decoder keep every answer.
 
     Of the decoder whose `calibration` is asked for, keep how sure it is and whether it is right.
+    The noise, where it was estimated, says how good the watched samples' labels are.
     """
     counts = Counts()
     by_layer: dict[str, Decoders] = {}
@@ -279,14 +282,10 @@ def count(
                     (chances.max(1).values, chances.argmax(1) == torch.from_numpy(sets["given"]))
                 )
             if watch is not None:
-                given = torch.from_numpy(sets["given"])
-                closeness, answers = decoders[watch].answers(
-                    rows_for(watch.layer, rows.layers), given
-                )
-                counts.add(watch, answers, sets)
-                counts.watched.append(
-                    Answers.of(closeness, answers.cpu().numpy(), sets["given"], rows.batch.index)
-                )
+                decoder, mine = decoders[watch], rows_for(watch.layer, rows.layers)
+                said = Answers.of(decoder, mine, sets["given"], rows.batch.index, noise)
+                counts.add(watch, torch.from_numpy(said.predicted), sets)
+                counts.watched.append(said)
     counts = counts.together(task.team)
     if not counts.n:
         raise DataError(

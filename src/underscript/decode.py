@@ -190,7 +190,7 @@ def decode(
                 sure = choice.key if auto and role == "test" else None
                 counts = count(
                     network, task, sources[role], tried, f"decoding {role}",
-                    watch=watch, calibration=sure,
+                    watch=watch, calibration=sure, noise=noise,
                 )  # fmt: skip
                 if counts.chances:
                     confidence, right = map(torch.cat, zip(*counts.chances, strict=True))

@@ -71,16 +71,34 @@ class Decoding:
         """One sentence with its numbers."""
         return str(self.summary["verdict"])
 
-    def label_issues(self) -> pd.DataFrame:
-        """Return what the chosen decoder says of every training label, in the data set's order.
+    def label_issues(self, *, sort: bool = False) -> pd.DataFrame:
+        """Return what the chosen decoder says of every training label.
+
+        Parameters
+        ----------
+        sort : bool
+            Put the worst first, by quality; otherwise rows are in the data set's order.
 
         Returns
         -------
         pandas.DataFrame
-            One row a sample: `is_label_issue` (the decoder contradicts the given label),
-            `label_quality` (0 to 1, lower is worse; below 0.5 exactly where it does),
-            `given_label`, `predicted_label`.
+            One row a sample; the index is the data set's in either order. See `issues.COLUMNS`:
+
+            - `is_label_issue`: the label is probably wrong. Of each class so many as are expected
+              to be wrong, those of the lowest quality, and only where the decoder contradicts the
+              label; none where the noise is beyond decoding (``summary["noise"]["hopeless"]``).
+            - `label_quality`: the probability that the given label is right, 0 to 1. With
+              ``auto=False`` there are no probabilities: then (1 + margin) / 2, and every
+              contradicted label is an issue.
+            - `given_label`, `predicted_label`, `second_label`: the given class, and the decoder's
+              first and second choice.
+            - `margin`: the decoder's log-odds of the given label against the best other one, at
+              most 700 in size; with ``auto=False`` the difference of cos²θ. Negative where it
+              contradicts the label.
+            - `confidence`: the decoder's probability of `predicted_label` (``auto=False``: cos²θ).
         """
+        if sort:
+            return self._issues.sort_values(["label_quality", "margin"], kind="stable")
         return self._issues.copy()
 
     def report(self, path: str | os.PathLike[str]) -> None:
@@ -161,9 +179,7 @@ def load(folder: str | os.PathLike[str], model: nn.Module | None = None) -> Deco
         issues = pd.read_csv(folder / "label_issues.csv", index_col="index")
         if list(issues.columns) != list(COLUMNS):
             raise ValueError(f"label_issues.csv: expected columns {', '.join(COLUMNS)}")
-        _check_kinds(
-            issues, "label_issues.csv", dict(zip(COLUMNS, ("b", "f", "iu", "iu"), strict=True))
-        )
+        _check_kinds(issues, "label_issues.csv", COLUMNS)
         candidates = None
         if summary["settings"]["auto"]:
             candidates = pd.read_csv(folder / "candidates.csv", keep_default_na=False,
@@ -288,7 +304,7 @@ def describe(
         "warnings": list(notes),
     }
     summary["verdict"] = verdict(summary, table)
-    return Decoding(table, summary, best, answers.table(), candidates)
+    return Decoding(table, summary, best, answers.table(noise), candidates)
 
 
 def verdict(summary: Mapping[str, Any], table: pd.DataFrame) -> str:
