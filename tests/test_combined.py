@@ -6,10 +6,10 @@ import torch
 from torch import nn
 
 from underscript._capture import Tap
+from underscript._run_folder import _read_decoder, _write_decoder
 from underscript._stream import Source
 from underscript.combined import COMBINED, CombinedDiscriminant, Member, rows_for
 from underscript.decoder import Decoder
-from underscript.decoding import _load_decoder, _save_decoder
 from underscript.discriminant import RidgeDiscriminant
 from underscript.layers import survey
 from underscript.selection import Key
@@ -106,7 +106,7 @@ def test_a_decoder_of_several_layers_reads_them_in_one_pass_and_comes_back(tmp_p
     np.testing.assert_allclose(decoder.decision_function(x), expected, atol=1e-5)
     with torch.no_grad():
         torch.testing.assert_close(decoder.module(x), expected, atol=1e-5, rtol=1e-5)
-    _save_decoder(decoder, tmp_path)
-    read = _load_decoder(tmp_path, model)
+    _write_decoder(decoder, tmp_path)
+    read = _read_decoder(tmp_path, model)
     assert (read.layer, read.layers, read.taps) == (COMBINED, decoder.layers, decoder.taps)
     np.testing.assert_array_equal(read.predict_proba(x), decoder.predict_proba(x))

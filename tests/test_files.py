@@ -20,8 +20,9 @@ from torch import nn
 
 import models
 import underscript as us
-from underscript import decoding
+from underscript import _run_folder
 from underscript._files import fresh_folder, whole_file
+from underscript._run_folder import _read_decoder, _write_decoder, is_run
 from underscript.errors import ModelError, OutputError
 
 X, Y = models.data("rows", 200)
@@ -300,11 +301,11 @@ def test_damaged_weights_of_any_decoder_are_one_clear_line(tmp_path, probe, kind
         layers="relu1", variance=0.7, controls=False, progress=False, auto=auto,
     )  # fmt: skip
     (tmp_path / "decoder").mkdir()
-    decoding._save_decoder(written.best, tmp_path / "decoder")
-    decoding._load_decoder(tmp_path / "decoder", None)  # whole, it can be read
+    _write_decoder(written.best, tmp_path / "decoder")
+    _read_decoder(tmp_path / "decoder", None)  # whole, it can be read
     DAMAGE[kind](tmp_path)
     with pytest.raises((OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError)):
-        decoding._load_decoder(tmp_path / "decoder", None)
+        _read_decoder(tmp_path / "decoder", None)
 
 
 def test_a_layer_of_another_width_than_the_decoders_is_one_clear_line(tmp_path):
@@ -432,7 +433,7 @@ def test_whatever_stops_a_write_leaves_everything_as_it_was(
     def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(decoding, "_save_decoder", fail)
+    monkeypatch.setattr(_run_folder, "_write_decoder", fail)
     with pytest.raises(expected) as caught:
         found.save(run)
     if expected is OutputError:
@@ -465,7 +466,7 @@ def test_the_folder_is_claimed_before_the_work(tmp_path):
     (tmp_path / "file").write_text("")
     with (
         pytest.raises(OutputError, match="cannot write"),
-        fresh_folder(tmp_path / "file" / "run", decoding.is_run),
+        fresh_folder(tmp_path / "file" / "run", is_run),
     ):
         pytest.fail("the work began")
 

@@ -20,10 +20,11 @@ from rich.table import Table
 from . import __version__
 from ._device import as_bytes
 from ._files import fresh_folder
+from ._run_folder import is_run
 from ._team import joined
 from ._user import load_model, load_object
 from .decode import decode
-from .decoding import Decoding, is_run, load
+from .decoding import Decoding, load
 from .errors import DataError, TeamError, UnderscriptError
 from .layers import list_layers
 
