@@ -32,8 +32,7 @@ DEFAULTS = {
     ],
     "functional": ["input", "fc2:input", "readout:input"],
     "transformer": [
-        "encoder.layers.0.self_attn[0]", "encoder.layers.0",
-        "encoder.layers.1.self_attn[0]", "encoder", "head:input",
+        "encoder.layers.0", "encoder", "head:input",
     ],
     "attention": ["input", "attn[0]", "head:input"],
     "conv-only": ["input", "act"],

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ._pooling import MASK, pooled, token_mask
 from .errors import LayerError, ModelError
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ class Tap:
         How many calls one forward pass makes, as seen when the layers were listed.
     width : int
         Values a row, as seen then; 0 where it is not known.
+    pool : {"flatten", "first", "mean", "last"}
+        How a sample's tokens become one row.
     """
 
     name: str
@@ -48,6 +51,7 @@ class Tap:
     path: Path = ()
     calls: int = 1
     width: int = 0
+    pool: str = "flatten"
 
 
 class Tapped:
@@ -61,19 +65,30 @@ class Tapped:
             self._by_call.setdefault((tap.module, tap.side, tap.call), []).append(tap)
         self._calls: Counter[tuple[str, str]] = Counter()
         self._seen: dict[str, Tensor] = {}
+        self._mask: Tensor | None = None
 
     def see(self, module: str, side: str, value: Any) -> None:
         """Take a copy of what a module gave, if this call of it is tapped."""
         call = self._calls[module, side]
         self._calls[module, side] += 1
         for tap in self._by_call.get((module, side, call), ()):
-            self._seen[tap.name] = _as_rows(at_path(value, tap.path, tap.name))
+            self._seen[tap.name] = _as_rows(at_path(value, tap.path, tap.name), tap, self._mask)
 
     def see_input(self, batch: "Batch", where: str) -> None:
-        """Take a copy of the model's input, before the model can change it in place."""
+        """Take a copy of the model's input, before the model can change it in place.
+
+        With it goes the mask of its tokens, where a tap pools them.
+
+        Raises
+        ------
+        DataError
+            If the mask is no mask.
+        """
+        if any(tap.pool != "flatten" for tap in self.taps):
+            self._mask = token_mask(batch, where)
         for tap in self.taps:
             if tap.side == "model":
-                self._seen[tap.name] = _as_rows(model_input(batch, where))
+                self._seen[tap.name] = _as_rows(model_input(batch, where), tap, self._mask)
 
     def rows(self, batch: "Batch", where: str) -> dict[str, Tensor]:
         """Return each layer's rows (n, width), and forget them.
@@ -102,7 +117,8 @@ class Tapped:
             if tap.width and width != tap.width:
                 raise LayerError(
                     f"{where}: layer {tap.name!r} gives rows of {width} values; expected "
-                    f"{tap.width} as at first. Pad inputs to one size, or tap a layer of one width"
+                    f"{tap.width} as at first. Pad inputs to one size, pool the layer's tokens "
+                    "(pool), or tap a layer of one width"
                 )
         self._seen, self._calls = {}, Counter()
         return rows
@@ -207,22 +223,24 @@ def at_path(value: Any, path: Path, name: str) -> Tensor:
 
 
 def model_input(batch: "Batch", where: str) -> Tensor:
-    """Return the tensor that stands for the model's input: the first one of the batch."""
-    values = [*batch.args, *batch.kwargs.values()]
+    """Return the tensor that stands for the model's input: the first one that is no mask."""
+    values = [*batch.args, *(value for name, value in batch.kwargs.items() if name != MASK)]
     for value in values:
         if isinstance(value, Tensor):
             return value
     raise LayerError(f"{where}: the batch holds no tensor for the layer 'input'")
 
 
-def _as_rows(value: Tensor) -> Tensor:
-    """Flatten to (n, width), as a copy that later in-place operations cannot change.
+def _as_rows(value: Tensor, tap: Tap, mask: Tensor | None) -> Tensor:
+    """Pool or flatten to (n, width), as a copy that later in-place operations cannot change.
 
     float16, bfloat16 and integers become float32, in which they are exact or nearly so; sums
     over samples are float64 (see `moments`).
     """
     dtype = torch.float64 if value.dtype == torch.float64 else torch.float32
     value = value.detach()
+    if tap.pool != "flatten":
+        return pooled(value.to(dtype), tap.pool, mask, tap.name).clone()
     return value.reshape(len(value), -1).to(dtype, copy=True) if value.ndim else value
 
 

@@ -20,6 +20,7 @@ from rich.table import Table
 from . import __version__
 from ._device import as_bytes
 from ._files import fresh_folder
+from ._pooling import POOLS
 from ._run_folder import is_run
 from ._team import joined
 from ._user import load_model, load_object
@@ -157,6 +158,7 @@ def _decode(options: argparse.Namespace) -> None:
             test,
             holdout,
             layers=options.layers,
+            pool=options.pool,
             probes=options.probes,
             variance=options.variance,
             labels=labels,
@@ -174,7 +176,7 @@ def _decode(options: argparse.Namespace) -> None:
 
 def _layers(options: argparse.Namespace) -> None:
     model = load_model(options.model, None)
-    found = list_layers(model, load_object(options.example, "--example"))
+    found = list_layers(model, load_object(options.example, "--example"), options.pool)
     if options.json:
         _print_json(found.to_dict("records"))
         return
@@ -324,6 +326,7 @@ def _parser() -> argparse.ArgumentParser:
     layers = _command(commands, "layers", _layers, "list the layers of a model")
     layers.add_argument("model", metavar="FILE.py:build")
     layers.add_argument("--example", required=True, metavar="FILE.py:train")
+    _add_pool(layers)
 
     for name, about, issues in (
         ("decode", "decode a trained model, layer by layer", False),
@@ -403,6 +406,7 @@ def _add_decode_options(command: argparse.ArgumentParser) -> None:
     add("--true-labels", metavar="FILE.py:clean", help="labels before corruption, where known")
     add("--layers", action="append", metavar="NAMES",
         help="names or globs, comma-separated; * within a component, ** across dots")  # fmt: skip
+    _add_pool(command)
     add("--probes", type=_names, default=("masc",), metavar="NAMES",
         help=f"comma-separated: {', '.join(PROBES)} (default masc)")  # fmt: skip
     add("--variance", type=_shares, default=(0.99,), metavar="SHARES",
@@ -415,6 +419,14 @@ def _add_decode_options(command: argparse.ArgumentParser) -> None:
         help="of the layers' statistics in each process, such as 4GB (the default); rows beyond "
         "it go to a temporary file")  # fmt: skip
     add("--out", type=Path, required=True, metavar="DIR")
+
+
+def _add_pool(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--pool", type=_names, metavar="NAMES",
+        help=f"how layers of tokens are read, comma-separated: {', '.join(POOLS)} (default: mean "
+        "where the data have an attention_mask, else flatten); for one layer: --layers NAME@mean",
+    )  # fmt: skip
 
 
 def _command(commands: Any, name: str, run: Any, about: str) -> argparse.ArgumentParser:

@@ -19,6 +19,7 @@ from ._capture import undisturbed
 from ._device import as_bytes, as_device, device_of
 from ._notes import Clock, Notes
 from ._passes import Task, count, fit
+from ._pooling import PoolChoice
 from ._stream import Source
 from ._team import Team
 from ._twin import random_twin
@@ -55,6 +56,7 @@ def decode(
     memory: int | str = MEMORY,
     group: Any = None,
     auto: bool = True,
+    pool: PoolChoice = None,
 ) -> Decoding:
     """Decode what a trained network's layers know beneath what it memorised.
 
@@ -107,6 +109,11 @@ def decode(
         and ridge itself (probe ``auto`` of the table). Otherwise it is the best of `probes` on the
         hold-out; without one, on a tenth of the training data that is kept from the decoders, a
         poor substitute.
+    pool : str or sequence of {"first", "mean", "last", "flatten"}, optional
+        How layers of tokens, shape (tokens, width), become one row a sample; each way is a layer
+        of its own, named ``layer@mean``. Padding is left out as the batches' ``attention_mask``
+        says. By default the mean where there is such a mask, else all values side by side. Of
+        feature maps, shape (channels, height, width), the mean is taken over their area.
 
     Returns
     -------
@@ -135,7 +142,7 @@ def decode(
     network = model if place == device_of(model) else copy.deepcopy(model).to(place)
     with undisturbed(network):
         batch = source.first(3)
-    seen = survey(network, batch, place)
+    seen = survey(network, batch, place, pool)
     places = resolve(seen, network, layers)
     asked = [place.tap.name for place in places]
     if controls and layers is not None:
@@ -216,6 +223,7 @@ def decode(
         "layers": [place.tap.name for place in places],
         "probes": list(probes),
         "variance": list(shares),
+        "pool": list(seen.pools),
         "controls": controls,
         "auto": auto,
         "device": str(place),
