@@ -1,5 +1,7 @@
 """How noisy labels are, from scores and noisy labels alone: against draws whose truth is known."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import underscript as us
-from underscript.noise import calibrate, estimate_noise, expected_calibration_error
+from underscript.noise import Noise, calibrate, estimate_noise, expected_calibration_error
 
 K = 5
 
@@ -90,3 +92,22 @@ def test_calibration_error_is_what_is_missing_to_confidence():
     right = torch.tensor([True] * 6 + [False] * 4)
     assert expected_calibration_error(torch.full((10,), 0.9), right) == pytest.approx(0.3)
     assert expected_calibration_error(torch.full((10,), 0.6), right) == pytest.approx(0, abs=1e-7)
+
+
+def likened(likelihood: float, by_class: bool) -> Noise:
+    """Return noise of some likelihood."""
+    scores, true = drawn(500)
+    noise = estimate_noise(scores, true, calibrate(scores, true))
+    return replace(noise, likelihood=likelihood, by_class=by_class, beyond_chance=likelihood)
+
+
+@pytest.mark.parametrize(
+    ("again", "taken"),
+    [(None, False), ((-1.0, True), True), ((-1.0, False), False), ((-3.0, True), False)],
+)
+def test_a_second_estimate_is_taken_only_of_noise_by_class_that_is_likelier(again, taken):
+    first = likened(-2.0, by_class=False)
+    second = None if again is None else likened(*again)
+    found = first.or_likelier(second)
+    assert found.by_class == taken
+    assert found.beyond_chance == first.beyond_chance

@@ -14,8 +14,8 @@ from torch import nn
 
 import underscript as us
 from underscript._candidates import Candidate
+from underscript._offers import Offer, input_leads, overruled
 from underscript._overlap import _fingerprints
-from underscript.refine import Offer, _overruled
 
 N, HELD = 1100, 300
 
@@ -133,19 +133,44 @@ def test_every_candidate_is_told_with_what_chose_and_what_did_not(noisy, found, 
     assert noisy.decode(auto=False).candidates is None
 
 
-@pytest.mark.parametrize(("wrong", "overruled"), [(20, False), (60, True)])
-def test_a_hold_out_overrules_only_where_it_is_clear(wrong, overruled):
-    """Of 400 labels the offer contradicts 20 or 60, another one 10."""
+def offers(wrong: int) -> tuple[Offer, Offer]:
+    """Return two offers for 400 labels: one contradicts so many, the other the next ten."""
     labels = torch.arange(400) % 10
     first, second = labels.clone(), labels.clone()
     first[:wrong] += 1
     second[wrong : wrong + 10] += 1
-    offer, other = (
+    one, two = (
         Offer(layer, (Candidate(1, layer, 0, 1.0),), (1.0,), torch.eye(12)[answers], labels)
         for layer, answers in (("a", first), ("b", second))
     )
-    assert (_overruled(offer, [other]) is other) == overruled
-    assert _overruled(other, [offer]) is other
+    return one, two
+
+
+@pytest.mark.parametrize(("wrong", "taken"), [(20, False), (60, True)])
+def test_a_hold_out_overrules_only_where_it_is_clear(wrong, taken):
+    """Of 400 labels the offer contradicts 20 or 60, another one 10."""
+    offer, other = offers(wrong)
+    assert (overruled(offer, [other]) is other) == taken
+    assert overruled(other, [offer]) is other
+
+
+@pytest.mark.parametrize(
+    ("wrong", "layers", "held", "led"),
+    [
+        (60, 0.99, True, True),  # seen on the hold-out
+        (60, 0.99, False, False),  # nobody saw it: the estimates
+        (60, 0.80, False, True),
+        (12, 0.80, True, True),  # not to be told on the hold-out: the estimates
+        (12, 0.99, True, False),
+        (0, 0.80, True, False),
+    ],
+)
+def test_whether_the_input_leads_is_seen_on_the_hold_out_or_else_estimated(
+    wrong, layers, held, led
+):
+    """Of 400 labels the layers contradict so many, the input ten others."""
+    control, leading = offers(wrong)[::-1]
+    assert input_leads(control, leading, (layers, 0.9), held) == led
 
 
 def test_refitting_makes_labels_better_round_by_round(found):
@@ -209,12 +234,15 @@ def test_where_nothing_can_be_decoded_it_says_so(held):
     assert "nothing can be decoded" in summary["selected"]["reason"]
 
 
-@pytest.mark.parametrize("kind", ["pair"])
-def test_it_is_no_worse_than_the_model_under_other_noise(kind):
-    other = Case(0.3, kind)
-    summary = other.decode(other.holdout).summary
-    assert summary["selected"]["test_accuracy"] >= summary["model"]["accuracy"]["test"] - 0.005
-    assert not summary["noise"]["nothing_wrong"]
+def test_it_finds_noise_that_goes_to_one_other_class():
+    """A decoder of the given labels takes most of this noise for its own doubt."""
+    other = Case(0.4, "pair")
+    summary = other.decode().summary
+    assert summary["selected"]["test_accuracy"] >= summary["model"]["accuracy"]["test"] + 0.2
+    noise = summary["noise"]
+    assert noise["by_class"]
+    assert noise["rate"] == pytest.approx(other.wrong, abs=0.05)
+    assert np.diag(noise["transitions"], 1).mean() == pytest.approx(0.4, abs=0.08)
 
 
 def test_a_hold_out_that_is_too_small_decides_nothing_and_this_is_said(noisy):

@@ -168,11 +168,14 @@ def _votes(answers: list[Tensor], task: Task) -> Tensor:
     return votes / len(answers)
 
 
-def noise_at_the_input(work: Work, own: Collection[str]) -> Noise | None:
+def noise_at_the_input(
+    work: Work, own: Collection[str], decoded: Sequence[Tensor] | None = None
+) -> Noise | None:
     """Estimate the noise from discriminants of the input, each kept from the samples it reads.
 
     A network cannot have memorised labels into its input, as it can into its layers; and in ten
-    folds the discriminants have not seen the labels either. None where the input is not read.
+    folds the discriminants have not seen the labels either. They are fitted to the given labels, or
+    to the labels of each batch that the input decoded. None where the input is not read.
     """
     centres = {view: centre for view, centre in work.centres.items() if view.layer not in own}
     if not centres:
@@ -180,7 +183,8 @@ def noise_at_the_input(work: Work, own: Collection[str]) -> Noise | None:
     n_classes, team = work.task.n_classes, work.task.team
     sums = [{view: ClassSums(n_classes, c) for view, c in centres.items()} for _ in range(FOLDS)]
     with team.together():
-        for seen, labels, folds in work.views(work.train, "estimating noise"):
+        for number, (seen, labels, folds) in enumerate(work.views(work.train, "estimating noise")):
+            labels = labels if decoded is None else decoded[number]
             for fold, of_fold in enumerate(sums):
                 here = folds == fold
                 for view, mine in of_fold.items():

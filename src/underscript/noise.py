@@ -128,6 +128,10 @@ class Noise:
         Samples.
     beyond_chance : float
         Standard errors by which decoder and labels agree more often than by chance.
+    by_class : bool
+        Whether the noise depends on the class: `transitions` was fitted with K (K − 1) numbers.
+    likelihood : float
+        The mean log-likelihood of a label in nats, less what Akaike's criterion takes for these.
     """
 
     rate: float
@@ -140,11 +144,24 @@ class Noise:
     transitions_error: NDArray[np.float64]
     n: int
     beyond_chance: float
+    by_class: bool
+    likelihood: float
 
     @property
     def hopeless(self) -> bool:
         """Whether nothing shows that the labels say more than chance."""
         return self.beyond_chance < BEYOND
+
+    def or_likelier(self, again: "Noise | None") -> "Noise":
+        """Return noise that was estimated again if it depends on the class and is likelier.
+
+        A decoder that was fitted to noisy labels takes noise that goes to one other class for its
+        own doubt; one that was fitted to decoded labels does not. But labels that were decoded in
+        vain agree with the given ones too: whether these say anything is not asked again.
+        """
+        if again is None or not again.by_class or again.likelihood <= self.likelihood:
+            return self
+        return replace(again, beyond_chance=self.beyond_chance)
 
     def of_decoder(self, agreement: float, n: int) -> "Noise":
         """Return the same labels' noise with the accuracy of another decoder.
@@ -220,9 +237,10 @@ def estimate_noise(
     rates = redrawn * (1 - 1 / n_classes)
     accuracies = ((drawn @ agrees / n - redrawn / n_classes) / (1 - redrawn)).clamp(0, 1)
     transitions, expected = _transitions(chances, labels, calibration.redrawn)
+    likelihood = calibration.mean
     other = _with_transitions(scores, labels, calibration)
     if other is not None:
-        chances, transitions, expected = other
+        chances, transitions, expected, likelihood = other
         rates, accuracies = _of_transitions(chances, labels, transitions, drawn)
     matrix = transitions.numpy()
     error = np.sqrt(matrix * (1 - matrix) / np.maximum(expected.numpy(), 1)[:, None])
@@ -233,6 +251,7 @@ def estimate_noise(
     return Noise(
         float(rates[0]), low[0], high[0], float(accuracies[0]), low[1], high[1],
         matrix, error, n, _beyond_chance(scores.argmax(1), labels, n_classes),
+        other is not None, likelihood,
     )  # fmt: skip
 
 
@@ -250,10 +269,11 @@ def _beyond_chance(predicted: Tensor, labels: Tensor, n_classes: int) -> float:
 
 def _with_transitions(
     scores: Tensor, labels: Tensor, calibration: Calibration
-) -> tuple[Tensor, Tensor, Tensor] | None:
-    """Return probabilities, T and expected counts of classes if noise depends on the class."""
-    n_classes = scores.shape[1]
-    needed = float(calibration.likelihoods.sum()) + n_classes * (n_classes - 1)
+) -> tuple[Tensor, Tensor, Tensor, float] | None:
+    """Return probabilities, T, expected counts of classes and likelihood if noise is by class."""
+    n, n_classes = scores.shape
+    numbers = n_classes * (n_classes - 1)
+    needed = float(calibration.likelihoods.sum()) + numbers
     found = None
     for factor in _WIDER:
         chances = torch.softmax(scores * (factor * calibration.temperature), 1)
@@ -261,7 +281,8 @@ def _with_transitions(
         matrix, expected = _transitions(chances, labels, redrawn)
         likelihood = float(_of_labels(chances, labels, matrix).log().sum())
         if likelihood > needed:
-            needed, found = likelihood, (chances, matrix, expected)
+            needed = likelihood
+            found = chances, matrix, expected, (likelihood - numbers) / n
     return found
 
 

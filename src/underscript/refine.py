@@ -20,9 +20,10 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from ._candidates import Candidate, Kept, View, Work
+from ._candidates import Candidate, View, Work
 from ._judges import Ensemble, Judged, judge, noise_at_the_input, read_holdout, summed
 from ._notes import Notes
+from ._offers import Offer, estimates, input_leads, is_clean, offers_of, overruled
 from ._passes import Decoders, Task
 from ._stream import Rows, Source, stream
 from .combined import COMBINED, CombinedDiscriminant, Member
@@ -34,7 +35,7 @@ from .discriminant import (
     PooledMoments,
     RidgeDiscriminant,
 )
-from .noise import SURE, Calibration, Noise, calibrate, estimate_noise
+from .noise import Noise, calibrate
 from .selection import Key, Score, Selection
 
 __all__ = ["Refined", "refine"]
@@ -48,47 +49,15 @@ WIDEST = 4096
 # Fitting again ends after so many rounds, or when fewer labels than this share change.
 ROUNDS = 5
 SETTLED = 0.005
-# As many of the best say the labels of the next round, and as many the answer.
+# So many of the best say the labels of the next round.
 VOTERS = 8
-MEMBERS = 4
-# Standard errors by which the hold-out must prefer another ensemble: there are dozens of them.
-CLEARLY = 3.0
-# So much better the input must be estimated to be than the layers, to take their place.
-AHEAD = 0.01
 
 
-class Offer(NamedTuple):
-    """An ensemble of a round's best, of one layer or of all (`COMBINED`).
+class Decoded(NamedTuple):
+    """Labels of each batch of the training data, as the layers say together and the input alone."""
 
-    Attributes
-    ----------
-    place : str
-        The layer.
-    members : tuple of Candidate
-        The best first.
-    spreads : tuple of float
-        What each member's scores are divided by.
-    scores : Tensor, shape (n, K)
-        Their sum for some samples: the hold-out's, or else of the training data.
-    given : Tensor of int64, shape (n,)
-        These samples' noisy labels.
-    """
-
-    place: str
-    members: Ensemble
-    spreads: tuple[float, ...]
-    scores: Tensor
-    given: Tensor
-
-    @property
-    def agrees(self) -> Tensor:
-        """For each sample whether the label is predicted, 0 or 1 (n,)."""
-        return (self.scores.argmax(1) == self.given).double()
-
-    def noise(self, seed: int) -> tuple[Calibration, Noise]:
-        """Return temperature and noise."""
-        calibration = calibrate(self.scores, self.given)
-        return calibration, estimate_noise(self.scores, self.given, calibration, seed)
+    by_layers: list[Tensor]
+    by_input: list[Tensor]
 
 
 @dataclass
@@ -249,24 +218,26 @@ def refine(
     places = {layer: [layer] for layer in layers} | {COMBINED: own}
     noise = noise_at_the_input(work, own)
     judged, kept = judge(work, fitted, held)
-    clean = _is_clean(noise, judged, kept, own, held, task.seed)
+    clean = is_clean(noise, judged, kept, own, held, task.seed)
     everything, worth = dict(fitted), dict(judged.worth)
-    rounds = [_offers(judged, kept, places, clean)]
-    labels: list[Tensor] | None = None
+    rounds = [offers_of(judged, kept, places, clean)]
+    decoded: Decoded | None = None
     for number in range(1, 1 if clean else ROUNDS + 1):
-        sums, labels, changed = _gather_again(work, fitted, judged, own, labels)
+        sums, decoded, changed = _gather_again(work, fitted, judged, own, decoded)
         if changed < SETTLED:
             break
         fitted = work.fit(number, sums)
         judged, kept = judge(work, fitted, held)
-        rounds.append(_offers(judged, kept, places, clean))
+        rounds.append(offers_of(judged, kept, places, clean))
         everything |= fitted
         worth |= judged.worth
+    if noise is not None and decoded is not None and not noise.hopeless:
+        noise = noise.or_likelier(noise_at_the_input(work, own, decoded.by_input))
     # The last round's, unless the hold-out clearly says another's.
     offers = rounds[-1]
     if held:
         offers = {
-            place: _overruled(offer, [each[place] for each in rounds[:-1]])
+            place: overruled(offer, [each[place] for each in rounds[:-1]])
             for place, offer in offers.items()
         }
     leading = offers.pop(COMBINED)
@@ -278,72 +249,14 @@ def refine(
     rivals = [offers[layer] for layer in own]
     for layer in set(layers) - set(own):
         if noise is not None and layer in chosen_from:
-            beside = _estimates(work, everything, leading, offers[layer], noise)
+            beside = estimates(work, everything, leading, offers[layer], noise)
             rivals = [*rivals, leading, offers[layer]]
-            if beside[0] < beside[1] - AHEAD:
+            if input_leads(offers[layer], leading, beside, held):
                 leading = offers[layer]
     work.forget()
     if held:
-        leading = _overruled(leading, rivals)
+        leading = overruled(leading, rivals)
     return _result(work, offers, leading, everything, worth, held, noise, beside)
-
-
-def _estimates(
-    work: Work, fitted: dict[Candidate, Linear], ours: Offer, control: Offer, noise: Noise
-) -> tuple[float, float]:
-    """Estimate how right the layers and the input are, on the training data.
-
-    The input has memorised nothing, so its agreement with the given labels tells its accuracy
-    a. The layers echo what the network memorised; but with errors that do not depend on each other
-    they agree with the input at the rate of both accuracies' product, so theirs is that rate / a.
-    """
-    both = right = n = 0
-    group = {each: fitted[each] for each in (*ours.members, *control.members)}
-    with work.task.team.together():
-        for seen, labels, _ in work.views(work.train, "comparing with the input"):
-            scores = work.scores(seen, group)
-            first, second = (
-                summed(offer.members, offer.spreads, scores).argmax(1).cpu()
-                for offer in (ours, control)
-            )
-            both += int((first == second).sum())
-            right += int((second == labels).sum())
-            n += len(labels)
-    parts = work.task.team.gather((both, right, n))
-    both, right, n = (sum(column) for column in zip(*parts, strict=True))
-    accuracy = noise.of_decoder(right / n, n).accuracy
-    return min(1.0, both / n / max(accuracy, 1e-9)), accuracy
-
-
-def _is_clean(
-    noise: Noise | None,
-    judged: Judged,
-    kept: Kept,
-    own: Sequence[str],
-    held: bool,
-    seed: int,
-) -> bool:
-    """Say whether nothing is wrong with the labels: by the input if that can tell at all."""
-    if held and (noise is None or noise.accuracy <= SURE):
-        best = _offer(COMBINED, judged.best(own, MEMBERS, clean=True), judged, kept)
-        return best.noise(seed)[1].nothing_wrong
-    return noise is not None and noise.nothing_wrong
-
-
-def _offers(
-    judged: Judged, kept: Kept, places: Mapping[str, Sequence[str]], clean: bool
-) -> dict[str, Offer]:
-    """Return the best of a round for each layer and for all together."""
-    return {
-        place: _offer(place, judged.best(layers, MEMBERS, clean=clean), judged, kept)
-        for place, layers in places.items()
-    }
-
-
-def _offer(place: str, members: Ensemble, judged: Judged, kept: Kept) -> Offer:
-    spreads = judged.spreads_of(members)
-    scores = summed(members, spreads, {each: kept.of(each) for each in members})
-    return Offer(place, members, spreads, scores, kept.given)
 
 
 def _look(work: Work, whole: Source, n: int) -> None:
@@ -431,51 +344,34 @@ def _gather_again(
     fitted: dict[Candidate, Linear],
     judged: Judged,
     own: Sequence[str],
-    before: list[Tensor] | None,
-) -> tuple[dict[View, ClassSums], list[Tensor], float]:
+    before: Decoded | None,
+) -> tuple[dict[View, ClassSums], Decoded, float]:
     """Run the training data once: sums with the labels that the best candidates agree on.
 
-    Returns the sums, the labels of each batch, and the share that changed.
+    Returns the sums, the labels, and the share of the layers' labels that changed.
     """
     layers = {view.layer for view in work.centres}
     # The input decides for itself: as a control it must not know what the network knows.
-    groups = [set(own), layers - set(own)]
-    voters = [(group, judged.best(group, VOTERS)) for group in groups if group]
+    found = Decoded([], [])
+    groups = [(set(own), found.by_layers), (layers - set(own), found.by_input)]
+    voters = [(group, labels, judged.best(group, VOTERS)) for group, labels in groups if group]
     sums = work.empty_sums()
-    labels: list[Tensor] = []
     changed = n = 0
     with work.task.team.together():
         for number, (seen, given, _) in enumerate(work.views(work.train, "refining")):
-            for group, some in voters:
+            for group, labels, some in voters:
                 scores = work.scores(seen, {each: fitted[each] for each in some})
                 decoded = summed(some, judged.spreads_of(some), scores).argmax(1)
                 for view, rows in seen.items():
                     if view.layer in group:
                         sums[view].update(rows, decoded)
-                if group == groups[0]:
-                    labels.append(decoded.cpu())
-                    earlier = given if before is None else before[number]
-                    changed += int((labels[-1] != earlier).sum())
-                    n += len(given)
+                labels.append(decoded.cpu())
+            earlier = given if before is None else before.by_layers[number]
+            changed += int((found.by_layers[-1] != earlier).sum())
+            n += len(given)
     parts = work.task.team.gather((changed, n))
     share = sum(part[0] for part in parts) / max(1, sum(part[1] for part in parts))
-    return sums, labels, share
-
-
-def _overruled(offer: Offer, others: list[Offer]) -> Offer:
-    """Return what agrees best with the hold-out, if clearly better than the offer, or the offer.
-
-    With noise that does not depend on the input the share of noisy labels that a decoder predicts
-    rises with its accuracy; see the documentation of the method.
-    """
-    best, ahead = offer, 0.0
-    for other in others:
-        difference = other.agrees - offer.agrees
-        mean = float(difference.mean())
-        error = float(difference.std(correction=0)) / len(difference) ** 0.5
-        if mean > max(ahead, CLEARLY * error):
-            best, ahead = other, mean
-    return best
+    return sums, found, share
 
 
 def _result(

@@ -1,0 +1,141 @@
+"""What may answer: ensembles of a round's best, of one layer or of all, and which of them does."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from torch import Tensor
+
+from ._candidates import Candidate, Kept, Work
+from ._judges import Ensemble, Judged, summed
+from .combined import COMBINED
+from .discriminant import Linear
+from .noise import SURE, Calibration, Noise, calibrate, estimate_noise
+
+# So many of the best are the answer.
+MEMBERS = 4
+# Standard errors by which the hold-out must prefer another ensemble: there are dozens of them.
+CLEARLY = 3.0
+# So much better the input must be estimated to be than the layers, to take their place; where the
+# hold-out sees a difference of so many standard errors, it decides this one question.
+AHEAD = 0.01
+SEEN = 2.0
+
+
+class Offer(NamedTuple):
+    """An ensemble of a round's best, of one layer or of all (`COMBINED`).
+
+    Attributes
+    ----------
+    place : str
+        The layer.
+    members : tuple of Candidate
+        The best first.
+    spreads : tuple of float
+        What each member's scores are divided by.
+    scores : Tensor, shape (n, K)
+        Their sum for some samples: the hold-out's, or else of the training data.
+    given : Tensor of int64, shape (n,)
+        These samples' noisy labels.
+    """
+
+    place: str
+    members: Ensemble
+    spreads: tuple[float, ...]
+    scores: Tensor
+    given: Tensor
+
+    @property
+    def agrees(self) -> Tensor:
+        """For each sample whether the label is predicted, 0 or 1 (n,)."""
+        return (self.scores.argmax(1) == self.given).double()
+
+    def noise(self, seed: int) -> tuple[Calibration, Noise]:
+        """Return temperature and noise."""
+        calibration = calibrate(self.scores, self.given)
+        return calibration, estimate_noise(self.scores, self.given, calibration, seed)
+
+
+def offers_of(
+    judged: Judged, kept: Kept, places: Mapping[str, Sequence[str]], clean: bool
+) -> dict[str, Offer]:
+    """Return the best of a round for each layer and for all together."""
+    return {
+        place: offer_of(place, judged.best(layers, MEMBERS, clean=clean), judged, kept)
+        for place, layers in places.items()
+    }
+
+
+def offer_of(place: str, members: Ensemble, judged: Judged, kept: Kept) -> Offer:
+    spreads = judged.spreads_of(members)
+    scores = summed(members, spreads, {each: kept.of(each) for each in members})
+    return Offer(place, members, spreads, scores, kept.given)
+
+
+def is_clean(
+    noise: Noise | None,
+    judged: Judged,
+    kept: Kept,
+    own: Sequence[str],
+    held: bool,
+    seed: int,
+) -> bool:
+    """Say whether nothing is wrong with the labels: by the input if that can tell at all."""
+    if held and (noise is None or noise.accuracy <= SURE):
+        best = offer_of(COMBINED, judged.best(own, MEMBERS, clean=True), judged, kept)
+        return best.noise(seed)[1].nothing_wrong
+    return noise is not None and noise.nothing_wrong
+
+
+def estimates(
+    work: Work, fitted: dict[Candidate, Linear], ours: Offer, control: Offer, noise: Noise
+) -> tuple[float, float]:
+    """Estimate how right the layers and the input are, on the training data.
+
+    The input has memorised nothing, so its agreement with the given labels tells its accuracy
+    a. The layers echo what the network memorised; but with errors that do not depend on each other
+    they agree with the input at the rate of both accuracies' product, so theirs is that rate / a.
+    """
+    both = right = n = 0
+    group = {each: fitted[each] for each in (*ours.members, *control.members)}
+    with work.task.team.together():
+        for seen, labels, _ in work.views(work.train, "comparing with the input"):
+            scores = work.scores(seen, group)
+            first, second = (
+                summed(offer.members, offer.spreads, scores).argmax(1).cpu()
+                for offer in (ours, control)
+            )
+            both += int((first == second).sum())
+            right += int((second == labels).sum())
+            n += len(labels)
+    parts = work.task.team.gather((both, right, n))
+    both, right, n = (sum(column) for column in zip(*parts, strict=True))
+    accuracy = noise.of_decoder(right / n, n).accuracy
+    return min(1.0, both / n / max(accuracy, 1e-9)), accuracy
+
+
+def input_leads(control: Offer, leading: Offer, beside: tuple[float, float], held: bool) -> bool:
+    """Say whether the input's offer is to take the place of the layers'."""
+    ahead, error = ahead_of(control, leading)
+    if held and abs(ahead) > SEEN * error:
+        return ahead > 0
+    return beside[0] < beside[1] - AHEAD
+
+
+def ahead_of(offer: Offer, other: Offer) -> tuple[float, float]:
+    """Return how much oftener an offer agrees with the labels than another, and the error."""
+    difference = offer.agrees - other.agrees
+    return float(difference.mean()), float(difference.std(correction=0)) / len(difference) ** 0.5
+
+
+def overruled(offer: Offer, others: list[Offer]) -> Offer:
+    """Return what agrees best with the hold-out, if clearly better than the offer, or the offer.
+
+    With noise that does not depend on the input the share of noisy labels that a decoder predicts
+    rises with its accuracy; see the documentation of the method.
+    """
+    best, ahead = offer, 0.0
+    for other in others:
+        mean, error = ahead_of(other, offer)
+        if mean > max(ahead, CLEARLY * error):
+            best, ahead = other, mean
+    return best
