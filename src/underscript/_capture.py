@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ._pooling import MASK, pooled, token_mask
+from ._pooling import MASK, POOLS, pooled, token_mask
 from .errors import LayerError, ModelError
 
 if TYPE_CHECKING:
@@ -52,6 +52,10 @@ class Tap:
     calls: int = 1
     width: int = 0
     pool: str = "flatten"
+
+    def __post_init__(self) -> None:
+        if self.pool not in POOLS:  # a saved decoder may have been edited
+            raise ValueError(f"pool: expected one of {', '.join(POOLS)}; found {self.pool!r}")
 
 
 class Tapped:

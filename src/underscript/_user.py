@@ -1,4 +1,4 @@
-"""What a user names on the command line: ``FILE.py:name``, and files of weights."""
+"""What a user names on the command line: ``FILE.py:name``."""
 
 import contextlib
 import difflib
@@ -10,15 +10,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import safetensors
-import safetensors.torch
-import torch
-from torch import Tensor, nn
+from torch import nn
 
+from ._weights import load_weights
 from .errors import DataError, ModelError, UnderscriptError
 
-# Under which a checkpoint that holds more than weights usually keeps them.
-_WRAPPERS = ("state_dict", "model_state_dict", "model")
 _MODULES: dict[Path, ModuleType] = {}
 
 
@@ -73,77 +69,13 @@ def load_model(spec: str, weights: str | None) -> nn.Module:
     """
     model = load_object(spec, "--model")
     if not isinstance(model, nn.Module):
-        raise ModelError(f"--model: {spec} gave {type(model).__name__}; expected an nn.Module")
+        hint = "; us.from_sklearn makes one of it" if hasattr(model, "coefs_") else ""
+        raise ModelError(
+            f"--model: {spec} gave {type(model).__name__}; expected an nn.Module{hint}"
+        )
     if weights is not None:
-        fit_weights(model, read_weights(Path(weights)), weights)
+        load_weights(model, weights)
     return model
-
-
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read a state dict from a safetensors file, or from a torch file without unpickling code.
-
-    Raises
-    ------
-    ModelError
-        If the file is not there, is damaged, or holds anything but tensors by name.
-    """
-    if not path.is_file():
-        raise ModelError(f"--weights: {path} is not a file")
-    try:
-        if path.suffix == ".safetensors":
-            return dict(safetensors.torch.load_file(path))
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise ModelError(f"--weights: cannot read {path}: {error.strerror or error}") from error
-    except Exception as error:
-        # torch raises many kinds here; its advice to trust the file is not ours.
-        raise ModelError(
-            f"--weights: {path} is not a safetensors file or a plain state dict, or is damaged "
-            f"({type(error).__name__}); nothing in it was run. Save model.state_dict() again"
-        ) from error
-    for wrapper in _WRAPPERS:
-        if isinstance(found, dict) and isinstance(found.get(wrapper), dict):
-            found = found[wrapper]
-    if not isinstance(found, dict) or not all(isinstance(v, Tensor) for v in found.values()):
-        raise ModelError(
-            f"--weights: {path} holds {type(found).__name__}, not a state dict of tensors by name"
-        )
-    return found
-
-
-def fit_weights(model: nn.Module, weights: dict[str, Tensor], name: str) -> None:
-    """Load weights into a model, all of them or none.
-
-    Raises
-    ------
-    ModelError
-        If names are missing or unexpected, or shapes differ; the message lists them.
-    """
-    if weights and all(key.startswith("module.") for key in weights):
-        # nn.DataParallel adds this to every name.
-        weights = {key.removeprefix("module."): value for key, value in weights.items()}
-    own = model.state_dict()
-    missing = [key for key in own if key not in weights]
-    unexpected = [key for key in weights if key not in own]
-    shapes = [
-        f"{key} is {tuple(weights[key].shape)}, the model's {tuple(own[key].shape)}"
-        for key in own
-        if key in weights and weights[key].shape != own[key].shape
-    ]
-    problems = [
-        f"{title}: {', '.join(items[:5])}{f' and {len(items) - 5} more' if len(items) > 5 else ''}"
-        for title, items in (
-            ("missing", missing),
-            ("unexpected", unexpected),
-            ("other shapes", shapes),
-        )
-        if items
-    ]
-    if problems:
-        raise ModelError(
-            f"--weights: {name} does not fit {type(model).__name__}; {'; '.join(problems)}"
-        )
-    model.load_state_dict(weights)
 
 
 def _load_module(file: str, what: str) -> ModuleType:

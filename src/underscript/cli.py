@@ -397,7 +397,9 @@ def _add_study(commands: Any) -> None:
 def _add_decode_options(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
     add("--model", required=True, metavar="FILE.py:build", help="a callable or nn.Module")
-    add("--weights", metavar="FILE", help="safetensors, or a state dict")
+    add("--weights", metavar="FILE",
+        help="safetensors, a state dict or a checkpoint with one, such as Lightning's; FILE:PART "
+        "where it holds several models")  # fmt: skip
     add("--train", required=True, metavar="FILE.py:train", help="what it was trained on")
     add("--test", metavar="FILE.py:test", help="chooses nothing")
     unseen = "noisy labels that the network was not trained on: they choose the decoder"
