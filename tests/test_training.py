@@ -53,6 +53,37 @@ def same_weights(a, b):
     )
 
 
+# What torch loads to compile warns of itself.
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_compiled_step_trains_the_same_network(random_images):
+    models, losses = [small_model(), small_model()], []
+    for model, compiled in zip(models, (False, True), strict=True):
+        preset = dataclasses.replace(FAST, max_epochs=5)
+        record = train(
+            model, *random_images, preset, seed=0, device="cpu", compiled=compiled, progress=False
+        )
+        losses.append([row["loss"] for row in record.history])
+        assert record.settings["compiled"] == compiled
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    for plain, fused in zip(*(model.parameters() for model in models), strict=True):
+        torch.testing.assert_close(fused, plain, rtol=1e-3, atol=1e-4)
+
+
+def test_a_machine_that_cannot_compile_says_so(random_images, monkeypatch):
+    from torch._dynamo.exc import TorchDynamoException
+
+    def uncompilable(*args):
+        raise TorchDynamoException("no working compiler")
+
+    monkeypatch.setattr(torch, "compile", lambda step, **options: uncompilable)
+    with pytest.raises(ModelError, match=r"cannot be compiled here \(no working compiler\)"):
+        train(
+            small_model(), *random_images, FAST, seed=0, device="cpu", compiled=True,
+            progress=False,
+        )  # fmt: skip
+
+
 @pytest.mark.parametrize("arch", ["mlp", "cnn"])
 def test_the_quick_preset_memorises_wrong_labels_of_digits(arch):
     digits = load_digits()
@@ -79,6 +110,7 @@ def test_settings_hold_all_that_a_report_must_say(random_images):
         "precision": record.settings["precision"],
         "seed": 7,
         "device": "cpu",
+        "compiled": False,
         "n": 200,
     }
     assert record.settings == expected

@@ -103,6 +103,7 @@ def _reproduce(options: argparse.Namespace) -> None:
         only=options.only,
         variance=options.variance,
         device=options.device,
+        compiled=options.compile,
         root=options.root,
         samples=options.samples,
         holdout=options.holdout,
@@ -373,6 +374,8 @@ def _add_reproduce(commands: Any) -> None:
         help="published tables to compare with; may be repeated")  # fmt: skip
     add("--jobs", type=int, default=1, help="cells to run at once (default 1)")
     add("--device", default="cpu", help="such as cpu (default) or cuda")
+    add("--compile", action="store_true",
+        help="compile the training step first, on cuda into graphs; takes a minute")  # fmt: skip
     add("--root", type=Path, metavar="DIR", help="where the data sets are")
     add("--out", type=Path, required=True, metavar="DIR")
 

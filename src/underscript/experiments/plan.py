@@ -86,6 +86,8 @@ class Plan:
         Variance share of MASC.
     device : str
         Where to train and decode.
+    compiled : bool
+        Whether training steps are compiled; see `train`.
     root : Path, optional
         Where the data set is.
     samples : int, optional
@@ -111,6 +113,7 @@ class Plan:
     only: Sequence[str] = ("E1", "E2")
     variance: float = 0.99
     device: str = "cpu"
+    compiled: bool = False
     root: Path | None = None
     samples: int | None = None
     holdout: int = 0
