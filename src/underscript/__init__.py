@@ -7,6 +7,7 @@ from .decode import decode
 from .decoding import Decoding, load
 from .discriminant import RidgeDiscriminant
 from .errors import UnderscriptError, UnderscriptWarning
+from .from_sklearn import from_sklearn
 from .layers import list_layers
 from .moments import ClassMoments
 from .subspace import MinimumAngleSubspaceClassifier, PrincipalVectorClassifier
@@ -21,6 +22,7 @@ __all__ = [
     "UnderscriptWarning",
     "corrupt_labels",
     "decode",
+    "from_sklearn",
     "list_layers",
     "load",
 ]

@@ -234,6 +234,26 @@ class Source:
                 f"{self.role}: the data raised {type(error).__name__} in batch {number}: {reason}"
             ) from error
 
+    def count_classes(self) -> int:
+        """Return how many classes the labels name: one more than the largest, at least two.
+
+        Raises
+        ------
+        LabelError
+            If the data carry no labels.
+        """
+        largest = 1
+        for known in (self.override, self.truth):
+            largest = max([largest, *([] if known is None else known)])
+        whole = isinstance(self._reader, _ArrayBatches)
+        if self.override is None:
+            each = [self._reader.labels] if whole else (batch.labels for batch in self.batches())
+            for labels in each:
+                if labels is None:
+                    raise LabelError(f"{self.role}: expected labels; the data carry none")
+                largest = int(max(largest, labels.max(initial=0)))
+        return int(largest) + 1
+
     def first(self, size: int = 2) -> Batch:
         """Return the first `size` samples (fewer if there are fewer)."""
         for batch in self.batches():

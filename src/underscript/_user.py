@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import nn
 
+from ._disk import is_data_file, read_data
 from ._weights import load_weights
 from .errors import DataError, ModelError, UnderscriptError
 
@@ -57,6 +58,13 @@ def load_object(spec: str, what: str) -> Any:
     if thing is None:
         raise DataError(f"{what}: {spec} is None; expected it to return the thing")
     return thing
+
+
+def load_data(spec: str, what: str, *, column: bool = False) -> Any:
+    """Return the data that ``FILE.py:name`` names or files hold; see `load_object`, `read_data`."""
+    if is_data_file(spec):
+        return read_data(spec, what, column=column)
+    return load_object(spec, what)
 
 
 def load_model(spec: str, weights: str | None) -> nn.Module:

@@ -23,7 +23,7 @@ from ._files import fresh_folder
 from ._pooling import POOLS
 from ._run_folder import is_run
 from ._team import joined
-from ._user import load_model, load_object
+from ._user import load_data, load_model
 from .decode import decode
 from .decoding import Decoding, load
 from .errors import DataError, TeamError, UnderscriptError
@@ -145,14 +145,18 @@ def _decode(options: argparse.Namespace) -> None:
             work = None
             if team.rank == 0:
                 work = stack.enter_context(fresh_folder(options.out, is_run))
-            model = load_model(options.model, options.weights)
-            if options.weights is None:
-                logger.warning("no --weights: the model is used as %s gives it", options.model)
-            train = load_object(options.train, "--train")
+            model = None
+            if options.model is not None:
+                model = load_model(options.model, options.weights)
+                if options.weights is None:
+                    logger.warning("no --weights: the model is used as %s gives it", options.model)
+            elif options.weights is not None:
+                raise DataError("--weights: expected --model FILE.py:build to load them into")
+            train = load_data(options.train, "--train")
             test = _optional(options.test, "--test")
             holdout = _optional(options.holdout, "--holdout")
-            labels = _optional(options.labels, "--labels")
-            true_labels = _optional(options.true_labels, "--true-labels")
+            labels = _optional(options.labels, "--labels", column=True)
+            true_labels = _optional(options.true_labels, "--true-labels", column=True)
         found = decode(
             model,
             train,
@@ -177,7 +181,7 @@ def _decode(options: argparse.Namespace) -> None:
 
 def _layers(options: argparse.Namespace) -> None:
     model = load_model(options.model, None)
-    found = list_layers(model, load_object(options.example, "--example"), options.pool)
+    found = list_layers(model, load_data(options.example, "--example"), options.pool)
     if options.json:
         _print_json(found.to_dict("records"))
         return
@@ -250,8 +254,8 @@ def _console(stderr: bool = False) -> Console:
     return Console(file=stream, width=None if stream.isatty() else 120)
 
 
-def _optional(spec: str | None, what: str) -> Any:
-    return None if spec is None else load_object(spec, what)
+def _optional(spec: str | None, what: str, *, column: bool = False) -> Any:
+    return None if spec is None else load_data(spec, what, column=column)
 
 
 def _print_json(value: Any) -> None:
@@ -399,11 +403,14 @@ def _add_study(commands: Any) -> None:
 
 def _add_decode_options(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
-    add("--model", required=True, metavar="FILE.py:build", help="a callable or nn.Module")
+    add("--model", metavar="FILE.py:build",
+        help="a callable or nn.Module; without one, --train holds features to decode")  # fmt: skip
     add("--weights", metavar="FILE",
         help="safetensors, a state dict or a checkpoint with one, such as Lightning's; FILE:PART "
         "where it holds several models")  # fmt: skip
-    add("--train", required=True, metavar="FILE.py:train", help="what it was trained on")
+    add("--train", required=True, metavar="FILE.py:train",
+        help="what it was trained on; or features and labels from files: X.npy,Y.npy, "
+        "TABLE.parquet:LABEL or TABLE.csv:LABEL")  # fmt: skip
     add("--test", metavar="FILE.py:test", help="chooses nothing")
     unseen = "noisy labels that the network was not trained on: they choose the decoder"
     add("--holdout", metavar="FILE.py:val", help=unseen)

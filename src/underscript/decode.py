@@ -17,6 +17,7 @@ from torch import nn
 
 from ._capture import undisturbed
 from ._device import as_bytes, as_device, device_of
+from ._features import Features
 from ._notes import Clock, Notes
 from ._passes import Task, count, fit
 from ._pooling import PoolChoice
@@ -36,7 +37,7 @@ from .subspace import PROBES
 
 
 def decode(
-    model: nn.Module,
+    model: nn.Module | None,
     train: Any,
     test: Any = None,
     holdout: Any = None,
@@ -64,7 +65,8 @@ def decode(
     ----------
     model : torch.nn.Module
         A trained classifier that returns logits, a tuple, a dict or an object with ``.logits``.
-        It is left as it was: mode, device, weights, hooks; so are the random states.
+        It is left as it was: mode, device, weights, hooks; so are the random states. None where
+        there is no network: then `train` holds features, which are decoded as they are.
     train : Dataset, DataLoader or pair of arrays
         The data it was trained on, with the labels it was trained on. Batches are ``(x, y)``,
         ``(x, y, index)`` or dicts.
@@ -138,6 +140,13 @@ def decode(
         sources["test"] = Source(test, "test", batch_size=batch_size)
 
     budget = as_bytes(memory)
+    alone = model is None
+    if model is None:
+        if pool is not None:
+            raise DataError(f"pool: expected None without a model; found {pool!r}")
+        model = Features(max(data.count_classes() for data in sources.values()))
+        # Whole numbers too: what a network would take for names are quantities here.
+        layers = "input" if layers is None else layers
     place = as_device(device) if device is not None else device_of(model)
     network = model if place == device_of(model) else copy.deepcopy(model).to(place)
     with undisturbed(network):
@@ -209,6 +218,8 @@ def decode(
         if auto:
             with clock("oracle"):
                 candidates = refined.candidates(sources.get("test") if "test" in evaluate else None)
+    if alone:
+        records = [record for record in records if record["probe"] != "model"]
     best = Decoder.of(choice.key, trained[choice.key], [place.tap for place in places], model)
     del trained, selecting
     if controls:

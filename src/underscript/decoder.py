@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ._capture import Tap, capture, undisturbed
 from ._classifier import SubspaceClassifier
 from ._device import device_of
+from ._features import Features
 from ._stream import Batch, Source, stream
 from .combined import COMBINED, CombinedDiscriminant, rows_for
 from .errors import ModelError
@@ -120,6 +121,8 @@ class Decoder:
         return DecodedModule(self._model(), self.taps, self.layer, self.estimator)
 
     def _model(self) -> nn.Module:
+        if self.model is None and all(tap.side == "model" for tap in self.taps):
+            return Features(len(self.estimator.classes_))
         if self.model is None:
             raise ModelError(
                 "this decoder was loaded without its network; give it: us.load(folder, model=…)"

@@ -241,6 +241,8 @@ def verdict(summary: Mapping[str, Any], table: pd.DataFrame) -> str:
     what = {"auto": "the refined decoder"}.get(chosen["probe"], chosen["probe"].upper())
     *others, last = chosen["layers"]
     name = f"{what} on {', '.join(others)}{' and ' if others else ''}{last}"
+    if own["train_given"] is None:
+        return _verdict_on_features(summary, what)
     start = f"The network fits {own['train_given']:.1%} of its training labels{labels}"
     if own["test"] is None:
         return (
@@ -271,6 +273,20 @@ def verdict(summary: Mapping[str, Any], table: pd.DataFrame) -> str:
     if chosen["layers"] == ["input"] and len(layers):
         beside.append("no layer of the network is estimated to know more than its input")
     return middle + (f" ({', '.join(beside)})." if beside else ".")
+
+
+def _verdict_on_features(summary: Mapping[str, Any], what: str) -> str:
+    """Say what was found where there is no network to compare with."""
+    chosen, wrong = summary["selected"], summary["wrong_label_share"]
+    what = f"{what[0].upper()}{what[1:]} of the features, chosen without clean labels,"
+    fitted = f" Of the training labels {wrong:.1%} are wrong." if wrong is not None else ""
+    if chosen["test_accuracy"] is not None:
+        return f"{what} gets {chosen['test_accuracy']:.1%} of the test labels.{fitted}"
+    seen = "training" if chosen["criterion"] == "training data" else "held-out"
+    return (
+        f"{what} agrees with {chosen['criterion_accuracy']:.1%} of {chosen['n']:,} noisy {seen} "
+        f"labels.{fitted}"
+    )
 
 
 def _oracle(
