@@ -107,10 +107,19 @@ def test_what_is_read_is_what_was_written(tmp_path, probes, with_model):
             read.best.decision_function(X), written.best.decision_function(X)
         )
         assert read.best.predict(X).tolist() == written.best.predict(X).tolist()
-    else:
-        with pytest.raises(ModelError, match="model=") as caught:
-            read.best.predict(X)
-        assert "\n" not in str(caught.value)
+    else:  # what reads the input alone needs no network
+        assert read.best.layers == ("input",)
+        assert read.best.predict(X).tolist() == written.best.predict(X).tolist()
+
+
+def test_a_decoder_of_layers_asks_for_its_network(tmp_path):
+    written = us.decode(
+        models.build("mlp", seed=3), (X, GIVEN), layers="relu1", controls=False, progress=False
+    )
+    written.save(tmp_path / "run")
+    with pytest.raises(ModelError, match="model=") as caught:
+        us.load(tmp_path / "run").best.predict(X)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_loaded_run_can_be_saved_again(saved, tmp_path):
