@@ -452,7 +452,7 @@ def test_label_issues_are_one_row_a_sample_in_the_data_sets_order():
     issues = found.label_issues()
     assert list(issues.columns) == [
         "is_label_issue", "label_quality", "given_label", "predicted_label", "second_label",
-        "margin", "confidence",
+        "margin", "confidence", "conflicting_duplicate",
     ]  # fmt: skip
     assert issues.index.name == "index"
     assert issues.index.tolist() == list(range(N))

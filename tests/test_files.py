@@ -75,7 +75,7 @@ def test_a_run_folder_holds_the_files_of_the_contract(saved, found):
     issues = pd.read_csv(saved / "label_issues.csv")
     assert list(issues.columns) == [
         "index", "is_label_issue", "label_quality", "given_label", "predicted_label",
-        "second_label", "margin", "confidence",
+        "second_label", "margin", "confidence", "conflicting_duplicate",
     ]  # fmt: skip
     assert len(issues) == len(X)
     results = json.loads((saved / "results.json").read_text())

@@ -1,6 +1,6 @@
 """Labels as the library takes them: one integer class a sample."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -60,6 +60,24 @@ def check_range(labels: Labels, n_classes: int, index: Labels | None, what: str)
             f"{n_classes} classes, 0 … {n_classes - 1}"
         )
     return labels
+
+
+def check_different(indices: Sequence[Labels], what: str) -> None:
+    """Say so if an index stands for several samples: nothing tells then which is which.
+
+    Raises
+    ------
+    LabelError
+        Naming the first.
+    """
+    index = np.sort(np.concatenate([np.empty(0, dtype=np.int64), *indices]))
+    again = np.unique(index[1:][np.diff(index) == 0])
+    if len(again):
+        raise LabelError(
+            f"{what}: index {again[0]} stands for several samples"
+            + (f", as do {len(again) - 1:,} others" if len(again) > 1 else "")
+            + "; expected each sample once, with its own place in the data set"
+        )
 
 
 def pick(labels: Labels, index: Labels, where: str) -> Labels:

@@ -19,10 +19,16 @@ def fingerprints(batch: Batch) -> NDArray[np.uint64]:
     The sum of its bytes, four at a time, with random weights and modulo 2⁶⁴: two inputs have the
     same number with a probability of some 2⁻³².
     """
+    inputs = inputs_of(batch)
+    return np.empty(0, dtype=np.uint64) if inputs is None else _fingerprints(inputs)
+
+
+def inputs_of(batch: Batch) -> Tensor | None:
+    """Return a batch's first tensor with a row for each sample."""
     for value in [*batch.args, *batch.kwargs.values()]:
         if isinstance(value, Tensor) and value.ndim and len(value) == batch.size:
-            return _fingerprints(value)
-    return np.empty(0, dtype=np.uint64)
+            return value
+    return None
 
 
 def _fingerprints(inputs: Tensor) -> NDArray[np.uint64]:

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from ._capture import Tap
 from ._classifier import SubspaceClassifier, fit_together
-from ._labels import Labels, check_range, pick
+from ._labels import Labels, check_different, check_range, pick
 from ._notes import Notes
 from ._stream import Batch, Rows, Source, known_index, progress_bar, stream
 from ._team import ALONE, Team
 from .combined import COMBINED, CombinedDiscriminant, rows_for
 from .errors import DataError, LabelError
-from .issues import Answers
+from .issues import Answers, came_from
 from .layers import Place
 from .moments import ClassMoments, budgets, statistics_for
 from .noise import Noise
@@ -90,11 +90,14 @@ def fit(
     statistics = _empty(task, source, parts)
     team = task.team
     stage = f"{who}reading layers"
+    indices: list[Labels] = []
     with team.together():
         for rows in stream(
             network, source, task.taps, task.device, stage=stage, progress=task.progress
         ):
             labels = task.label_sets(rows, source)
+            if rows.batch.index is not None:
+                indices.append(rows.batch.index)
             by_part = {"corrupted": labels["given"]}
             if "true" in parts:
                 by_part["true"] = labels["true"]
@@ -106,6 +109,7 @@ def fit(
             for name, tapped in rows.layers.items():
                 for part in parts:
                     statistics[name][part].update(tapped, torch.from_numpy(by_part[part]))
+    check_different([part for parts_of in team.gather(indices) for part in parts_of], source.role)
     task.paths.update({name: sets[parts[0]].path for name, sets in statistics.items()})
     first = next(iter(statistics.values()))
     counts = [first[part].counts() for part in parts if part != "true"]
@@ -258,6 +262,7 @@ def count(
     The noise, where it was estimated, says how good the watched samples' labels are.
     """
     counts = Counts()
+    origins = None if noise is None else came_from(noise)
     by_layer: dict[str, Decoders] = {}
     for key, decoder in decoders.items():
         if key != watch:
@@ -283,7 +288,7 @@ def count(
                 )
             if watch is not None:
                 decoder, mine = decoders[watch], rows_for(watch.layer, rows.layers)
-                said = Answers.of(decoder, mine, sets["given"], rows.batch.index, noise)
+                said = Answers.of(decoder, mine, sets["given"], rows.batch, origins)
                 counts.add(watch, torch.from_numpy(said.predicted), sets)
                 counts.watched.append(said)
     counts = counts.together(task.team)

@@ -12,7 +12,9 @@ import safetensors.torch
 from torch import nn
 
 from ._capture import Tap
+from ._class_names import named
 from ._classifier import SubspaceClassifier
+from ._exchange import write_spreadsheet
 from ._files import RUN_FORMAT, write_tensors
 from .combined import CombinedDiscriminant
 from .decoder import Decoder
@@ -52,11 +54,23 @@ def write_run(run: Run, folder: Path) -> None:
     text = json.dumps(run.summary, indent=2, ensure_ascii=False, allow_nan=False)
     (folder / "results.json").write_text(text + "\n", encoding="utf-8")
     run.table.to_csv(folder / "layers.csv", index=False)
-    run.issues.to_csv(folder / "label_issues.csv")
+    write_spreadsheet(_with_names(run), folder / "label_issues.csv")
     if run.candidates is not None:
         run.candidates.to_csv(folder / "candidates.csv", index=False)
     (folder / "decoder").mkdir()
     _write_decoder(run.best, folder / "decoder")
+
+
+def _with_names(run: Run) -> pd.DataFrame:
+    """Return the label issues with the names of classes, where there are some."""
+    names = run.summary["model"]["class_names"]
+    issues = run.issues
+    if names is None:
+        return issues
+    kinds = ("given", "predicted", "second")
+    return issues.assign(
+        **{f"{kind}_name": named(issues[f"{kind}_label"].to_numpy(), names) for kind in kinds}
+    )
 
 
 def read_run(folder: Path, model: nn.Module | None) -> Run:
@@ -109,10 +123,14 @@ def _read_table(path: Path) -> pd.DataFrame:
 
 
 def _read_issues(path: Path) -> pd.DataFrame:
-    issues = pd.read_csv(path, index_col="index")
-    if list(issues.columns) != list(COLUMNS):
-        raise ValueError(f"{path.name}: expected columns {', '.join(COLUMNS)}")
+    # Names of classes stand in results.json too, as they are.
+    issues = pd.read_csv(path, index_col="index", keep_default_na=False)
+    if list(issues.columns)[: len(COLUMNS)] != list(COLUMNS):
+        raise ValueError(f"{path.name}: expected columns index, {', '.join(COLUMNS)}")
+    issues = issues[list(COLUMNS)]
     _check_kinds(issues, path.name, COLUMNS)
+    if issues.index.dtype.kind not in "iu" or not issues.index.is_unique:
+        raise ValueError(f"{path.name}: expected a different integer for each sample as index")
     return issues
 
 

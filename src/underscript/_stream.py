@@ -25,6 +25,7 @@ from torch.utils.data import (
 from tqdm.auto import tqdm
 
 from ._capture import Tap, capture, extract_logits
+from ._class_names import as_classes
 from ._labels import Labels, as_labels, pick
 from ._products import all_finite
 from .errors import DataError, LabelError, ModelError, UnderscriptError
@@ -92,6 +93,8 @@ class Source:
         The labels before corruption, by index, where they are known.
     batch_size : int
         For data that do not come in batches.
+    class_names : sequence of str, optional
+        Names of the classes 0 … K−1, for labels that are text.
 
     Raises
     ------
@@ -108,13 +111,15 @@ class Source:
         labels: Any = None,
         true_labels: Any = None,
         batch_size: int = 512,
+        class_names: Sequence[str] | None = None,
     ):
+        self._names = class_names
         separate = labels is not None or true_labels is not None
         self.role = role
         self.ordered = True
         self._reader: Any
         if _is_pair(data):
-            self._reader = _ArrayBatches(data[0], data[1], role, batch_size)
+            self._reader = _ArrayBatches(data[0], data[1], role, batch_size, class_names)
             self.length: int | None = len(self._reader)
         elif _is_array(data):
             self._reader = _ArrayBatches(data, None, role, batch_size)
@@ -146,7 +151,8 @@ class Source:
 
     def _separate(self, labels: Any, what: str) -> Labels:
         """Return separate labels as int64 (n,), or say what is wrong with them."""
-        array = as_labels(labels, f"{self.role}: {what}")
+        what_for = f"{self.role}: {what}"
+        array = as_labels(as_classes(labels, self._names, what_for), what_for)
         if self.length is not None and len(array) != self.length:
             raise LabelError(
                 f"{self.role}: {what} has {len(array)} entries; the data has {self.length} samples"
@@ -199,7 +205,7 @@ class Source:
         position = self._start
         for number, raw in enumerate(self._read()):
             where = f"{self.role}, batch {number}"
-            batch = _as_batch(raw, where, position)
+            batch = _as_batch(raw, where, position, self._names)
             index = batch.index
             if index is None and self.ordered:
                 index = np.arange(position, position + batch.size, dtype=np.int64)
@@ -401,13 +407,22 @@ def _in_order(loader: DataLoader[Any], data: Any) -> DataLoader[Any]:
 class _ArrayBatches:
     """Slices of a pair of arrays; numpy and torch alike, without copying them whole."""
 
-    def __init__(self, inputs: Any, labels: Any, role: str, batch_size: int):
+    def __init__(
+        self,
+        inputs: Any,
+        labels: Any,
+        role: str,
+        batch_size: int,
+        names: Sequence[str] | None = None,
+    ):
         self.inputs = inputs if isinstance(inputs, Tensor) else np.asarray(inputs)
         if self.inputs.ndim == 0 or self.inputs.dtype in (np.dtype(object), np.dtype(str)):
             raise DataError(
                 f"{role}: expected an array of inputs, shape (n, …); found a scalar or ragged rows"
             )
-        self.labels = None if labels is None else as_labels(labels, f"{role} labels")
+        if labels is not None:
+            labels = as_labels(as_classes(labels, names, f"{role} labels"), f"{role} labels")
+        self.labels = labels
         if self.labels is not None and len(self.labels) != len(self.inputs):
             raise LabelError(
                 f"{role}: expected as many labels as inputs; "
@@ -438,7 +453,7 @@ class _ArrayBatches:
             yield inputs if self.labels is None else (inputs, self.labels[part])
 
 
-def _as_batch(raw: Any, where: str, start: int = 0) -> Batch:
+def _as_batch(raw: Any, where: str, start: int = 0, names: Sequence[str] | None = None) -> Batch:
     """Understand ``x``, ``(x, y)``, ``(x, y, index)`` and dicts."""
     inputs: list[Any] = []
     kwargs: dict[str, Any] = {}
@@ -471,7 +486,10 @@ def _as_batch(raw: Any, where: str, start: int = 0) -> Batch:
     if not sized or sized[0].ndim == 0:
         raise DataError(f"{where}: expected a tensor of inputs, shape (n, …); found none")
     size = len(sized[0])
-    given = None if labels is None else as_labels(labels, f"{where} labels", start)
+    what = f"{where} labels"
+    given = None
+    if labels is not None:
+        given = as_labels(as_classes(labels, names, what, start), what, start)
     known = None if index is None else as_labels(index, f"{where} index")
     for what, array in (("labels", given), ("index entries", known)):
         if array is not None and len(array) != size:

@@ -17,7 +17,8 @@ from typing import Any, NoReturn
 from rich.console import Console
 from rich.table import Table
 
-from . import __version__
+from . import __version__, _audit
+from ._class_names import read_names
 from ._device import as_bytes
 from ._files import fresh_folder
 from ._pooling import POOLS
@@ -157,6 +158,7 @@ def _decode(options: argparse.Namespace) -> None:
             holdout = _optional(options.holdout, "--holdout")
             labels = _optional(options.labels, "--labels", column=True)
             true_labels = _optional(options.true_labels, "--true-labels", column=True)
+            names = None if options.classes is None else read_names(options.classes)
         found = decode(
             model,
             train,
@@ -174,6 +176,7 @@ def _decode(options: argparse.Namespace) -> None:
             seed=options.seed,
             memory=options.memory,
             group=team.group,
+            class_names=names,
         )
         if work is not None:
             _finish(found, options, options.out, work)
@@ -222,7 +225,9 @@ def _finish(found: Decoding, options: argparse.Namespace, out: Path, work: Path)
     found.summary["command"] = options.command_line
     console = _console(stderr=options.json)
     if options.issues:
-        _show_issues(found, console)
+        for table in _audit.tables(found):
+            console.print(table)
+        console.print(_audit.said(found), markup=False, highlight=False, soft_wrap=True)
     console.print(console_table(found.summary, found.table))
     console.print(found.verdict, markup=False, highlight=False, soft_wrap=True)
     if options.json:
@@ -230,22 +235,13 @@ def _finish(found: Decoding, options: argparse.Namespace, out: Path, work: Path)
             {key: None if _is_nan(value) else value for key, value in row.items()}
             for row in found.table.to_dict("records")
         ]
-        _print_json({**found.summary, "table": rows, "out": str(out)})
+        more = {"worst": _audit.worst(found)} if options.issues else {}
+        files = {"out": str(out), "label_issues_csv": str(out / "label_issues.csv")}
+        _print_json({**found.summary, "table": rows, **more, **files})
     found.write_into(work)
+    if options.issues:
+        console.print(f"Label issues: {out / 'label_issues.csv'}", markup=False, highlight=False)
     console.print(f"Report: {out / 'report.html'}", markup=False, highlight=False)
-
-
-def _show_issues(found: Decoding, console: Console) -> None:
-    issues = found.label_issues().sort_values("label_quality", kind="stable")
-    flagged = int(issues["is_label_issue"].sum())
-    table = Table("index", "given label", "predicted label", "label quality")
-    table.title = f"{flagged:,} of {len(issues):,} labels contradicted; the worst 20"
-    for index, row in issues.head(20).iterrows():
-        table.add_row(
-            str(index), str(row["given_label"]), str(row["predicted_label"]),
-            f"{row['label_quality']:.3f}",
-        )  # fmt: skip
-    console.print(table)
 
 
 def _console(stderr: bool = False) -> Console:
@@ -335,7 +331,7 @@ def _parser() -> argparse.ArgumentParser:
 
     for name, about, issues in (
         ("decode", "decode a trained model, layer by layer", False),
-        ("audit", "the same, with the suspicious labels first", True),
+        ("audit", "the same, and say which labels are wrong and what they should be", True),
     ):
         command = _command(commands, name, _decode, about)
         command.set_defaults(issues=issues)
@@ -416,6 +412,8 @@ def _add_decode_options(command: argparse.ArgumentParser) -> None:
     add("--holdout", metavar="FILE.py:val", help=unseen)
     add("--labels", metavar="FILE.py:labels", help="training labels by index, if not in --train")
     add("--true-labels", metavar="FILE.py:clean", help="labels before corruption, where known")
+    names = "names of the classes in the read-out's order, one a line or a JSON list"
+    add("--classes", type=Path, metavar="FILE", help=names)
     add("--layers", action="append", metavar="NAMES",
         help="names or globs, comma-separated; * within a component, ** across dots")  # fmt: skip
     _add_pool(command)

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from ._capture import undisturbed
+from ._class_names import as_names, check_number
 from ._device import as_bytes, as_device, device_of
 from ._features import Features
 from ._notes import Clock, Notes
@@ -58,6 +59,7 @@ def decode(
     group: Any = None,
     auto: bool = True,
     pool: PoolChoice = None,
+    class_names: Sequence[str] | None = None,
 ) -> Decoding:
     """Decode what a trained network's layers know beneath what it memorised.
 
@@ -116,6 +118,9 @@ def decode(
         of its own, named ``layer@mean``. Padding is left out as the batches' ``attention_mask``
         says. By default the mean where there is such a mask, else all values side by side. Of
         feature maps, shape (channels, height, width), the mean is taken over their area.
+    class_names : sequence of str, optional
+        Names of all classes in the order of the model's read-out: shown with label issues, and
+        what labels that are text stand for.
 
     Returns
     -------
@@ -132,12 +137,12 @@ def decode(
     """
     clock = Clock()
     shares = _check_settings(probes, variance, batch_size, evaluate, subspace_labels)
-    source = Source(train, "train", labels, true_labels, batch_size)
+    names = as_names(class_names)
+    source = Source(train, "train", labels, true_labels, batch_size, names)
     sources = {"train": source}
-    if holdout is not None:
-        sources["holdout"] = Source(holdout, "holdout", batch_size=batch_size)
-    if test is not None:
-        sources["test"] = Source(test, "test", batch_size=batch_size)
+    for role, data in (("holdout", holdout), ("test", test)):
+        if data is not None:
+            sources[role] = Source(data, role, batch_size=batch_size, class_names=names)
 
     budget = as_bytes(memory)
     alone = model is None
@@ -152,6 +157,7 @@ def decode(
     with undisturbed(network):
         batch = source.first(3)
     seen = survey(network, batch, place, pool)
+    check_number(names, seen.n_classes)
     places = resolve(seen, network, layers)
     asked = [place.tap.name for place in places]
     if controls and layers is not None:
@@ -253,6 +259,7 @@ def decode(
             {"layer": p.tap.name, "width": p.width, "path": task.paths[p.tap.name]} for p in places
         ],
         n_classes=seen.n_classes,
+        class_names=names,
         wrong_label_share=wrong_label_share,
         noise=noise,
         calibration_error=calibration_error,

@@ -6,14 +6,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from torch import nn
 
+from ._class_names import named
+from ._exchange import pred_probs
 from ._files import RUN_FORMAT, fresh_folder
 from ._made_with import machine, versions
 from ._run_folder import TABLE_COLUMNS, Run, is_run, read_run, write_run
 from .decoder import Decoder
-from .issues import Answers
+from .issues import Answers, confused_pairs, summarised
 from .noise import Noise
 from .selection import Selection
 
@@ -83,10 +87,63 @@ class Decoding:
               most 700 in size; with ``auto=False`` the difference of cos²θ. Negative where it
               contradicts the label.
             - `confidence`: the decoder's probability of `predicted_label` (``auto=False``: cos²θ).
+            - `conflicting_duplicate`: the index of another training sample with the same input, or
+              (for flagged samples) nearly the same, and another given label; −1 where none was
+              found.
+
+            With class names, besides `given_name`, `predicted_name` and `second_name`.
         """
-        if sort:
-            return self._issues.sort_values(["label_quality", "margin"], kind="stable")
-        return self._issues.copy()
+        issues = self._issues.copy()
+        names = self.summary["model"]["class_names"]
+        if names is not None:
+            for kind in ("given", "predicted", "second"):
+                issues[f"{kind}_name"] = named(issues[f"{kind}_label"].to_numpy(), names)
+        return issues.sort_values(["label_quality", "margin"], kind="stable") if sort else issues
+
+    def confused_pairs(self) -> pd.DataFrame:
+        """Return the pairs of classes that flagged samples are between, the most frequent first.
+
+        Returns
+        -------
+        pandas.DataFrame
+            `given_label`, `predicted_label`, `n` (flagged samples), and `share` of the samples
+            with this given label.
+        """
+        return confused_pairs(self._issues, len(self._issues))
+
+    def pred_probs(
+        self, train: Any, path: str | os.PathLike[str] | None = None
+    ) -> NDArray[np.float32]:
+        """Return the decoder's probabilities in the form that cleanlab takes.
+
+        They come from this one network, in-sample, but from a decoder that was refitted to
+        decoded labels and so does not repeat what the network memorised.
+
+        Parameters
+        ----------
+        train : Dataset, DataLoader or pair of arrays
+            The training data that were decoded.
+        path : path, optional
+            A ``.npy`` file to write; a memory map of it is returned. Without it the array is in
+            memory, for at most 1 GiB.
+
+        Returns
+        -------
+        ndarray of float32, shape (n, K)
+            Rows in the order of `label_issues`, which sum to one; columns in class order.
+
+        Raises
+        ------
+        AttributeError
+            If the decoder has no probabilities (``auto=False``).
+        DataError
+            If the data are not those that were decoded, or too large to be held without `path`.
+        OutputError
+            If the file cannot be written; nothing is left then.
+        """
+        index = self._issues.index.to_numpy()
+        where = None if path is None else Path(path)
+        return pred_probs(self.best, train, index, where, self.summary["model"]["class_names"])
 
     def report(self, path: str | os.PathLike[str]) -> None:
         """Write one offline HTML file.
@@ -150,6 +207,7 @@ def describe(
     candidates: pd.DataFrame | None,
     layers: list[dict[str, Any]],
     n_classes: int,
+    class_names: Sequence[str] | None,
     wrong_label_share: float | None,
     noise: Noise | None,
     calibration_error: float | None,
@@ -161,7 +219,7 @@ def describe(
     """Put what was counted into a `Decoding`: table, summary and verdict."""
     from . import __version__
 
-    table = pd.DataFrame(records)
+    table, issues = pd.DataFrame(records), answers.table(noise)
     key = choice.key
     table["selected"] = (
         (table["model"] == "trained")
@@ -213,6 +271,7 @@ def describe(
             "class": type(model).__name__,
             "parameters": sum(p.numel() for p in model.parameters()),
             "n_classes": n_classes,
+            "class_names": None if class_names is None else list(class_names),
             "accuracy": accuracy,
         },
         "selected": selected,
@@ -220,6 +279,7 @@ def describe(
         "gain_points": gain,
         "wrong_label_share": wrong_label_share,
         "noise": None if noise is None else noise.summary(),
+        "label_issues": summarised(issues, noise),
         "layers": layers,
         "settings": settings,
         "seeds": seeds,
@@ -230,7 +290,7 @@ def describe(
         "warnings": list(notes),
     }
     summary["verdict"] = verdict(summary, table)
-    return Decoding(table, summary, best, answers.table(noise), candidates)
+    return Decoding(table, summary, best, issues, candidates)
 
 
 def verdict(summary: Mapping[str, Any], table: pd.DataFrame) -> str:

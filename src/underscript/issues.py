@@ -11,7 +11,10 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ._duplicates import Sketches, conflicting, sketches
 from ._labels import Labels
+from ._overlap import fingerprints
+from ._stream import Batch
 from .noise import SMALLEST, Noise
 
 COLUMNS = {
@@ -22,21 +25,24 @@ COLUMNS = {
     "second_label": "iu",
     "margin": "f",
     "confidence": "f",
+    "conflicting_duplicate": "iu",
 }
 """The columns of label issues, and the kinds of their values."""
 
 # Log-odds beyond this say the same; so that no margin is infinite.
 _MOST = 700.0
-_PAIRS = 20
+# Pairs of classes that a summary names.
+PAIRS = 20
 
 
 @dataclass(frozen=True)
 class Answers:
     """What a decoder says of samples whose given labels are known.
 
-    All of shape (n,): `index` in the data set (None where no stable one is known); `given`,
+    All with n rows: `index` in the data set (None where no stable one is known); `given`,
     `predicted` and `second` classes (second choice); `quality` of the given label; `margin` and
-    `confidence` as in the table of label issues.
+    `confidence` as in the table of label issues; `prints` and `drawn`, by which equal and
+    nearly equal inputs are found. Nothing here grows with the number of classes.
     """
 
     index: Labels | None
@@ -46,10 +52,12 @@ class Answers:
     quality: NDArray[np.float64]
     margin: NDArray[np.float64]
     confidence: NDArray[np.float64]
+    prints: NDArray[np.uint64]
+    drawn: Sketches
 
     @classmethod
     def of(
-        cls, decoder: Any, rows: Any, given: Labels, index: Labels | None, noise: Noise | None
+        cls, decoder: Any, rows: Any, given: Labels, batch: Batch, came_from: Tensor | None
     ) -> Self:
         """Return the answers for one batch.
 
@@ -61,14 +69,21 @@ class Answers:
             What it reads.
         given : ndarray of int64, shape (n,)
             The given labels.
-        index : ndarray of int64, shape (n,), or None
-            In the data set.
-        noise : Noise or None
-            As it was estimated; None for a decoder without probabilities.
+        batch : Batch
+            Where the rows come from.
+        came_from : Tensor of float64, shape (K, K), or None
+            From `came_from`; None for a decoder without probabilities.
         """
-        if noise is not None:
-            return cls(index, given, *_of_chances(decoder.decide(rows), given, noise))
-        return cls(index, given, *_of_closeness(decoder, rows, given))
+        if came_from is not None:
+            said = _of_chances(decoder.decide(rows), given, came_from)
+        else:
+            said = _of_closeness(decoder, rows, given)
+        told = dict(zip(("predicted", "second", "quality", "margin", "confidence"), said,
+                        strict=True))  # fmt: skip
+        return cls(
+            index=batch.index, given=given, prints=fingerprints(batch), drawn=sketches(batch),
+            **told,
+        )  # fmt: skip
 
     @classmethod
     def together(cls, parts: Sequence[Self]) -> Self:
@@ -85,25 +100,25 @@ class Answers:
     def table(self, noise: Noise | None) -> pd.DataFrame:
         """Return the columns of label issues, indexed by the data set's index."""
         index = pd.RangeIndex(len(self.given)) if self.index is None else pd.Index(self.index)
-        return pd.DataFrame(
-            {
-                "is_label_issue": self.flags(noise),
-                "label_quality": self.quality,
-                "given_label": self.given,
-                "predicted_label": self.predicted,
-                "second_label": self.second,
-                "margin": self.margin,
-                "confidence": self.confidence,
-            },
-            index=index.rename("index"),
-        )
+        flags = self.flags(noise)
+        suspects = np.flatnonzero(flags)
+        suspects = suspects[np.argsort(self.quality[suspects], kind="stable")]
+        partner = conflicting(self.given, self.predicted, suspects, self.prints, self.drawn)
+        named = np.where(partner < 0, -1, index.to_numpy()[partner])
+        columns = (
+            flags, self.quality, self.given, self.predicted, self.second, self.margin,
+            self.confidence, named,
+        )  # fmt: skip
+        return pd.DataFrame(dict(zip(COLUMNS, columns, strict=True)), index=index.rename("index"))
 
     def flags(self, noise: Noise | None) -> NDArray[np.bool_]:
         """Say which given labels are probably wrong, bool (n,).
 
         With an estimate of the noise each class has as many as its labels are expected to be
-        wrong: the sum of 1 − quality, those of the lowest quality; without, all that the decoder
-        contradicts. Where nothing can be decoded, none.
+        wrong, those of the lowest quality that the decoder contradicts. Expected are the sum
+        of 1 − quality, or more where the estimated rate says so: what the decoder half
+        believes lowers the one, noise that looks like doubt the other. Without an estimate all
+        that the decoder contradicts are flagged; where nothing can be decoded, none.
         """
         contradicted = np.asarray(self.predicted != self.given)
         if noise is None:
@@ -111,16 +126,28 @@ class Answers:
         flags = np.zeros(len(self.given), dtype=bool)
         if noise.hopeless:
             return flags
-        # By class and within it by quality; contradicted ones first among equals.
-        order = np.lexsort((~contradicted, self.quality, self.given))
         sizes = np.bincount(self.given)
         wrong = np.bincount(self.given, weights=1 - self.quality)
+        wrong *= max(1.0, noise.rate * len(self.given) / max(wrong.sum(), 1e-9))
+        # By class and within it by quality; contradicted ones first among equals.
+        order = np.lexsort((~contradicted, self.quality, self.given))
         place = np.arange(len(order)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
         flags[order] = place < np.repeat(np.round(wrong), sizes)
         return np.asarray(flags & contradicted)
 
 
-def _of_chances(values: Float[Tensor, "n classes"], given: Labels, noise: Noise) -> tuple[Any, ...]:
+def came_from(noise: Noise) -> Tensor:
+    """Return for each given label (row) the chance of it under each true one, float64 (K, K).
+
+    A little noise is added to what was estimated, as none is never quite known.
+    """
+    matrix = noise.transitions
+    return torch.from_numpy((1 - SMALLEST) * matrix.T + SMALLEST / len(matrix))
+
+
+def _of_chances(
+    values: Float[Tensor, "n classes"], given: Labels, came_from: Tensor
+) -> tuple[Any, ...]:
     """Return predicted, second, quality, margin and confidence from log-odds.
 
     The quality of a given label y is the probability that it is right, given what the decoder
@@ -128,25 +155,16 @@ def _of_chances(values: Float[Tensor, "n classes"], given: Labels, noise: Noise)
     """
     chances = torch.log_softmax(values.double().cpu(), 1)
     labels = torch.from_numpy(given)
-    values_of_best, best = chances.topk(2, dim=1)
+    first_two, best = chances.topk(2, dim=1)
     own = chances.gather(1, labels[:, None])[:, 0]
     predicted = values.argmax(1).cpu()
-    contradicted = predicted != labels
-    rival = torch.where(contradicted, values_of_best[:, 0], values_of_best[:, 1])
+    rival = torch.where(predicted != labels, first_two[:, 0], first_two[:, 1])
     margin = (own - rival).clamp(-_MOST, _MOST)
     second = torch.where(best[:, 0] == predicted, best[:, 1], best[:, 0])
-    shares = chances.exp()
-    came_from = torch.from_numpy(transitions(noise)).T[labels]
-    of_own = own.exp() * came_from.gather(1, labels[:, None])[:, 0]
-    quality = of_own / (shares * came_from).sum(1).clamp(min=1e-300)
-    found = (predicted, second, quality.clamp(0, 1), margin, values_of_best[:, 0].exp())
+    joint = chances.exp() * came_from[labels]
+    quality = joint.gather(1, labels[:, None])[:, 0] / joint.sum(1).clamp(min=1e-300)
+    found = (predicted, second, quality.clamp(0, 1), margin, first_two[:, 0].exp())
     return tuple(part.numpy() for part in found)
-
-
-def transitions(noise: Noise) -> NDArray[np.float64]:
-    """Return the estimated transition matrix, a little noise added: none is never quite known."""
-    n_classes = len(noise.transitions)
-    return (1 - SMALLEST) * noise.transitions + SMALLEST / n_classes
 
 
 def _of_closeness(decoder: Any, rows: Any, given: Labels) -> tuple[Any, ...]:
@@ -177,7 +195,7 @@ def _without(values: Tensor, places: Tensor) -> Tensor:
     return values.scatter(1, places[:, None], -torch.inf)
 
 
-def confused_pairs(issues: pd.DataFrame, most: int = _PAIRS) -> pd.DataFrame:
+def confused_pairs(issues: pd.DataFrame, most: int = PAIRS) -> pd.DataFrame:
     """Return the pairs of classes that flagged samples are between, the most frequent first.
 
     Parameters
@@ -198,3 +216,38 @@ def confused_pairs(issues: pd.DataFrame, most: int = _PAIRS) -> pd.DataFrame:
     of_class = issues["given_label"].value_counts()
     pairs["share"] = pairs["n"] / pairs["given_label"].map(of_class)
     return pairs.sort_values("n", ascending=False, kind="stable", ignore_index=True).head(most)
+
+
+def summarised(issues: pd.DataFrame, noise: Noise | None) -> dict[str, Any]:
+    """Return what there is to say of all label issues together, as plain numbers and lists.
+
+    Returns
+    -------
+    dict
+        `n` samples; `flagged` of them; `expected`: wrong labels by the estimated noise rate, with
+        `expected_low` and `expected_high` (95 %), or None; `beyond_decoding`: whether labels say no
+        more than chance, so that none is flagged; `classes`: n and flagged of each given label;
+        `confused_pairs`; `conflicting_duplicates`: samples of which another one has the same input,
+        or nearly, and another label.
+    """
+    n = len(issues)
+    rates = (None,) * 3 if noise is None else (noise.rate, noise.rate_low, noise.rate_high)
+    names = ("expected", "expected_low", "expected_high")
+    by_class = issues.groupby("given_label")["is_label_issue"].agg(["size", "sum"])
+    return {
+        "n": n,
+        "flagged": int(issues["is_label_issue"].sum()),
+        **{
+            name: None if rate is None else round(n * rate)
+            for name, rate in zip(names, rates, strict=True)
+        },
+        "beyond_decoding": noise is not None and noise.hopeless,
+        "classes": [
+            {"given_label": int(k), "n": int(size), "flagged": int(flagged)}
+            for k, size, flagged in by_class.itertuples()
+        ],
+        "confused_pairs": [
+            {**pair, "n": int(pair["n"])} for pair in confused_pairs(issues).to_dict("records")
+        ],
+        "conflicting_duplicates": int((issues["conflicting_duplicate"] >= 0).sum()),
+    }

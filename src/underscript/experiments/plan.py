@@ -54,8 +54,9 @@ EXPERIMENTS: dict[str, str] = {
     "E7": "E1 and E2 on ResNet-18",
     "A1": "ours: the decoder that chooses itself, with and without a hold-out",
     "A2": "the probes of E6 fitted to the given labels alone, beside A1",
+    "D1": "ours: wrong labels found, beside other ways and retraining",
 }
-"""The paper's experiments, and two of ours; the controls (input, random twin) come with E1."""
+"""The paper's experiments, and three of ours; the controls (input, random twin) come with E1."""
 
 CORRUPTIONS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 NOISES = ("symmetric", "pair", "instance")

@@ -21,7 +21,7 @@ from ..spectra import ClassSpectrum, Cut, solve
 from ..subspace import MinimumAngleSubspaceClassifier, PrincipalVectorClassifier
 from .units import Work
 
-__all__ = ["geometry", "probe_layers"]
+__all__ = ["geometry", "probe_layers", "rows_of"]
 
 # Probes with a width × width matrix for each class stop here; wider layers are named as not run.
 WIDEST = 4096
@@ -99,6 +99,17 @@ def _layers(work: Work) -> Iterator[_Layer]:
                     for part in (train.images, test.images)
                 ),
             )
+
+
+def rows_of(
+    work: Work, network: torch.nn.Module, layer: str, images: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Return one layer's rows (n, width) for some images."""
+    device = torch.device(work.plan.device)
+    with undisturbed(network):
+        example = Source((images[:3], np.zeros(len(images[:3]), dtype=np.int64)), "rows").first(3)
+        (place,) = resolve(survey(network, example, device), network, [layer])
+        return _rows(work, network, place, device, images)
 
 
 def _rows(

@@ -386,11 +386,30 @@ def _run_rivals(work: Work) -> dict[str, Any]:
     return told
 
 
+def _run_detection(work: Work) -> dict[str, Any]:
+    """D1: wrong labels found by A1's decoder, by other ways, and by retraining."""
+    from .detection import run_detection  # scikit-learn's parts take a while to import
+
+    return run_detection(work)
+
+
+def _run_folds(work: Work) -> dict[str, Any]:
+    """Retrain for D1's dearest way."""
+    from .folds import run_folds
+
+    return run_folds(work)
+
+
 def _trained(cell: Cell) -> list[tuple[Cell, str]]:
     return [(cell, "training")]
 
 
+def _retrained_if_noisy(cell: Cell) -> list[tuple[Cell, str]]:
+    return [*_trained(cell), *([(cell, "folds")] if cell.corruption > 0 else [])]
+
+
 TRAINING = Unit("training", _run_training, lambda _cell: [])
+FOLDS = Unit("folds", _run_folds, lambda _cell: [])
 UNITS: dict[str, Unit] = {
     "E1": Unit("layers", _run_layers, _trained),
     "E3": Unit("generalised", _run_generalised, lambda cell: _trained(Cell(0.0, cell.run))),
@@ -399,6 +418,7 @@ UNITS: dict[str, Unit] = {
     "E6": Unit("probes", _run_probes, _trained),
     "A1": Unit("auto", _run_auto, _trained),
     "A2": Unit("rivals", _run_rivals, _trained),
+    "D1": Unit("detection", _run_detection, _retrained_if_noisy),
 }
 # They are rows of E1's table.
 UNITS["E2"] = UNITS["E7"] = UNITS["E1"]
@@ -425,7 +445,7 @@ def units_of(plan: Plan) -> list[tuple[Cell, Unit]]:
     return [(cell, unit) for (cell, _), unit in order.items()]
 
 
-BY_NAME = {unit.name: unit for unit in (TRAINING, *UNITS.values())}
+BY_NAME = {unit.name: unit for unit in (TRAINING, FOLDS, *UNITS.values())}
 
 
 def as_json(told: dict[str, Any]) -> str:
