@@ -12,7 +12,7 @@ from .._files import write_tensors
 from .architectures import build
 from .checkpoints import State
 from .presets import Preset
-from .training import _lay_out, _matrix_precision, _optimiser, _own_randomness, _train_epoch
+from .training import _lay_out, _matrix_precision, _optimiser, _own_randomness, _step, _train_epoch
 from .units import Work
 
 __all__ = ["run_folds"]
@@ -76,10 +76,11 @@ def _held_out(
     _lay_out(model, torch.channels_last)
     images, labels, held_images = images.to(device), labels.to(device), held_images.to(device)
     state = State(model, _optimiser(model, preset), torch.Generator().manual_seed(seed))
+    step = _step(model, device, precision, compiled=False)
     best, found, at = -1.0, torch.empty(0), 0
     with _own_randomness(device, seed):
         while len(state.history) < preset.max_epochs and len(state.history) - at < PATIENCE:
-            loss, state.fitted = _train_epoch(state, images, labels, preset, precision)
+            loss, state.fitted = _train_epoch(state, step, images, labels, preset)
             state.history.append({"loss": loss})
             model.eval()
             with torch.no_grad():
