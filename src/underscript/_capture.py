@@ -58,11 +58,18 @@ class Tap:
             raise ValueError(f"pool: expected one of {', '.join(POOLS)}; found {self.pool!r}")
 
 
-class Tapped:
-    """What the taps saw in the last forward pass."""
+class Reached(Exception):  # noqa: N818 - no error: all taps have seen their layers
+    """Ends a forward pass that is not needed any further."""
 
-    def __init__(self, taps: Sequence[Tap]):
-        self.taps = taps
+
+class Tapped:
+    """What the taps saw in the last forward pass.
+
+    With `stop` the pass is ended by `Reached` once all have seen their layers.
+    """
+
+    def __init__(self, taps: Sequence[Tap], stop: bool = False):
+        self.taps, self.stop = taps, stop
         # Two taps may read one call at different paths of its output.
         self._by_call: dict[tuple[str, str, int], list[Tap]] = {}
         for tap in taps:
@@ -77,6 +84,8 @@ class Tapped:
         self._calls[module, side] += 1
         for tap in self._by_call.get((module, side, call), ()):
             self._seen[tap.name] = _as_rows(at_path(value, tap.path, tap.name), tap, self._mask)
+        if self.stop and len(self._seen) == len(self.taps):
+            raise Reached
 
     def see_input(self, batch: "Batch", where: str) -> None:
         """Take a copy of the model's input, before the model can change it in place.
@@ -106,18 +115,21 @@ class Tapped:
         rows: dict[str, Tensor] = {}
         for tap in self.taps:
             calls = self._calls[tap.module, tap.side] if tap.side != "model" else tap.calls
+            if self.stop and tap.name in self._seen:
+                calls = tap.calls
             if tap.name not in self._seen or calls != tap.calls:
                 raise LayerError(
                     f"{where}: layer {tap.name!r} was expected to fire {tap.calls} times in a "
                     f"forward pass; it fired {calls} times. Tap a layer that every input passes"
                 )
             rows[tap.name] = self._seen[tap.name]
-            if len(rows[tap.name]) != batch.size:
+            # Not len(): where a pass is traced for export, that is one fixed number.
+            n, width = rows[tap.name].shape
+            if n != batch.size:
                 raise LayerError(
-                    f"{where}: layer {tap.name!r} gives {len(rows[tap.name])} rows for "
+                    f"{where}: layer {tap.name!r} gives {n} rows for "
                     f"{batch.size} samples; tap a layer whose first dimension is the batch"
                 )
-            width = rows[tap.name].shape[1]
             if tap.width and width != tap.width:
                 raise LayerError(
                     f"{where}: layer {tap.name!r} gives rows of {width} values; expected "
@@ -129,15 +141,17 @@ class Tapped:
 
 
 @contextmanager
-def capture(model: nn.Module, taps: Sequence[Tap]) -> Iterator[Tapped]:
+def capture(model: nn.Module, taps: Sequence[Tap], *, stop: bool = False) -> Iterator[Tapped]:
     """Tap layers of a model while the block runs; the hooks go whatever happens.
+
+    With `stop` the model runs no further than to the last tap, where it raises `Reached`.
 
     Raises
     ------
     LayerError
         If a tap names a module that the model does not have.
     """
-    tapped = Tapped(taps)
+    tapped = Tapped(taps, stop)
     modules = dict(model.named_modules())
     handles = []
     fast = torch.backends.mha.get_fastpath_enabled()
@@ -242,10 +256,9 @@ def _as_rows(value: Tensor, tap: Tap, mask: Tensor | None) -> Tensor:
     over samples are float64 (see `moments`).
     """
     dtype = torch.float64 if value.dtype == torch.float64 else torch.float32
-    value = value.detach()
     if tap.pool != "flatten":
         return pooled(value.to(dtype), tap.pool, mask, tap.name).clone()
-    return value.reshape(len(value), -1).to(dtype, copy=True) if value.ndim else value
+    return value.reshape(value.shape[0], -1).to(dtype, copy=True) if value.ndim else value
 
 
 def extract_logits(output: Any, size: int, where: str) -> Tensor:

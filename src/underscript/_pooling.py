@@ -63,7 +63,7 @@ def token_mask(batch: "Batch", where: str) -> Tensor | None:
     mask = batch.kwargs.get(MASK)
     if not isinstance(mask, Tensor):
         return None
-    if mask.ndim != 2 or len(mask) != batch.size:
+    if mask.ndim != 2 or mask.shape[0] != batch.size:
         raise DataError(
             f"{where}: {MASK}: expected shape ({batch.size}, tokens); found {tuple(mask.shape)}. "
             'Give one, or choose pool="flatten"'

@@ -16,9 +16,10 @@ from ._class_names import named
 from ._classifier import SubspaceClassifier
 from ._exchange import write_spreadsheet
 from ._files import RUN_FORMAT, write_tensors
+from ._onnx import OnnxClassifier
 from .combined import CombinedDiscriminant
 from .decoder import Decoder
-from .errors import OutputError
+from .errors import ModelError, OutputError
 from .issues import COLUMNS
 from .subspace import PROBES
 
@@ -28,6 +29,9 @@ TABLE_COLUMNS = (
     "model", "layer", "width", "probe", "variance", "subspace_labels", "rank", "split", "labels",
     "n", "accuracy", "selected",
 )  # fmt: skip
+
+
+ONNX_FILE = "decoder.onnx"
 
 
 class Run(NamedTuple):
@@ -49,7 +53,7 @@ def is_run(folder: Path) -> bool:
     return isinstance(found, dict) and isinstance(found.get("underscript"), dict)
 
 
-def write_run(run: Run, folder: Path) -> None:
+def write_run(run: Run, folder: Path, *, onnx: bool = False) -> None:
     """Write a run's files, but the report, into an existing empty folder."""
     text = json.dumps(run.summary, indent=2, ensure_ascii=False, allow_nan=False)
     (folder / "results.json").write_text(text + "\n", encoding="utf-8")
@@ -59,6 +63,8 @@ def write_run(run: Run, folder: Path) -> None:
         run.candidates.to_csv(folder / "candidates.csv", index=False)
     (folder / "decoder").mkdir()
     _write_decoder(run.best, folder / "decoder")
+    if onnx:
+        run.best.export(folder / "decoder" / ONNX_FILE)
 
 
 def _with_names(run: Run) -> pd.DataFrame:
@@ -176,4 +182,11 @@ def _read_decoder(folder: Path, model: nn.Module | None) -> Decoder:
             f"classes; found {found[0]} and {found[1]}"
         )
     taps = [Tap(**{**tap, "path": tuple(tap["path"])}) for tap in config["taps"]]
-    return Decoder(taps, config["layer"], config["probe"], estimator, model)
+    onnx: OnnxClassifier | str | None = None
+    if model is None and (folder / ONNX_FILE).is_file():
+        try:
+            onnx = OnnxClassifier(folder / ONNX_FILE)
+        except ModelError as error:
+            # The tables can be read all the same; this is told where it is to predict.
+            onnx = str(error)
+    return Decoder(taps, config["layer"], config["probe"], estimator, model, onnx=onnx)

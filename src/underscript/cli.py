@@ -19,6 +19,7 @@ from rich.table import Table
 
 from . import __version__, _audit
 from ._class_names import read_names
+from ._cli_repair import add_repair
 from ._device import as_bytes
 from ._files import fresh_folder
 from ._pooling import POOLS
@@ -347,6 +348,7 @@ def _parser() -> argparse.ArgumentParser:
 
     report = _command(commands, "report", _report, "make report.html of a run folder again")
     report.add_argument("folder", type=Path, metavar="DIR")
+    add_repair(commands, _command)
     return parser
 
 

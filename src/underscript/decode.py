@@ -36,6 +36,9 @@ from .rows import MEMORY
 from .selection import held_out_tenth, select
 from .subspace import PROBES
 
+# So many training inputs are remembered, to export the decoder with.
+EXAMPLE = 16
+
 
 def decode(
     model: nn.Module | None,
@@ -155,8 +158,8 @@ def decode(
     place = as_device(device) if device is not None else device_of(model)
     network = model if place == device_of(model) else copy.deepcopy(model).to(place)
     with undisturbed(network):
-        batch = source.first(3)
-    seen = survey(network, batch, place, pool)
+        example = source.first(EXAMPLE)
+    seen = survey(network, example.take(np.arange(example.size) < 3), place, pool)
     check_number(names, seen.n_classes)
     places = resolve(seen, network, layers)
     asked = [place.tap.name for place in places]
@@ -226,7 +229,8 @@ def decode(
                 candidates = refined.candidates(sources.get("test") if "test" in evaluate else None)
     if alone:
         records = [record for record in records if record["probe"] != "model"]
-    best = Decoder.of(choice.key, trained[choice.key], [place.tap for place in places], model)
+    taps = [place.tap for place in places]
+    best = Decoder.of(choice.key, trained[choice.key], taps, model, example)
     del trained, selecting
     if controls:
         with clock("random twin"), undisturbed(network):

@@ -1,20 +1,26 @@
 """A chosen decoder: one layer of a model or several, and the estimator that reads them."""
 
+import json
+import os
 from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
-from ._capture import Tap, capture, undisturbed
+from ._capture import Tap, undisturbed
 from ._classifier import SubspaceClassifier
 from ._device import device_of
 from ._features import Features
+from ._onnx import CHECKED, OnnxClassifier, export_onnx
 from ._stream import Batch, Source, stream
 from .combined import COMBINED, CombinedDiscriminant, rows_for
-from .errors import ModelError
+from .errors import DataError, ModelError
+from .module import DecodedModule
 from .selection import Key
 
 
@@ -33,6 +39,11 @@ class Decoder:
         What was fitted; it takes the layer's flattened outputs (of several, a mapping of them).
     model : torch.nn.Module or None
         The network; None after loading without it.
+    example : Batch or None
+        A few inputs, for `export`; None after loading.
+    onnx : OnnxClassifier, str or None
+        What answers in the network's place, or why it cannot; None unless it was loaded without
+        one.
     """
 
     def __init__(
@@ -42,9 +53,13 @@ class Decoder:
         probe: str,
         estimator: SubspaceClassifier | CombinedDiscriminant,
         model: nn.Module | None,
+        *,
+        example: Batch | None = None,
+        onnx: OnnxClassifier | str | None = None,
     ):
         self.taps, self.layer, self.probe = tuple(taps), layer, probe
         self.estimator, self.model = estimator, model
+        self.example, self.onnx = example, onnx
 
     @classmethod
     def of(
@@ -53,13 +68,15 @@ class Decoder:
         estimator: SubspaceClassifier | CombinedDiscriminant,
         taps: Sequence[Tap],
         model: nn.Module | None,
+        example: Batch | None = None,
     ) -> Self:
         """Return the decoder of this name, with those of the taps that it reads."""
         layers: Sequence[str] = (key.layer,)
         if isinstance(estimator, CombinedDiscriminant) and key.layer == COMBINED:
             layers = estimator.layers
         by_name = {tap.name: tap for tap in taps}
-        return cls([by_name[layer] for layer in layers], key.layer, key.probe, estimator, model)
+        read = [by_name[layer] for layer in layers]
+        return cls(read, key.layer, key.probe, estimator, model, example=example)
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -91,9 +108,12 @@ class Decoder:
 
         For MASC these are cos²θ_k; −inf for a class that the training data lacked.
         """
-        model = self._model()
         source = Source(x, "inputs")
         parts = []
+        if self.model is None and isinstance(self.onnx, OnnxClassifier):
+            parts = [self.onnx.decide(batch) for batch in source.batches()]
+            return np.asarray(torch.cat(parts).numpy())
+        model = self._model()
         with undisturbed(model):
             for rows in stream(model, source, self.taps, device_of(model), stage="decoding"):
                 parts.append(self.estimator.decide(rows_for(self.layer, rows.layers)).cpu())
@@ -115,52 +135,67 @@ class Decoder:
         values = torch.from_numpy(self.decision_function(x))
         return np.asarray(torch.softmax(values, 1).numpy())
 
-    @property
-    def module(self) -> nn.Module:
-        """An `nn.Module` that runs the model up to its end and returns decision values (n, K)."""
-        return DecodedModule(self._model(), self.taps, self.layer, self.estimator)
+    @cached_property
+    def module(self) -> DecodedModule:
+        """An `nn.Module` that runs a copy of the model up to the layers and decodes there.
+
+        It takes what the model takes and returns decision values (n, K); what was fitted is in its
+        buffers. Moving or changing it leaves the model as it is.
+        """
+        return DecodedModule(self._model(), self.taps, self.estimator)
+
+    def export(self, path: str | os.PathLike[str], example: Any = None) -> None:
+        """Write an ONNX file that answers as `module` does, for batches of any size.
+
+        It is run with onnxruntime before it takes its place. Its one output is
+        ``decision_values`` (n, K); its inputs have the names that the model gives them.
+
+        Parameters
+        ----------
+        path : path
+            Ends in ``.onnx``. Written whole or not at all.
+        example : Dataset, DataLoader, pair of arrays or array of inputs, optional
+            Where to take a few inputs from; by default they are the first of the training data.
+            A decoder that was loaded has none.
+
+        Raises
+        ------
+        ModelError
+            If there is no model, it cannot be exported, the file answers otherwise than torch, or
+            the extra ``onnx`` is not installed.
+        DataError
+            If there is no example or it cannot be read, or the path has another ending.
+        OutputError
+            If the file cannot be written.
+        """
+        path = Path(path)
+        if path.suffix != ".onnx":
+            raise DataError(f"{path}: expected a name that ends in .onnx")
+        module = self.module
+        if example is None and self.example is None:
+            raise DataError("a decoder that was loaded has no inputs to trace: give example=")
+        batch = self.example if example is None else Source(example, "example").first(CHECKED)
+        assert batch is not None
+        from . import __version__
+
+        about = {
+            "underscript": __version__,
+            "decoder": self.probe,
+            "layers": json.dumps(self.layers),
+        }
+        export_onnx(module, batch, path, about)
 
     def _model(self) -> nn.Module:
         if self.model is None and all(tap.side == "model" for tap in self.taps):
             return Features(len(self.estimator.classes_))
         if self.model is None:
+            instead = (
+                self.onnx
+                if isinstance(self.onnx, str)
+                else ("save the run with onnx=True, which predicts without it")
+            )
             raise ModelError(
-                "this decoder was loaded without its network; give it: us.load(folder, model=…)"
+                "this decoder was loaded without its network; give it: us.load(folder, model=…). "
+                f"Or {instead}"
             )
         return self.model
-
-
-class DecodedModule(nn.Module):
-    """A model whose answer is decoded from its layers instead of its read-out.
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-        The network, not copied.
-    taps : sequence of Tap
-        The layers.
-    layer : str
-        What the decoder reads: a layer's name or ``"(combined)"``.
-    estimator : CombinedDiscriminant or SubspaceClassifier
-        The fitted decoder.
-    """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        taps: Sequence[Tap],
-        layer: str,
-        estimator: SubspaceClassifier | CombinedDiscriminant,
-    ):
-        super().__init__()
-        self.model, self.taps, self.layer, self.estimator = model, tuple(taps), layer, estimator
-
-    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Return decision values (n, K) for the model's own arguments."""
-        values = [value for value in [*args, *kwargs.values()] if isinstance(value, Tensor)]
-        batch = Batch(args, kwargs, None, None, len(values[0]))
-        with capture(self.model, self.taps) as tapped:
-            tapped.see_input(batch, "batch")
-            self.model(*args, **kwargs)
-            rows = tapped.rows(batch, "batch")
-        return self.estimator.decide(rows_for(self.layer, rows))

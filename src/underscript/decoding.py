@@ -157,21 +157,31 @@ class Decoding:
 
         write_report(Path(path), self.summary, self.table)
 
-    def save(self, folder: str | os.PathLike[str]) -> None:
+    def save(self, folder: str | os.PathLike[str], *, onnx: bool = False) -> None:
         """Write a run folder, whole or not at all; an earlier run there is replaced.
+
+        Parameters
+        ----------
+        folder : path
+            A new folder, or an earlier run's.
+        onnx : bool
+            Also write the decoder with its network as an ONNX file: then `load` can predict where
+            the model's class is not at hand. It needs the extra ``onnx``.
 
         Raises
         ------
         OutputError
             If the folder exists and is not a run, or cannot be written.
+        DataError, ModelError
+            If an ONNX file is asked for and cannot be made; see `Decoder.export`.
         """
         with fresh_folder(Path(folder), is_run) as work:
-            self.write_into(work)
+            self.write_into(work, onnx=onnx)
 
-    def write_into(self, folder: Path) -> None:
-        """Write the files of a run into an existing empty folder."""
+    def write_into(self, folder: Path, *, onnx: bool = False) -> None:
+        """Write the files of a run into an existing empty folder; see `save`."""
         run = Run(self.table, self.summary, self.best, self._issues, self.candidates)
-        write_run(run, folder)
+        write_run(run, folder, onnx=onnx)
         self.report(folder / "report.html")
 
 
@@ -183,7 +193,8 @@ def load(folder: str | os.PathLike[str], model: nn.Module | None = None) -> Deco
     folder : path
         Written by `Decoding.save` or the command line.
     model : torch.nn.Module, optional
-        The network, for `Decoding.best` to predict with; the folder does not hold it.
+        The network, for `Decoding.best` to predict with. Without it the ONNX file does that, if
+        the run was saved with one (and the extra ``onnx`` is installed).
 
     Returns
     -------

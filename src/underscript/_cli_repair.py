@@ -1,0 +1,51 @@
+"""The commands that go on from a run folder: what is repaired, in files to use elsewhere."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ._user import load_model, load_object
+from .decoding import load
+
+__all__ = ["add_repair"]
+
+AddCommand = Callable[[Any, str, Any, str], argparse.ArgumentParser]
+
+
+def _add_model(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    add("--model", required=True, metavar="FILE.py:build", help="a callable or nn.Module")
+    add("--weights", metavar="FILE",
+        help="safetensors, a state dict or a checkpoint with one, such as Lightning's; FILE:PART "
+        "where it holds several models")  # fmt: skip
+
+
+def add_repair(commands: Any, add_command: AddCommand) -> None:
+    """Add the commands."""
+    about = "write a run's decoder with its network as an ONNX file"
+    export = add_command(commands, "export", _export, about)
+    _add_run(export)
+    _add_model(export)
+    export.add_argument("--example", required=True, metavar="FILE.py:train",
+                        help="where to take a few inputs from")  # fmt: skip
+    export.add_argument("--out", type=Path, required=True, metavar="FILE.onnx")
+
+
+def _add_run(command: argparse.ArgumentParser) -> None:
+    command.add_argument("folder", type=Path, metavar="RUN", help="a run folder")
+
+
+def _export(options: argparse.Namespace) -> None:
+    best = load(options.folder, load_model(options.model, options.weights)).best
+    best.export(options.out, load_object(options.example, "--example"))
+    _tell(options, {"onnx": str(options.out), "layers": list(best.layers), "probe": best.probe},
+          f"{options.out}: answers as torch does, for batches of any size")  # fmt: skip
+
+
+def _tell(options: argparse.Namespace, found: dict[str, Any], line: str) -> None:
+    """Write the result on standard output, as JSON where that is asked for."""
+    text = json.dumps(found, ensure_ascii=False, allow_nan=False) if options.json else line
+    sys.stdout.write(text + "\n")
