@@ -1,6 +1,7 @@
 """The decoder that chooses itself: what it must gain, what may change it, and what it must say."""
 
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,9 @@ from torch import nn
 
 import underscript as us
 from underscript._candidates import Candidate
-from underscript._offers import Offer, input_leads, overruled
+from underscript._offers import Estimates, Offer, input_leads, overruled
 from underscript._overlap import _fingerprints
+from underscript.noise import calibrate, estimate_noise
 
 N, HELD = 1100, 300
 
@@ -155,22 +157,47 @@ def test_a_hold_out_overrules_only_where_it_is_clear(wrong, taken):
 
 
 @pytest.mark.parametrize(
-    ("wrong", "layers", "held", "led"),
+    ("wrong", "layers", "echo", "held", "led"),
     [
-        (60, 0.99, True, True),  # seen on the hold-out
-        (60, 0.99, False, False),  # nobody saw it: the estimates
-        (60, 0.80, False, True),
-        (12, 0.80, True, True),  # not to be told on the hold-out: the estimates
-        (12, 0.99, True, False),
-        (0, 0.80, True, False),
+        (60, 0.99, 0.0, True, True),  # seen on the hold-out
+        (60, 0.99, 0.0, False, False),  # nobody saw it: the estimates
+        (60, 0.80, 0.0, False, True),
+        (12, 0.80, 0.0, True, True),  # not to be told on the hold-out: the estimates
+        (12, 0.99, 0.0, True, False),
+        (0, 0.80, 0.0, True, False),
+        (60, 0.99, 0.1, False, True),  # what is estimated cannot be
+        (0, 0.99, 0.1, True, False),
     ],
 )
 def test_whether_the_input_leads_is_seen_on_the_hold_out_or_else_estimated(
-    wrong, layers, held, led
+    wrong, layers, echo, held, led
 ):
     """Of 400 labels the layers contradict so many, the input ten others."""
     control, leading = offers(wrong)[::-1]
-    assert input_leads(control, leading, (layers, 0.9), held) == led
+    assert input_leads(control, leading, Estimates(layers, 0.9, echo), held) == led
+
+
+@pytest.mark.parametrize("echo", [0.0, 0.2])
+def test_accuracies_and_memory_are_estimated_from_agreements(echo):
+    """Labels of which 30 % are redrawn; layers of accuracy 0.8 that repeat some, input of 0.9."""
+    draw, n, k = np.random.default_rng(0), 200_000, 10
+    true = draw.integers(k, size=n)
+    given = np.where(draw.random(n) < 0.3, draw.integers(k, size=n), true)
+    layers, control = (
+        np.where(draw.random(n) < right, true, (true + draw.integers(1, k, size=n)) % k)
+        for right in (0.8, 0.9)
+    )
+    layers = np.where(draw.random(n) < echo, given, layers)
+    some = torch.randn(100, k, generator=torch.Generator().manual_seed(0))
+    noise = estimate_noise(some, some.argmax(1), calibrate(some, some.argmax(1)))
+    noise = replace(noise, rate=float((given != true).mean()))
+    found = Estimates.of(
+        (layers == control).mean(), (layers == given).mean(), (control == given).mean(), noise
+    )
+    assert found.input == pytest.approx((control == true).mean(), abs=0.02)
+    # Errors that have a common cause count as none.
+    assert found.layers == pytest.approx((layers == true).mean(), abs=0.02)
+    assert (found.echo > 0.04) == (echo > 0)
 
 
 def test_refitting_makes_labels_better_round_by_round(found):

@@ -19,6 +19,8 @@ CLEARLY = 3.0
 # hold-out sees a difference of so many standard errors, it decides this one question.
 AHEAD = 0.01
 SEEN = 2.0
+# Layers that echo more of the given labels are not trusted: something in the estimates is wrong.
+ECHO = 0.05
 
 
 class Offer(NamedTuple):
@@ -86,16 +88,51 @@ def is_clean(
     return noise is not None and noise.nothing_wrong
 
 
+class Estimates(NamedTuple):
+    """How right the layers together and the input are, estimated on the training data.
+
+    Attributes
+    ----------
+    layers, input : float
+        Accuracies, 0 to 1.
+    echo : float
+        How much oftener the layers agree with given labels than that accuracy explains.
+    """
+
+    layers: float
+    input: float
+    echo: float
+
+    @classmethod
+    def of(cls, both: float, layers: float, control: float, noise: Noise) -> "Estimates":
+        """Return the estimates.
+
+        The input has memorised nothing, so its agreement with the given labels tells its accuracy
+        a. The layers echo what the network memorised; but with errors that do not depend on each
+        other they agree with the input at the rate of both accuracies' product, so theirs is that
+        rate / a. Of an accuracy b, with noise of rate e, (1 − e) b + e (1 − b) / (K − 1) of the
+        given labels are agreed with; what is above is memory.
+
+        Parameters
+        ----------
+        both : float
+            The share of samples for which layers and input say the same.
+        layers, control : float
+            The shares of given labels with which layers and input agree.
+        noise : Noise
+            Of the given labels.
+        """
+        accuracy = noise.of_decoder(control, noise.n).accuracy
+        found = min(1.0, both / max(accuracy, 1e-9))
+        by_chance = noise.rate * (1 - found) / (len(noise.transitions) - 1)
+        return cls(found, accuracy, layers - (1 - noise.rate) * found - by_chance)
+
+
 def estimates(
     work: Work, fitted: dict[Candidate, Linear], ours: Offer, control: Offer, noise: Noise
-) -> tuple[float, float]:
-    """Estimate how right the layers and the input are, on the training data.
-
-    The input has memorised nothing, so its agreement with the given labels tells its accuracy
-    a. The layers echo what the network memorised; but with errors that do not depend on each other
-    they agree with the input at the rate of both accuracies' product, so theirs is that rate / a.
-    """
-    both = right = n = 0
+) -> Estimates:
+    """Estimate how right the layers and the input are, on the training data."""
+    both = echoed = right = n = 0
     group = {each: fitted[each] for each in (*ours.members, *control.members)}
     with work.task.team.together():
         for seen, labels, _ in work.views(work.train, "comparing with the input"):
@@ -105,20 +142,20 @@ def estimates(
                 for offer in (ours, control)
             )
             both += int((first == second).sum())
+            echoed += int((first == labels).sum())
             right += int((second == labels).sum())
             n += len(labels)
-    parts = work.task.team.gather((both, right, n))
-    both, right, n = (sum(column) for column in zip(*parts, strict=True))
-    accuracy = noise.of_decoder(right / n, n).accuracy
-    return min(1.0, both / n / max(accuracy, 1e-9)), accuracy
+    parts = work.task.team.gather((both, echoed, right, n))
+    both, echoed, right, n = (sum(column) for column in zip(*parts, strict=True))
+    return Estimates.of(both / n, echoed / n, right / n, noise)
 
 
-def input_leads(control: Offer, leading: Offer, beside: tuple[float, float], held: bool) -> bool:
+def input_leads(control: Offer, leading: Offer, beside: Estimates, held: bool) -> bool:
     """Say whether the input's offer is to take the place of the layers'."""
     ahead, error = ahead_of(control, leading)
     if held and abs(ahead) > SEEN * error:
         return ahead > 0
-    return beside[0] < beside[1] - AHEAD
+    return beside.layers < beside.input - AHEAD or beside.echo > ECHO
 
 
 def ahead_of(offer: Offer, other: Offer) -> tuple[float, float]:

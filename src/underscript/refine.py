@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from ._candidates import Candidate, View, Work
 from ._judges import Ensemble, Judged, judge, noise_at_the_input, read_holdout, summed
 from ._notes import Notes
-from ._offers import Offer, estimates, input_leads, is_clean, offers_of, overruled
+from ._offers import ECHO, Estimates, Offer, estimates, input_leads, is_clean, offers_of, overruled
 from ._passes import Decoders, Task
 from ._stream import Rows, Source, stream
 from .combined import COMBINED, CombinedDiscriminant, Member
@@ -84,8 +84,8 @@ class Refined:
         How noisy the labels are, and how right the decoder is.
     work : Work
         The network and its layers' features.
-    beside : tuple of float or None
-        Estimated accuracies of the layers together and of the input, where both may be chosen.
+    beside : Estimates or None
+        How right the layers together and the input are, where both may be chosen.
     """
 
     chosen: Key
@@ -98,7 +98,7 @@ class Refined:
     n: int
     noise: Noise
     work: Work
-    beside: tuple[float, float] | None
+    beside: Estimates | None
 
     def keyed(self, layers: Sequence[str]) -> Decoders:
         """Return the decoders of some layers and of all together, by their names in tables."""
@@ -150,8 +150,14 @@ class Refined:
         }[self.criterion]
         if self.beside is not None and not noise.hopeless:
             reason += (
-                f"the layers are estimated to be right for {self.beside[0]:.1%}, the input for "
-                f"{self.beside[1]:.1%}; "
+                f"the layers are estimated to be right for {self.beside.layers:.1%}, the input for "
+                f"{self.beside.input:.1%}"
+            )
+            reason += (
+                f", and the layers repeat {self.beside.echo:.1%} of the given labels without "
+                "another reason than memory; "
+                if self.beside.echo > ECHO
+                else "; "
             )
         if noise.hopeless:
             reason += "but the labels say no more than chance: nothing can be decoded from them."
@@ -382,7 +388,7 @@ def _result(
     worth: dict[Candidate, float],
     held: bool,
     noise: Noise | None,
-    beside: tuple[float, float] | None,
+    beside: Estimates | None,
 ) -> Refined:
     decoders = {}
     for place, offer in offers.items():
