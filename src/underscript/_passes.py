@@ -17,7 +17,7 @@ from ._stream import Batch, Rows, Source, known_index, progress_bar, stream
 from ._team import ALONE, Team
 from .combined import COMBINED, CombinedDiscriminant, rows_for
 from .errors import DataError, LabelError
-from .issues import Answers, came_from
+from .issues import Answers, Gathered, came_from
 from .layers import Place
 from .moments import ClassMoments, budgets, statistics_for
 from .noise import Noise
@@ -263,6 +263,7 @@ def count(
     """
     counts = Counts()
     origins = None if noise is None else came_from(noise)
+    gathered = Gathered()
     by_layer: dict[str, Decoders] = {}
     for key, decoder in decoders.items():
         if key != watch:
@@ -290,7 +291,8 @@ def count(
                 decoder, mine = decoders[watch], rows_for(watch.layer, rows.layers)
                 said = Answers.of(decoder, mine, sets["given"], rows.batch, origins)
                 counts.add(watch, torch.from_numpy(said.predicted), sets)
-                counts.watched.append(said)
+                gathered.add(said)
+    counts.watched = gathered.all()
     counts = counts.together(task.team)
     if not counts.n:
         raise DataError(

@@ -152,7 +152,8 @@ def decode(
     if model is None:
         if pool is not None:
             raise DataError(f"pool: expected None without a model; found {pool!r}")
-        model = Features(max(data.count_classes() for data in sources.values()))
+        known = max(data.count_classes() for data in sources.values())
+        model = Features(max(known, len(names or ())))
         # Whole numbers too: what a network would take for names are quantities here.
         layers = "input" if layers is None else layers
     place = as_device(device) if device is not None else device_of(model)

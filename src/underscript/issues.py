@@ -31,6 +31,8 @@ COLUMNS = {
 
 # Log-odds beyond this say the same; so that no margin is infinite.
 _MOST = 700.0
+# Samples in one of the arrays that answers are gathered in.
+_CHUNK = 1 << 16
 # Pairs of classes that a summary names.
 PAIRS = 20
 
@@ -134,6 +136,53 @@ class Answers:
         place = np.arange(len(order)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
         flags[order] = place < np.repeat(np.round(wrong), sizes)
         return np.asarray(flags & contradicted)
+
+
+class Gathered:
+    """The answers of many batches, in few large arrays.
+
+    Small arrays that are kept, each allocated between the large temporary ones of two batches,
+    leave holes that the C library fills with nothing: memory would grow as if all probabilities
+    were kept.
+    """
+
+    def __init__(self) -> None:
+        self.parts: list[Answers] = []
+        self._chunk: dict[str, NDArray[Any]] = {}
+        self._filled = 0
+
+    def add(self, answers: Answers) -> None:
+        """Copy a batch's answers."""
+        columns: dict[str, NDArray[Any]] = {
+            field.name: value
+            for field in fields(Answers)
+            if (value := getattr(answers, field.name)) is not None
+        }
+        n, done = len(answers.given), 0
+        while done < n:
+            if self._filled == _CHUNK or not self._chunk:
+                self._finish()
+                self._chunk = {
+                    name: np.empty((_CHUNK, *value.shape[1:]), dtype=value.dtype)
+                    for name, value in columns.items()
+                }
+            take = min(n - done, _CHUNK - self._filled)
+            for name, value in columns.items():
+                self._chunk[name][self._filled : self._filled + take] = value[done : done + take]
+            self._filled += take
+            done += take
+
+    def _finish(self) -> None:
+        if self._filled:
+            part: dict[str, Any] = {"index": None}
+            part |= {name: values[: self._filled] for name, values in self._chunk.items()}
+            self.parts.append(Answers(**part))
+        self._chunk, self._filled = {}, 0
+
+    def all(self) -> list[Answers]:
+        """Return what was added, in parts."""
+        self._finish()
+        return self.parts
 
 
 def came_from(noise: Noise) -> Tensor:

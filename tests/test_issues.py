@@ -1,0 +1,245 @@
+"""Label issues: qualities, flags and counts against plain float64, and memory that stays small."""
+
+import dataclasses
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import underscript as us
+from underscript._stream import Batch
+from underscript.issues import COLUMNS, Answers, Gathered, came_from, confused_pairs, summarised
+from underscript.noise import SMALLEST, Noise
+
+
+def noise(matrix, rate=0.3, beyond_chance=50.0) -> Noise:
+    matrix = np.asarray(matrix, dtype=float)
+    numbers = dict.fromkeys(
+        ("rate_low", "rate_high", "accuracy", "accuracy_low", "accuracy_high", "likelihood"), rate
+    )
+    return Noise(
+        rate=rate, transitions=matrix, transitions_error=matrix, n=100,
+        beyond_chance=beyond_chance, by_class=True, **numbers,
+    )  # fmt: skip
+
+
+def even(k: int, rate: float) -> np.ndarray:
+    return np.full((k, k), rate / (k - 1)) + np.eye(k) * (1 - rate - rate / (k - 1))
+
+
+class Says:
+    """A decoder with probabilities whose rows are its decision values."""
+
+    def decide(self, rows):
+        return rows
+
+
+def answers(values, given, said: Noise, inputs=None, index=None) -> Answers:
+    values = torch.as_tensor(np.asarray(values))
+    inputs = values if inputs is None else torch.as_tensor(inputs)
+    batch = Batch((inputs,), {}, None, index, len(values))
+    return Answers.of(Says(), values, np.asarray(given, dtype=np.int64), batch, came_from(said))
+
+
+def scores(n: int, k: int, rate: float, seed: int = 0, sure: float = 6.0):
+    """Decision values that are the logarithms of true probabilities, true and noisy labels."""
+    rng = np.random.default_rng(seed)
+    chances = rng.dirichlet(np.full(k, 1 / sure), n)
+    true = (chances.cumsum(1) > rng.random((n, 1))).argmax(1)
+    given = np.where(rng.random(n) < rate, (true + rng.integers(1, k, n)) % k, true)
+    return np.log(chances + 1e-12), true, given
+
+
+# Columns --------------------------------------------------------------------------------------
+
+
+def test_columns_are_those_of_a_plain_float64_computation():
+    values, _, given = scores(300, 5, 0.3)
+    matrix = np.random.default_rng(1).dirichlet(np.ones(5), 5)
+    table = answers(values, given, noise(matrix)).table(noise(matrix))
+    assert {name: table[name].dtype.kind for name in COLUMNS}.items() <= {
+        "is_label_issue": "b", "label_quality": "f", "given_label": "i", "predicted_label": "i",
+        "second_label": "i", "margin": "f", "confidence": "f", "conflicting_duplicate": "i",
+    }.items()  # fmt: skip
+    mixed = (1 - SMALLEST) * matrix + SMALLEST / 5
+    for i in range(300):
+        p = np.exp(values[i]) / np.exp(values[i]).sum()
+        y, order = given[i], np.argsort(-p)
+        row = table.loc[i]
+        assert (row["predicted_label"], row["second_label"]) == tuple(order[:2])
+        assert row["confidence"] == pytest.approx(p.max(), rel=1e-9)
+        joint = p * mixed[:, y]
+        assert row["label_quality"] == pytest.approx(joint[y] / joint.sum(), rel=1e-9, abs=1e-12)
+        other = max(values[i][z] for z in range(5) if z != y)
+        assert row["margin"] == pytest.approx(values[i][y] - other, rel=1e-9, abs=1e-9)
+
+
+def test_a_class_that_cannot_be_gets_numbers_all_the_same():
+    said = noise(even(3, 0.3))
+    values = [[2.0, 1.0, -np.inf], [0.0, 3.0, -np.inf]]
+    table = answers(values, [2, 1], said, np.eye(2)).table(said)
+    assert np.isfinite(table.select_dtypes("number").to_numpy()).all()
+    assert table["margin"][0] == -700
+    assert table["label_quality"].tolist() == [0.0, pytest.approx(1, abs=0.05)]
+
+
+def test_batches_and_their_order_change_nothing(monkeypatch):
+    values, _, given = scores(90, 4, 0.3)
+    said = noise(even(4, 0.3))
+    whole = answers(values, given, said, index=np.arange(90)).table(said)
+    order = np.random.default_rng(0).permutation(90)
+    parts = [answers(values[p], given[p], said, index=p) for p in np.split(order, [7, 50])]
+    pd.testing.assert_frame_equal(Answers.together(parts).table(said), whole)
+    monkeypatch.setattr("underscript.issues._CHUNK", 16)
+    gathered = Gathered()
+    for part in parts:
+        gathered.add(part)
+    pd.testing.assert_frame_equal(Answers.together(gathered.all()).table(said), whole)
+
+
+# Flags ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.3, 0.6])
+def test_there_are_as_many_flags_as_errors_in_each_class_too(rate):
+    values, true, given = scores(20_000, 5, rate)
+    said = noise(even(5, rate), rate)
+    found = answers(values, given, said)
+    flags, contradicted = found.flags(said), found.predicted != given
+    wrong = given != true
+    assert flags.sum() == pytest.approx(wrong.sum(), rel=0.08)
+    for k in range(5):
+        mine = given == k
+        assert flags[mine].sum() == pytest.approx(wrong[mine].sum(), rel=0.15)
+        # The worst of the class.
+        spared = mine & contradicted & ~flags
+        if spared.any():
+            assert found.quality[mine & flags].max() <= found.quality[spared].min()
+
+
+def test_flags_are_contradicted_and_none_are_where_nothing_can_be_decoded():
+    values, _, given = scores(500, 4, 0.7)
+    said = noise(even(4, 0.7), rate=0.95)
+    found = answers(values, given, said)
+    assert (found.predicted != given)[found.flags(said)].all()
+    hopeless = dataclasses.replace(said, beyond_chance=1.0)
+    assert not found.flags(hopeless).any()
+    told = summarised(found.table(hopeless), hopeless)
+    assert told["beyond_decoding"]
+    assert told["flagged"] == 0
+    assert told["expected"] == round(500 * 0.95)
+
+
+def test_with_hardly_any_noise_hardly_any_are_flagged():
+    values, _, given = scores(5_000, 5, 0.0, sure=60)
+    said = noise(np.eye(5), rate=0.0)
+    assert answers(values, given, said).flags(said).mean() < 0.015
+
+
+def test_confused_pairs_are_counted_and_add_up():
+    values, _, given = scores(2_000, 4, 0.3)
+    said = noise(even(4, 0.3))
+    table = answers(values, given, said).table(said)
+    pairs = confused_pairs(table, 100)
+    assert pairs["n"].sum() == table["is_label_issue"].sum()
+    assert pairs["n"].is_monotonic_decreasing
+    first = pairs.iloc[0]
+    mine = table[table["given_label"] == first["given_label"]]
+    n = (mine["is_label_issue"] & (mine["predicted_label"] == first["predicted_label"])).sum()
+    assert (first["n"], first["share"]) == (n, n / len(mine))
+    told = summarised(table, said)
+    assert sum(each["flagged"] for each in told["classes"]) == told["flagged"] == pairs["n"].sum()
+
+
+# Duplicates -----------------------------------------------------------------------------------
+
+
+def test_duplicates_with_another_label_are_named_exact_ones_and_near_ones():
+    rng = np.random.default_rng(0)
+    values, true, given = scores(400, 3, 0.0, sure=60)
+    inputs = rng.normal(size=(400, 50)).astype(np.float32)
+    wrong = (true + 1) % 3
+    for copy, of, shift in ((10, 11, 0.0), (20, 21, 0.02), (30, 31, 1.0)):
+        inputs[copy] = inputs[of] + shift * rng.normal(size=50)
+        values[copy], given[copy] = values[of], wrong[of]
+    inputs[41], values[41], given[41] = inputs[40], values[40], given[40]  # the same label
+    said = noise(even(3, 0.05), rate=0.05)
+    index = np.arange(400) * 3
+    table = answers(values, given, said, inputs, index).table(said)
+    twins = table["conflicting_duplicate"]
+    # Equal inputs know of each other; near ones are looked for from what is flagged.
+    assert (twins[30], twins[33]) == (33, 30)
+    assert table["is_label_issue"][60]
+    assert twins[60] == 63
+    assert (twins.drop([30, 33, 60]) == -1).all()
+
+
+def test_token_numbers_are_the_same_or_not():
+    values, _, given = scores(50, 3, 0.0)
+    tokens = np.random.default_rng(0).integers(0, 1000, (50, 6))
+    tokens[1], given[:2] = tokens[0], (0, 1)
+    tokens[3], given[2:4] = tokens[2] + 1, (0, 1)
+    said = noise(even(3, 0.3))
+    twins = answers(values, given, said, tokens).table(said)["conflicting_duplicate"]
+    assert twins[:4].tolist() == [1, 0, -1, -1]
+
+
+# The whole way --------------------------------------------------------------------------------
+
+
+def test_an_index_that_stands_for_two_samples_is_an_error():
+    class Twice(torch.utils.data.Dataset):
+        def __len__(self):
+            return 40
+
+        def __getitem__(self, i):
+            return torch.randn(6), i % 2, i // 2
+
+    model = torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    with pytest.raises(us.UnderscriptError, match="train: index 0 stands for several samples, as "):
+        us.decode(model, Twice(), progress=False, controls=False)
+
+
+MANY = """
+import resource
+import numpy as np
+import torch
+from test_issues import Says, even, noise
+from underscript._stream import Batch
+from underscript.issues import Answers, Gathered, came_from, summarised
+
+n, k, size = 100_000, 500, 1_000
+said = noise(even(k, 0.3))
+origins = came_from(said)
+
+def part(start):
+    generator = torch.Generator().manual_seed(start)
+    values = torch.randn(size, k, generator=generator)
+    given = np.arange(start, start + size) % k
+    values[torch.arange(size), torch.from_numpy(given)] += 4
+    batch = Batch((values[:, :40],), {}, None, np.arange(start, start + size), size)
+    return Answers.of(Says(), values, given, batch, origins)
+
+part(0)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+gathered = Gathered()
+for start in range(0, n, size):
+    gathered.add(part(start))
+table = Answers.together(gathered.all()).table(said)
+grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+assert len(table) == n
+assert summarised(table, said)["flagged"] > 0
+print(grown // 1024)
+"""
+
+
+def test_memory_does_not_grow_with_samples_times_classes():
+    done = subprocess.run(
+        [sys.executable, "-c", MANY], cwd="tests", capture_output=True, text=True, timeout=200
+    )
+    assert done.returncode == 0, done.stderr
+    # Probabilities of all would take 200 MB in float32; a sample takes some 150 bytes.
+    assert int(done.stdout) < 80
