@@ -17,6 +17,7 @@ from ._stream import Batch, Rows, Source, known_index, progress_bar, stream
 from ._team import ALONE, Team
 from .combined import COMBINED, CombinedDiscriminant, rows_for
 from .errors import DataError, LabelError
+from .examples import Worst
 from .issues import Answers, Gathered, came_from
 from .layers import Place
 from .moments import ClassMoments, budgets, statistics_for
@@ -183,6 +184,7 @@ class Counts:
         self.wrong: int | None = None
         self.watched: list[Answers] = []
         self.chances: list[tuple[Tensor, Tensor]] = []
+        self.worst: Worst | None = None
 
     @property
     def scores(self) -> list[Score]:
@@ -213,6 +215,10 @@ class Counts:
                 whole.wrong = (whole.wrong or 0) + part.wrong
             whole.watched += part.watched
             whole.chances += part.chances
+            if whole.worst is None:
+                whole.worst = part.worst
+            elif part.worst is not None:
+                whole.worst.merge(part.worst)
         return whole
 
     def records(
@@ -255,8 +261,11 @@ def count(
     watch: Key | None = None,
     calibration: Key | None = None,
     noise: Noise | None = None,
+    worst: Worst | None = None,
 ) -> Counts:
     """Run a source once and count right answers; of the watched decoder keep every answer.
+
+    The watched decoder's `worst` samples are kept too, if asked for.
 
     Of the decoder whose `calibration` is asked for, keep how sure it is and whether it is right.
     The noise, where it was estimated, says how good the watched samples' labels are.
@@ -264,6 +273,7 @@ def count(
     counts = Counts()
     origins = None if noise is None else came_from(noise)
     gathered = Gathered()
+    counts.worst = worst
     by_layer: dict[str, Decoders] = {}
     for key, decoder in decoders.items():
         if key != watch:
@@ -292,6 +302,8 @@ def count(
                 said = Answers.of(decoder, mine, sets["given"], rows.batch, origins)
                 counts.add(watch, torch.from_numpy(said.predicted), sets)
                 gathered.add(said)
+                if worst is not None:
+                    worst.add(rows.batch, said)
     counts.watched = gathered.all()
     counts = counts.together(task.team)
     if not counts.n:

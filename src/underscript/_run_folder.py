@@ -1,7 +1,7 @@
 """The folder that keeps a run: tables, JSON and safetensors; nothing in it is ever run."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +20,8 @@ from ._onnx import OnnxClassifier
 from .combined import CombinedDiscriminant
 from .decoder import Decoder
 from .errors import ModelError, OutputError
+from .examples import Example, load_examples, save_examples
+from .geometry import COLUMNS as GEOMETRY
 from .issues import COLUMNS
 from .subspace import PROBES
 
@@ -42,6 +44,8 @@ class Run(NamedTuple):
     best: Decoder
     issues: pd.DataFrame
     candidates: pd.DataFrame | None
+    geometry: pd.DataFrame | None = None
+    examples: Sequence[Example] = ()
 
 
 def is_run(folder: Path) -> bool:
@@ -61,6 +65,9 @@ def write_run(run: Run, folder: Path, *, onnx: bool = False) -> None:
     write_spreadsheet(_with_names(run), folder / "label_issues.csv")
     if run.candidates is not None:
         run.candidates.to_csv(folder / "candidates.csv", index=False)
+    if run.geometry is not None:
+        run.geometry.to_csv(folder / "geometry.csv", index=False)
+    save_examples(run.examples, folder / "examples")
     (folder / "decoder").mkdir()
     _write_decoder(run.best, folder / "decoder")
     if onnx:
@@ -104,13 +111,18 @@ def read_run(folder: Path, model: nn.Module | None) -> Run:
             candidates = pd.read_csv(folder / "candidates.csv", keep_default_na=False,
                                      na_values={"test_accuracy": [""]})  # fmt: skip
             _check_kinds(candidates, "candidates.csv", {"criterion": "f", "chosen": "b"})
+        shapes = folder / "geometry.csv"
+        geometry = _read_geometry(shapes) if shapes.exists() else None
+        # Somebody may have taken them away, to hand the run to others without their data.
+        there = (folder / "examples").exists()
+        examples = load_examples(folder / "examples") if there else []
         best = _read_decoder(folder / "decoder", model)
     except OutputError:
         raise
     except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise OutputError(f"{folder}: the run is damaged: {reason}; make it again") from error
-    return Run(table, summary, best, issues, candidates)
+    return Run(table, summary, best, issues, candidates, geometry, examples)
 
 
 def _read_table(path: Path) -> pd.DataFrame:
@@ -126,6 +138,13 @@ def _read_table(path: Path) -> pd.DataFrame:
         table["subspace_labels"].astype(object).where(table["subspace_labels"].notna(), None)
     )
     return table
+
+
+def _read_geometry(path: Path) -> pd.DataFrame:
+    numbers = {key: [""] for key in GEOMETRY[1:]}
+    geometry = pd.read_csv(path, keep_default_na=False, na_values=numbers)
+    _check_kinds(geometry, path.name, {"class_a": "iu", "class_b": "iu", "angle": "f"})
+    return geometry
 
 
 def _read_issues(path: Path) -> pd.DataFrame:

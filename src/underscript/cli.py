@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from . import __version__, _audit
 from ._class_names import read_names
@@ -32,7 +33,7 @@ from .errors import DataError, TeamError, UnderscriptError
 from .layers import list_layers
 
 # Here, not where it is used: after minutes of work is no time to find that it cannot be imported.
-from .report import console_table
+from .report import terminal_report
 from .rows import MEMORY
 from .subspace import PROBES
 
@@ -226,11 +227,11 @@ def _finish(found: Decoding, options: argparse.Namespace, out: Path, work: Path)
     found.summary["command"] = options.command_line
     console = _console(stderr=options.json)
     if options.issues:
-        for table in _audit.tables(found):
-            console.print(table)
-        console.print(_audit.said(found), markup=False, highlight=False, soft_wrap=True)
-    console.print(console_table(found.summary, found.table))
-    console.print(found.verdict, markup=False, highlight=False, soft_wrap=True)
+        found.summary["kind"] = "audit"
+        audit = [*_audit.tables(found), Text(_audit.said(found)), Text()]
+        console.print(terminal_report(found, audit))
+    else:
+        console.print(terminal_report(found))
     if options.json:
         rows = [
             {key: None if _is_nan(value) else value for key, value in row.items()}

@@ -6,7 +6,7 @@ and count how often each decoder is right.
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -28,13 +28,15 @@ from ._twin import random_twin
 from .decoder import Decoder
 from .decoding import Decoding, describe
 from .errors import DataError
+from .examples import Worst
+from .geometry import geometry
 from .issues import Answers
 from .layers import LayerChoice, Place, resolve, survey
 from .noise import expected_calibration_error
 from .refine import refine
 from .rows import MEMORY
 from .selection import held_out_tenth, select
-from .subspace import PROBES
+from .subspace import PROBES, MinimumAngleSubspaceClassifier
 
 # So many training inputs are remembered, to export the decoder with.
 EXAMPLE = 16
@@ -63,6 +65,7 @@ def decode(
     auto: bool = True,
     pool: PoolChoice = None,
     class_names: Sequence[str] | None = None,
+    show: Callable[[Any], Any] | None = None,
 ) -> Decoding:
     """Decode what a trained network's layers know beneath what it memorised.
 
@@ -124,6 +127,10 @@ def decode(
     class_names : sequence of str, optional
         Names of all classes in the order of the model's read-out: shown with label issues, and
         what labels that are text stand for.
+    show : callable, optional
+        What the report shows of a training sample: from the sample, as the model takes it and
+        without the batch's dimension, to a picture (height × width, or with 3 channels), a text
+        or a row of numbers. By default pictures are recognised by their shape.
 
     Returns
     -------
@@ -180,6 +187,7 @@ def decode(
     records: list[dict[str, Any]] = []
     answers: list[Answers] = []
     noise = wrong_label_share = calibration_error = candidates = None
+    worst = Worst(show, seen.n_classes)
 
     with undisturbed(network):
         with clock("fit"):
@@ -217,7 +225,9 @@ def decode(
                 counts = count(
                     network, task, sources[role], tried, f"decoding {role}",
                     watch=watch, calibration=sure, noise=noise,
+                    worst=None if watch is None else worst,
                 )  # fmt: skip
+                worst = counts.worst or worst
                 if counts.chances:
                     confidence, right = map(torch.cat, zip(*counts.chances, strict=True))
                     calibration_error = expected_calibration_error(confidence, right)
@@ -232,6 +242,14 @@ def decode(
         records = [record for record in records if record["probe"] != "model"]
     taps = [place.tap for place in places]
     best = Decoder.of(choice.key, trained[choice.key], taps, model, example)
+    with clock("geometry"):
+        subspaces = {
+            key.layer: decoder
+            for key, decoder in trained.items()
+            if isinstance(decoder, MinimumAngleSubspaceClassifier)
+            and (key.variance, key.subspace_labels) == (shares[0], "corrupted")
+        }
+        shapes = geometry(subspaces, best.layers[:1]) if subspaces else None
     del trained, selecting
     if controls:
         with clock("random twin"), undisturbed(network):
@@ -260,6 +278,8 @@ def decode(
         best=best,
         answers=Answers.together(answers),
         candidates=candidates,
+        shapes=shapes,
+        examples=worst.examples(),
         layers=[
             {"layer": p.tap.name, "width": p.width, "path": task.paths[p.tap.name]} for p in places
         ],

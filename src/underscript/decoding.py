@@ -14,9 +14,11 @@ from torch import nn
 from ._class_names import named
 from ._exchange import pred_probs
 from ._files import RUN_FORMAT, fresh_folder
-from ._made_with import machine, versions
+from ._intervals import of_share
+from ._made_with import machine, peak_memory, versions
 from ._run_folder import TABLE_COLUMNS, Run, is_run, read_run, write_run
 from .decoder import Decoder
+from .examples import Example
 from .issues import Answers, confused_pairs, summarised
 from .noise import Noise
 from .selection import Selection
@@ -40,6 +42,11 @@ class Decoding:
         What the best decoder was chosen from, one row each: ``round`` (0: fitted to the given
         labels), ``layer``, ``n_features``, ``ridge``, ``criterion`` (the larger, the better),
         ``chosen``, and ``test_accuracy``, which chose nothing. None with ``auto=False``.
+    geometry : pandas.DataFrame or None
+        How large the class subspaces of the trained network's layers are and how they lie to each
+        other; see `underscript.geometry.geometry`. None without MASC among the probes.
+    examples : list of Example
+        The most suspicious training samples, the worst first, as the report shows them.
     """
 
     def __init__(
@@ -49,13 +56,21 @@ class Decoding:
         best: Decoder,
         issues: pd.DataFrame,
         candidates: pd.DataFrame | None,
+        geometry: pd.DataFrame | None = None,
+        examples: Sequence[Example] = (),
     ):
         self.table, self.summary, self.best = table, summary, best
-        self.candidates = candidates
+        self.candidates, self.geometry, self.examples = candidates, geometry, list(examples)
         self._issues = issues
 
     def __repr__(self) -> str:
         return f"Decoding({self.summary['verdict']!r})"
+
+    def _repr_html_(self) -> str:
+        """Return the figure and the table, for a notebook."""
+        from .report import notebook  # matplotlib takes a while to import
+
+        return notebook(self)
 
     @property
     def verdict(self) -> str:
@@ -155,7 +170,7 @@ class Decoding:
         """
         from .report import write_report  # matplotlib takes a while to import
 
-        write_report(Path(path), self.summary, self.table)
+        write_report(Path(path), self)
 
     def save(self, folder: str | os.PathLike[str], *, onnx: bool = False) -> None:
         """Write a run folder, whole or not at all; an earlier run there is replaced.
@@ -180,7 +195,8 @@ class Decoding:
 
     def write_into(self, folder: Path, *, onnx: bool = False) -> None:
         """Write the files of a run into an existing empty folder; see `save`."""
-        run = Run(self.table, self.summary, self.best, self._issues, self.candidates)
+        run = Run(self.table, self.summary, self.best, self._issues, self.candidates,
+                  self.geometry, self.examples)  # fmt: skip
         write_run(run, folder, onnx=onnx)
         self.report(folder / "report.html")
 
@@ -216,6 +232,8 @@ def describe(
     best: Decoder,
     answers: Answers,
     candidates: pd.DataFrame | None,
+    shapes: pd.DataFrame | None,
+    examples: Sequence[Example],
     layers: list[dict[str, Any]],
     n_classes: int,
     class_names: Sequence[str] | None,
@@ -297,11 +315,14 @@ def describe(
         "versions": versions(),
         "machine": machine(settings["device"]),
         "timing": {stage: round(seconds, 3) for stage, seconds in timing.items()},
+        "peak_memory_bytes": peak_memory(),
         "training": None,
         "warnings": list(notes),
     }
     summary["verdict"] = verdict(summary, table)
-    return Decoding(table, summary, best, issues, candidates)
+    flagged = set(issues.index[issues["is_label_issue"]])
+    shown = [example for example in examples if example.index in flagged]
+    return Decoding(table, summary, best, issues, candidates, shapes, shown)
 
 
 def verdict(summary: Mapping[str, Any], table: pd.DataFrame) -> str:
@@ -315,17 +336,27 @@ def verdict(summary: Mapping[str, Any], table: pd.DataFrame) -> str:
     if own["train_given"] is None:
         return _verdict_on_features(summary, what)
     start = f"The network fits {own['train_given']:.1%} of its training labels{labels}"
+    noise = summary["noise"]
     if own["test"] is None:
+        start = f"{start.rstrip(',')}; {name}, chosen without clean labels,"
+        if noise is None or noise["hopeless"]:
+            return (
+                f"{start} agrees with {chosen['criterion_accuracy']:.1%} of {chosen['n']:,} noisy "
+                "labels that it was not fitted to"
+                + ("; the labels say no more than chance." if noise is not None else ".")
+            )
         return (
-            f"{start.rstrip(',')}; {name}, chosen without clean labels, agrees with "
-            f"{chosen['criterion_accuracy']:.1%} of {chosen['n']:,} held-out noisy labels."
+            f"{start} is estimated to be right for {noise['accuracy']:.1%} "
+            f"({noise['accuracy_low']:.1%} to {noise['accuracy_high']:.1%})."
         )
     gain = summary["gain_points"]
+    tested = table[table["selected"] & (table["split"] == "test") & (table["labels"] == "given")]
+    low, high = of_share(chosen["test_accuracy"], int(tested["n"].iloc[0]))
     but = "but only" if own["test"] < own["train_given"] else "and"
     middle = (
         f"{start} {but} {own['test']:.1%} of the test labels; {name}, chosen without "
-        f"clean labels, gets {chosen['test_accuracy']:.1%}: {abs(gain):.1f} points "
-        f"{'more' if gain >= 0 else 'less'}"
+        f"clean labels, gets {chosen['test_accuracy']:.1%} ({low:.1%} to {high:.1%}): "
+        f"{abs(gain):.1f} points {'more' if gain >= 0 else 'less'}"
     )
     beside = []
     # The same kind of decoder on the controls: no other comparison is fair.

@@ -92,8 +92,7 @@ class MinimumAngleSubspaceClassifier(SubspaceClassifier):
         made from that when asked for; else it is the eigenvectors.
         """
         bases = []
-        used = self._decoder()["bases"].features.T
-        for (columns, complement), features in zip(self._own(), used, strict=True):
+        for columns, complement, features in self.projections():
             if complement:
                 whole = torch.linalg.qr(columns[features].double(), mode="complete")[0]
                 basis = columns.new_zeros(len(columns), len(whole) - columns.shape[1])
@@ -158,6 +157,19 @@ class MinimumAngleSubspaceClassifier(SubspaceClassifier):
         leaders: Tensor = made["bases"].leaders(*unit_rows(rows), given.to(rows.device))
         values = leaders[:, :, made["cut"]]
         return values.clamp(min=0), values.argmax(1)
+
+    def projections(self) -> list[tuple[Tensor, bool, Tensor]]:
+        """Return what each class's projector is made of: columns, kind and features.
+
+        Returns
+        -------
+        list of (Tensor, bool, Tensor)
+            Orthonormal columns C of shape (width, c); whether they span the complement of the
+            subspace within the features that the class uses; and these, bool (width,). The
+            projector is C Cᵀ, or the features' diagonal matrix less that.
+        """
+        used = self._decoder()["bases"].features.T
+        return [(*own, features) for own, features in zip(self._own(), used, strict=True)]
 
     def _own(self) -> list[tuple[Tensor, bool]]:
         made = self._decoder()

@@ -1,0 +1,14 @@
+"""How sure a share of n samples is."""
+
+
+def of_share(share: float, n: int) -> tuple[float, float]:
+    r"""Return the 95 % interval of a share that was counted in n samples (Wilson, 1927).
+
+    >>> low, high = of_share(0.961, 360)
+    >>> round(low, 3), round(high, 3)
+    (0.936, 0.977)
+    """
+    z = 1.96
+    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * (share * (1 - share) / n + z * z / (4 * n * n)) ** 0.5
+    return max(0.0, middle - half), min(1.0, middle + half)

@@ -1,0 +1,26 @@
+"""Results as a person reads them: one offline HTML file, and the same on a terminal.
+
+Everything is made from what the run folder holds and from nothing else, so that it can be made
+again at any time. The numbers, their order and the words are decided once, for page and terminal.
+"""
+
+from ._facts import KeyNumber, key_numbers
+from ._layers import LayerGroup, LayerRow, layer_groups
+from ._page import page_of, write_page
+from ._run import notebook, render_report, write_report
+from ._terminal import console_table, terminal_report
+
+__all__ = [
+    "KeyNumber",
+    "LayerGroup",
+    "LayerRow",
+    "console_table",
+    "key_numbers",
+    "layer_groups",
+    "notebook",
+    "page_of",
+    "render_report",
+    "terminal_report",
+    "write_page",
+    "write_report",
+]

@@ -1,0 +1,155 @@
+"""A run on a terminal: the numbers of the page, in its order and with its words."""
+
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Group
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from .._classes import class_names
+from ..plots._style import printable
+from ._facts import (
+    chosen_words,
+    confusions,
+    key_numbers,
+    next_steps,
+    noise_words,
+    oracle_words,
+    reading,
+)
+from ._layers import NUMERIC, layer_groups
+
+if TYPE_CHECKING:
+    from ..decoding import Decoding
+
+__all__ = ["console_table", "terminal_report"]
+
+# Of the most suspicious labels.
+WORST = 10
+
+
+def terminal_report(d: "Decoding", *, audit: bool = False) -> Group:
+    """Return a run for a terminal; give it to ``rich.console.Console.print``.
+
+    Parameters
+    ----------
+    d : Decoding
+        The run.
+    audit : bool
+        The suspicious labels first, and twice as many of them.
+
+    Raises
+    ------
+    DataError
+        If the table lacks a column or nothing was decoded.
+    """
+    heading = [Text(d.verdict, style="bold"), Text(), _numbers(d), Text()]
+    decoded = [console_table(d), *map(Text, reading(d)), Text()]
+    chosen = Text()
+    chosen.append("Chosen: ", style="bold")
+    chosen.append(f"{chosen_words(d)}. {printable(d.summary['selected']['reason'])}")
+    decoded += [chosen, Text(oracle_words(d) or "")]
+    noise = [_noise(d), Text()]
+    worst = [_issues(d, 2 * WORST if audit else WORST), Text()]
+    parts = [*noise, *worst, *decoded] if audit else [*decoded, *noise, *worst]
+    return Group(*heading, *parts, _steps(d))
+
+
+def _numbers(d: "Decoding") -> Table:
+    shown = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    shown.add_column()
+    shown.add_column(justify="right")
+    shown.add_column(overflow="fold")
+    for number in key_numbers(d):
+        style = "bold cyan" if number.name.startswith("Decoded") else "bold"
+        shown.add_row(
+            Text(number.name), Text(number.value, style=style), Text(number.note, style="dim")
+        )
+    return shown
+
+
+def _noise(d: "Decoding") -> Group:
+    likely, some = confusions(d)
+    lines = [f"  {true} given as {given}: {share}" for true, given, share in some]
+    return Group(Text(noise_words(d)), *map(Text, [likely, *lines] if likely else lines))
+
+
+def _issues(d: "Decoding", most: int) -> Table | Text:
+    issues = d.label_issues()
+    flagged = issues[issues["is_label_issue"]].sort_values("label_quality", kind="stable")
+    if not len(flagged):
+        return Text("No label is flagged as wrong.")
+    names = class_names(d.summary)
+    title = f"{len(flagged):,} of {len(issues):,} labels flagged as wrong; the most suspicious"
+    shown = Table(
+        title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False,
+        padding=(0, 2, 0, 0), min_width=76,
+    )  # fmt: skip
+    for name in ("index", "given label", "proposed label", "quality"):
+        shown.add_column(name, justify="right" if name in ("index", "quality") else "left")
+    for index, row in flagged.head(most).iterrows():
+        given, proposed = (
+            Text(printable(names[int(row[name])])) for name in ("given_label", "predicted_label")
+        )
+        shown.add_row(str(index), given, proposed, f"{row['label_quality']:.3f}")
+    return shown
+
+
+def _steps(d: "Decoding") -> Group:
+    lines = [Text("What to do next", style="bold")]
+    parts: list[Text | Padding] = []
+    for number, step in enumerate(next_steps(d), 1):
+        text = f"{number}. {step.text}" + (f" {step.code}" if step.code else "")
+        parts.append(Padding(Text(text), (0, 0, 0, 2)))
+    return Group(*lines, *parts)
+
+
+def console_table(d: "Decoding") -> Table:
+    """Return the table of the report for a terminal: the same numbers, order and words.
+
+    Parameters
+    ----------
+    d : Decoding
+        The run.
+
+    Returns
+    -------
+    rich.table.Table
+        Give it to ``rich.console.Console.print``.
+
+    Raises
+    ------
+    DataError
+        If the table lacks a column or nothing was decoded.
+    """
+    head, groups = layer_groups(d.table)
+    # Text, never str: names such as `[red]` must not be read as rich's markup.
+    shown = Table(
+        title=Text("Accuracy by layer, %"),
+        caption=Text(f"▸ chosen: {chosen_words(d)}"),
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+        title_justify="left",
+        caption_justify="left",
+    )
+    for name in head:
+        # Narrow headings, one word a line, so that 80 columns hold everything; in a narrower
+        # window only the names of layers are broken.
+        shown.add_column(
+            Text(name.replace(" ", "\n")),
+            justify="right" if name in NUMERIC else "left",
+            vertical="bottom",
+            overflow="fold",
+            no_wrap=name != "layer",
+        )
+    for group in groups:
+        shown.add_row(Text(group.title, style="bold dim" if group.control else "bold"))
+        for row in group.rows:
+            mark = "▸ " if row.selected else "  "
+            style = "bold cyan" if row.selected else "dim" if group.control else ""
+            shown.add_row(Text(mark + row.cells[0]), *map(Text, row.cells[1:]), style=style)
+        shown.add_section()
+    return shown
