@@ -119,7 +119,8 @@ def test_decode_writes_a_run_and_json_alone_on_standard_output(folder, capsys):
     assert code == 0, captured.err
     found = json.loads(captured.out)
     assert sorted(p.name for p in Path("run").iterdir()) == [
-        "candidates.csv", "decoder", "label_issues.csv", "layers.csv", "report.html",
+        "candidates.csv", "decoder", "examples", "geometry.csv", "label_issues.csv", "layers.csv",
+        "report.html",
         "results.json",
     ]  # fmt: skip
     kept = json.loads(Path("run/results.json").read_text())
@@ -149,7 +150,7 @@ def test_audit_shows_suspicious_labels_first(folder, capsys):
     arguments = decode("--holdout", "mine.py:val", "--out", "run")
     assert main(["audit", *arguments[1:]]) == 0
     out = capsys.readouterr().out
-    assert out.index("label quality") < out.index("Decoded, given labels")
+    assert out.index("flagged as wrong") < out.index("Decoded, given labels")
 
 
 def test_an_earlier_run_is_replaced_and_report_made_again(folder, capsys):

@@ -70,6 +70,8 @@ def test_the_commands_for_your_own_model_run(tmp_path):
     assert sorted(path.name for path in (tmp_path / "my-run").iterdir()) == [
         "candidates.csv",
         "decoder",
+        "examples",
+        "geometry.csv",
         "label_issues.csv",
         "layers.csv",
         "report.html",

@@ -28,8 +28,8 @@ from underscript.errors import ModelError, OutputError
 X, Y = models.data("rows", 200)
 GIVEN = us.corrupt_labels(Y, 0.4, seed=1)
 FILES = [
-    "candidates.csv", "decoder/config.json", "decoder/model.safetensors", "label_issues.csv",
-    "layers.csv", "report.html", "results.json",
+    "candidates.csv", "decoder/config.json", "decoder/model.safetensors",
+    "examples/examples.json", "geometry.csv", "label_issues.csv", "layers.csv", "report.html", "results.json",
 ]  # fmt: skip
 
 
@@ -284,6 +284,14 @@ DAMAGE: dict[str, Callable[[Path], Any]] = {
     "candidates missing": lambda run: (run / "candidates.csv").unlink(),
     "candidates with words for numbers": lambda run: (run / "candidates.csv").write_text(
         "round,layer,n_features,ridge,criterion,chosen,test_accuracy\n0,fc1,0,1,good,True,0.5\n"
+    ),
+    "examples not JSON": lambda run: (run / "examples" / "examples.json").write_text("{"),
+    "examples with a path": lambda run: (run / "examples" / "examples.json").write_text(
+        '{"examples": [{"index": 0, "given": 0, "predicted": 1, "quality": 0.1, "text": null, '
+        '"numbers": [], "width": 0, "picture": "../../secret.png"}]}'
+    ),
+    "geometry with words for numbers": lambda run: (run / "geometry.csv").write_text(
+        "layer,class_a,class_b,rank,effective_rank,angle\nfc1,0,1,2,1.5,wide\n"
     ),
     "issues cut short": lambda run: cut_in_a_row(run / "label_issues.csv"),
 }

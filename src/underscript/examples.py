@@ -204,7 +204,12 @@ def _seen(
     quality: float,
     show: Callable[[Any], Any] | None,
 ) -> _Seen:
-    about = {"index": index, "given": given, "predicted": predicted, "quality": quality}
+    about: dict[str, Any] = {
+        "index": index,
+        "given": given,
+        "predicted": predicted,
+        "quality": quality,
+    }
     if show is not None:
         try:
             sample = show(sample)

@@ -6,7 +6,6 @@ from itertools import combinations
 
 import numpy as np
 import pandas as pd
-import torch
 from torch import Tensor
 
 from .subspace import MinimumAngleSubspaceClassifier

@@ -99,7 +99,11 @@ def layer_curve(d: "Decoding | Sequence[Decoding]", ax: Axes | None = None) -> A
         level = float(np.mean(levels)) if levels else math.nan
         if levels:
             name = f"the model itself {level:.1f}"
-            style = {"color": COLOURS["ink"], "linewidth": 1.6, "linestyle": (0, (6, 3))}
+            style: dict[str, Any] = {
+                "color": COLOURS["ink"],
+                "linewidth": 1.6,
+                "linestyle": (0, (6, 3)),
+            }
             ax.axhline(level, label=name, zorder=2, **style)
             if len(levels) > 1:
                 sd = float(np.std(levels, ddof=1))

@@ -33,7 +33,7 @@ def quality_histogram(d: "Decoding", ax: Axes | None = None) -> Axes:
     kept, _ = np.histogram(quality[~flagged], bins=edges)
     wrong, _ = np.histogram(quality[flagged], bins=edges)
     with plain_text():
-        ax, figure = axes(ax, 6.8, 2.4)
+        ax, _ = axes(ax, 6.8, 2.4)
         width = 0.92 / _BINS
         parts = (wrong, 0, "true", "flagged as wrong"), (kept, wrong, "given", "not flagged")
         for counts, below, colour, name in parts:

@@ -95,4 +95,5 @@ def plain_rows(summary: Mapping[str, Any], table: pd.DataFrame, split: str) -> p
         return table.iloc[:0]
     probe, variance = others["probe"].iloc[0], others["variance"].iloc[0]
     same = (others["probe"] == probe) & same_variance(others["variance"], variance)
-    return others[same & (others["split"] == split) & (others["labels"] == "given")]
+    rows: pd.DataFrame = others[same & (others["split"] == split) & (others["labels"] == "given")]
+    return rows

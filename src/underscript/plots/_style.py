@@ -6,11 +6,12 @@ from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure, SubFigure
+from matplotlib.figure import Figure
 
-#: The colours of every figure. Blue, orange and violet stay apart for all common kinds of colour blindness
-#: (each curve has its own marker and dash as well); every text colour has a contrast of at least
-#: 4.5 to 1 on white. The report replaces each by a CSS variable of the same name, for dark mode.
+#: The colours of every figure. Blue, orange and violet stay apart for all common kinds of colour
+#: blindness (each curve has its own marker and dash as well); every text colour has a contrast of
+#: at least 4.5 to 1 on white. The report replaces each by a CSS variable of the same name, for dark
+#: mode.
 COLOURS: Mapping[str, str] = {
     "ink": "#1c2128",
     "muted": "#626b77",
@@ -32,7 +33,7 @@ def plain_text() -> Iterator[None]:
         yield
 
 
-def axes(ax: Axes | None, width: float, height: float) -> tuple[Axes, Figure | SubFigure]:
+def axes(ax: Axes | None, width: float, height: float) -> tuple[Axes, Figure]:
     """Return the axes, new ones of so many inches if there are none, and their figure."""
     if ax is None:
         ax = Figure(figsize=(width, height), layout="constrained").subplots()

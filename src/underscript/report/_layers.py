@@ -1,6 +1,5 @@
 """The table of layers as people read it."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

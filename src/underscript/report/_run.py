@@ -145,9 +145,7 @@ def notebook(d: "Decoding") -> str:
     )  # fmt: skip
 
 
-def _curves(
-    d: "Decoding", summary: Mapping[str, Any], rows: pd.DataFrame
-) -> tuple[Markup, Markup]:
+def _curves(d: "Decoding", summary: Mapping[str, Any], rows: pd.DataFrame) -> tuple[Markup, Markup]:
     """Return the figure for wide windows and paper, and for phones: text must not shrink."""
     label = _in_words(summary, rows)
 
@@ -271,17 +269,21 @@ def _cards(d: "Decoding") -> list[Card]:
         numbers = ", ".join(f"{value:.3g}" for value in example.numbers[:6])
         if example.width > 6:
             numbers += f", … ({example.width:,} values)"
+        heights = [max(20 * abs(value) / tallest, 0.4) for value in example.numbers]
         bars = tuple(
-            (round(min(0.0, -value / tallest) * 20 + 20 if value > 0 else 20.0, 2),
-             round(max(abs(value) / tallest * 20, 0.4), 2))
-            for value in example.numbers
-        )  # fmt: skip
+            (round(20 - height if value > 0 else 20, 2), round(height, 2))
+            for value, height in zip(example.numbers, heights, strict=True)
+        )
         cards.append(
-            Card(example.index, example.given, example.predicted, "< 0.001" if example.quality < 0.001 else f"{example.quality:.3f}",
+            Card(example.index, example.given, example.predicted, _quality(example.quality),
                  picture, small, None if example.text is None else printable(example.text),
                  numbers, bars)
         )  # fmt: skip
     return cards
+
+
+def _quality(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def _issues(d: "Decoding") -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from rich import box
-from rich.console import Group
+from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -45,14 +45,14 @@ def terminal_report(d: "Decoding", *, audit: bool = False) -> Group:
     DataError
         If the table lacks a column or nothing was decoded.
     """
-    heading = [Text(d.verdict, style="bold"), Text(), _numbers(d), Text()]
-    decoded = [console_table(d), *map(Text, reading(d)), Text()]
+    heading: list[RenderableType] = [Text(d.verdict, style="bold"), Text(), _numbers(d), Text()]
+    decoded: list[RenderableType] = [console_table(d), *map(Text, reading(d)), Text()]
     chosen = Text()
     chosen.append("Chosen: ", style="bold")
     chosen.append(f"{chosen_words(d)}. {printable(d.summary['selected']['reason'])}")
     decoded += [chosen, Text(oracle_words(d) or "")]
-    noise = [_noise(d), Text()]
-    worst = [_issues(d, 2 * WORST if audit else WORST), Text()]
+    noise: list[RenderableType] = [_noise(d), Text()]
+    worst: list[RenderableType] = [_issues(d, 2 * WORST if audit else WORST), Text()]
     parts = [*noise, *worst, *decoded] if audit else [*decoded, *noise, *worst]
     return Group(*heading, *parts, _steps(d))
 

@@ -1,0 +1,172 @@
+"""Every page in a real browser: nothing is asked for, nothing complains, everybody can read it."""
+
+import io
+import re
+import shutil
+import subprocess
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.test_report import EVIL, SAMPLES, run_of
+from underscript.examples import Example
+from underscript.report import write_report
+
+pytestmark = pytest.mark.browser
+AXE = "axe-core@4.14.1"
+
+
+@pytest.fixture(scope="module")
+def browser():
+    api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+    path = shutil.which("chromium") or shutil.which("google-chrome")
+    if path is None:
+        pytest.skip("no Chromium on the path (Debian: apt-get install chromium)")
+    with api.sync_playwright() as play:
+        # As root, as in containers, Chromium has no sandbox.
+        found = play.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield found
+        found.close()
+
+
+@pytest.fixture(scope="module")
+def axe(tmp_path_factory) -> str:
+    """The accessibility checker's script, from npm; it is no part of this package."""
+    folder = tmp_path_factory.mktemp("axe")
+    try:
+        subprocess.run(["npm", "pack", AXE, "--silent"], cwd=folder, check=True, timeout=60,
+                       capture_output=True)  # fmt: skip
+        (archive,) = folder.glob("*.tgz")
+        with tarfile.open(archive) as packed:
+            script = packed.extractfile("package/axe.min.js")
+            assert script is not None
+            return io.TextIOWrapper(script, "utf-8").read()
+    except (OSError, subprocess.SubprocessError, ValueError) as error:
+        pytest.skip(f"{AXE} cannot be had from npm ({type(error).__name__})")
+
+
+def opened(browser: Any, path: Path, **settings: Any) -> tuple[Any, list[str]]:
+    """The page, and what went wrong or was asked for while it opened."""
+    context = browser.new_context(**settings)
+    page = context.new_page()
+    complaints: list[str] = []
+    page.on("console", lambda message: complaints.append(message.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("dialog", lambda dialog: complaints.append(f"dialog: {dialog.message}"))
+    page.on("request", lambda request: complaints.append(request.url)
+            if not request.url.startswith((path.as_uri(), "data:")) else None)  # fmt: skip
+    page.goto(path.as_uri())
+    return page, complaints
+
+
+def examples() -> list[Example]:
+    rng = np.random.default_rng(0)
+    kinds: list[dict[str, Any]] = [
+        {"picture": rng.integers(0, 255, (28, 28), dtype=np.uint8)},
+        {"picture": rng.integers(0, 255, (64, 96, 3), dtype=np.uint8)},
+        {"text": f"A review. {EVIL} </script><script>alert(2)</script>"},
+        {"numbers": (1.0, -2.0, 0.5, 3.0, 0.0, 1.0, 2.0), "width": 64},
+    ]
+    return [
+        Example(7 * i, i % 5, (i + 1 + i // 5) % 10, i / 100, **kinds[i % 4]) for i in range(24)
+    ]
+
+
+def report(folder: Path, name: str) -> Path:
+    summary, table = SAMPLES[name]()
+    if name == "evil":
+        summary["model"]["class_names"] = [EVIL, "</script><b>", *map(str, range(8))]
+    write_report(folder / "report.html", run_of(summary, table, examples=examples()))
+    return folder / "report.html"
+
+
+@pytest.mark.parametrize("name", ["digits", "evil", "deep", "bare"])
+def test_a_report_opens_quietly_in_windows_of_any_kind(browser, name, tmp_path):
+    path = report(tmp_path, name)
+    for width, scheme in ((390, "light"), (1280, "light"), (1280, "dark")):
+        page, complaints = opened(
+            browser, path, viewport={"width": width, "height": 800}, color_scheme=scheme
+        )
+        assert complaints == []
+        # Nothing sticks out: only parts of the page scroll sideways.
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        picture = page.screenshot(full_page=True)
+        assert len(picture) > 20_000
+        ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert (ground == "rgb(20, 24, 29)") == (scheme == "dark")
+        page.context.close()
+
+
+def test_class_names_and_texts_are_shown_as_text(browser, tmp_path):
+    page, complaints = opened(browser, report(tmp_path, "evil"))
+    assert complaints == []
+    assert page.locator("#gallery li img").count() == 12  # our pictures, and no others
+    assert page.locator("img").count() == 12
+    assert page.locator("script").count() == 2
+    assert EVIL in page.locator("#gallery li .change").first.inner_text()
+    assert (
+        "</script><script>alert(2)</script>" in page.locator("#gallery .words").first.inner_text()
+    )
+    assert page.locator("#given option").nth(1).inner_text() == EVIL
+
+
+def test_the_filter_and_the_indices(browser, tmp_path):
+    page, complaints = opened(browser, report(tmp_path, "digits"))
+    visible = page.locator("#gallery > li:visible")
+    assert visible.count() == 24
+    assert page.locator("#count").inner_text() == "24 of 51 shown"
+    page.select_option("#given", "3")
+    given = run_of(*SAMPLES["digits"]()).label_issues()
+    flagged = given[given["is_label_issue"]].sort_values("label_quality")
+    three = flagged[flagged["given_label"] == 3]
+    assert visible.count() == len([e for e in examples() if e.given == 3])
+    page.locator("#indices summary").click()
+    lines = page.locator("#csv").input_value().splitlines()
+    assert lines[0] == "index,given_label,predicted_label,label_quality"
+    assert [int(line.split(",")[0]) for line in lines[1:]] == three.index.tolist()
+    page.select_option("#proposed", "4")
+    assert all(e.predicted == 4 for e in examples() if e.given == 3) == (visible.count() == 5)
+    page.select_option("#given", "")
+    page.select_option("#proposed", "")
+    assert visible.count() == 24
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.locator("#copy").click()
+    page.wait_for_function("document.getElementById('copy').textContent === 'Copied'")
+    copied = page.evaluate("navigator.clipboard.readText()")
+    assert len(copied.splitlines()) == 1 + len(flagged)
+    assert complaints == []
+
+
+def test_without_script_the_page_says_the_same(browser, tmp_path):
+    page, complaints = opened(browser, report(tmp_path, "digits"), java_script_enabled=False)
+    assert complaints == []
+    assert page.locator("#gallery > li").count() == 24
+    assert not page.locator("#tools").is_visible()
+
+
+def test_on_paper_nothing_stays_folded(browser, tmp_path):
+    page, _ = opened(browser, report(tmp_path, "digits"))
+    page.emulate_media(media="print")
+    assert page.locator("table.layers").evaluate("e => e.getBoundingClientRect().height") > 100
+    assert page.pdf()[:4] == b"%PDF"
+
+
+def faults(page: Any, axe: str) -> list[str]:
+    page.evaluate(axe)
+    found = page.evaluate("axe.run({resultTypes: ['violations']})")
+    return [
+        f"{fault['id']}: {fault['nodes'][0]['html'][:200]} {fault['nodes'][0]['failureSummary']}"
+        for fault in found["violations"]
+        if fault["impact"] in ("serious", "critical")
+    ]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nobody_is_shut_out(browser, axe, scheme, tmp_path):
+    page, _ = opened(browser, report(tmp_path, "digits"), color_scheme=scheme)
+    page.evaluate("document.querySelectorAll('details').forEach((part) => { part.open = true; })")
+    assert faults(page, axe) == []
+    assert re.match(r"[\w ]+ decoded", page.title())
