@@ -1,6 +1,7 @@
 """The samples that a report shows: the worst, of any kind, kept in a folder and read back."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,12 +13,13 @@ from tests import models
 from underscript._stream import Batch
 from underscript.errors import DataError
 from underscript.examples import SHOWN, Worst, load_examples, save_examples
-from underscript.issues import Answers
 
 
 def answers(quality, given, predicted, index=None):
-    empty = np.zeros(len(given))
-    return Answers(index, given, predicted, predicted, np.asarray(quality), empty, empty)
+    """Of `Answers` what is looked at here."""
+    return SimpleNamespace(
+        index=index, given=given, predicted=predicted, quality=np.asarray(quality)
+    )
 
 
 def batches(inputs, size):
@@ -133,7 +135,7 @@ def test_there_and_back(tmp_path: Path):
 
 def test_a_run_shows_flagged_samples_only_and_with_their_own_inputs():
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(400, 6, generator=generator)
+    x = torch.randn(400, 12, generator=generator)
     y = (x[:, 0] > 0).long() + 2 * (x[:, 1] > 0).long()
     given = us.corrupt_labels(y.numpy(), 0.3, n_classes=4, seed=0)
     found = us.decode(

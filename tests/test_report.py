@@ -42,7 +42,8 @@ def run_of(summary: dict[str, Any], table: pd.DataFrame, **parts: Any) -> Decodi
         predicted = np.where(quality < 0.3, (given + 1) % 10, given)
         issues = pd.DataFrame(
             {"is_label_issue": predicted != given, "label_quality": quality,
-             "given_label": given, "predicted_label": predicted},
+             "given_label": given, "predicted_label": predicted,
+             "second_label": (predicted + 1) % 10},
             index=pd.RangeIndex(200, name="index"),
         )  # fmt: skip
     return Decoding(table, summary, None, issues, None, **parts)  # type: ignore[arg-type]
@@ -135,6 +136,7 @@ def make_summary(table: pd.DataFrame, layer: str) -> dict[str, Any]:
             "class": "MLP",
             "parameters": 5_356_042,
             "n_classes": 10,
+            "class_names": None,
             "accuracy": {
                 "train_given": 0.9990,
                 "train_true": 0.637,

@@ -228,7 +228,7 @@ def _finish(found: Decoding, options: argparse.Namespace, out: Path, work: Path)
     console = _console(stderr=options.json)
     if options.issues:
         found.summary["kind"] = "audit"
-        audit = [*_audit.tables(found), Text(_audit.said(found)), Text()]
+        audit: list[Any] = [*_audit.tables(found), Text(_audit.said(found)), Text()]
         console.print(terminal_report(found, audit))
     else:
         console.print(terminal_report(found))

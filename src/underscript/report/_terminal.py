@@ -1,5 +1,6 @@
 """A run on a terminal: the numbers of the page, in its order and with its words."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -30,31 +31,31 @@ __all__ = ["console_table", "terminal_report"]
 WORST = 10
 
 
-def terminal_report(d: "Decoding", *, audit: bool = False) -> Group:
+def terminal_report(d: "Decoding", audit: Sequence[RenderableType] = ()) -> Group:
     """Return a run for a terminal; give it to ``rich.console.Console.print``.
 
     Parameters
     ----------
     d : Decoding
         The run.
-    audit : bool
-        The suspicious labels first, and twice as many of them.
+    audit : sequence of renderables
+        What an audit says of the labels: it stands first, in place of the noise and the worst.
 
     Raises
     ------
     DataError
         If the table lacks a column or nothing was decoded.
     """
-    heading: list[RenderableType] = [Text(d.verdict, style="bold"), Text(), _numbers(d), Text()]
-    decoded: list[RenderableType] = [console_table(d), *map(Text, reading(d)), Text()]
-    chosen = Text()
-    chosen.append("Chosen: ", style="bold")
-    chosen.append(f"{chosen_words(d)}. {printable(d.summary['selected']['reason'])}")
-    decoded += [chosen, Text(oracle_words(d) or "")]
-    noise: list[RenderableType] = [_noise(d), Text()]
-    worst: list[RenderableType] = [_issues(d, 2 * WORST if audit else WORST), Text()]
-    parts = [*noise, *worst, *decoded] if audit else [*decoded, *noise, *worst]
-    return Group(*heading, *parts, _steps(d))
+    chosen = Text("Chosen: ", style="bold")
+    reason = f"{chosen_words(d)}. {printable(d.summary['selected']['reason'])}"
+    chosen.append(reason, style="not bold")
+    said = [*map(Text, reading(d)), Text(), chosen]
+    if oracle := oracle_words(d):
+        said.append(Text(oracle))
+    decoded: list[RenderableType] = [console_table(d), *said, Text()]
+    labels: list[RenderableType] = [_noise(d), Text(), _issues(d), Text()]
+    parts = [*audit, *decoded] if audit else [*decoded, *labels]
+    return Group(Text(d.verdict, style="bold"), Text(), _numbers(d), Text(), *parts, _steps(d))
 
 
 def _numbers(d: "Decoding") -> Table:
@@ -76,7 +77,7 @@ def _noise(d: "Decoding") -> Group:
     return Group(Text(noise_words(d)), *map(Text, [likely, *lines] if likely else lines))
 
 
-def _issues(d: "Decoding", most: int) -> Table | Text:
+def _issues(d: "Decoding") -> Table | Text:
     issues = d.label_issues()
     flagged = issues[issues["is_label_issue"]].sort_values("label_quality", kind="stable")
     if not len(flagged):
@@ -89,7 +90,7 @@ def _issues(d: "Decoding", most: int) -> Table | Text:
     )  # fmt: skip
     for name in ("index", "given label", "proposed label", "quality"):
         shown.add_column(name, justify="right" if name in ("index", "quality") else "left")
-    for index, row in flagged.head(most).iterrows():
+    for index, row in flagged.head(WORST).iterrows():
         given, proposed = (
             Text(printable(names[int(row[name])])) for name in ("given_label", "predicted_label")
         )
