@@ -150,7 +150,7 @@ def test_audit_shows_suspicious_labels_first(folder, capsys):
     arguments = decode("--holdout", "mine.py:val", "--out", "run")
     assert main(["audit", *arguments[1:]]) == 0
     out = capsys.readouterr().out
-    assert out.index("flagged as wrong") < out.index("Decoded, given labels")
+    assert out.index("label quality") < out.index("Decoded, given labels")
 
 
 def test_an_earlier_run_is_replaced_and_report_made_again(folder, capsys):

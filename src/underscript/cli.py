@@ -226,6 +226,7 @@ def _finish(found: Decoding, options: argparse.Namespace, out: Path, work: Path)
     """Show the result, then keep it: a disk that is full by now must not lose it."""
     found.summary["command"] = options.command_line
     console = _console(stderr=options.json)
+    console.print(Text(found.verdict, style="bold"), soft_wrap=True)
     if options.issues:
         found.summary["kind"] = "audit"
         audit: list[Any] = [*_audit.tables(found), Text(_audit.said(found)), Text()]

@@ -32,7 +32,7 @@ WORST = 10
 
 
 def terminal_report(d: "Decoding", audit: Sequence[RenderableType] = ()) -> Group:
-    """Return a run for a terminal; give it to ``rich.console.Console.print``.
+    """Return what stands below a run's verdict; give it to ``rich.console.Console.print``.
 
     Parameters
     ----------
@@ -55,7 +55,7 @@ def terminal_report(d: "Decoding", audit: Sequence[RenderableType] = ()) -> Grou
     decoded: list[RenderableType] = [console_table(d), *said, Text()]
     labels: list[RenderableType] = [_noise(d), Text(), _issues(d), Text()]
     parts = [*audit, *decoded] if audit else [*decoded, *labels]
-    return Group(Text(d.verdict, style="bold"), Text(), _numbers(d), Text(), *parts, _steps(d))
+    return Group(Text(), _numbers(d), Text(), *parts, _steps(d))
 
 
 def _numbers(d: "Decoding") -> Table:
