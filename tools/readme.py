@@ -11,7 +11,6 @@ from statistics import mean, stdev
 from matplotlib.figure import Figure
 
 import underscript as us
-from underscript.plots import layer_curve
 
 ROOT = Path(__file__).parent.parent
 
@@ -49,7 +48,7 @@ def main() -> None:
     runs = [run("--seed", str(seed)) for seed in (0, 1, 2)]
     figure = Figure(figsize=(7.2, 3.8), dpi=160, layout="constrained")
     figure.patch.set_facecolor("white")
-    layer_curve(runs[0].summary, runs[0].table, figure.subplots())
+    us.plots.layer_curve(runs[0], figure.subplots())
     figure.savefig(ROOT / "docs" / "layer-curve.png", metadata={"Software": None})
 
     seeds = [accuracies(found) for found in runs]

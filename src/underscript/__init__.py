@@ -1,5 +1,8 @@
 """Reads the generalization that a trained network hides under what it memorised."""
 
+from importlib import import_module
+from typing import Any
+
 __version__ = "0.1.0.dev0"
 
 from .corruption import corrupt_labels
@@ -25,4 +28,12 @@ __all__ = [
     "from_sklearn",
     "list_layers",
     "load",
+    "plots",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import `underscript.plots` when it is first asked for: matplotlib takes a while."""
+    if name == "plots":
+        return import_module(".plots", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
