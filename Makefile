@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-full data readme bench reproduction estimate clean
+.PHONY: demo test test-full data readme bench bench-audit reproduction estimate clean
 
 demo: $(VENV)/.installed
 	$(BIN)/underscript demo
@@ -33,6 +33,11 @@ readme: $(VENV)/.installed
 # otherwise idle machine. One case: make bench CASES=few-directions
 bench: $(VENV)/.installed data
 	$(BIN)/python -m benchmarks $(CASES)
+
+# Who finds wrong labels, and in what time (docs/detection.md), in runs/audit. It goes on where it was
+# stopped. Fewer networks: make bench-audit AUDIT="--runs 1 --settings mnist-mlp"
+bench-audit: $(VENV)/.installed-test data
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.audit --out runs/audit $(AUDIT)
 
 # The paper's experiments as docs/reproduction.md shows them: some five hours, in runs/. It goes on
 # where it was stopped. With published tables: make reproduction COMPARE="probes.csv models.csv"

@@ -188,9 +188,14 @@ class Gathered:
 def came_from(noise: Noise) -> Tensor:
     """Return for each given label (row) the chance of it under each true one, float64 (K, K).
 
-    A little noise is added to what was estimated, as none is never quite known.
+    Labels count as redrawn from all other classes alike unless noise depends on the class: the
+    estimated matrix then holds little but its own errors. A little noise is added to what was
+    estimated, as none is never quite known.
     """
     matrix = noise.transitions
+    if not noise.by_class:
+        matrix = np.full_like(matrix, noise.rate / (len(matrix) - 1))
+        np.fill_diagonal(matrix, 1 - noise.rate)
     return torch.from_numpy((1 - SMALLEST) * matrix.T + SMALLEST / len(matrix))
 
 

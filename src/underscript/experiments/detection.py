@@ -18,7 +18,11 @@ from ..errors import DataError
 from .probes import rows_of
 from .units import Work
 
-__all__ = ["Found", "judge", "run_detection"]
+__all__ = ["OURS", "RETRAINED", "Found", "judge", "run_detection"]
+
+# Two of the ways, by name.
+OURS = "underscript"
+RETRAINED = "cleanlab, 5 retrainings"
 
 # As published: the share of this many neighbours that have the given label.
 NEIGHBOURS = 10
@@ -108,7 +112,7 @@ def _ways(work: Work, told: dict[str, Any]) -> Iterator[Found]:
     issues = found.label_issues()
     told |= {key: found.summary[key] for key in ("selected", "noise", "timing", "warnings")}
     yield Found(
-        "underscript", issues["label_quality"].to_numpy(), issues["is_label_issue"].to_numpy(),
+        OURS, issues["label_quality"].to_numpy(), issues["is_label_issue"].to_numpy(),
         issues["predicted_label"].to_numpy(), *_since(began, cpu),
     )  # fmt: skip
     yield _read_out(network, data.images, data.given)
@@ -205,6 +209,6 @@ def _cleanlab(work: Work) -> Found:
     flags = find_label_issues(given, chances, n_jobs=1)
     own = _since(began, cpu)
     return Found(
-        "cleanlab, 5 retrainings", np.asarray(quality), np.asarray(flags), chances.argmax(1),
+        RETRAINED, np.asarray(quality), np.asarray(flags), chances.argmax(1),
         told["seconds"] + own[0], told["cpu_seconds"] + own[1],
     )  # fmt: skip
