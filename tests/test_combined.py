@@ -8,10 +8,10 @@ from torch import nn
 from underscript._capture import Tap
 from underscript._run_folder import _read_decoder, _write_decoder
 from underscript._stream import Source
+from underscript._survey import survey
 from underscript.combined import COMBINED, CombinedDiscriminant, Member, rows_for
 from underscript.decoder import Decoder
 from underscript.discriminant import RidgeDiscriminant
-from underscript.layers import survey
 from underscript.selection import Key
 
 

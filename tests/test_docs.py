@@ -43,6 +43,8 @@ def blocks(page: Path, language: str) -> list[str]:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_python_blocks_run(page, tmp_path):
+    if page.name == "recipes.md":
+        pytest.skip("parts of the examples, which test_recipes runs")
     code = "\n".join(blocks(page, "python"))
     if not code:
         pytest.skip("the page has no Python")

@@ -11,8 +11,9 @@ import models
 import underscript as us
 from underscript._capture import capture, undisturbed
 from underscript._stream import Source, stream
+from underscript._survey import survey
 from underscript.errors import DataError, LayerError, ModelError
-from underscript.layers import resolve, survey
+from underscript.layers import resolve
 
 
 def captured(model: nn.Module, x: Tensor, layers: object = None) -> dict[str, Tensor]:

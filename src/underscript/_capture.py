@@ -269,19 +269,38 @@ def extract_logits(output: Any, size: int, where: str) -> Tensor:
     ModelError
         If there are none, or they are not one row of at least two classes a sample.
     """
-    found = output
-    if not isinstance(found, Tensor):
-        named = found.get("logits") if isinstance(found, Mapping) else None
-        named = getattr(found, "logits", None) if named is None else named
-        found = named if isinstance(named, Tensor) else first_tensor(found)
-    if not isinstance(found, Tensor):
+    found = named_logits(output)
+    if found is None:
+        of_classes = (tensor for _, tensor in tensors_in(output) if may_be_logits(tensor, size))
+        found = next(of_classes, first_tensor(output))
+    if found is None:
         raise ModelError(
             f"{where}: expected logits (a tensor, tuple, dict or object with .logits); "
             f"the model returned {type(output).__name__}"
         )
-    if found.ndim != 2 or len(found) != size or found.shape[1] < 2:
+    if found.shape in ((size,), (size, 1)):
+        raise ModelError(
+            f"{where}: expected logits of shape ({size}, classes) with at least 2 classes; the "
+            f"model returned {tuple(found.shape)}. Of a binary classifier with one logit, return "
+            "two, torch.cat([torch.zeros_like(logit), logit], 1)"
+        )
+    if not may_be_logits(found, size):
         raise ModelError(
             f"{where}: expected logits of shape ({size}, classes) with at least 2 classes; the "
             f"model returned {tuple(found.shape)}. Only single-label classifiers can be decoded"
         )
     return found.detach().float() if found.dtype != torch.float64 else found.detach()
+
+
+def named_logits(output: Any) -> Tensor | None:
+    """Return what an output itself calls logits, or the output if it is a tensor."""
+    if isinstance(output, Tensor):
+        return output
+    named = output.get("logits") if isinstance(output, Mapping) else None
+    named = getattr(output, "logits", None) if named is None else named
+    return named if isinstance(named, Tensor) else None
+
+
+def may_be_logits(value: Tensor, size: int) -> bool:
+    """Say whether a tensor has one row of at least two numbers a sample."""
+    return value.ndim == 2 and len(value) == size and value.shape[1] >= 2

@@ -14,12 +14,12 @@ from ._classifier import SubspaceClassifier, fit_together
 from ._labels import Labels, check_different, check_range, pick
 from ._notes import Notes
 from ._stream import Batch, Rows, Source, known_index, progress_bar, stream
+from ._survey import Place
 from ._team import ALONE, Team
 from .combined import COMBINED, CombinedDiscriminant, rows_for
 from .errors import DataError, LabelError
 from .examples import Worst
 from .issues import Answers, Gathered, came_from
-from .layers import Place
 from .moments import ClassMoments, budgets, statistics_for
 from .noise import Noise
 from .rows import MEMORY, ClassRows

@@ -236,6 +236,8 @@ class Source:
             raise
         except Exception as error:
             reason = (str(error).strip().splitlines() or [""])[0]
+            if "equal size" in reason:
+                reason = f"{reason.rstrip('.')}; give a DataLoader with a collate_fn that pads"
             raise DataError(
                 f"{self.role}: the data raised {type(error).__name__} in batch {number}: {reason}"
             ) from error

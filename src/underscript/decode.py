@@ -23,6 +23,7 @@ from ._notes import Clock, Notes
 from ._passes import Task, count, fit
 from ._pooling import PoolChoice
 from ._stream import Source
+from ._survey import Place, survey
 from ._team import Team
 from ._twin import random_twin
 from .decoder import Decoder
@@ -31,7 +32,7 @@ from .errors import DataError
 from .examples import Worst
 from .geometry import geometry
 from .issues import Answers
-from .layers import LayerChoice, Place, resolve, survey
+from .layers import LayerChoice, resolve
 from .noise import expected_calibration_error
 from .refine import refine
 from .rows import MEMORY

@@ -379,15 +379,19 @@ def verdict(summary: Mapping[str, Any], table: pd.DataFrame) -> str:
 
 def _verdict_on_features(summary: Mapping[str, Any], what: str) -> str:
     """Say what was found where there is no network to compare with."""
-    chosen, wrong = summary["selected"], summary["wrong_label_share"]
-    what = f"{what[0].upper()}{what[1:]} of the features, chosen without clean labels,"
+    chosen, wrong, noise = summary["selected"], summary["wrong_label_share"], summary["noise"]
+    start = f"{what[0].upper()}{what[1:]} of the features, chosen without clean labels,"
     fitted = f" Of the training labels {wrong:.1%} are wrong." if wrong is not None else ""
     if chosen["test_accuracy"] is not None:
-        return f"{what} gets {chosen['test_accuracy']:.1%} of the test labels.{fitted}"
-    seen = "training" if chosen["criterion"] == "training data" else "held-out"
+        return f"{start} gets {chosen['test_accuracy']:.1%} of the test labels.{fitted}"
+    if noise is None or noise["hopeless"]:
+        return (
+            f"{start} agrees with {chosen['criterion_accuracy']:.1%} of {chosen['n']:,} noisy labels"
+            + ("; the labels say no more than chance." if noise is not None else ".")
+        )
     return (
-        f"{what} agrees with {chosen['criterion_accuracy']:.1%} of {chosen['n']:,} noisy {seen} "
-        f"labels.{fitted}"
+        f"{start} is estimated to be right for {noise['accuracy']:.1%} "
+        f"({noise['accuracy_low']:.1%} to {noise['accuracy_high']:.1%}).{fitted}"
     )
 
 

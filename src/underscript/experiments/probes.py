@@ -14,8 +14,9 @@ from torch import Tensor
 
 from .._capture import undisturbed
 from .._stream import Source, stream
+from .._survey import Place, survey
 from ..baselines import BASELINES, MomentBaseline, NearestNeighbours, row_moments, vote
-from ..layers import Place, resolve, survey
+from ..layers import resolve
 from ..moments import statistics_for
 from ..spectra import ClassSpectrum, Cut, solve
 from ..subspace import MinimumAngleSubspaceClassifier, PrincipalVectorClassifier

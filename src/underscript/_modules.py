@@ -1,0 +1,55 @@
+"""What modules are, told by class and name: activations, blocks with attention, shortcuts."""
+
+import re
+from collections import Counter
+
+from torch import nn
+
+__all__ = ["is_activation", "parts_of_blocks"]
+
+# Probabilities over classes or attention weights, not representations.
+_NOT_ACTIVATIONS = (nn.Softmax, nn.Softmax2d, nn.LogSoftmax, nn.Softmin, nn.MultiheadAttention)
+_ACTIVATION_NAME = re.compile(r"relu|gelu|silu|swish|mish|tanh|sigmoid|elu|activation", re.I)
+
+_ATTENTION_NAME = re.compile(r"attention|attn", re.I)
+# What a shortcut beside a residual block is made of: it holds no more than what goes into it.
+_LINEAR = (
+    nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d,
+    nn.AvgPool2d, nn.Identity,
+)  # fmt: skip
+
+
+def parts_of_blocks(model: nn.Module) -> set[str]:
+    """Name the modules inside a block with attention, and the linear shortcuts beside blocks."""
+    modules = dict(model.named_modules())
+    attention = {name for name, module in modules.items() if name and _is_attention(module)}
+    blocks: Counter[str] = Counter()
+    for name in attention:
+        parent = name.rpartition(".")[0]
+        if parent not in attention:
+            blocks[parent] += 1
+    # A block attends once, or twice where it also looks elsewhere; more make a model.
+    starts = tuple(f"{name}." for name, times in blocks.items() if name and times <= 2)
+    return {
+        name
+        for name, module in modules.items()
+        if name.startswith(starts) or (type(module) is nn.Sequential and _is_linear(module))
+    }
+
+
+def _is_attention(module: nn.Module) -> bool:
+    return bool(_ATTENTION_NAME.search(type(module).__name__))
+
+
+def _is_linear(module: nn.Module) -> bool:
+    leaves = [part for part in module.modules() if next(part.children(), None) is None]
+    return all(isinstance(leaf, _LINEAR) for leaf in leaves)
+
+
+def is_activation(module: nn.Module) -> bool:
+    if isinstance(module, _NOT_ACTIVATIONS):
+        return False
+    if type(module).__module__ == "torch.nn.modules.activation":
+        return True
+    own = next(module.parameters(), None) is not None
+    return not own and bool(_ACTIVATION_NAME.search(type(module).__name__))

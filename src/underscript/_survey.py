@@ -1,0 +1,329 @@
+"""What one forward pass shows: every place where a layer can be read, and how many classes."""
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ._capture import (
+    Path,
+    Tap,
+    first_tensor,
+    may_be_logits,
+    model_input,
+    named_logits,
+    tensors_in,
+    undisturbed,
+)
+from ._device import device_of
+from ._modules import is_activation, parts_of_blocks
+from ._pooling import PoolChoice, as_pools, can_pool, token_mask
+from ._stream import Batch, forward, placed
+from .errors import ModelError
+
+__all__ = ["INPUT", "Place", "Survey", "survey"]
+
+INPUT = "input"
+
+
+@dataclass(frozen=True)
+class Place:
+    """A layer as seen in one forward pass over an example.
+
+    `shape` is that of one sample; `key` tells whether two places hold the same tensor; `weighted`
+    is true of the output of a module with a weight matrix (linear, convolution).
+    """
+
+    tap: Tap
+    module_class: str
+    shape: tuple[int, ...]
+    order: int
+    key: tuple[int, int, int]
+    weighted: bool = False
+    candidate: bool = False
+    default: bool = False
+
+    @property
+    def width(self) -> int:
+        """Number of values a sample when flattened."""
+        return int(torch.Size(self.shape).numel())
+
+    @property
+    def spot(self) -> tuple[str, str, int, Path]:
+        """Where it is, however it is read."""
+        return self.tap.module, self.tap.side, self.tap.call, self.tap.path
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What one forward pass shows: the places that a tap can read, in order, and the classes.
+
+    `pools` says how tokens are read that no name says it of, and `tokens` how many the batch's
+    mask has, if it has one.
+    """
+
+    whole: list[Place]
+    n_classes: int
+    pools: tuple[str, ...] = ("flatten",)
+    tokens: int | None = None
+
+    @property
+    def all_places(self) -> list[Place]:
+        """Every input and output, read as `pools` says."""
+        return [place for each in self.whole for place in self.read(each)]
+
+    @property
+    def places(self) -> list[Place]:
+        """Every output, and those inputs of modules (``name:input``) that are defaults."""
+        return [place for place in self.all_places if place.default or place.tap.side != "input"]
+
+    def read(self, place: Place) -> list[Place]:
+        """Return a place as `pools` says; what has no tokens as it is."""
+        if place.tap.side == "model":
+            return [self._input(place)]
+        read = [self.read_as(place, pool) for pool in self.pools]
+        return [each for each in read if each is not None] or [place]
+
+    def read_as(self, place: Place, pool: str) -> Place | None:
+        """Return a place read in one way, or None if it has no tokens to read so."""
+        if pool == "flatten":
+            return place
+        if place.tap.side == "model" and pool == self._input(place).tap.pool:
+            return self._input(place)
+        return _pooled(place, pool) if can_pool(place.shape, pool, self.tokens) else None
+
+    def _input(self, place: Place) -> Place:
+        """Return the control of all layers: one, under one name, without padding."""
+        masked = self.tokens is not None and can_pool(place.shape, "mean", self.tokens)
+        if not masked or self.pools == ("flatten",):
+            return place
+        mean = _pooled(place, "mean")
+        return replace(mean, tap=replace(mean.tap, name=INPUT))
+
+
+def survey(
+    model: nn.Module,
+    batch: Batch,
+    device: torch.device | None = None,
+    pool: PoolChoice = None,
+) -> Survey:
+    """Run one batch and note every module's inputs and outputs.
+
+    Places with no floating tensor, or whose first dimension is not the batch, are left out.
+    Without `pool` the mean is taken of tokens that the batch has a mask for.
+
+    Raises
+    ------
+    DataError
+        If a pool is unknown, or the mask is none.
+    ModelError
+        If the model raises or returns no logits.
+    """
+    pools = as_pools(pool)
+    mask = None if pools == ("flatten",) else token_mask(batch, "example")
+    pools = pools or (("flatten",) if mask is None else ("mean",))
+    recorder = _Recorder(batch.size)
+    device = device or device_of(model)
+    # Converted first, so that the input and what the first layer takes are one tensor.
+    batch = placed(model, batch, device)
+    with undisturbed(model), recorder.watch(model):
+        logits = forward(model, batch, device, "example")
+    _check_readout(recorder, batch.size)
+    whole = _mark_defaults(_with_input(recorder.named(), batch), model)
+    return Survey(whole, logits.shape[1], pools, None if mask is None else mask.shape[1])
+
+
+def _pooled(place: Place, pool: str) -> Place:
+    """Return a place of tokens or feature maps, pooled."""
+    width = place.shape[0] if len(place.shape) == 3 else place.shape[1]
+    tap = replace(place.tap, name=f"{place.tap.name}@{pool}", width=width, pool=pool)
+    return replace(place, tap=tap, shape=(width,))
+
+
+class _Recorder:
+    """Notes every module's inputs and outputs during one forward pass."""
+
+    def __init__(self, size: int):
+        self.size = size
+        self.places: list[Place] = []
+        self.calls: Counter[tuple[str, str]] = Counter()
+        # Held until the end, so that no storage is used twice and identity means sameness.
+        self.held: list[Tensor] = []
+        self.order = 0
+        self.output: Any = None
+
+    def watch(self, model: nn.Module) -> "_Watch":
+        return _Watch(self, model)
+
+    def note(self, name: str, module: nn.Module, side: Any, value: Any) -> None:
+        """Add the places of one call; the call is counted even if it gives none."""
+        call = self.calls[name, side]
+        self.calls[name, side] += 1
+        self.order += 1
+        leaf = next(module.children(), None) is None
+        weight = getattr(module, "weight", None)
+        parts = list(tensors_in(value)) if side == "output" else []
+        if side == "input":
+            first = first_tensor(value)
+            parts = [] if first is None else [((), first)]
+        usable = [(path, t) for path, t in parts if t.ndim and len(t) == self.size and t.numel()]
+        for number, (path, tensor) in enumerate(usable):
+            self.held.append(tensor)
+            tap = Tap(name, name, side, call, path)
+            self.places.append(
+                Place(
+                    tap,
+                    type(module).__name__,
+                    tuple(tensor.shape[1:]),
+                    self.order,
+                    # In-place operations raise the version: same memory, other values.
+                    _key(tensor),
+                    weighted=leaf and isinstance(weight, Tensor) and weight.ndim > 1,
+                    candidate=number == 0
+                    and side == "output"
+                    and (not leaf or is_activation(module)),
+                )
+            )
+
+    def named(self) -> list[Place]:
+        """Return the places with their final names, now that the number of calls is known."""
+        named = []
+        for place in self.places:
+            tap = place.tap
+            calls = self.calls[tap.module, tap.side]
+            # A module that is called "input" must not hide the model's own input.
+            several = calls > 1 or (tap.module == INPUT and tap.side == "output")
+            name = tap.module + (":input" if tap.side == "input" else "")
+            name += (f"#{tap.call}" if several else "") + _path_suffix(tap.path)
+            named.append(
+                replace(place, tap=replace(tap, name=name, calls=calls, width=place.width))
+            )
+        return named
+
+
+class _Watch:
+    """Hooks on every module, of the root on its output alone; removed on exit."""
+
+    def __init__(self, recorder: _Recorder, model: nn.Module):
+        self.recorder, self.model = recorder, model
+        self.handles: list[Any] = []
+
+    def __enter__(self) -> None:
+        for name, module in self.model.named_modules():
+            if name:
+                self.handles += self._hooks(name, module)
+        self.handles.append(self.model.register_forward_hook(self._end))
+
+    def _end(self, _module: nn.Module, _args: Any, output: Any) -> None:
+        self.recorder.output = output
+
+    def _hooks(self, name: str, module: nn.Module) -> list[Any]:
+        def before(_module: nn.Module, args: Any, kwargs: Any) -> None:
+            self.recorder.note(name, module, "input", (args, kwargs))
+
+        def after(_module: nn.Module, _args: Any, output: Any) -> None:
+            self.recorder.note(name, module, "output", output)
+
+        return [
+            module.register_forward_pre_hook(before, with_kwargs=True),
+            module.register_forward_hook(after),
+        ]
+
+    def __exit__(self, *_error: object) -> None:
+        for handle in self.handles:
+            handle.remove()
+
+
+def _with_input(places: list[Place], batch: Batch) -> list[Place]:
+    value = model_input(batch, "example")
+    # Token numbers are names, not quantities: they are no representation to decode.
+    tokens = value.dtype in (torch.int64, torch.int32, torch.bool)
+    key = _key(value)
+    shape = tuple(value.shape[1:])
+    tap = Tap(INPUT, "", "model", width=torch.Size(shape).numel())
+    whole = Place(tap, "(input)", shape, 0, key,
+                  default=not tokens)  # fmt: skip
+    return [whole, *places]
+
+
+def _mark_defaults(places: list[Place], model: nn.Module) -> list[Place]:
+    """Mark the input, each block's or activation's output and the read-out's input, each once.
+
+    A block with attention is read at its end only, where the parts have been added up; a shortcut
+    beside a block not at all.
+
+    A model that has neither blocks nor activation modules (its forward calls functions) gets the
+    inputs of its weighted modules instead: what its functions left for the next layer.
+    """
+    outputs = [place for place in places if place.weighted and place.tap.side == "output"]
+    readout = max(outputs, key=lambda place: place.order, default=None)
+    end = readout.order if readout else len(places) + 1
+    within = parts_of_blocks(model)
+    chosen = [
+        place
+        for place in places
+        if place.candidate and place.order < end and place.tap.module not in within
+    ]
+    if not chosen:
+        chosen = [p for p in places if p.weighted and p.tap.side == "input" and p.order < end]
+    if readout:
+        chosen += [
+            place
+            for place in places
+            if place.tap.side == "input"
+            and (place.tap.module, place.tap.call) == (readout.tap.module, readout.tap.call)
+        ]
+    taken = {places[0].key} if places[0].default else set()
+    # Of several names for one tensor, the outermost: a stage rather than its last block; but a
+    # block rather than a part of a whole model's answer.
+    best: dict[tuple[int, int, int], Place] = {}
+    for place in chosen:
+        if place.key in taken:
+            continue
+        rival = best.get(place.key)
+        if rival is None or _depth(place) < _depth(rival):
+            best[place.key] = place
+    names = {place.tap.name for place in best.values()}
+    return [replace(p, default=p.default or p.tap.name in names) for p in places]
+
+
+def _check_readout(seen: _Recorder, size: int) -> None:
+    """Refuse a model that returns several things, where the first need not be the logits.
+
+    Raises
+    ------
+    ModelError
+        If it has several read-outs, or returns something else before its only one.
+    """
+    if named_logits(seen.output) is not None:
+        return
+    found = [(path, t) for path, t in tensors_in(seen.output) if may_be_logits(t, size)]
+    weighted = {p.key for p in seen.places if p.weighted and p.tap.side == "output"}
+    ends = [path for path, tensor in found if _key(tensor) in weighted]
+    if len(ends) > 1 or (ends and ends[0] != found[0][0]):
+        what = ", ".join(f"output{_path_suffix(path)} {tuple(t.shape)}" for path, t in found)
+        raise ModelError(
+            f"example: the model returned {what}, of which "
+            f"{' and '.join(f'output{_path_suffix(path)}' for path in ends)} may be its logits; "
+            'return one, or a dict that calls it "logits". Only single-label classifiers can be '
+            "decoded"
+        )
+
+
+def _key(tensor: Tensor) -> tuple[int, int, int]:
+    return tensor.data_ptr(), tensor.numel(), _version(tensor)
+
+
+def _version(tensor: Tensor) -> int:
+    # Tensors made in inference mode do not count their in-place changes.
+    return 0 if tensor.is_inference() else tensor._version
+
+
+def _depth(place: Place) -> tuple[bool, bool, int]:
+    return place.tap.side == "input", bool(place.tap.path), place.tap.module.count(".")
+
+
+def _path_suffix(path: Path) -> str:
+    return "".join(f'["{step}"]' if isinstance(step, str) else f"[{step}]" for step in path)
