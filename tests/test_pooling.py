@@ -308,3 +308,32 @@ def test_pool_on_the_command_line(tmp_path, monkeypatch, capsys):
     assert found["settings"]["layers"] == ["encoder.layers.0@last", "encoder@mean"]
     assert main([*command, "--pool", "most"]) == 2
     assert "pool: expected some of flatten, first, mean, last" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("pool", WAYS)
+def test_the_module_finds_the_mask_by_name_or_place(pool, tmp_path):
+    data = texts(80)
+    found = decode(loader(data), layers="blocks.*", pool=pool)
+    batch = padded(texts(9, seed=1), length=8)
+    ids, mask = batch["input_ids"], batch["attention_mask"]
+    expected = found.best.decision_function(loader(texts(9, seed=1)))
+    with torch.no_grad():
+        for values in (
+            found.best.module(ids, mask),
+            found.best.module(input_ids=ids, attention_mask=mask),
+            found.best.module(ids, attention_mask=mask),
+        ):
+            np.testing.assert_allclose(values.numpy(), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_an_exported_decoder_leaves_padding_out(tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime", reason="the extra underscript[onnx]")
+    found = decode(loader(texts(80), length=8), layers="blocks.*", pool=("first", "mean", "last"))
+    found.best.export(tmp_path / "d.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "d.onnx", providers=["CPUExecutionProvider"])
+    for side in ("left", "right"):
+        batch = padded(texts(9, seed=1), length=8, side=side)
+        inputs = {name: batch[name].numpy() for name in ("input_ids", "attention_mask")}
+        (values,) = session.run(None, inputs)
+        expected = found.best.decision_function(loader(texts(9, seed=1)))
+        np.testing.assert_allclose(values, expected, rtol=1e-2, atol=1e-3)

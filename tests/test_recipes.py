@@ -22,9 +22,7 @@ PAGE = (ROOT / "docs" / "recipes.md").read_text()
 def run(tmp_path, monkeypatch):
     """Run an example as a user does, in an empty folder; give what it defines."""
     monkeypatch.chdir(tmp_path)
-    return lambda name: runpy.run_path(
-        str(ROOT / "examples" / f"{name}.py"), run_name="__main__"
-    )
+    return lambda name: runpy.run_path(str(ROOT / "examples" / f"{name}.py"), run_name="__main__")
 
 
 def assert_much_better(found: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ Everything fitted is a buffer, so it moves with ``.to(device)``, and every step 
 """
 
 import copy
+import inspect
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -62,6 +63,9 @@ class DecodedModule(nn.Module):
                 f"the model ({type(network).__name__}) cannot be copied: {reason}"
             ) from error
         self.taps = tuple(taps)
+        # A mask of tokens is known by its name, also where it is not given by it.
+        kinds = inspect.signature(network.forward).parameters.values()
+        self.names = [each.name for each in kinds if each.kind is each.POSITIONAL_OR_KEYWORD]
         self.head = _head_of(estimator, self.taps[0].name)
         self.eval()
 
@@ -74,7 +78,8 @@ class DecodedModule(nn.Module):
         given = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
         if not given or not given[0].ndim:
             raise DataError("expected a tensor of inputs, shape (n, …); found none")
-        batch = Batch(args, kwargs, None, None, given[0].shape[0])
+        named = {**dict(zip(self.names, args, strict=False)), **kwargs}
+        batch = Batch(args[len(self.names) :], named, None, None, given[0].shape[0])
         # A pass that is traced must end; what it computes in vain is cut from the graph.
         stop = not torch.compiler.is_compiling()
         with capture(self.network, self.taps, stop=stop) as tapped:
