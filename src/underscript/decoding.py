@@ -386,8 +386,8 @@ def _verdict_on_features(summary: Mapping[str, Any], what: str) -> str:
         return f"{start} gets {chosen['test_accuracy']:.1%} of the test labels.{fitted}"
     if noise is None or noise["hopeless"]:
         return (
-            f"{start} agrees with {chosen['criterion_accuracy']:.1%} of {chosen['n']:,} noisy labels"
-            + ("; the labels say no more than chance." if noise is not None else ".")
+            f"{start} agrees with {chosen['criterion_accuracy']:.1%} of {chosen['n']:,} noisy "
+            "labels" + ("; the labels say no more than chance." if noise is not None else ".")
         )
     return (
         f"{start} is estimated to be right for {noise['accuracy']:.1%} "
