@@ -214,8 +214,17 @@ def _data(options: argparse.Namespace) -> None:
 
 
 def _report(options: argparse.Namespace) -> None:
-    page = options.folder / "report.html"
-    load(options.folder).report(page)
+    from .experiments.pages import remade
+    from .report import render_beside, write_page
+
+    folder, *others = options.folders
+    page = options.out or (Path("comparison.html") if others else folder / "report.html")
+    if others:
+        write_page(page, render_beside({str(each): load(each) for each in options.folders}))
+    elif (again := remade(folder)) is not None:
+        write_page(page, again)
+    else:
+        load(folder).report(page)
     if options.json:
         _print_json({"report": str(page)})
     else:
@@ -348,8 +357,11 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument("name", metavar="NAME", help=names)
     data.add_argument("--root", type=Path, metavar="DIR")
 
-    report = _command(commands, "report", _report, "make report.html of a run folder again")
-    report.add_argument("folder", type=Path, metavar="DIR")
+    about = "make the report of a run, grid or study again, or put runs side by side"
+    report = _command(commands, "report", _report, about)
+    report.add_argument("folders", type=Path, metavar="DIR", nargs="+")
+    report.add_argument("--out", type=Path, metavar="FILE",
+        help="default: DIR/report.html, of several runs comparison.html")  # fmt: skip
     add_repair(commands, _command)
     return parser
 

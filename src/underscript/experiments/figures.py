@@ -12,7 +12,7 @@ from .._files import whole_file
 from ..plots import COLOURS
 from .plan import Plan
 
-__all__ = ["depth_figure", "write_figures"]
+__all__ = ["depth_figure", "study_figure", "write_figures"]
 
 # What a panel shows: experiment, network, subspaces, legend, colour, dash, marker.
 CURVES = (
@@ -23,7 +23,7 @@ CURVES = (
 )
 
 
-def depth_figure(plan: Plan, summary: pd.DataFrame) -> Figure:
+def depth_figure(plan: Plan, summary: pd.DataFrame, most: int = 3) -> Figure:
     """Draw test accuracy against depth, with the standard deviation over runs as bars.
 
     Parameters
@@ -32,6 +32,8 @@ def depth_figure(plan: Plan, summary: pd.DataFrame) -> Figure:
         Whose pair and layers are drawn.
     summary : pandas.DataFrame
         From `summarise`.
+    most : int
+        Panels side by side.
 
     Returns
     -------
@@ -40,9 +42,9 @@ def depth_figure(plan: Plan, summary: pd.DataFrame) -> Figure:
     rows = summary[(summary["split"] == "test") & summary["experiment"].isin(["E1", "E2", "E3"])]
     degrees = sorted(rows["corruption"].unique())
     layers = [layer for layer in plan.pair.layers if layer in set(rows["layer"])]
-    columns = min(3, len(degrees))
+    columns = min(most, len(degrees))
     lines = -(-len(degrees) // columns)
-    size = max(5.2, 0.6 + 2.5 * columns), 1.2 + 2.15 * lines
+    size = max(4.2 if most == 1 else 5.2, 0.6 + 2.5 * columns), 1.2 + 2.15 * lines
     figure = Figure(figsize=size, layout="constrained")
     figure.patch.set_facecolor(COLOURS["paper"])
     grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
@@ -62,7 +64,7 @@ def depth_figure(plan: Plan, summary: pd.DataFrame) -> Figure:
         list(handles.values()),
         list(handles),
         loc="outside upper center",
-        ncols=min(3, columns),
+        ncols=max(min(3, columns), 1),
         fontsize=8,
         frameon=False,
     )
@@ -93,13 +95,77 @@ def _panel(ax: Axes, rows: pd.DataFrame, layers: list[str]) -> dict[str, Any]:
         ax.axhspan(level - sd, level + sd, color=COLOURS["faint"], alpha=0.35, linewidth=0)
         handles["the network itself"] = ax.axhline(level, color=COLOURS["ink"], linewidth=1)
     ax.set_xticks(at, layers, rotation=30 if len(layers) > 5 else 0)
-    ax.set_ylim(0, 101)
     ax.set_xlim(-0.3, len(layers) - 0.7)
+    _quiet(ax)
+    return handles
+
+
+# What a panel of the study shows: column, chosen by, legend, colour, dash, marker.
+STUDY = (
+    ("model", None, "the network itself", "ink", (0, (6, 3)), "x"),
+    ("masc", None, "MASC 0.99, best layer (oracle)", "plain", (0, (4, 1.2, 1, 1.2)), "D"),
+    ("rival", None, "best published-kind probe (oracle)", "true", "-", "s"),
+    ("accuracy", "training data", "chosen on the training data", "muted", (0, (3, 1.5)), "^"),
+    ("accuracy", "holdout", "chosen on a hold-out", "given", "-", "o"),
+)
+
+
+def study_figure(networks: pd.DataFrame, most: int = 3) -> Figure:
+    """Draw test accuracy against the corruption degree, a panel for each setting and noise.
+
+    Parameters
+    ----------
+    networks : pandas.DataFrame
+        From `study_table`: means over its runs are drawn, with the standard deviation as bars.
+    most : int
+        Panels side by side.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    panels = list(networks.groupby(["setting", "noise"], sort=False))
+    columns = min(most, len(panels))
+    lines = -(-len(panels) // columns)
+    size = max(4.2, 0.6 + 2.5 * columns), 1.3 + 2.15 * lines
+    figure = Figure(figsize=size, layout="constrained")
+    grid = figure.subplots(lines, columns, sharey=True, squeeze=False)
+    handles: dict[str, Any] = {}
+    for place, ax in enumerate(grid.flat):
+        if place >= len(panels):
+            ax.set_visible(False)
+            continue
+        (setting, noise), rows = panels[place]
+        for column, by, name, colour, dash, marker in STUDY:
+            some = rows if by is None else rows[rows["chosen_by"] == by]
+            if not len(some):
+                continue
+            found = some.groupby("corruption")[column].agg(["mean", "std"])
+            handles[name] = ax.errorbar(
+                found.index, 100 * found["mean"], yerr=100 * found["std"].fillna(0),
+                color=COLOURS[colour], linestyle=dash, marker=marker, markersize=4,
+                linewidth=2.2 if by == "holdout" else 1.3, capsize=2,
+            )  # fmt: skip
+        ax.set_title(f"{setting}, {noise} noise", fontsize=9, color=COLOURS["ink"])
+        _quiet(ax)
+        ax.set_xticks(sorted(rows["corruption"].unique()))
+        ax.set_xlim(-0.06, 1.06)
+        ax.set_xlabel("corruption degree c", fontsize=8, color=COLOURS["muted"])
+    for ax in grid[:, 0]:
+        ax.set_ylabel("test accuracy, %", fontsize=8, color=COLOURS["ink"])
+    figure.legend(
+        list(handles.values()), list(handles), loc="outside upper center",
+        ncols=max(1, min(3, columns)), fontsize=8, frameon=False,
+    )  # fmt: skip
+    return figure
+
+
+def _quiet(ax: Axes) -> None:
+    ax.set_ylim(0, 101)
     ax.grid(axis="y", color=COLOURS["grid"], linewidth=0.8)
     ax.tick_params(labelsize=8, colors=COLOURS["muted"], length=0)
     for side in ("top", "right"):
         ax.spines[side].set_visible(False)
-    return handles
 
 
 def write_figures(plan: Plan, summary: pd.DataFrame, out: Path) -> list[Path]:

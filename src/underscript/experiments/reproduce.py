@@ -13,6 +13,7 @@ from .._made_with import machine, versions
 from .comparison import compare, read_published, verdict
 from .figures import write_figures
 from .grid import run_grid
+from .pages import reproduction_page, write_tables
 from .plan import Plan
 from .shown import Shown, markdown, shown_tables
 from .tables import (
@@ -135,6 +136,8 @@ def reproduce(
     tables = shown_tables(plan, *parts)
     everything = shown_tables(plan, *parts, geometry=geometry, training=True)
     write_text(out / "tables.md", markdown(everything))
+    write_tables(everything, out)
+    write_text(out / "report.html", reproduction_page(plan, summary, about, everything))
     found = Reproduction(models, results, summary, both, about, tables)
     text = json.dumps(found.as_dict(), indent=2, allow_nan=False)
     write_text(out / "results.json", text + "\n")

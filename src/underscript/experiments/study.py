@@ -17,6 +17,7 @@ from .._files import write_text
 from .._made_with import machine, versions
 from ..errors import DataError
 from .grid import run_grid
+from .pages import study_page, write_tables
 from .plan import Plan
 from .shown import Shown, markdown, plus_minus
 from .tables import finished
@@ -153,6 +154,8 @@ def run_study(
     write_text(out / "study.csv", networks.to_csv(index=False))
     write_text(out / "bars.csv", reached.to_csv(index=False))
     write_text(out / "study.md", markdown(tables))
+    write_tables(tables, out)
+    write_text(out / "report.html", study_page(networks, reached, about, tables))
     write_text(out / "study.json", as_json(about))
     return Study(networks, reached, about, tables)
 

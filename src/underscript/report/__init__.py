@@ -4,10 +4,12 @@ Everything is made from what the run folder holds and from nothing else, so that
 again at any time. The numbers, their order and the words are decided once, for page and terminal.
 """
 
+from ._beside import render_beside
 from ._facts import KeyNumber, key_numbers
 from ._layers import LayerGroup, LayerRow, layer_groups
 from ._page import page_of, write_page
 from ._run import notebook, render_report, write_report
+from ._svg import inline_figure
 from ._terminal import console_table, terminal_report
 
 __all__ = [
@@ -15,10 +17,12 @@ __all__ = [
     "LayerGroup",
     "LayerRow",
     "console_table",
+    "inline_figure",
     "key_numbers",
     "layer_groups",
     "notebook",
     "page_of",
+    "render_beside",
     "render_report",
     "terminal_report",
     "write_page",

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from ..plots import COLOURS
 
-__all__ = ["inline"]
+__all__ = ["inline", "inline_figure"]
 
 
 def inline(
@@ -32,15 +32,22 @@ def inline(
     shows, for those who cannot see it; `kind` is a class of the style sheet.
     """
     figure = Figure(figsize=inches, layout="constrained")
+    ax = figure.subplots()
+    with warnings.catch_warnings():
+        _let_glyphs_miss()
+        draw(ax)
+    return inline_figure(figure, name, label=label, kind=kind)
+
+
+def inline_figure(figure: Figure, name: str, *, label: str, kind: str = "") -> Markup:
+    """Return a whole figure as SVG to be put into a page; see `inline`."""
     FigureCanvasSVG(figure)
     drawn = io.BytesIO()
     with (
         mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}),
         warnings.catch_warnings(),
     ):
-        # The page's fonts are the browser's; that matplotlib's own lacks a glyph is no matter.
-        warnings.filterwarnings("ignore", message="Glyph .* missing")
-        draw(figure.subplots())
+        _let_glyphs_miss()
         figure.savefig(drawn, format="svg", metadata={"Date": None}, transparent=True)
     root = ET.fromstring(drawn.getvalue())
     width, height = root.attrib["viewBox"].split()[2:]
@@ -71,6 +78,11 @@ def inline(
     root.attrib |= {"role": "img", "aria-label": label}
     # Markup, as the text in it was escaped by matplotlib and again by ElementTree.
     return Markup(ET.tostring(root, encoding="unicode"))
+
+
+def _let_glyphs_miss() -> None:
+    # The page's fonts are the browser's; that matplotlib's own lacks a glyph is no matter.
+    warnings.filterwarnings("ignore", message="Glyph .* missing")
 
 
 def _own_font(found: re.Match[str]) -> str:
