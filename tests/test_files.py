@@ -28,7 +28,8 @@ from underscript.errors import ModelError, OutputError
 X, Y = models.data("rows", 200)
 GIVEN = us.corrupt_labels(Y, 0.4, seed=1)
 FILES = [
-    "candidates.csv", "decoder/config.json", "decoder/model.safetensors", "examples/examples.json",
+    "candidates.csv", "decoder/config.json", "decoder/model.safetensors",
+    "decoder/readout.safetensors", "examples/examples.json",
     "geometry.csv", "label_issues.csv", "layers.csv", "report.html", "results.json",
 ]  # fmt: skip
 

@@ -95,6 +95,8 @@ class Work:
     factors: dict[View, dict[float, Covariance]] = field(default_factory=dict)
     centres: dict[View, Tensor] = field(default_factory=dict)
     kept: list[tuple[Views, Tensor, Tensor]] | None = None
+    means: dict[View, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    ones: dict[View, Tensor] = field(default_factory=dict)
     held_inputs: NDArray[np.uint64] | None = None
     train_inputs: list[NDArray[np.uint64]] = field(default_factory=list)
 
@@ -157,13 +159,20 @@ class Work:
         fitted = {}
         for view, mine in sums.items():
             means, counts = mine.total(self.task.team)
+            self.means[view] = means, counts
             for ridge, covariance in self.factors[view].items():
                 candidate = Candidate(number, view.layer, view.n_features, ridge)
                 fitted[candidate] = covariance.discriminant(means, counts)
         return fitted
 
     def forget(self) -> None:
-        """Drop rows and factors: nothing more will be fitted."""
+        """Drop rows and factors: nothing more will be fitted.
+
+        What can make up for a bias is kept.
+        """
+        for view, factors in self.factors.items():
+            if not view.n_features:
+                self.ones[view] = factors[min(factors)].one()
         self.kept = None
         self.factors.clear()
 

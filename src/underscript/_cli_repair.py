@@ -7,8 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ._files import write_tensors, write_text
 from ._user import load_model, load_object
 from .decoding import load
+from .repair import BIASES, WEIGHTS
 
 __all__ = ["add_repair"]
 
@@ -33,6 +35,19 @@ def add_repair(commands: Any, add_command: AddCommand) -> None:
                         help="where to take a few inputs from")  # fmt: skip
     export.add_argument("--out", type=Path, required=True, metavar="FILE.onnx")
 
+    about = "write the model's weights with its last linear layer rewritten"
+    transfer = add_command(commands, "transfer", _transfer, about)
+    _add_run(transfer)
+    _add_model(transfer)
+    transfer.add_argument("--weights-from", choices=WEIGHTS,
+                          help="default: what noisy labels prefer")  # fmt: skip
+    transfer.add_argument("--bias", choices=BIASES, help="default: what noisy labels prefer")
+    transfer.add_argument("--out", type=Path, required=True, metavar="FILE.safetensors")
+
+    relabel = add_command(commands, "relabel", _relabel, "write a run's cleaned labels as CSV")
+    _add_run(relabel)
+    relabel.add_argument("--out", type=Path, required=True, metavar="FILE.csv")
+
 
 def _add_run(command: argparse.ArgumentParser) -> None:
     command.add_argument("folder", type=Path, metavar="RUN", help="a run folder")
@@ -43,6 +58,22 @@ def _export(options: argparse.Namespace) -> None:
     best.export(options.out, load_object(options.example, "--example"))
     _tell(options, {"onnx": str(options.out), "layers": list(best.layers), "probe": best.probe},
           f"{options.out}: answers as torch does, for batches of any size")  # fmt: skip
+
+
+def _transfer(options: argparse.Namespace) -> None:
+    found = load(options.folder, load_model(options.model, options.weights))
+    repaired = found.transfer(options.weights_from, options.bias)
+    write_tensors(options.out, repaired.state_dict())
+    told = found.summary["transfer"]
+    _tell(options, {**told, "out": str(options.out)}, f"{options.out}: {told['reason']}")
+
+
+def _relabel(options: argparse.Namespace) -> None:
+    cleaned = load(options.folder).relabel()
+    write_text(options.out, cleaned.to_csv())
+    changed = int(cleaned["changed"].sum())
+    _tell(options, {"out": str(options.out), "n": len(cleaned), "changed": changed},
+          f"{options.out}: {changed:,} of {len(cleaned):,} labels changed")  # fmt: skip
 
 
 def _tell(options: argparse.Namespace, found: dict[str, Any], line: str) -> None:

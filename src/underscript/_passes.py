@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -26,6 +26,9 @@ from .rows import MEMORY, ClassRows
 from .selection import Key, Score, held_out_tenth
 from .subspace import PROBES, nearest_together
 
+if TYPE_CHECKING:
+    from .repair import Choosing
+
 logger = logging.getLogger(__name__)
 
 Decoders = dict[Key, SubspaceClassifier | CombinedDiscriminant]
@@ -47,6 +50,8 @@ class Task:
     memory: int = MEMORY
     team: Team = ALONE
     paths: dict[str, str] = field(default_factory=dict)
+    # Fitted whether or not it is among the probes.
+    extra: Key | None = None
 
     @property
     def taps(self) -> list[Tap]:
@@ -57,6 +62,9 @@ class Task:
         for probe in self.probes:
             shares: tuple[float | None, ...] = self.shares if probe == "masc" else (None,)
             keys += [Key(layer, probe, share, labels) for share in shares]
+        extra = self.extra
+        if extra is not None and extra not in keys and extra[::3] == (layer, labels):
+            keys.append(extra)
         return keys
 
     def given(self, batch: Batch, source: Source) -> Labels:
@@ -262,13 +270,15 @@ def count(
     calibration: Key | None = None,
     noise: Noise | None = None,
     worst: Worst | None = None,
+    choosing: "Choosing | None" = None,
 ) -> Counts:
     """Run a source once and count right answers; of the watched decoder keep every answer.
 
     The watched decoder's `worst` samples are kept too, if asked for.
 
     Of the decoder whose `calibration` is asked for, keep how sure it is and whether it is right.
-    The noise, where it was estimated, says how good the watched samples' labels are.
+    The noise, where it was estimated, says how good the watched samples' labels are. `choosing`
+    tries what could be the network's read-out.
     """
     counts = Counts()
     origins = None if noise is None else came_from(noise)
@@ -297,6 +307,7 @@ def count(
                 counts.chances.append(
                     (chances.max(1).values, chances.argmax(1) == torch.from_numpy(sets["given"]))
                 )
+            decoded = None
             if watch is not None:
                 decoder, mine = decoders[watch], rows_for(watch.layer, rows.layers)
                 said = Answers.of(decoder, mine, sets["given"], rows.batch, origins)
@@ -304,6 +315,9 @@ def count(
                 gathered.add(said)
                 if worst is not None:
                     worst.add(rows.batch, said)
+                decoded = said.predicted
+            if choosing is not None:
+                choosing.see(source.role, rows, sets["given"], decoded)
     counts.watched = gathered.all()
     counts = counts.together(task.team)
     if not counts.n:

@@ -23,6 +23,7 @@ from .errors import ModelError, OutputError
 from .examples import Example, load_examples, save_examples
 from .geometry import COLUMNS as GEOMETRY
 from .issues import COLUMNS
+from .repair import ReadOut
 from .subspace import PROBES
 
 __all__ = ["TABLE_COLUMNS", "Run", "is_run", "read_run", "write_run"]
@@ -46,6 +47,7 @@ class Run(NamedTuple):
     candidates: pd.DataFrame | None
     geometry: pd.DataFrame | None = None
     examples: Sequence[Example] = ()
+    read_out: ReadOut | str = ""
 
 
 def is_run(folder: Path) -> bool:
@@ -70,6 +72,8 @@ def write_run(run: Run, folder: Path, *, onnx: bool = False) -> None:
     save_examples(run.examples, folder / "examples")
     (folder / "decoder").mkdir()
     _write_decoder(run.best, folder / "decoder")
+    if isinstance(run.read_out, ReadOut):
+        write_tensors(folder / "decoder" / "readout.safetensors", run.read_out.tensors)
     if onnx:
         run.best.export(folder / "decoder" / ONNX_FILE)
 
@@ -117,12 +121,13 @@ def read_run(folder: Path, model: nn.Module | None) -> Run:
         there = (folder / "examples").exists()
         examples = load_examples(folder / "examples") if there else []
         best = _read_decoder(folder / "decoder", model)
+        read_out = _read_read_out(folder / "decoder", summary["transfer"])
     except OutputError:
         raise
     except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise OutputError(f"{folder}: the run is damaged: {reason}; make it again") from error
-    return Run(table, summary, best, issues, candidates, geometry, examples)
+    return Run(table, summary, best, issues, candidates, geometry, examples, read_out)
 
 
 def _read_table(path: Path) -> pd.DataFrame:
@@ -178,6 +183,12 @@ def _write_decoder(best: Decoder, folder: Path) -> None:
     }
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     write_tensors(folder / "model.safetensors", best.estimator.tensors())
+
+
+def _read_read_out(folder: Path, told: Mapping[str, Any]) -> ReadOut | str:
+    if "impossible" in told:
+        return str(told["impossible"])
+    return ReadOut.restored(told, safetensors.torch.load_file(folder / "readout.safetensors"))
 
 
 def _read_decoder(folder: Path, model: nn.Module | None) -> Decoder:

@@ -35,8 +35,9 @@ from .issues import Answers
 from .layers import LayerChoice, resolve
 from .noise import expected_calibration_error
 from .refine import refine
+from .repair import Choosing, Target, find_read_out
 from .rows import MEMORY
-from .selection import held_out_tenth, select
+from .selection import Key, held_out_tenth, select
 from .subspace import PROBES, MinimumAngleSubspaceClassifier
 
 # So many training inputs are remembered, to export the decoder with.
@@ -184,6 +185,11 @@ def decode(
     task = Task(
         places, tuple(probes), shares, kinds, seen.n_classes, place, seed, progress, budget, team
     )
+    target = find_read_out(seen, network, places)
+    if isinstance(target, Target):
+        vectors = Key(target.layer, "velpic", None, "corrupted")
+        task = replace(task, extra=vectors)
+    choosing: Choosing | None = None
     notes = Notes()
     records: list[dict[str, Any]] = []
     answers: list[Answers] = []
@@ -194,6 +200,11 @@ def decode(
         with clock("fit"):
             hold_out = holdout is None and not auto
             trained, selecting, n = fit(network, task, sources["train"], notes, "", hold_out)
+        if isinstance(target, Target):
+            choosing = Choosing(target, trained[vectors])
+            if "velpic" not in probes:
+                trained.pop(vectors)
+                selecting.pop(vectors, None)
         if auto:
             with clock("refine"):
                 # The input votes even where it is not decoded.
@@ -201,10 +212,14 @@ def decode(
                 refined = refine(network, voting, whole, sources, n, notes, asked)
                 trained |= refined.keyed([place.tap.name for place in places])
                 choice, noise = refined.selection, refined.noise
+                if choosing is not None:
+                    choosing.add(refined.fitted, refined.work)
         else:
             with clock("select"):
                 if holdout is not None:
-                    counts = count(network, task, sources["holdout"], trained, "choosing")
+                    counts = count(
+                        network, task, sources["holdout"], trained, "choosing", choosing=choosing
+                    )
                     records += counts.records("trained", task, trained, "holdout")
                     choice = select(counts.scores, "holdout")
                 else:
@@ -227,6 +242,7 @@ def decode(
                     network, task, sources[role], tried, f"decoding {role}",
                     watch=watch, calibration=sure, noise=noise,
                     worst=None if watch is None else worst,
+                    choosing=None if role == "test" else choosing,
                 )  # fmt: skip
                 worst = counts.worst or worst
                 if counts.chances:
@@ -251,6 +267,7 @@ def decode(
             and (key.variance, key.subspace_labels) == (shares[0], "corrupted")
         }
         shapes = geometry(subspaces, best.layers[:1]) if subspaces else None
+    read_out = str(target) if choosing is None else choosing.finish(team)
     del trained, selecting
     if controls:
         with clock("random twin"), undisturbed(network):
@@ -281,6 +298,7 @@ def decode(
         candidates=candidates,
         shapes=shapes,
         examples=worst.examples(),
+        read_out=read_out,
         layers=[
             {"layer": p.tap.name, "width": p.width, "path": task.paths[p.tap.name]} for p in places
         ],
@@ -310,7 +328,9 @@ def _control(
     With `voters` it is refined as the network itself is.
     """
     # The input is the same for both networks.
-    task = replace(task, places=[place for place in task.places if place.tap.side != "model"])
+    task = replace(
+        task, extra=None, places=[place for place in task.places if place.tap.side != "model"]
+    )
     if not task.places:
         return []
     records: list[dict[str, Any]] = []

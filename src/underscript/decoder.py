@@ -186,6 +186,13 @@ class Decoder:
         export_onnx(module, batch, path, about)
 
     def _model(self) -> nn.Module:
+        """Return the model.
+
+        Raises
+        ------
+        ModelError
+            If it was loaded without one.
+        """
         if self.model is None and all(tap.side == "model" for tap in self.taps):
             return Features(len(self.estimator.classes_))
         if self.model is None:

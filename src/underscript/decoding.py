@@ -18,9 +18,11 @@ from ._intervals import of_share
 from ._made_with import machine, peak_memory, versions
 from ._run_folder import TABLE_COLUMNS, Run, is_run, read_run, write_run
 from .decoder import Decoder
+from .errors import ModelError
 from .examples import Example
 from .issues import Answers, confused_pairs, summarised
 from .noise import Noise
+from .repair import ReadOut, relabelled, transfer
 from .selection import Selection
 
 
@@ -58,10 +60,11 @@ class Decoding:
         candidates: pd.DataFrame | None,
         geometry: pd.DataFrame | None = None,
         examples: Sequence[Example] = (),
+        read_out: ReadOut | str = "",
     ):
         self.table, self.summary, self.best = table, summary, best
         self.candidates, self.geometry, self.examples = candidates, geometry, list(examples)
-        self._issues = issues
+        self._issues, self._read_out = issues, read_out
 
     def __repr__(self) -> str:
         return f"Decoding({self.summary['verdict']!r})"
@@ -160,6 +163,45 @@ class Decoding:
         where = None if path is None else Path(path)
         return pred_probs(self.best, train, index, where, self.summary["model"]["class_names"])
 
+    def relabel(self) -> pd.DataFrame:
+        """Return cleaned labels: the decoder's where a given one is probably wrong.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One row a sample, in the data set's order and with its index: `given_label`, `label`
+            (the cleaned one), `confidence` (the probability that it is right, 0 to 1; with
+            ``auto=False`` only a ranking) and `changed`.
+        """
+        return relabelled(self._issues, bool(self.summary["settings"]["auto"]))
+
+    def transfer(self, weights: str | None = None, bias: str | None = None) -> nn.Module:
+        """Return a copy of the model whose last linear layer is rewritten, all else as it was.
+
+        What is written, and why, is in ``summary["transfer"]``.
+
+        Parameters
+        ----------
+        weights : {"discriminant", "velpic", "own"}, optional
+            The refined discriminant of the layer's input, the class vectors of VeLPIC, or the
+            weights as they are; by default what agrees best with the decoded labels, unless a
+            hold-out clearly prefers another.
+        bias : {"refitted", "zero", "kept"}, optional
+            By default as `weights`. A discriminant's bias is folded into its weights where it is
+            to be zero.
+
+        Raises
+        ------
+        ModelError
+            If the last layer is not linear or its input was not decoded; or there is no model, or
+            another one than was decoded.
+        DataError
+            If there is no such option for this layer.
+        """
+        if isinstance(self._read_out, str):
+            raise ModelError(f"nothing can be transferred: {self._read_out}")
+        return transfer(self.best._model(), self._read_out, weights, bias)
+
     def report(self, path: str | os.PathLike[str]) -> None:
         """Write one offline HTML file.
 
@@ -196,7 +238,7 @@ class Decoding:
     def write_into(self, folder: Path, *, onnx: bool = False) -> None:
         """Write the files of a run into an existing empty folder; see `save`."""
         run = Run(self.table, self.summary, self.best, self._issues, self.candidates,
-                  self.geometry, self.examples)  # fmt: skip
+                  self.geometry, self.examples, self._read_out)  # fmt: skip
         write_run(run, folder, onnx=onnx)
         self.report(folder / "report.html")
 
@@ -234,6 +276,7 @@ def describe(
     candidates: pd.DataFrame | None,
     shapes: pd.DataFrame | None,
     examples: Sequence[Example],
+    read_out: ReadOut | str,
     layers: list[dict[str, Any]],
     n_classes: int,
     class_names: Sequence[str] | None,
@@ -305,6 +348,7 @@ def describe(
         },
         "selected": selected,
         "oracle": oracle,
+        "transfer": ({"impossible": read_out} if isinstance(read_out, str) else read_out.summary()),
         "gain_points": gain,
         "wrong_label_share": wrong_label_share,
         "noise": None if noise is None else noise.summary(),
@@ -322,7 +366,7 @@ def describe(
     summary["verdict"] = verdict(summary, table)
     flagged = set(issues.index[issues["is_label_issue"]])
     shown = [example for example in examples if example.index in flagged]
-    return Decoding(table, summary, best, issues, candidates, shapes, shown)
+    return Decoding(table, summary, best, issues, candidates, shapes, shown, read_out)
 
 
 def verdict(summary: Mapping[str, Any], table: pd.DataFrame) -> str:

@@ -192,6 +192,16 @@ class Covariance:
         regular.diagonal().add_(amount)
         self._factor = torch.linalg.cholesky(regular)
 
+    def one(self) -> Float[Tensor, " width"]:
+        r"""Return the vector whose products with rows are nearest to 1, float32.
+
+        With mean m and covariance C, by least squares: :math:`C^{-1} m / (1 + m^T C^{-1} m)`.
+        """
+        mean = self.mean.to(self._factor)
+        found = torch.cholesky_solve(mean[:, None], self._factor)[:, 0]
+        vector: Tensor = (found / (1 + mean @ found)).float()
+        return vector
+
     def discriminant(self, means: Tensor, counts: Tensor) -> Linear:
         r"""Return the linear discriminant of classes with these means and counts.
 
