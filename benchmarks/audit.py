@@ -31,7 +31,7 @@ SAMPLES = 2_000
 # Kinds of noise, and their degrees.
 NOISE = {"symmetric": (0.0, 0.2, 0.4, 0.6, 0.8), "pair": (0.2, 0.4), "instance": (0.3,)}
 CELL = ["setting", "noise", "corruption"]
-# Ours, measure by measure; all but the last two are in per cent.
+# Ours, measure by measure.
 MEASURES = {
     "auroc": "AUROC", "average_precision": "average precision",
     "precision_at_errors": "precision at the number of errors", "f1": "F1",
@@ -126,17 +126,17 @@ def bars(found: pd.DataFrame) -> pd.DataFrame:
 
 
 def shown(found: pd.DataFrame, reached: pd.DataFrame) -> list[Shown]:
-    """Return AUROC by way, our own measures, time, and the bars."""
+    """Return the measures by way, all of ours, time, and the bars."""
     noisy = found[found["errors"] > 0]
     ways = list(dict.fromkeys(noisy["way"]))
-    by_way, ours, seconds = [], [], []
-    for key, group in noisy.groupby(CELL, sort=False):
-        setting, noise, degree = key
-        head = (str(setting), str(noise), f"{degree:g}", str(group["run"].nunique()))
-        each = {way: group[group["way"] == way] for way in ways}
-        by_way.append((*head, *(_share(each[way]["auroc"]) for way in ways)))
-        ours.append((*head, *(_share(each[OURS][name]) for name in MEASURES)))
-        seconds.append((*head, *(f"{each[way]['cpu_seconds'].mean():.1f}" for way in ways)))
+    cells = [
+        ((str(key[0]), str(key[1]), f"{key[2]:g}", str(group["run"].nunique())), group)
+        for key, group in noisy.groupby(CELL, sort=False)
+    ]
+
+    def each(group: pd.DataFrame, measure: str) -> list[str]:
+        return [_share(group[group["way"] == way][measure]) for way in ways]
+
     head = ("setting", "noise", "c", "runs")
     clean = found[(found["errors"] == 0) & (found["way"] == OURS)]
     flagged = [
@@ -147,13 +147,29 @@ def shown(found: pd.DataFrame, reached: pd.DataFrame) -> list[Shown]:
         (row["bar"], row["reached"], "yes" if row["met"] else "no")
         for row in reached.to_dict("records")
     ]
+    by_way = [
+        Shown(f"{what}, %", (*head, *ways), [(*cell, *each(group, name)) for cell, group in cells])
+        for name, what in (
+            ("auroc", "AUROC of the ranking"), ("f1", "F1 of what each way flags"),
+            ("precision_at_errors", "Precision of as many as there are errors"),
+            ("proposed_right", "Proposed label right, on the errors"),
+        )
+    ]  # fmt: skip
+    ours = [
+        (*cell, *(_share(group[group["way"] == OURS][name]) for name in MEASURES))
+        for cell, group in cells
+    ]
+    seconds = [
+        (*cell, *(f"{group[group['way'] == way]['cpu_seconds'].mean():.1f}" for way in ways))
+        for cell, group in cells
+    ]
     return [
-        Shown("AUROC of the ranking, in hundredths", (*head, *ways), by_way),
-        Shown("underscript, in per cent", (*head, *MEASURES.values()), ours),
+        *by_way,
+        Shown("underscript, %", (*head, *MEASURES.values()), ours),
         Shown("Processor seconds, the network given", (*head, *ways), seconds),
         Shown("Nothing wrong (c = 0): flagged, %", ("setting", "runs", "flagged"), flagged),
         Shown("Bars; cells are means over runs", ("bar", "reached", "met"), lines),
-    ]  # fmt: skip
+    ]
 
 
 def _share(values: pd.Series) -> str:

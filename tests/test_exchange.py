@@ -12,6 +12,7 @@ import torch
 from sklearn.datasets import load_digits
 
 import underscript as us
+from underscript import _audit
 from underscript._class_names import for_spreadsheets, for_terminals, read_names
 from underscript._exchange import write_spreadsheet
 from underscript.cli import main
@@ -245,3 +246,22 @@ def test_audit_tells_counts_pairs_the_worst_and_where_the_csv_is(tmp_path, monke
     (tmp_path / "names.json").write_text(json.dumps(NASTY[:4]))
     assert main([*command[:-1], "other"]) == 2
     assert "expected 10 names" in capsys.readouterr().err
+
+
+def test_where_labels_are_chance_audit_says_so_and_flags_none():
+    model, x, _, _ = case()
+    chance = np.random.default_rng(0).integers(0, 10, len(x))
+    mine = us.decode(model, (x, chance), controls=False, progress=False)
+    assert mine.summary["label_issues"]["beyond_decoding"]
+    assert not mine.label_issues()["is_label_issue"].any()
+    assert _audit.said(mine).startswith("The labels say no more than chance: ")
+    assert _audit.said(mine).endswith("None is flagged.")
+
+
+def test_without_probabilities_audit_says_that_it_flags_all_that_is_contradicted():
+    model, x, given, _ = case()
+    masc = us.decode(model, (x, given), controls=False, progress=False, auto=False)
+    issues = masc.label_issues()
+    assert (issues["is_label_issue"] == (issues["margin"] < 0)).all()
+    assert "all that the decoder contradicts" in _audit.said(masc)
+    assert len(_audit.worst(masc)) == 20
