@@ -33,7 +33,7 @@ DEFAULTS = {
     ],
     "functional": ["input", "fc2:input", "readout:input"],
     "transformer": [
-        "encoder.layers.0", "encoder", "head:input",
+        "input", "encoder.layers.0", "encoder", "head:input",
     ],
     "attention": ["input", "attn[0]", "head:input"],
     "conv-only": ["input", "act"],

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 import models
 import underscript as us
 from test_layers import captured
-from underscript._pooling import POOLS, pooled
+from underscript._pooling import POOLS, places_for, pooled, words
 from underscript.cli import main
 from underscript.errors import DataError, LayerError
 
@@ -56,13 +56,13 @@ def texts(n: int = 60, seed: int = 0) -> list[tuple[list[int], int]]:
 
 def padded(batch: list[tuple[list[int], int]], length: int = 0, side: str = "right") -> dict:
     """Collate to one length: that of the longest text, or more."""
-    length = max(length, *(len(words) for words, _ in batch))
+    length = max(length, *(len(text) for text, _ in batch))
     ids, mask = [], []
-    for words, _ in batch:
-        rest = length - len(words)
+    for text, _ in batch:
+        rest = length - len(text)
         filled, ones = [PAD] * rest, [0] * rest
-        ids.append(words + filled if side == "right" else filled + words)
-        mask.append([1] * len(words) + ones if side == "right" else ones + [1] * len(words))
+        ids.append(text + filled if side == "right" else filled + text)
+        mask.append([1] * len(text) + ones if side == "right" else ones + [1] * len(text))
     return {
         "input_ids": torch.tensor(ids),
         "attention_mask": torch.tensor(mask),
@@ -123,6 +123,24 @@ def test_pooling_can_be_exported(pool):
     torch.testing.assert_close(program.module()(x, mask), Pool()(x, mask))
 
 
+@given(seed=st.integers(0, 2**32 - 1), tokens=st.integers(1, 30), masked=st.booleans())
+@pytest.mark.parametrize("vocabulary", [8, 50_000])
+def test_words_are_counted(vocabulary, seed, tokens, masked):
+    rng = np.random.default_rng(seed)
+    numbers = rng.integers(0, vocabulary, (3, tokens))
+    mask = rng.random((3, tokens)) < 0.7
+    mask[:, rng.integers(tokens)] = True
+    width = places_for(vocabulary)
+    assert width == (8 if vocabulary == 8 else 1024)
+    expected = np.zeros((3, width))
+    for row, text, kept in zip(expected, numbers, mask, strict=True):
+        for number in text[kept] if masked else text:
+            row[number % width] += 1 if number // width % 2 == 0 else -1
+        row /= kept.sum() if masked else tokens
+    found = words(torch.from_numpy(numbers), torch.from_numpy(mask) if masked else None, width)
+    np.testing.assert_allclose(found.numpy(), expected, atol=1e-6)
+
+
 # Through the model --------------------------------------------------------------------------
 
 
@@ -146,7 +164,9 @@ def test_rows_are_those_of_each_text_alone_without_padding(pool):
 
 
 def test_a_mask_makes_the_mean_the_default_and_the_head_stays_as_it_is():
-    assert list(rows_of(padded(texts(5)))) == ["blocks.0@mean", "blocks.1@mean", "head:input"]
+    assert list(rows_of(padded(texts(5)))) == [
+        "input", "blocks.0@mean", "blocks.1@mean", "head:input",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -257,6 +277,38 @@ def test_results_and_saved_decoder_say_how_tokens_are_read(tmp_path):
     )  # fmt: skip
 
 
+def test_the_input_of_a_text_classifier_is_its_words(tmp_path):
+    data = texts(120)
+    rows = rows_of(padded(data, 9, "left"), "input")["input"]
+    assert rows.shape == (120, 32)  # an exact count for 20 words
+    for row, (text, _) in zip(rows, data, strict=True):
+        for number in range(20):
+            assert row[number] == pytest.approx(text.count(number) / len(text))
+    # The control that the report names, which needs no network.
+    found = decode(loader(data), test=loader(texts(60, seed=1)), controls=True)
+    control = found.table[(found.table["layer"] == "input") & (found.table["split"] == "test")]
+    assert control["accuracy"].max() > 0.9
+    alone = decode(loader(data), layers="input")
+    alone.save(tmp_path / "run")
+    new = texts(30, seed=1)
+    assert np.mean(us.load(tmp_path / "run").best.predict(loader(new)) == [k for _, k in new]) > 0.9
+
+
+def test_whole_numbers_that_no_embedding_takes_are_no_words():
+    class Counts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = models.mlp()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.body(x.float())
+
+    x = torch.arange(3 * models.WIDTH).reshape(3, -1)
+    first = us.list_layers(Counts(), x).iloc[0]
+    assert (first["layer"], first["shape"]) == ("input", (models.WIDTH,))
+    assert torch.equal(captured(Counts(), x, "input")["input"], x.float())
+
+
 def test_embedded_tokens_are_a_control_without_their_padding():
     """Texts that come as vectors of words: the input is pooled too, and keeps its name."""
 
@@ -297,7 +349,7 @@ def test_pool_on_the_command_line(tmp_path, monkeypatch, capsys):
     assert main([*command, "--pool", "first,mean"]) == 0
     shown = json.loads(capsys.readouterr().out)
     assert [row["layer"] for row in shown if row["default"]] == [
-        "encoder.layers.0@first", "encoder.layers.0@mean", "encoder@first", "encoder@mean",
+        "input", "encoder.layers.0@first", "encoder.layers.0@mean", "encoder@first", "encoder@mean",
         "head:input",
     ]  # fmt: skip
     command = ["decode", "--model", "mine.py:build", "--train", "mine.py:train", "--no-controls",

@@ -91,7 +91,7 @@ def test_a_text_classifier_is_read_at_its_blocks_without_padding(run, capsys, tm
         for pool in ("first", "mean")
     ]
     decoding = found["decoding"]
-    assert decoding.summary["settings"]["layers"] == [*layers, "bert.pooler"]
+    assert decoding.summary["settings"]["layers"] == ["input", *layers, "bert.pooler"]
     # One text a batch has no padding at all.
     from torch.utils.data import DataLoader
 

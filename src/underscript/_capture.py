@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ._pooling import MASK, POOLS, pooled, token_mask
+from ._pooling import MASK, POOLS, WORDS, pooled, token_mask, words
 from .errors import LayerError, ModelError
 
 if TYPE_CHECKING:
@@ -40,8 +40,8 @@ class Tap:
         How many calls one forward pass makes, as seen when the layers were listed.
     width : int
         Values a row, as seen then; 0 where it is not known.
-    pool : {"flatten", "first", "mean", "last"}
-        How a sample's tokens become one row.
+    pool : {"flatten", "first", "mean", "last", "words"}
+        How a sample's tokens become one row; an input of word numbers is read as its words.
     """
 
     name: str
@@ -54,7 +54,7 @@ class Tap:
     pool: str = "flatten"
 
     def __post_init__(self) -> None:
-        if self.pool not in POOLS:  # a saved decoder may have been edited
+        if self.pool not in (*POOLS, WORDS):  # a saved decoder may have been edited
             raise ValueError(f"pool: expected one of {', '.join(POOLS)}; found {self.pool!r}")
 
 
@@ -255,6 +255,8 @@ def _as_rows(value: Tensor, tap: Tap, mask: Tensor | None) -> Tensor:
     float16, bfloat16 and integers become float32, in which they are exact or nearly so; sums
     over samples are float64 (see `moments`).
     """
+    if tap.pool == WORDS:
+        return words(value, mask, tap.width)
     dtype = torch.float64 if value.dtype == torch.float64 else torch.float32
     if tap.pool != "flatten":
         return pooled(value.to(dtype), tap.pool, mask, tap.name).clone()

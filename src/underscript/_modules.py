@@ -12,6 +12,7 @@ _NOT_ACTIVATIONS = (nn.Softmax, nn.Softmax2d, nn.LogSoftmax, nn.Softmin, nn.Mult
 _ACTIVATION_NAME = re.compile(r"relu|gelu|silu|swish|mish|tanh|sigmoid|elu|activation", re.I)
 
 _ATTENTION_NAME = re.compile(r"attention|attn", re.I)
+_SHORTCUT_NAME = re.compile(r"shortcut|downsample", re.I)
 # What a shortcut beside a residual block is made of: it holds no more than what goes into it.
 _LINEAR = (
     nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d,
@@ -33,12 +34,20 @@ def parts_of_blocks(model: nn.Module) -> set[str]:
     return {
         name
         for name, module in modules.items()
-        if name.startswith(starts) or (type(module) is nn.Sequential and _is_linear(module))
+        if name.startswith(starts) or _is_shortcut(name, module)
     }
 
 
 def _is_attention(module: nn.Module) -> bool:
     return bool(_ATTENTION_NAME.search(type(module).__name__))
+
+
+def _is_shortcut(name: str, module: nn.Module) -> bool:
+    # A class of the user's own may call functions that are not linear.
+    known = type(module) is nn.Sequential or _SHORTCUT_NAME.search(
+        f"{name.rpartition('.')[2]} {type(module).__name__}"
+    )
+    return bool(known) and _is_linear(module)
 
 
 def _is_linear(module: nn.Module) -> bool:

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
 
 # `flatten` keeps all values side by side; the others are of one token's width.
 POOLS = ("flatten", "first", "mean", "last")
+# How the input of a network that embeds words is read: which words there are, and how often.
+WORDS = "words"
+# So many words at most have a place of their own; of more, several share one.
+_PLACES = 1024
 # Under this name a batch says which tokens are words (1) and which are padding (0).
 MASK = "attention_mask"
 
@@ -114,3 +118,22 @@ def pooled(value: Tensor, pool: str, mask: Tensor | None, name: str) -> Tensor:
         number = number.flip(0)
     at = (mask * number).argmax(1)
     return value.gather(1, at[:, None, None].expand(-1, 1, value.shape[2]))[:, 0]
+
+
+def places_for(vocabulary: int) -> int:
+    """Return the width of a row of words, a power of two, for a vocabulary of this size."""
+    return min(_PLACES, 1 << max(vocabulary - 1, 1).bit_length())
+
+
+def words(numbers: Tensor, mask: Tensor | None, width: int) -> Tensor:
+    """Return the shares of a text's words, float32 (n, width), of word numbers (n, tokens).
+
+    A word's place is its number modulo `width`, where it counts as −1 every other time around: a
+    count sketch, in which words that share a place cancel on average (Charikar, Chen and
+    Farach-Colton 2002). Vocabularies number frequent words first, which so stay apart.
+    """
+    sign = 1.0 - 2.0 * (torch.div(numbers, width, rounding_mode="floor") % 2).float()
+    kept = torch.ones_like(sign) if mask is None else mask.to(sign)
+    rows = torch.zeros(numbers.shape[0], width, device=numbers.device)
+    rows = rows.scatter_add(1, (numbers % width).long(), sign * kept)
+    return rows / kept.sum(1, keepdim=True)

@@ -19,7 +19,7 @@ from ._capture import (
 )
 from ._device import device_of
 from ._modules import is_activation, parts_of_blocks
-from ._pooling import PoolChoice, as_pools, can_pool, token_mask
+from ._pooling import WORDS, PoolChoice, as_pools, can_pool, places_for, token_mask
 from ._stream import Batch, forward, placed
 from .errors import ModelError
 
@@ -131,7 +131,7 @@ def survey(
     with undisturbed(model), recorder.watch(model):
         logits = forward(model, batch, device, "example")
     _check_readout(recorder, batch.size)
-    whole = _mark_defaults(_with_input(recorder.named(), batch), model)
+    whole = _mark_defaults(_with_input(recorder.named(), batch, model), model)
     return Survey(whole, logits.shape[1], pools, None if mask is None else mask.shape[1])
 
 
@@ -236,15 +236,16 @@ class _Watch:
             handle.remove()
 
 
-def _with_input(places: list[Place], batch: Batch) -> list[Place]:
+def _with_input(places: list[Place], batch: Batch, model: nn.Module) -> list[Place]:
     value = model_input(batch, "example")
-    # Token numbers are names, not quantities: they are no representation to decode.
-    tokens = value.dtype in (torch.int64, torch.int32, torch.bool)
-    key = _key(value)
-    shape = tuple(value.shape[1:])
-    tap = Tap(INPUT, "", "model", width=torch.Size(shape).numel())
-    whole = Place(tap, "(input)", shape, 0, key,
-                  default=not tokens)  # fmt: skip
+    shape, pool = tuple(value.shape[1:]), "flatten"
+    # Such numbers may be names of words, which are no quantities: words are counted instead.
+    numbers = value.dtype in (torch.int64, torch.int32, torch.bool)
+    embedded = [each for each in model.modules() if isinstance(each, nn.Embedding)]
+    if numbers and len(shape) == 1 and embedded:
+        shape, pool = (places_for(max(each.num_embeddings for each in embedded)),), WORDS
+    tap = Tap(INPUT, "", "model", width=torch.Size(shape).numel(), pool=pool)
+    whole = Place(tap, "(input)", shape, 0, _key(value), default=not numbers or pool == WORDS)
     return [whole, *places]
 
 

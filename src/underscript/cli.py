@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from . import __version__, _audit
@@ -190,7 +190,9 @@ def _layers(options: argparse.Namespace) -> None:
     if options.json:
         _print_json(found.to_dict("records"))
         return
-    table = Table("layer", "module", "shape of one sample", "width", "decoded by default")
+    # Folded, not cut: a name is there to be copied.
+    name = Column("layer", overflow="fold")
+    table = Table(name, "module", "shape of one sample", "width", "decoded by default")
     for row in found.to_dict("records"):
         shape = " × ".join(map(str, row["shape"]))
         table.add_row(

@@ -16,7 +16,7 @@ import pandas as pd
 from torch import nn
 
 from ._capture import Tap, undisturbed
-from ._pooling import POOLS, PoolChoice
+from ._pooling import POOLS, WORDS, PoolChoice
 from ._stream import Source
 from ._survey import INPUT, Place, Survey, survey
 from .errors import LayerError
@@ -100,7 +100,7 @@ def resolve(seen: Survey, model: nn.Module, layers: LayerChoice) -> list[Place]:
         if not patterns:
             raise LayerError("expected at least one layer name; found none")
         found = [place for pattern in patterns for place in _read(seen, modules, pattern)]
-    flat = all(place.tap.pool == "flatten" for place in found)
+    flat = all(place.tap.pool in ("flatten", WORDS) for place in found)
     if flat and seen.tokens is None and seen.pools != ("flatten",):
         raise LayerError(
             f"pool: expected a layer of tokens, shape (tokens, width), to take the "
@@ -108,8 +108,9 @@ def resolve(seen: Survey, model: nn.Module, layers: LayerChoice) -> list[Place]:
         )
     spots = {place.spot: number for number, place in enumerate(places)}
     by_name = {place.tap.name: place for place in found}
+    ways = [*POOLS, WORDS]
     return sorted(
-        by_name.values(), key=lambda place: (spots[place.spot], POOLS.index(place.tap.pool))
+        by_name.values(), key=lambda place: (spots[place.spot], ways.index(place.tap.pool))
     )
 
 
