@@ -13,6 +13,7 @@ from .errors import UnderscriptError, UnderscriptWarning
 from .from_sklearn import from_sklearn
 from .layers import list_layers
 from .moments import ClassMoments
+from .retrain import Retrained, retrain
 from .subspace import MinimumAngleSubspaceClassifier, PrincipalVectorClassifier
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "Decoding",
     "MinimumAngleSubspaceClassifier",
     "PrincipalVectorClassifier",
+    "Retrained",
     "RidgeDiscriminant",
     "UnderscriptError",
     "UnderscriptWarning",
@@ -29,6 +31,7 @@ __all__ = [
     "list_layers",
     "load",
     "plots",
+    "retrain",
 ]
 
 

@@ -291,7 +291,7 @@ def extract_logits(output: Any, size: int, where: str) -> Tensor:
             f"{where}: expected logits of shape ({size}, classes) with at least 2 classes; the "
             f"model returned {tuple(found.shape)}. Only single-label classifiers can be decoded"
         )
-    return found.detach().float() if found.dtype != torch.float64 else found.detach()
+    return found.float() if found.dtype != torch.float64 else found
 
 
 def named_logits(output: Any) -> Tensor | None:

@@ -11,6 +11,7 @@ from ._files import write_tensors, write_text
 from ._user import load_model, load_object
 from .decoding import load
 from .repair import BIASES, WEIGHTS
+from .retrain import retrain
 
 __all__ = ["add_repair"]
 
@@ -48,6 +49,21 @@ def add_repair(commands: Any, add_command: AddCommand) -> None:
     _add_run(relabel)
     relabel.add_argument("--out", type=Path, required=True, metavar="FILE.csv")
 
+    about = "train the model on for a few epochs on a run's cleaned labels"
+    again = add_command(commands, "retrain", _retrain, about)
+    _add_run(again)
+    _add_model(again)
+    add = again.add_argument
+    add("--train", required=True, metavar="FILE.py:train", help="what the run decoded")
+    add("--holdout", metavar="FILE.py:val", help="noisy labels, not trained on: says when to stop")
+    add("--test", metavar="FILE.py:test", help="chooses nothing")
+    add("--epochs", type=int, default=10, help="at most (default 10)")
+    add("--learning-rate", type=float, default=3e-4, help="Adam's at the start (default 3e-4)")
+    add("--batch-size", type=int, default=128)
+    add("--seed", type=int, default=0)
+    add("--device", help="such as cpu or cuda; default: where the model is")
+    add("--out", type=Path, required=True, metavar="FILE.safetensors")
+
 
 def _add_run(command: argparse.ArgumentParser) -> None:
     command.add_argument("folder", type=Path, metavar="RUN", help="a run folder")
@@ -63,7 +79,8 @@ def _export(options: argparse.Namespace) -> None:
 def _transfer(options: argparse.Namespace) -> None:
     found = load(options.folder, load_model(options.model, options.weights))
     repaired = found.transfer(options.weights_from, options.bias)
-    write_tensors(options.out, repaired.state_dict())
+    weights = {name: value.clone() for name, value in repaired.state_dict().items()}
+    write_tensors(options.out, weights)
     told = found.summary["transfer"]
     _tell(options, {**told, "out": str(options.out)}, f"{options.out}: {told['reason']}")
 
@@ -74,6 +91,27 @@ def _relabel(options: argparse.Namespace) -> None:
     changed = int(cleaned["changed"].sum())
     _tell(options, {"out": str(options.out), "n": len(cleaned), "changed": changed},
           f"{options.out}: {changed:,} of {len(cleaned):,} labels changed")  # fmt: skip
+
+
+def _retrain(options: argparse.Namespace) -> None:
+    found = retrain(
+        load_model(options.model, options.weights),
+        load_object(options.train, "--train"),
+        load(options.folder),
+        _optional(options.holdout, "--holdout"),
+        _optional(options.test, "--test"),
+        epochs=options.epochs,
+        learning_rate=options.learning_rate,
+        batch_size=options.batch_size,
+        seed=options.seed,
+        device=options.device,
+    )
+    found.save(options.out)
+    _tell(options, {**found.summary, "out": str(options.out)}, f"{options.out}: {found.verdict}")
+
+
+def _optional(spec: str | None, what: str) -> Any:
+    return None if spec is None else load_object(spec, what)
 
 
 def _tell(options: argparse.Namespace, found: dict[str, Any], line: str) -> None:

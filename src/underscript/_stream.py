@@ -225,11 +225,41 @@ class Source:
                     f"{self.role}: {what} has {len(array)} entries; the data has {position} samples"
                 )
 
-    def _read(self) -> Iterator[Any]:
+    def reordered(self, places: Labels, size: int) -> Iterator[Batch]:
+        """Read the samples at some places of the data set, in any order, in batches of a size.
+
+        Raises
+        ------
+        DataError
+            If the data can only be read from their start to their end, or they raise.
+        """
+        reader: Any = self._reader
+        if isinstance(reader, _ArrayBatches):
+            raw: Iterator[Any] = reader.at(places, size)
+        elif self.ordered and self.length is not None and hasattr(reader, "batch_sampler"):
+            chosen = DataLoader(
+                Subset(reader.dataset, places.tolist()), size, collate_fn=reader.collate_fn,
+                num_workers=reader.num_workers,
+                generator=torch.Generator(),  # not the one that dropout draws from
+            )  # fmt: skip
+            raw = iter(chosen)
+        else:
+            raise DataError(
+                f"{self.role}: expected data that can be read in any order, a Dataset with a "
+                "length or arrays; found data that come one after another"
+            )
+        done = 0
+        for number, each in enumerate(self._read(raw)):
+            batch = _as_batch(each, f"{self.role}, batch {number}", done, self._names)
+            index = places[done : done + batch.size] if batch.index is None else batch.index
+            done += batch.size
+            yield replace(batch, index=index)
+
+    def _read(self, reader: Any = None) -> Iterator[Any]:
         """Give what the reader gives; what it raises is about the user's data."""
         number = 0
         try:
-            for raw in self._reader:
+            for raw in self._reader if reader is None else reader:
                 yield raw
                 number += 1
         except UnderscriptError:
@@ -338,12 +368,14 @@ def known_index(batch: Batch, where: str, what: str, index: Labels | None = None
     return index
 
 
-def forward(model: nn.Module, batch: Batch, device: torch.device, where: str) -> Tensor:
-    """Run one batch and return its logits, shape (n, K)."""
+def forward(
+    model: nn.Module, batch: Batch, device: torch.device, where: str, *, grad: bool = False
+) -> Tensor:
+    """Run one batch and return its logits, shape (n, K); with `grad` they can be trained on."""
     batch = placed(model, batch, device)
     args, kwargs = batch.args, batch.kwargs
     try:
-        with torch.no_grad():
+        with torch.set_grad_enabled(grad):
             output = model(*args, **kwargs)
     except Exception as error:
         if isinstance(error, torch.cuda.OutOfMemoryError):
@@ -442,6 +474,17 @@ class _ArrayBatches:
         other = copy.copy(self)
         other.stretch = stretch
         return other
+
+    def at(self, places: Labels, size: int) -> Iterator[Any]:
+        """Give the samples at some places, so many at a time."""
+        for start in range(0, len(places), size):
+            chosen = places[start : start + size]
+            if isinstance(self.inputs, Tensor):
+                inputs = self.inputs[torch.from_numpy(chosen).to(self.inputs.device)]
+            else:
+                found = self.inputs[chosen]
+                inputs = torch.from_numpy(found.astype(found.dtype.newbyteorder("=")))
+            yield inputs if self.labels is None else (inputs, self.labels[chosen])
 
     def __iter__(self) -> Iterator[Any]:
         for start in range(self.stretch.start, self.stretch.stop, self.batch_size):

@@ -1,0 +1,363 @@
+"""The network trained on for a few epochs on cleaned labels; noisy ones say when to stop."""
+
+import copy
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ._device import as_device, device_of
+from ._files import write_tensors
+from ._labels import Labels, as_labels
+from ._made_with import versions
+from ._stream import Batch, Source, forward, progress_bar
+from .decoding import Decoding
+from .errors import DataError, LabelError, ModelError
+from .selection import held_out_tenth
+
+__all__ = ["Retrained", "retrain"]
+
+# Samples a batch where accuracies are measured.
+_MEASURED = 512
+
+
+@dataclass(frozen=True)
+class Retrained:
+    """What `retrain` made.
+
+    Attributes
+    ----------
+    model : torch.nn.Module
+        A copy of the model, trained on; each module in the mode that it was in.
+    history : pandas.DataFrame
+        One row an epoch, 0 being before: `epoch`, `loss`, `choice_accuracy` (what stopped it),
+        `test_accuracy` (where test data were given; it chose nothing) and `chosen`.
+    summary : dict
+        Before and after, the choice and what it rests on, settings, seed, versions.
+    """
+
+    model: nn.Module
+    history: pd.DataFrame
+    summary: dict[str, Any]
+
+    @property
+    def verdict(self) -> str:
+        """One sentence with its numbers."""
+        return str(self.summary["verdict"])
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the weights as safetensors, whole or not at all, the summary as metadata.
+
+        Raises
+        ------
+        OutputError
+            If the file cannot be written.
+        """
+        # Copies: tied weights are written under each of their names.
+        weights = {name: value.clone() for name, value in self.model.state_dict().items()}
+        said = json.dumps(self.summary, ensure_ascii=False, allow_nan=False)
+        write_tensors(Path(path), weights, {"underscript": said})
+
+
+def retrain(
+    model: nn.Module,
+    train: Any,
+    labels: Decoding | pd.DataFrame | Any,
+    holdout: Any = None,
+    test: Any = None,
+    *,
+    epochs: int = 10,
+    learning_rate: float = 3e-4,
+    batch_size: int = 128,
+    patience: int = 3,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+    progress: bool = True,
+) -> Retrained:
+    """Train a copy of a network on for a few epochs, on cleaned labels.
+
+    Adam, its rate falling to nothing over the epochs; each sample weighs as much as its label is
+    sure. The epoch is chosen that predicts most of the hold-out's noisy labels, epoch 0 (no
+    training at all) among them.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        It stays as it is.
+    train : Dataset or pair of arrays, or DataLoader over a Dataset
+        What it was trained on; read in an order of its own.
+    labels : Decoding, DataFrame or array-like of int, shape (n,)
+        Cleaned labels: a decoding of these data, what its `relabel` gives (by index: `label` and,
+        if there, `confidence`), or labels by index.
+    holdout : Dataset, DataLoader or pair of arrays, optional
+        Data with noisy labels that the network was not trained on. Without it a tenth of the
+        training data is not trained on and says when to stop, by its cleaned labels: these are the
+        decoder's, so this rests on the decoder alone.
+    test : Dataset, DataLoader or pair of arrays, optional
+        Shown before and after; it chooses nothing.
+    epochs, patience : int
+        Most epochs; and so many without a better one end the training.
+    learning_rate : float
+        At the start.
+    batch_size : int
+        Samples a step.
+    seed : int
+        Of the order of samples and of dropout; the same seed gives the same weights on the same
+        machine.
+    device : torch.device or str, optional
+        Where to train; by default where the model is.
+    progress : bool
+        Show progress on a terminal.
+
+    Returns
+    -------
+    Retrained
+
+    Raises
+    ------
+    DataError, LabelError, ModelError
+        If the data, the labels or the model cannot be used; the message says what to do.
+    """
+    for name, value, least in (
+        ("epochs", epochs, 1), ("batch_size", batch_size, 1), ("patience", patience, 1),
+    ):  # fmt: skip
+        if value < least:
+            raise DataError(f"{name}: expected at least {least}; found {value}")
+    if not 0 < learning_rate < math.inf:
+        raise DataError(f"learning_rate: expected a positive number; found {learning_rate}")
+    source = Source(train, "train", batch_size=_MEASURED)
+    if source.length is None:
+        raise DataError("train: expected a Dataset with a length or arrays, to read in any order")
+    cleaned = _Cleaned.of(labels)
+    places = np.arange(source.length)
+    said, n_choice = "noisy labels of a hold-out", 0
+    if holdout is not None:
+        choice = Source(holdout, "holdout", batch_size=_MEASURED)
+        kept_out = None
+    else:
+        kept_out = held_out_tenth(places, seed)
+        if not kept_out.any() or kept_out.all():
+            raise DataError(
+                f"train: {source.length} samples are too few to keep a tenth from; give a holdout"
+            )
+        places, chosen_places = places[~kept_out], places[kept_out]
+        said = "cleaned labels of a tenth of the training data that was not trained on"
+    tests = None if test is None else Source(test, "test", batch_size=_MEASURED)
+    place = as_device(device) if device is not None else device_of(model)
+    network = _copied(model).to(place)
+
+    def measured(batches: Iterator[Batch], mine: "_Cleaned | None") -> tuple[float, int]:
+        return _measure(network, batches, place, mine)
+
+    def choosing() -> tuple[float, int]:
+        if holdout is not None:
+            return measured(choice.batches(), None)
+        return measured(source.reordered(chosen_places, _MEASURED), cleaned)
+
+    modes = [(module, module.training) for module in network.modules()]
+    rows: list[dict[str, Any]] = []
+    with _seeded(seed, place):
+        network.eval()
+        accuracy, n_choice = choosing()
+        rows.append({"epoch": 0, "loss": None, "choice_accuracy": accuracy})
+        if tests is not None:
+            rows[0]["test_accuracy"] = measured(tests.batches(), None)[0]
+        best = _state(network)
+        trained = [p for p in network.parameters() if p.requires_grad]
+        if not trained:
+            raise ModelError(f"{type(model).__name__}: no parameter requires a gradient")
+        optimiser = torch.optim.Adam(trained, learning_rate)
+        steps = epochs * math.ceil(len(places) / batch_size)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: 1 - step / steps)
+        order = np.random.default_rng(seed)
+        with progress_bar("retraining", epochs * len(places), "samples", progress) as bar:
+            for epoch in range(1, epochs + 1):
+                for module, _ in modes:
+                    module.train()
+                losses = 0.0
+                shuffled = places[order.permutation(len(places))]
+                for batch in source.reordered(shuffled, batch_size):
+                    # Batch norm has no statistics of one sample.
+                    if batch.size > 1 or len(places) == 1:
+                        loss = _step(network, batch, cleaned, place, optimiser)
+                        losses += loss * batch.size
+                    schedule.step()
+                    bar.update(batch.size)
+                network.eval()
+                row = {"epoch": epoch, "loss": losses / len(places)}
+                row["choice_accuracy"] = choosing()[0]
+                if tests is not None:
+                    row["test_accuracy"] = measured(tests.batches(), None)[0]
+                bar.set_postfix(choice=f"{row['choice_accuracy']:.1%}", refresh=False)
+                if row["choice_accuracy"] > max(each["choice_accuracy"] for each in rows):
+                    best = _state(network)
+                rows.append(row)
+                top = max(range(len(rows)), key=lambda at: rows[at]["choice_accuracy"])
+                if epoch - top >= patience:
+                    break
+    network.load_state_dict(best)
+    network.to(device_of(model))
+    for module, mode in modes:
+        module.training = mode
+    history = pd.DataFrame(rows)
+    history["chosen"] = history["epoch"] == top
+    summary = {
+        "epoch": top,
+        "criterion": said,
+        "n": n_choice,
+        "before": _numbers(rows[0]),
+        "after": _numbers(rows[top]),
+        "history": [_numbers(row) for row in rows],
+        "labels_changed": cleaned.changed,
+        "settings": {
+            "epochs": epochs, "learning_rate": learning_rate, "batch_size": batch_size,
+            "patience": patience, "device": str(place), "optimiser": "Adam",
+        },
+        "seed": seed,
+        "versions": versions(),
+        "verdict": _verdict(rows[0], rows[top], said, n_choice),
+    }  # fmt: skip
+    return Retrained(network, history, summary)
+
+
+@dataclass(frozen=True)
+class _Cleaned:
+    """Labels and weights by index, sorted by it."""
+
+    index: Labels
+    labels: Labels
+    weights: NDArray[np.float32]
+    changed: int | None
+
+    @classmethod
+    def of(cls, given: Any) -> "_Cleaned":
+        if isinstance(given, Decoding):
+            given = given.relabel()
+        if not isinstance(given, pd.DataFrame):
+            labels = as_labels(given, "labels")
+            return cls(np.arange(len(labels)), labels, np.ones(len(labels), np.float32), None)
+        if "label" not in given:
+            raise LabelError(
+                f"labels: expected a column label, as relabel() gives; found "
+                f"{', '.join(map(str, given.columns))}"
+            )
+        index = as_labels(given.index.to_numpy(), "labels: the index")
+        if len(np.unique(index)) < len(index):
+            raise LabelError("labels: expected an index in which each sample stands once")
+        sure = given["confidence"] if "confidence" in given else pd.Series(1.0, given.index)
+        weights = sure.to_numpy(np.float32)
+        if not ((weights >= 0) & (weights <= 1)).all():
+            raise LabelError("labels: expected confidences from 0 to 1")
+        changed = int(given["changed"].sum()) if "changed" in given else None
+        order = np.argsort(index, kind="stable")
+        labels = as_labels(given["label"].to_numpy(), "labels")
+        return cls(index[order], labels[order], weights[order], changed)
+
+    def at(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return labels and weights (n,) of a batch's samples."""
+        index = batch.index
+        assert index is not None
+        at = np.searchsorted(self.index, index)
+        known = self.index[np.minimum(at, len(self.index) - 1)] == index
+        if not known.all():
+            raise LabelError(
+                f"labels: there is none for the sample at index {index[~known][0]}; expected the "
+                "cleaned labels of these very data"
+            )
+        return torch.from_numpy(self.labels[at]), torch.from_numpy(self.weights[at])
+
+
+def _step(
+    network: nn.Module,
+    batch: Batch,
+    cleaned: _Cleaned,
+    place: torch.device,
+    optimiser: torch.optim.Optimizer,
+) -> float:
+    """Take one step of training and return the mean loss."""
+    logits = forward(network, batch, place, "retraining", grad=True)
+    labels, weights = (part.to(place) for part in cleaned.at(batch))
+    _check_classes(labels, logits)
+    losses = nn.functional.cross_entropy(logits, labels, reduction="none")
+    loss = (losses * weights).sum() / weights.sum().clamp(min=1e-6)
+    if not bool(torch.isfinite(loss)):
+        raise ModelError("retraining: the loss is not finite; lower the learning rate")
+    optimiser.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimiser.step()
+    return float(loss.detach())
+
+
+def _measure(
+    network: nn.Module, batches: Iterator[Batch], place: torch.device, cleaned: _Cleaned | None
+) -> tuple[float, int]:
+    """Return the share of labels that are predicted, the data's own or cleaned, and of how many."""
+    right = n = 0
+    for batch in batches:
+        logits = forward(network, batch, place, "retraining")
+        if cleaned is None and batch.labels is None:
+            raise LabelError("retraining: expected labels; the data carry none: give (x, y)")
+        labels = cleaned.at(batch)[0] if cleaned else torch.from_numpy(batch.labels)
+        _check_classes(labels, logits)
+        right += int((logits.argmax(1).cpu() == labels).sum())
+        n += batch.size
+    return right / max(n, 1), n
+
+
+def _check_classes(labels: Tensor, logits: Tensor) -> None:
+    if len(labels) and int(labels.max()) >= logits.shape[1]:
+        raise LabelError(
+            f"labels: found label {int(labels.max())}; the model's read-out knows "
+            f"{logits.shape[1]} classes, 0 … {logits.shape[1] - 1}"
+        )
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(model)
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [""])[0]
+        name = type(model).__name__
+        raise ModelError(f"the model ({name}) cannot be copied: {reason}") from error
+
+
+def _state(network: nn.Module) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in network.state_dict().items()}
+
+
+@contextmanager
+def _seeded(seed: int, place: torch.device) -> Iterator[None]:
+    """Run the block with torch's random numbers from a seed, and put them back."""
+    devices = [place.index or 0] if place.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.default_generator.manual_seed(seed)
+        for device in devices:
+            torch.cuda.default_generators[device].manual_seed(seed)
+        yield
+
+
+def _numbers(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in row.items() if value is not None}
+
+
+def _verdict(before: Mapping[str, Any], after: Mapping[str, Any], said: str, n: int) -> str:
+    """Say in one sentence what retraining changed."""
+    if after["epoch"] == 0:
+        return f"No epoch predicts more of {n:,} {said}: the weights stay as they were."
+    shown = ""
+    if "test_accuracy" in before:
+        shown = f"; test accuracy {before['test_accuracy']:.1%} to {after['test_accuracy']:.1%}"
+    return (
+        f"Retrained for {after['epoch']} epoch{'s' if after['epoch'] > 1 else ''}: from "
+        f"{before['choice_accuracy']:.1%} to {after['choice_accuracy']:.1%} of {n:,} {said}{shown}."
+    )
