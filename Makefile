@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-full data readme bench bench-audit reproduction estimate clean
+.PHONY: demo test test-full data readme docs bench bench-audit reproduction estimate clean
 
 demo: $(VENV)/.installed
 	$(BIN)/underscript demo
@@ -25,9 +25,13 @@ test-full: $(VENV)/.installed-test data
 data: $(VENV)/.installed
 	./tools/get_data.sh
 
-# The README's picture and table, from runs of the demo.
+# The pictures of README and docs and the README's table, from runs of the demo.
 readme: $(VENV)/.installed
 	$(BIN)/python tools/readme.py
+
+# The documentation's site, in build/site; what is not in order is an error.
+docs: $(VENV)/.installed-test
+	$(BIN)/mkdocs build --strict --quiet
 
 # Seconds, ratios, the floor, memory and agreement, side by side: about half an hour and 6 GiB, on an
 # otherwise idle machine. One case: make bench CASES=few-directions

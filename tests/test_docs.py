@@ -85,3 +85,24 @@ def test_the_commands_for_your_own_model_run(tmp_path):
 def test_links_between_pages_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
         assert (page.parent / target).exists(), target
+
+
+def test_the_site_is_built_without_a_warning(tmp_path):
+    pytest.importorskip("mkdocs", reason="mkdocs is not installed (extra docs)")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet"]
+    # A page that is not there yet is no reason to tell everybody about the theme's plans.
+    quiet = {**os.environ, "NO_MKDOCS_2_WARNING": "1", "DISABLE_MKDOCS_2_WARNING": "true"}
+    done = subprocess.run(
+        [*command, "--site-dir", str(tmp_path)],
+        cwd=ROOT, capture_output=True, text=True, timeout=240, env=quiet,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    names = {path.stem for path in PAGES[1:]}
+    assert names <= {path.stem for path in tmp_path.glob("*.html")}
+    page = (tmp_path / "api.html").read_text()
+    for name in ("decode", "layer_curve", "MinimumAngleSubspaceClassifier"):
+        assert f'id="underscript.{name}"' in page or f".{name}" in page
+    # Nothing is asked from elsewhere.
+    for path in tmp_path.glob("*.html"):
+        asked = re.findall(r'<(?:script|link|img)[^>]*(?:src|href)="(https?:[^"]+)"', path.read_text())
+        assert [url for url in asked if "canonical" not in url] == [], path.name

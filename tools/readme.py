@@ -50,6 +50,12 @@ def main() -> None:
     figure.patch.set_facecolor("white")
     us.plots.layer_curve(runs[0], figure.subplots())
     figure.savefig(ROOT / "docs" / "layer-curve.png", metadata={"Software": None})
+    figure = Figure(figsize=(8.4, 4.2), dpi=120, layout="constrained")
+    figure.patch.set_facecolor("white")
+    left, right = figure.subplots(1, 2)
+    us.plots.noise_matrix(runs[0], left)
+    us.plots.angle_map(runs[0], ax=right)
+    figure.savefig(ROOT / "docs" / "maps.png", metadata={"Software": None})
 
     seeds = [accuracies(found) for found in runs]
     spread = [f"{mean(column):.1f} ± {stdev(column):.1f}" for column in zip(*seeds, strict=True)]
