@@ -104,5 +104,7 @@ def test_the_site_is_built_without_a_warning(tmp_path):
         assert f'id="underscript.{name}"' in page or f".{name}" in page
     # Nothing is asked from elsewhere.
     for path in tmp_path.glob("*.html"):
-        asked = re.findall(r'<(?:script|link|img)[^>]*(?:src|href)="(https?:[^"]+)"', path.read_text())
+        asked = re.findall(
+            r'<(?:script|link|img)[^>]*(?:src|href)="(https?:[^"]+)"', path.read_text()
+        )
         assert [url for url in asked if "canonical" not in url] == [], path.name

@@ -30,7 +30,7 @@ from ._facts import (
 from ._layers import layer_groups
 from ._page import page_of, write_page
 from ._svg import inline
-from ._words import decoder_name, percent
+from ._words import decoder_name, percent, size
 
 if TYPE_CHECKING:
     from ..decoding import Decoding
@@ -303,5 +303,8 @@ def _issues(d: "Decoding") -> dict[str, Any]:
 
 
 def _settings(summary: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the settings without what is long and said elsewhere."""
-    return summary["settings"] if isinstance(summary["settings"], Mapping) else {}
+    """Return the settings, bytes as text."""
+    settings = dict(summary["settings"])
+    if isinstance(settings.get("memory"), int):
+        settings["memory"] = size(settings["memory"])
+    return settings
