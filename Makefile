@@ -31,7 +31,7 @@ readme: $(VENV)/.installed
 
 # The documentation's site, in build/site; what is not in order is an error.
 docs: $(VENV)/.installed-test
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # Seconds, ratios, the floor, memory and agreement, side by side: about half an hour and 6 GiB, on an
 # otherwise idle machine. One case: make bench CASES=few-directions

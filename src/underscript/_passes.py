@@ -129,6 +129,7 @@ def fit(
     bar = progress_bar(f"{who}decomposing", len(statistics) * len(parts), "layers", task.progress)
     with bar:
         for name in list(statistics):
+            bar.set_postfix_str(name)
             sets = statistics.pop(name)
             with notes.gather(f"{who}{name}"):
                 if hold_out:

@@ -105,8 +105,8 @@ def _page(
     caption: str,
     tables: Sequence[Shown],
 ) -> str:
-    said = ("command", "versions", "machine", "verdict", "kind", "recipe")
-    said += ("models", "summary", "comparison")  # tables, in results.json
+    said = {"command", "versions", "machine", "verdict", "kind", "recipe"}
+    said |= {"models", "summary", "comparison", "bars", "networks"}  # tables, in results.json
     settings = {key: value for key, value in about.items() if key not in said}
     asked = settings.pop("asked", {})
     return page_of(
