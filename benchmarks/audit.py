@@ -6,9 +6,13 @@ wrong labels is judged by the true ones (see `underscript.experiments.detection`
 in DIR is not run again, whatever stopped it. DIR then holds ``detection.csv`` (each network and
 way), ``detection.md`` (the tables of docs/detection.md) and ``detection.json`` (settings, versions,
 machine).
+
+``--judge DIR/cells/c0.8-run1`` judges one network of an earlier grid, of whatever size, by all ways
+but k-NN and retraining, which take long on much data.
 """
 
 import argparse
+import json
 import logging
 import sys
 from collections.abc import Sequence
@@ -19,12 +23,12 @@ import pandas as pd
 
 from underscript._files import write_text
 from underscript._made_with import machine, versions
-from underscript.experiments.detection import OURS, RETRAINED
+from underscript.experiments.detection import OURS, RETRAINED, fast_ways, judge
 from underscript.experiments.grid import run_grid
-from underscript.experiments.plan import Plan
+from underscript.experiments.plan import LABEL_SEED, Cell, Plan
 from underscript.experiments.shown import Shown, markdown, plus_minus
 from underscript.experiments.tables import finished
-from underscript.experiments.units import as_json
+from underscript.experiments.units import Work, as_json
 
 SETTINGS = ("mnist-mlp", "mnist-cnn", "fashion-mnist-mlp", "fashion-mnist-cnn")
 SAMPLES = 2_000
@@ -172,6 +176,22 @@ def shown(found: pd.DataFrame, reached: pd.DataFrame) -> list[Shown]:
     ]
 
 
+def judge_cell(folder: Path, root: Path | None, device: str) -> pd.DataFrame:
+    """Judge the ways that are fast on a finished network of any grid; writes nothing."""
+    told = json.loads((folder.parents[1] / "settings.json").read_text(encoding="utf-8"))
+    degree, run = folder.name.removeprefix("c").split("-run")
+    plan = Plan(
+        told["experiment"], preset=told["preset"], noise=told["noise"], root=root, device=device,
+        corruptions=(float(degree),), runs=1, first_run=int(run), only=("D1",),
+        samples=told["recipe"]["samples"], holdout=told["holdout"] or 0,
+        new_labels=told["label_seed"] != LABEL_SEED,
+    )  # fmt: skip
+    work = Work(plan, Cell(float(degree), int(run)), folder.parents[1], progress=True)
+    data = work.data.train
+    ways = fast_ways(work, {}, neighbours=False)
+    return pd.DataFrame([judge(found, data.given, data.true) for found in ways])
+
+
 def _share(values: pd.Series) -> str:
     return plus_minus(values.mean(), values.std())
 
@@ -179,7 +199,7 @@ def _share(values: pd.Series) -> str:
 def main() -> None:
     """Run what is not finished and write the tables."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.audit", description=__doc__)
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--out", type=Path, metavar="DIR")
     parser.add_argument("--settings", default=",".join(SETTINGS), metavar="NAME,…")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--first-run", type=int, default=2, help="run 1 is what was tuned on")
@@ -187,7 +207,14 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--root", type=Path, help="where the data sets are")
     parser.add_argument("--tables", action="store_true", help="of what is finished; run nothing")
+    parser.add_argument("--judge", type=Path, metavar="CELL", help="one network; writes nothing")
     given = parser.parse_args()
+    if given.judge is not None:
+        judged = judge_cell(given.judge, given.root, given.device)
+        sys.stdout.write(judged.to_csv(index=False, float_format="%.4f"))
+        return
+    if given.out is None:
+        parser.error("expected --out DIR, or --judge CELL")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     settings = given.settings.split(",")
     made = plans(settings, given.runs, given.first_run, given.root, given.device)

@@ -1,5 +1,6 @@
 """D1: what finds wrong labels is judged rightly, and the benchmark's tables hold what was found."""
 
+import io
 import json
 import subprocess
 import sys
@@ -86,3 +87,17 @@ def test_the_benchmark_writes_tables_of_what_is_finished(grid):
     everything = pd.read_csv(grid / "detection.csv")
     assert len(everything) == 7 + 6
     assert {"cores", "threads"} <= set(json.loads((grid / "detection.json").read_text())["machine"])
+
+
+def test_one_network_of_a_grid_can_be_judged_alone(grid):
+    cell = grid / "digits-mlp-symmetric" / "cells" / "c0.4-run1"
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.audit", "--judge", str(cell)],
+        cwd=ROOT, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    alone = pd.read_csv(io.StringIO(done.stdout)).set_index("way")
+    whole = pd.read_csv(cell / "detection.csv").set_index("way")
+    for measure in ("auroc", "f1", "flagged"):
+        both = alone[measure], whole[measure][alone.index]
+        np.testing.assert_allclose(*both, atol=2e-4)

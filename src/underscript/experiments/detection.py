@@ -1,7 +1,8 @@
 """D1: which ways of finding wrong labels find them, on one memorised network and beside it."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +19,7 @@ from ..errors import DataError
 from .probes import rows_of
 from .units import Work
 
-__all__ = ["OURS", "RETRAINED", "Found", "judge", "run_detection"]
+__all__ = ["OURS", "RETRAINED", "Found", "fast_ways", "judge", "run_detection"]
 
 # Two of the ways, by name.
 OURS = "underscript"
@@ -95,13 +96,19 @@ def run_detection(work: Work) -> dict[str, Any]:
     """Judge every way on the cell's training labels and write ``detection.csv``."""
     data = work.data.train
     told: dict[str, Any] = {}
-    rows = [judge(found, data.given, data.true) for found in _ways(work, told)]
+    ways: Iterable[Found] = fast_ways(work, told)
+    if work.is_done("folds"):
+        ways = chain(ways, (_cleanlab(work),))
+    rows = [judge(found, data.given, data.true) for found in ways]
     work.write("detection.csv", pd.DataFrame(rows))
     return told
 
 
-def _ways(work: Work, told: dict[str, Any]) -> Iterator[Found]:
-    """Give each way's answers; what is to be told besides goes into `told`."""
+def fast_ways(work: Work, told: dict[str, Any], *, neighbours: bool = True) -> Iterator[Found]:
+    """Give the answers of each way on the network at hand; what is to be told besides in `told`.
+
+    k-NN, whose time grows with the square of the samples, only with `neighbours`.
+    """
     data, network = work.data.train, work.network()
     began, cpu = _clock()
     found = decode(
@@ -119,9 +126,8 @@ def _ways(work: Work, told: dict[str, Any]) -> Iterator[Found]:
     for layer in ("input", work.plan.pair.layers[-1]):
         rows = rows_of(work, network, layer, data.images)
         yield _alignment(layer, rows, data.given, work.cell.seed)
-        yield _neighbours(layer, rows, data.given)
-    if work.is_done("folds"):
-        yield _cleanlab(work)
+        if neighbours:
+            yield _neighbours(layer, rows, data.given)
 
 
 def _clock() -> tuple[float, float]:
