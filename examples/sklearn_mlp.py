@@ -18,9 +18,11 @@ with warnings.catch_warnings(category=ConvergenceWarning, action="ignore"):
     mlp.fit(X[:1200], given[:1200])
 
 model = us.from_sklearn(mlp)  # of a pipeline: pipeline[-1], and pipeline[:-1].transform(X)
-y = np.searchsorted(mlp.classes_, given)  # its classes in their order
-y_true = np.searchsorted(mlp.classes_, names[true])
-
-decoding = us.decode(model, (X[:1200], y[:1200]), test=(X[1200:], y_true[1200:]))
+decoding = us.decode(
+    model,
+    (X[:1200], given[:1200]),
+    test=(X[1200:], names[true[1200:]]),
+    class_names=mlp.classes_.tolist(),  # of classes that are numbers: searchsorted(classes_, y)
+)
 print(decoding.verdict)
 print(mlp.classes_[decoding.best.predict(X[1200:1210])])  # the better classifier

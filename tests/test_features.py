@@ -40,7 +40,9 @@ def test_features_are_decoded_without_a_network(tmp_path):
     found.save(tmp_path / "run")
     again = us.load(tmp_path / "run")
     np.testing.assert_array_equal(again.best.predict(NEW), found.best.predict(NEW))
-    assert (tmp_path / "run" / "report.html").read_text().count("Features") >= 1
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "Classify features with the decoder" in page
+    assert "read-out" not in page.split("What to do next")[1][:600]
 
 
 def test_it_is_what_a_network_makes_of_the_input_layer():
@@ -150,6 +152,20 @@ def test_columns_of_words_are_labels_and_no_features(folder):
     frame.to_csv("words.csv", index=False)
     with pytest.raises(DataError, match="features that are numbers; found others in animal"):
         read_data("words.csv:label", "--train")
+
+
+def test_labels_that_are_words_on_the_command_line(folder, capsys):
+    animals = np.array(["ant", "bee", "cat", "dog"])
+    frame = pd.DataFrame(X).assign(animal=animals[Y])
+    frame.to_csv("words.csv", index=False)
+    command = ["decode", "--train", "words.csv:animal", "--variance", "0.5", "--out", "run"]
+    assert main(command) == 2
+    assert "--classes" in capsys.readouterr().err
+    Path("names.txt").write_text("\n".join(animals))
+    assert main([*command, "--classes", "names.txt", "--json"]) == 0
+    expected = decode().label_issues()
+    found = pd.read_csv("run/label_issues.csv", index_col="index")
+    assert found["is_label_issue"].tolist() == expected["is_label_issue"].tolist()
 
 
 class Evil:

@@ -22,7 +22,8 @@ def from_sklearn(mlp: Any) -> nn.Sequential:
     """Return a fitted `sklearn.neural_network.MLPClassifier` as a module.
 
     It gives the logits of the same predictions, in the precision of the classifier's weights: class
-    k is ``mlp.classes_[k]``, so labels for `decode` are ``numpy.searchsorted(mlp.classes_, y)``. A
+    k is ``mlp.classes_[k]``. So `decode` takes labels that are words with
+    ``class_names=mlp.classes_.tolist()``, and numbers as ``numpy.searchsorted(mlp.classes_, y)``. A
     binary classifier's one output becomes two: 0 and its own, which have the same probabilities.
 
     Parameters

@@ -198,16 +198,21 @@ def next_steps(d: "Decoding") -> list[Step]:
                 "the same order: they agree with the data no more than by chance."
             )
         ]
+    network = summary["model"]["accuracy"]["train_given"] is not None
+    alone = selected["layers"] == ["input"]
+    code = f'underscript.load("RUN"{"" if alone else ", model=network"}).best.predict(inputs)'
     if noise is not None and noise["nothing_wrong"]:
-        steps.append(Step("Keep the network: so few labels are wrong that nothing is to repair."))
+        keep = "Keep the network: so few" if network else "So few"
+        steps.append(Step(f"{keep} labels are wrong that nothing is to repair."))
     elif gain is not None and gain < 0:
         steps.append(Step("Keep the network: on the test data the decoder is behind it."))
+    elif not network:
+        steps.append(Step("Classify features with the decoder:", code))
     else:
-        code = 'underscript.load("RUN", model=network).best.predict(inputs)'
         steps.append(
             Step("Classify with the decoder in place of the network’s own read-out:", code)
         )
-        if selected["layers"] == ["input"]:
+        if alone:
             steps.append(
                 Step("It reads the input and not the network: you can do without the network.")
             )
