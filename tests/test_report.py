@@ -28,6 +28,7 @@ from underscript.plots._style import spread
 from underscript.report import console_table, key_numbers
 from underscript.report import render_report as render
 from underscript.report import write_report as write
+from underscript.report._facts import confusions, next_steps, reading
 
 EVIL = "<img src=x onerror=alert(1)>"
 
@@ -564,3 +565,54 @@ def test_table_read_back_from_csv_gives_the_same_page(tmp_path: Path) -> None:
     table.to_csv(tmp_path / "layers.csv", index=False)
     again = pd.read_csv(tmp_path / "layers.csv")
     assert render_report(summary, again) == render_report(summary, table)
+
+
+def test_an_audit_begins_with_the_labels() -> None:
+    summary, table = digits()
+    text = render_report(summary, table)
+    assert text.index("What each layer still knows") < text.index("How noisy the labels are")
+    summary["kind"] = "audit"
+    text = render_report(summary, table)
+    assert text.index("What each layer still knows") > text.index("How noisy the labels are")
+
+
+@sample
+def test_a_notebook_shows_figure_and_table(make: Any) -> None:
+    text = run_of(*make())._repr_html_()
+    page = Page(text)
+    assert page.open == []
+    names = [name for name, _ in page.tags]
+    assert names.count("svg") == 1
+    assert "script" not in names
+    assert rows_of(text) == rows_of(render_report(*make()))
+
+
+def test_what_is_to_do_next_depends_on_what_was_found() -> None:
+    summary, table = digits()
+    text = " ".join(step.text for step in next_steps(run_of(summary, table)))
+    assert text.startswith("Classify with the decoder")
+    assert "The estimates rest on 144 held-out labels" in text
+    summary["noise"] |= {"nothing_wrong": True}
+    assert next_steps(run_of(summary, table))[0].text.startswith("Keep the network")
+    summary["noise"] |= {"nothing_wrong": False, "hopeless": True}
+    (only,) = next_steps(run_of(summary, table))
+    assert only.text.startswith("Do not use this decoder")
+
+
+def test_confusions_that_stand_out_are_named() -> None:
+    summary, table = digits()
+    said, some = confusions(run_of(summary, table))
+    assert said.startswith("One confusion stands out")
+    assert some == [("3", "8", "23.6 ± 2.0%")]
+    text = Page(render_report(summary, table)).text
+    assert "23.6 ± 2.0%" in text
+
+
+def test_the_reading_says_what_the_controls_get() -> None:
+    summary, table = digits()
+    (said,) = reading(run_of(summary, table))
+    assert said.startswith("The input alone, without any network, gives 93.1% and a network")
+    assert "no less" in said
+    summary["selected"]["test_accuracy"] = 0.99
+    (said,) = reading(run_of(summary, table))
+    assert said.endswith("less: what was decoded here is in the trained network.")

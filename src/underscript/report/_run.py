@@ -214,15 +214,18 @@ def _matrix(d: "Decoding", worth_it: bool) -> Markup | None:
     return inline(lambda ax: noise_matrix(d, ax), "matrix", (4.6, 4.4), label=label, kind="half")
 
 
-def _histogram(d: "Decoding") -> Markup | None:
+def _histogram(d: "Decoding") -> list[Markup]:
     issues = d.label_issues()
     if not len(issues):
-        return None
+        return []
     flagged = int(issues["is_label_issue"].sum())
     label = f"Histogram of label quality: {flagged:,} of {len(issues):,} labels are flagged"
-    return inline(
-        lambda ax: quality_histogram(d, ax), "quality", (7.6, 2.3), label=label, kind="strip"
-    )
+    return [
+        inline(lambda ax: quality_histogram(d, ax), name, inches, label=label, kind=f"strip {kind}")
+        for name, kind, inches in (
+            ("quality", "wide", (7.6, 2.3)), ("quality-narrow", "narrow", (4.2, 2.2)),
+        )
+    ]  # fmt: skip
 
 
 def _shapes(d: "Decoding") -> list[tuple[Markup, str]]:
