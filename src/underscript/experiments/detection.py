@@ -123,11 +123,11 @@ def fast_ways(work: Work, told: dict[str, Any], *, neighbours: bool = True) -> I
         issues["predicted_label"].to_numpy(), *_since(began, cpu),
     )  # fmt: skip
     yield _read_out(network, data.images, data.given)
-    for layer in ("input", work.plan.pair.layers[-1]):
+    for name, layer in (("the input", "input"), ("the last layer", work.plan.pair.layers[-1])):
         rows = rows_of(work, network, layer, data.images)
-        yield _alignment(layer, rows, data.given, work.cell.seed)
+        yield _alignment(name, rows, data.given, work.cell.seed)
         if neighbours:
-            yield _neighbours(layer, rows, data.given)
+            yield _neighbours(name, rows, data.given)
 
 
 def _clock() -> tuple[float, float]:
