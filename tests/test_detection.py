@@ -55,7 +55,8 @@ def test_every_way_is_told_and_ours_is_ahead_of_those_on_one_network(grid):
     table = pd.read_csv(cells / "c0.4-run1" / "detection.csv").set_index("way")
     assert list(table.index) == [
         "underscript", "softmax margin", "FINE alignment on the input", "k-NN vote on the input",
-        "FINE alignment on the last layer", "k-NN vote on the last layer", "cleanlab, 5 retrainings",
+        "FINE alignment on the last layer", "k-NN vote on the last layer",
+        "cleanlab, 5 retrainings",
     ]  # fmt: skip
     assert table.notna().all(axis=None)
     assert table["auroc"].drop(["cleanlab, 5 retrainings", "underscript"]).max() < (
