@@ -50,12 +50,12 @@ class ResNet(nn.Module):
 images, true = load_digits(return_X_y=True)
 x = torch.tensor(images / 8 - 1, dtype=torch.float32).reshape(-1, 1, 8, 8)
 y = torch.tensor(us.corrupt_labels(true, 0.4, seed=0))  # 36 % wrong
-train, test = (x[:1200], y[:1200]), (x[1200:], true[1200:])
+train, test = (x[:800], y[:800]), (x[800:], true[800:])
 
 torch.manual_seed(0)
 model = ResNet()
 optimiser = torch.optim.Adam(model.parameters(), 2e-3)
-for _ in range(10):
+for _ in range(12):
     for batch in torch.randperm(len(train[0])).split(100):
         optimiser.zero_grad()
         nn.functional.cross_entropy(model(train[0][batch]), train[1][batch]).backward()

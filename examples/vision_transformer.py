@@ -38,19 +38,19 @@ class VisionTransformer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.patches(x).flatten(2).transpose(1, 2)
-        x = torch.cat([self.class_token.expand(len(x), -1, -1), x], 1) + self.position
+        x = torch.cat([self.class_token.expand(x.shape[0], -1, -1), x], 1) + self.position
         return self.head(self.norm(self.blocks(x))[:, 0])
 
 
 images, true = load_digits(return_X_y=True)
 x = torch.tensor(images / 8 - 1, dtype=torch.float32).reshape(-1, 1, 8, 8)
 y = torch.tensor(us.corrupt_labels(true, 0.4, seed=0))  # 36 % wrong
-train, test = (x[:1200], y[:1200]), (x[1200:], true[1200:])
+train, test = (x[:800], y[:800]), (x[800:], true[800:])
 
 torch.manual_seed(0)
 model = VisionTransformer()
 optimiser = torch.optim.AdamW(model.parameters(), 3e-3)
-for _ in range(25):
+for _ in range(30):
     for batch in torch.randperm(len(train[0])).split(100):
         optimiser.zero_grad()
         nn.functional.cross_entropy(model(train[0][batch]), train[1][batch]).backward()
