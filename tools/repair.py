@@ -60,12 +60,11 @@ def measure(work: Work, epochs: int) -> None:
     tell("the network itself", accuracy(model))
     with torch.no_grad():
         # The last hidden layer, read by a linear probe fitted to the same noisy labels.
-        rows = [model[:-1](torch.from_numpy(part)) for part in np.array_split(train[0], 20)]
+        below = nn.Sequential(*list(model.children())[:-1])
+        rows = [below(torch.from_numpy(part)) for part in np.array_split(train[0], 20)]
         probe = LinearDiscriminant(shrinkage=0.01).fit(torch.cat(rows).numpy(), train[1])
-        tell(
-            "linear probe of its last hidden layer",
-            (probe.predict(model[:-1](x).numpy()) == true).mean(),
-        )
+        said = probe.predict(below(x).numpy())
+    tell("linear probe of its last hidden layer", (said == true).mean())
     tell("decoded", (found.best.predict(x.numpy()) == true).mean())
     for each in found.summary["transfer"]["tried"]:
         what = f"transfer: {each['weights']}, bias {each['bias']}"
