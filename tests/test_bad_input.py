@@ -220,3 +220,28 @@ def test_a_data_set_that_raises_is_named_in_one_line():
     with pytest.raises(DataError, match="train: the data raised FileNotFoundError in batch 0") as e:
         us.decode(models.build("mlp"), Broken(), progress=False)
     assert "\n" not in str(e.value)
+
+
+class TwoHeads(torch.nn.Module):
+    """A colour and a shape: two outputs, of which no one is the logits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.colour, self.shape = torch.nn.Linear(12, 4), torch.nn.Linear(12, 3)
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"colour": self.colour(x), "shape": self.shape(x)}
+
+
+@pytest.mark.parametrize(
+    ("model", "inputs", "said"),
+    [
+        (TwoHeads(), models.data("rows", 40), r"several outputs \(colour \(3, 4\), shape \(3, 3\)"),
+        (models.SegmentationNet(), models.data("images", 40), "Only single-label classifiers"),
+    ],
+    ids=["several outputs", "segmentation"],
+)
+def test_models_with_more_than_one_answer_are_refused(model, inputs, said):
+    with pytest.raises(UnderscriptError, match=said) as caught:
+        us.decode(model, inputs, progress=False)
+    assert "\n" not in str(caught.value)
