@@ -10,7 +10,7 @@ from PIL import Image
 
 import underscript as us
 from tests import models
-from underscript._stream import Batch
+from underscript._batches import Batch
 from underscript.errors import DataError
 from underscript.examples import SHOWN, Worst, load_examples, save_examples
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import underscript as us
-from underscript._stream import Batch
+from underscript._batches import Batch
 from underscript.issues import COLUMNS, Answers, Gathered, came_from, confused_pairs, summarised
 from underscript.noise import SMALLEST, Noise
 
@@ -209,7 +209,7 @@ import resource
 import numpy as np
 import torch
 from test_issues import Says, even, noise
-from underscript._stream import Batch
+from underscript._batches import Batch
 from underscript.issues import Answers, Gathered, came_from, summarised
 
 n, k, size = SAMPLES, CLASSES, 1_000

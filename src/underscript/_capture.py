@@ -15,7 +15,7 @@ from ._pooling import MASK, POOLS, WORDS, pooled, token_mask, words
 from .errors import LayerError, ModelError
 
 if TYPE_CHECKING:
-    from ._stream import Batch
+    from ._batches import Batch
 
 Path = tuple[int | str, ...]
 

@@ -7,9 +7,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ._batches import Batch
 from ._labels import Labels
 from ._overlap import inputs_of
-from ._stream import Batch
 
 # Random projections of an input that are kept: enough to tell a near duplicate from a neighbour.
 _WIDTH = 16

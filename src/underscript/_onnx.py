@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ._batches import Batch
 from ._capture import undisturbed
 from ._files import whole_file
-from ._stream import Batch, placed
+from ._stream import placed
 from .errors import DataError, ModelError, OutputError
 from .module import DecodedModule
 

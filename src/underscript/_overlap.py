@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ._stream import Batch
+from ._batches import Batch
 
 # Rows that are turned into 64-bit numbers at once.
 _BLOCK = 64

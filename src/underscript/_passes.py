@@ -9,11 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ._batches import Batch
 from ._capture import Tap
 from ._classifier import SubspaceClassifier, fit_together
 from ._labels import Labels, check_different, check_range, pick
 from ._notes import Notes
-from ._stream import Batch, Rows, Source, known_index, progress_bar, stream
+from ._stream import Rows, Source, known_index, progress_bar, stream
 from ._survey import Place
 from ._team import ALONE, Team
 from .combined import COMBINED, CombinedDiscriminant, rows_for

@@ -9,7 +9,7 @@ from torch import Tensor
 from .errors import DataError, LayerError
 
 if TYPE_CHECKING:
-    from ._stream import Batch
+    from ._batches import Batch
 
 # `flatten` keeps all values side by side; the others are of one token's width.
 POOLS = ("flatten", "first", "mean", "last")

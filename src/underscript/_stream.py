@@ -7,7 +7,7 @@ the order is fixed. A loader that only shuffles is read in the data set's order 
 
 import copy
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,6 +24,7 @@ from torch.utils.data import (
 )
 from tqdm.auto import tqdm
 
+from ._batches import ArrayBatches, Batch, as_batch, is_mapping
 from ._capture import Tap, capture, extract_logits
 from ._class_names import as_classes
 from ._labels import Labels, as_labels, pick
@@ -31,41 +32,6 @@ from ._products import all_finite
 from .errors import DataError, LabelError, ModelError, UnderscriptError
 
 logger = logging.getLogger(__name__)
-
-LABEL_KEYS = ("labels", "label", "y", "target", "targets")
-INPUT_KEYS = ("x", "input", "inputs", "image", "images")
-INDEX_KEYS = ("index", "indices", "idx")
-
-
-@dataclass(frozen=True)
-class Batch:
-    """What one step feeds to the model, and whose labels they are.
-
-    `index` and `labels` have shape (n,) and dtype int64; `labels` is None where the data carry
-    none, `index` where no stable one is known.
-    """
-
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    labels: Labels | None
-    index: Labels | None
-    size: int
-
-    def take(self, keep: NDArray[np.bool_]) -> "Batch":
-        """Return the samples for which `keep` is true, as a smaller batch."""
-        chosen = np.flatnonzero(keep)
-        rows = torch.from_numpy(chosen)
-
-        def cut(value: Any) -> Any:
-            return value[rows.to(value.device)] if _per_sample(value, self.size) else value
-
-        return Batch(
-            tuple(cut(value) for value in self.args),
-            {name: cut(value) for name, value in self.kwargs.items()},
-            None if self.labels is None else self.labels[chosen],
-            None if self.index is None else self.index[chosen],
-            len(chosen),
-        )
 
 
 @dataclass(frozen=True)
@@ -119,10 +85,10 @@ class Source:
         self.ordered = True
         self._reader: Any
         if _is_pair(data):
-            self._reader = _ArrayBatches(data[0], data[1], role, batch_size, class_names)
+            self._reader = ArrayBatches(data[0], data[1], role, batch_size, class_names)
             self.length: int | None = len(self._reader)
         elif _is_array(data):
-            self._reader = _ArrayBatches(data, None, role, batch_size)
+            self._reader = ArrayBatches(data, None, role, batch_size)
             self.length = len(self._reader)
         elif isinstance(data, tuple):
             raise DataError(
@@ -133,7 +99,7 @@ class Source:
             self._reader, self.ordered, self.length = _from_loader(data, separate)
         elif isinstance(data, IterableDataset):
             self._reader, self.length = DataLoader(data, batch_size=batch_size), None
-        elif hasattr(data, "__getitem__") and hasattr(data, "__len__") and not _is_mapping(data):
+        elif hasattr(data, "__getitem__") and hasattr(data, "__len__") and not is_mapping(data):
             self._reader = DataLoader(data, batch_size=batch_size)
             self.length = len(data)
         else:
@@ -187,7 +153,7 @@ class Source:
             return part
         part._start = self.length * rank // size
         stretch = range(part._start, self.length * (rank + 1) // size)
-        if isinstance(self._reader, _ArrayBatches):
+        if isinstance(self._reader, ArrayBatches):
             part._reader = self._reader.part(stretch)
         else:
             part._reader = _in_order(self._reader, Subset(self._reader.dataset, stretch))
@@ -205,7 +171,7 @@ class Source:
         position = self._start
         for number, raw in enumerate(self._read()):
             where = f"{self.role}, batch {number}"
-            batch = _as_batch(raw, where, position, self._names)
+            batch = as_batch(raw, where, position, self._names)
             index = batch.index
             if index is None and self.ordered:
                 index = np.arange(position, position + batch.size, dtype=np.int64)
@@ -234,7 +200,7 @@ class Source:
             If the data can only be read from their start to their end, or they raise.
         """
         reader: Any = self._reader
-        if isinstance(reader, _ArrayBatches):
+        if isinstance(reader, ArrayBatches):
             raw: Iterator[Any] = reader.at(places, size)
         elif self.ordered and self.length is not None and hasattr(reader, "batch_sampler"):
             chosen = DataLoader(
@@ -250,7 +216,7 @@ class Source:
             )
         done = 0
         for number, each in enumerate(self._read(raw)):
-            batch = _as_batch(each, f"{self.role}, batch {number}", done, self._names)
+            batch = as_batch(each, f"{self.role}, batch {number}", done, self._names)
             index = places[done : done + batch.size] if batch.index is None else batch.index
             done += batch.size
             yield replace(batch, index=index)
@@ -283,7 +249,7 @@ class Source:
         largest = 1
         for known in (self.override, self.truth):
             largest = max([largest, *([] if known is None else known)])
-        whole = isinstance(self._reader, _ArrayBatches)
+        whole = isinstance(self._reader, ArrayBatches)
         if self.override is None:
             each = [self._reader.labels] if whole else (batch.labels for batch in self.batches())
             for labels in each:
@@ -440,110 +406,6 @@ def _in_order(loader: DataLoader[Any], data: Any) -> DataLoader[Any]:
     )
 
 
-class _ArrayBatches:
-    """Slices of a pair of arrays; numpy and torch alike, without copying them whole."""
-
-    def __init__(
-        self,
-        inputs: Any,
-        labels: Any,
-        role: str,
-        batch_size: int,
-        names: Sequence[str] | None = None,
-    ):
-        self.inputs = inputs if isinstance(inputs, Tensor) else np.asarray(inputs)
-        if self.inputs.ndim == 0 or self.inputs.dtype in (np.dtype(object), np.dtype(str)):
-            raise DataError(
-                f"{role}: expected an array of inputs, shape (n, …); found a scalar or ragged rows"
-            )
-        if labels is not None:
-            labels = as_labels(as_classes(labels, names, f"{role} labels"), f"{role} labels")
-        self.labels = labels
-        if self.labels is not None and len(self.labels) != len(self.inputs):
-            raise LabelError(
-                f"{role}: expected as many labels as inputs; "
-                f"found {len(self.labels)} labels and {len(self.inputs)} inputs"
-            )
-        self.batch_size = batch_size
-
-        self.stretch = range(len(self.inputs))
-
-    def __len__(self) -> int:
-        return len(self.inputs)
-
-    def part(self, stretch: range) -> "_ArrayBatches":
-        """Return the batches of neighbouring samples."""
-        other = copy.copy(self)
-        other.stretch = stretch
-        return other
-
-    def at(self, places: Labels, size: int) -> Iterator[Any]:
-        """Give the samples at some places, so many at a time."""
-        for start in range(0, len(places), size):
-            chosen = places[start : start + size]
-            if isinstance(self.inputs, Tensor):
-                inputs = self.inputs[torch.from_numpy(chosen).to(self.inputs.device)]
-            else:
-                found = self.inputs[chosen]
-                inputs = torch.from_numpy(found.astype(found.dtype.newbyteorder("=")))
-            yield inputs if self.labels is None else (inputs, self.labels[chosen])
-
-    def __iter__(self) -> Iterator[Any]:
-        for start in range(self.stretch.start, self.stretch.stop, self.batch_size):
-            part = slice(start, min(start + self.batch_size, self.stretch.stop))
-            inputs = self.inputs[part]
-            if not isinstance(inputs, Tensor):
-                # torch cannot view read-only, byte-swapped or negatively strided memory.
-                inputs = torch.from_numpy(np.array(inputs, dtype=inputs.dtype.newbyteorder("=")))
-            else:
-                inputs = inputs.clone()  # a model that works in place must not change the data
-            yield inputs if self.labels is None else (inputs, self.labels[part])
-
-
-def _as_batch(raw: Any, where: str, start: int = 0, names: Sequence[str] | None = None) -> Batch:
-    """Understand ``x``, ``(x, y)``, ``(x, y, index)`` and dicts."""
-    inputs: list[Any] = []
-    kwargs: dict[str, Any] = {}
-    if _is_mapping(raw):
-        rest = dict(raw)
-        labels = next((rest.pop(key) for key in LABEL_KEYS if key in rest), None)
-        index = next((rest.pop(key) for key in INDEX_KEYS if key in rest), None)
-        if not rest:
-            raise DataError(f"{where}: the dict has no inputs beside its labels and index")
-        if len(rest) == 1 and next(iter(rest)) in INPUT_KEYS:
-            inputs = list(rest.values())
-        else:
-            kwargs = {str(name): value for name, value in rest.items()}
-    elif isinstance(raw, tuple | list) and len(raw) in (1, 2, 3):
-        first, labels, index = [*raw, None, None][:3]
-        if _is_mapping(first):
-            kwargs = {str(name): value for name, value in first.items()}
-        else:
-            inputs = [first]
-    elif isinstance(raw, Tensor | np.ndarray):
-        inputs, labels, index = [raw], None, None
-    else:
-        found = f"{type(raw).__name__}" + (f" of {len(raw)}" if hasattr(raw, "__len__") else "")
-        raise DataError(
-            f"{where}: expected (x, y), (x, y, index) or a dict with labels; found a {found}"
-        )
-    args = tuple(_as_tensor(value) for value in inputs)
-    kwargs = {name: _as_tensor(value) for name, value in kwargs.items()}
-    sized = [value for value in [*args, *kwargs.values()] if isinstance(value, Tensor)]
-    if not sized or sized[0].ndim == 0:
-        raise DataError(f"{where}: expected a tensor of inputs, shape (n, …); found none")
-    size = len(sized[0])
-    what = f"{where} labels"
-    given = None
-    if labels is not None:
-        given = as_labels(as_classes(labels, names, what, start), what, start)
-    known = None if index is None else as_labels(index, f"{where} index")
-    for what, array in (("labels", given), ("index entries", known)):
-        if array is not None and len(array) != size:
-            raise LabelError(f"{where}: found {len(array)} {what} for {size} inputs")
-    return Batch(args, kwargs, given, known, size)
-
-
 def _place(value: Any, device: torch.device, dtype: torch.dtype) -> Any:
     """Move a tensor to the device; floating inputs take the model's own precision."""
     if not isinstance(value, Tensor):
@@ -561,19 +423,10 @@ def _not_finite(name: str, rows: Tensor, batch: Batch, where: str) -> str:
     )
 
 
-def _as_tensor(value: Any) -> Any:
-    numeric = isinstance(value, np.ndarray) and value.dtype.kind in "biuf"
-    return torch.from_numpy(np.array(value)) if numeric else value
-
-
 def _describe(value: Any) -> str:
     if isinstance(value, Tensor):
         return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
     return type(value).__name__
-
-
-def _per_sample(value: Any, size: int) -> bool:
-    return isinstance(value, Tensor) and value.ndim > 0 and len(value) == size
 
 
 def _is_array(data: Any) -> bool:
@@ -582,8 +435,3 @@ def _is_array(data: Any) -> bool:
 
 def _is_pair(data: Any) -> bool:
     return isinstance(data, tuple | list) and len(data) == 2 and hasattr(data[0], "shape")
-
-
-def _is_mapping(data: Any) -> bool:
-    # Hugging Face's BatchEncoding is a UserDict: a mapping, not a dict.
-    return isinstance(data, Mapping) or hasattr(data, "keys")

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ._batches import Batch
 from ._capture import (
     Path,
     Tap,
@@ -20,7 +21,7 @@ from ._capture import (
 from ._device import device_of
 from ._modules import is_activation, parts_of_blocks
 from ._pooling import WORDS, PoolChoice, as_pools, can_pool, places_for, token_mask
-from ._stream import Batch, forward, placed
+from ._stream import forward, placed
 from .errors import ModelError
 
 __all__ = ["INPUT", "Place", "Survey", "survey"]

@@ -12,12 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from ._batches import Batch
 from ._capture import Tap, undisturbed
 from ._classifier import SubspaceClassifier
 from ._device import device_of
 from ._features import Features
 from ._onnx import CHECKED, OnnxClassifier, export_onnx
-from ._stream import Batch, Source, stream
+from ._stream import Source, stream
 from .combined import COMBINED, CombinedDiscriminant, rows_for
 from .errors import DataError, ModelError
 from .module import DecodedModule

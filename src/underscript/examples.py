@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from ._stream import Batch
+from ._batches import Batch
 from .errors import DataError
 from .issues import Answers
 

@@ -11,10 +11,10 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ._batches import Batch
 from ._duplicates import Sketches, conflicting, sketches
 from ._labels import Labels
 from ._overlap import fingerprints
-from ._stream import Batch
 from .noise import SMALLEST, Noise
 
 COLUMNS = {

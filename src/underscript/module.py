@@ -14,9 +14,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ._batches import Batch
 from ._capture import Reached, Tap, capture
 from ._classifier import SubspaceClassifier
-from ._stream import Batch
 from .combined import CombinedDiscriminant
 from .discriminant import FourierFeatures, RidgeDiscriminant
 from .errors import DataError, ModelError

@@ -16,11 +16,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ._batches import Batch
 from ._device import as_device, device_of
 from ._files import write_tensors
 from ._labels import Labels, as_labels
 from ._made_with import versions
-from ._stream import Batch, Source, forward, progress_bar
+from ._stream import Source, forward, progress_bar
 from .decoding import Decoding
 from .errors import DataError, LabelError, ModelError
 from .selection import held_out_tenth
