@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--corruption", default="0.4,0.8")
     parser.add_argument("--samples", type=int, default=60000)
     parser.add_argument("--holdout", type=int, default=5000)
-    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=3, help="of retraining; 0: none")
     options = parser.parse_args()
     for degree in map(float, options.corruption.split(",")):
         plan = Plan(
@@ -83,6 +83,8 @@ def measure(work: Work, epochs: int) -> None:
         values = np.concatenate([OnnxClassifier(file).decide(batch).numpy() for batch in batches])
         same = values.argmax(1) == found.best.predict(x.numpy())
         print(f"onnxruntime predicts the same for {same.sum():,} of {len(same):,} test images")
+    if not epochs:
+        return
     again = us.retrain(model, train, found, holdout, (x, true), epochs=epochs)
     print(again.verdict)
     print(again.history.to_string(index=False), flush=True)
