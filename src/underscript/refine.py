@@ -143,10 +143,12 @@ class Refined:
         last = self.members[0].round
         reason = f"{_listed(self.members)}; fitted to "
         reason += f"labels decoded in round {last}" if last else "the given labels"
+        alone = len({each.layer for each in self.fitted}) == 1
+        others = "one another" if alone else "the other layers"
         reason += {
             "holdout": f", as {self.n:,} noisy labels of a hold-out prefer nothing else clearly; ",
-            "training data": ", chosen by agreement with the other layers where these contradict "
-            "given labels; ",
+            "training data": f", chosen by agreement with {others} where these contradict given "
+            "labels; ",
         }[self.criterion]
         if self.beside is not None and not noise.hopeless:
             reason += (
