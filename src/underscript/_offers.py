@@ -10,11 +10,10 @@ from ._judges import Ensemble, Judged, summed
 from .combined import COMBINED
 from .discriminant import Linear
 from .noise import SURE, Calibration, Noise, calibrate, estimate_noise
+from .selection import ahead_of, clearly_best
 
 # So many of the best are the answer.
 MEMBERS = 4
-# Standard errors by which the hold-out must prefer another ensemble: there are dozens of them.
-CLEARLY = 3.0
 # So much better the input must be estimated to be than the layers, to take their place; where the
 # hold-out sees a difference of so many standard errors, it decides this one question.
 AHEAD = 0.01
@@ -152,16 +151,10 @@ def estimates(
 
 def input_leads(control: Offer, leading: Offer, beside: Estimates, held: bool) -> bool:
     """Say whether the input's offer is to take the place of the layers'."""
-    ahead, error = ahead_of(control, leading)
+    ahead, error = ahead_of(control.agrees, leading.agrees)
     if held and abs(ahead) > SEEN * error:
         return ahead > 0
     return beside.layers < beside.input - AHEAD or beside.echo > ECHO
-
-
-def ahead_of(offer: Offer, other: Offer) -> tuple[float, float]:
-    """Return how much oftener an offer agrees with the labels than another, and the error."""
-    difference = offer.agrees - other.agrees
-    return float(difference.mean()), float(difference.std(correction=0)) / len(difference) ** 0.5
 
 
 def overruled(offer: Offer, others: list[Offer]) -> Offer:
@@ -170,9 +163,5 @@ def overruled(offer: Offer, others: list[Offer]) -> Offer:
     With noise that does not depend on the input the share of noisy labels that a decoder predicts
     rises with its accuracy; see the documentation of the method.
     """
-    best, ahead = offer, 0.0
-    for other in others:
-        mean, error = ahead_of(other, offer)
-        if mean > max(ahead, CLEARLY * error):
-            best, ahead = other, mean
-    return best
+    everything = [offer, *others]
+    return everything[clearly_best([each.agrees for each in everything], 0)]

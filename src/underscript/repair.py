@@ -23,6 +23,7 @@ from ._survey import Place, Survey
 from ._team import Team
 from .discriminant import Linear
 from .errors import DataError, ModelError
+from .selection import clearly_best
 
 __all__ = [
     "Choosing", "Option", "ReadOut", "Target", "find_read_out", "relabelled", "transfer",
@@ -30,8 +31,6 @@ __all__ = [
 
 BIASES = ("zero", "kept", "refitted")
 WEIGHTS = ("discriminant", "velpic", "own")
-# Standard errors by which the hold-out must prefer another.
-CLEARLY = 3.0
 # The logit of a class that the training data lacked: below any other, and finite.
 _NEVER = -1e4
 
@@ -247,7 +246,8 @@ class Choosing:
         reason = f"{chosen}: agrees with the decoded labels of {agreements[best[chosen]]:.1%} of "
         reason += f"{n:,} training samples"
         if held is not None:
-            other = _preferred(held, best, chosen)
+            names = list(best)
+            other = names[clearly_best(held[list(best.values())].unbind(), names.index(chosen))]
             if other != chosen:
                 reason = f"{other}: predicts {_mean(held, best[other]):.1%} of {held.shape[1]:,} "
                 reason += f"noisy labels of the hold-out, clearly more than {chosen} with "
@@ -280,18 +280,6 @@ def _weight_of(option: Option) -> str:
 
 def _mean(held: Bool[Tensor, "options n"], at: int) -> float:
     return float(held[at].double().mean())
-
-
-def _preferred(held: Bool[Tensor, "options n"], best: Mapping[Option, int], ours: Option) -> Option:
-    """Return what predicts clearly more of the hold-out's noisy labels than ours, or ours."""
-    found, ahead = ours, 0.0
-    for option, at in best.items():
-        difference = held[at].double() - held[best[ours]].double()
-        mean = float(difference.mean())
-        error = float(difference.std(correction=0)) / len(difference) ** 0.5
-        if mean > max(ahead, CLEARLY * error):
-            found, ahead = option, mean
-    return found
 
 
 def _half_way(vectors: Tensor, means: Tensor, counts: Tensor) -> Float[Tensor, " classes"]:

@@ -7,11 +7,16 @@ hold-out's statistical error. Training data held out from the decoders alone are
 deep layers echo the labels that the network memorised.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
+
+# Standard errors by which a hold-out must prefer another decoder: there are dozens of them.
+CLEARLY = 3.0
 
 
 class Key(NamedTuple):
@@ -90,6 +95,36 @@ def select(scores: list[Score], criterion: str) -> Selection:
     ranked = sorted(deeper or candidates, key=lambda score: -score.accuracy)
     second = ranked[1] if len(ranked) > 1 else None
     return Selection(ranked[0].key, criterion, ranked[0], second)
+
+
+def ahead_of(these: Tensor, others: Tensor) -> tuple[float, float]:
+    """Return how much oftener one decoder is right than another on the same samples, and the error.
+
+    Parameters
+    ----------
+    these, others : Tensor of bool or numbers, shape (n,)
+        For each sample whether the label is predicted.
+    """
+    difference = these.double() - others.double()
+    return float(difference.mean()), float(difference.std(correction=0)) / len(difference) ** 0.5
+
+
+def clearly_best(right: Sequence[Tensor], ours: int) -> int:
+    """Return which decoder predicts clearly more of a hold-out's labels than ours, or ours.
+
+    Parameters
+    ----------
+    right : sequence of Tensor, shape (n,) each
+        For each decoder and sample whether the label is predicted.
+    ours : int
+        The number of the one that is to be overruled.
+    """
+    best, most = ours, 0.0
+    for number, each in enumerate(right):
+        mean, error = ahead_of(each, right[ours])
+        if mean > max(most, CLEARLY * error):
+            best, most = number, mean
+    return best
 
 
 def held_out_tenth(index: NDArray[np.int64], seed: int) -> NDArray[np.bool_]:
