@@ -273,14 +273,9 @@ def extract_logits(output: Any, size: int, where: str) -> Tensor:
     """
     found = named_logits(output)
     if found is None:
-        several = {path: t for path, t in tensors_in(output) if may_be_logits(t, size)}
-        if isinstance(output, Mapping) and len(several) > 1:
-            parts = ", ".join(f"{path[0]} {tuple(t.shape)}" for path, t in several.items())
-            raise ModelError(
-                f"{where}: the model returns several outputs ({parts}), none of them called "
-                "logits; only single-label classifiers can be decoded: return one of them"
-            )
-        found = next(iter(several.values()), first_tensor(output))
+        # Which of several is told apart where layers are listed.
+        rows = (tensor for _, tensor in tensors_in(output) if may_be_logits(tensor, size))
+        found = next(rows, first_tensor(output))
     if found is None:
         raise ModelError(
             f"{where}: expected logits (a tensor, tuple, dict or object with .logits); "

@@ -86,7 +86,7 @@ def size(value: float | None) -> str:
     """Return a number of bytes as text.
 
     >>> size(712e6), size(4_294_967_296), size(None)
-    ('712 MB', '4.3 GB', '–')
+    ('712 MB', '4.29 GB', '–')
     """
     if value is None:
         return "–"
