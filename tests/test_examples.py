@@ -37,23 +37,33 @@ def gather(inputs, quality, given, predicted, size, **settings):
     return worst
 
 
-@pytest.fixture
-def many():
+def drawn(n_classes):
     rng = np.random.default_rng(3)
     n = 3_000
-    given = rng.integers(0, 7, n)
-    predicted = np.where(rng.random(n) < 0.4, (given + 1) % 7, given)
-    return torch.rand(n, 1, 4, 4), rng.random(n), given, predicted
+    given = rng.integers(0, n_classes, n)
+    other = (given + rng.integers(1, n_classes, n)) % n_classes
+    predicted = np.where(rng.random(n) < 0.4, other, given)
+    # One class is easy to propose, as a one among digits: the worst of all are its.
+    quality = np.where(predicted == 1, 0.1, 1.0) * rng.random(n)
+    return torch.rand(n, 1, 4, 4), quality, given, predicted
 
 
+@pytest.fixture
+def many():
+    return drawn(7)
+
+
+# Of 7 classes each of 42 pairs has a share, of 30 only each given class.
+@pytest.mark.parametrize(("n_classes", "by_pair", "each"), [(7, True, 1), (30, False, 2)])
 @pytest.mark.parametrize("size", [1, 7, 512, 3_000])
-def test_the_worst_of_each_class_are_kept_whatever_the_batches(many, size):
-    inputs, quality, given, predicted = many
-    worst = gather(inputs, quality, given, predicted, size, n_classes=7)
+def test_the_worst_of_each_kind_are_kept_whatever_the_batches(n_classes, by_pair, each, size):
+    inputs, quality, given, predicted = drawn(n_classes)
+    worst = gather(inputs, quality, given, predicted, size, n_classes=n_classes)
     kept = [example.index for example in worst.examples()]
     wrong = np.flatnonzero(given != predicted)
     ranked = wrong[np.argsort(quality[wrong])]
-    wanted = {i for k in range(7) for i in ranked[given[ranked] == k][: SHOWN // 7]}
+    kind = given * n_classes + predicted if by_pair else given
+    wanted = {i for k in np.unique(kind) for i in ranked[kind[ranked] == k][:each]}
     for i in ranked:
         if len(wanted) == SHOWN:
             break

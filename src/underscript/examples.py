@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,12 +22,16 @@ __all__ = ["SHOWN", "Example", "Worst", "load_examples", "save_examples"]
 
 #: So many samples are kept at most.
 SHOWN = 60
+# A given and a proposed class, or a given class.
+Group = tuple[int, int] | int
 # Pixels: larger pictures are made smaller.
 _SIDE = 96
 # Characters and numbers of a sample that is no picture.
 _LETTERS = 400
 _VALUES = 24
 _FILE = "examples.json"
+# With more pairs of classes than this a share for each would be too many to keep.
+_PAIRS = 600
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +78,8 @@ class _Seen:
 class Worst:
     """The contradicted samples of the lowest quality, gathered batch by batch.
 
-    Each given class has its share of them, so that every class has something to look at.
+    Each pair of given and proposed class has its share of them, or with many classes each given
+    class, so that there is something of everything to look at.
 
     Parameters
     ----------
@@ -91,7 +97,9 @@ class Worst:
         self, show: Callable[[Any], Any] | None = None, n_classes: int = 1, size: int = SHOWN
     ):
         self.show, self.size = show, size
-        self.each = max(1, size // n_classes)
+        pairs = n_classes * (n_classes - 1)
+        self.by_pair = 0 < pairs <= _PAIRS
+        self.each = max(1, size // (pairs if self.by_pair else n_classes))
         self._kept: list[_Seen] = []
         self._n = 0
 
@@ -102,13 +110,14 @@ class Worst:
         bound, bounds = self._bounds()
         rows = np.argsort(answers.quality, kind="stable")
         rows = rows[answers.predicted[rows] != answers.given[rows]]
-        taken: dict[int, int] = {}
+        taken: Counter[Group] = Counter()
         for place, row in enumerate(rows):
-            given, quality = int(answers.given[row]), float(answers.quality[row])
-            taken[given] = taken.get(given, 0) + 1
+            given, predicted = int(answers.given[row]), int(answers.predicted[row])
+            quality, group = float(answers.quality[row]), self._group(given, predicted)
+            taken[group] += 1
             overall = place < self.size and quality < bound
-            if overall or (taken[given] <= self.each and quality < bounds.get(given, np.inf)):
-                at, predicted = int(index[row]), int(answers.predicted[row])
+            if overall or (taken[group] <= self.each and quality < bounds.get(group, np.inf)):
+                at = int(index[row])
                 sample = _sample(batch, int(row))
                 self._kept.append(_seen(sample, at, given, predicted, quality, self.show))
         self._cut()
@@ -118,17 +127,24 @@ class Worst:
         self._kept += other._kept
         self._cut()
 
-    def _bounds(self) -> tuple[float, dict[int, float]]:
-        """Return the quality below which a sample is kept, and that for each given class."""
-        found: dict[int, list[float]] = {}
+    def _group(self, given: int, predicted: int) -> Group:
+        """Return whose share a sample belongs to."""
+        return (given, predicted) if self.by_pair else given
+
+    def _group_of(self, seen: _Seen) -> Group:
+        return self._group(seen.example.given, seen.example.predicted)
+
+    def _bounds(self) -> tuple[float, dict[Group, float]]:
+        """Return the quality below which a sample is kept, and that for each group."""
+        found: dict[Group, list[float]] = {}
         for seen in self._kept:
-            found.setdefault(seen.example.given, []).append(seen.example.quality)
+            found.setdefault(self._group_of(seen), []).append(seen.example.quality)
         full = {k: each[self.each - 1] for k, each in found.items() if len(each) >= self.each}
         there = len(self._kept) >= self.size
         return self._kept[self.size - 1].example.quality if there else np.inf, full
 
     def _cut(self) -> None:
-        """Keep the worst of all, and of each given class."""
+        """Keep the worst of all, and of each group."""
         self._kept.sort(key=lambda seen: (seen.example.quality, seen.example.index))
         first = {id(seen) for seen in self._of_each()}
         self._kept = [
@@ -136,17 +152,17 @@ class Worst:
         ]
 
     def _of_each(self) -> list[_Seen]:
-        taken: dict[int, int] = {}
+        taken: Counter[Group] = Counter()
         found = []
         for seen in self._kept:
-            given = seen.example.given
-            taken[given] = taken.get(given, 0) + 1
-            if taken[given] <= self.each:
+            group = self._group_of(seen)
+            taken[group] += 1
+            if taken[group] <= self.each:
                 found.append(seen)
         return found
 
     def _chosen(self) -> list[_Seen]:
-        """Return the worst of each class, filled up with the worst of all."""
+        """Return the worst of each group, filled up with the worst of all."""
         found = self._of_each()[: self.size]
         first = {id(seen) for seen in found}
         found += [seen for seen in self._kept if id(seen) not in first][: self.size - len(found)]
