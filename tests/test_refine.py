@@ -243,6 +243,23 @@ def test_rows_that_are_read_again_give_what_kept_rows_give(noisy, found):
     assert again.summary["selected"]["reason"] == found[True].summary["selected"]["reason"]
 
 
+def test_data_sorted_by_class_are_judged_by_samples_of_all_classes(noisy, monkeypatch):
+    """Of more samples than are kept those that are must be spread over all of them."""
+    monkeypatch.setattr("underscript._judges._SOME", 300)
+    x, y = noisy.train
+    order = np.argsort(noisy.true, kind="stable")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", us.UnderscriptWarning)
+        summary = us.decode(
+            noisy.model, (x[order], y[order]), test=noisy.test, controls=False, progress=False
+        ).summary
+    assert 220 <= summary["noise"]["n"] <= 300
+    assert summary["noise"]["rate"] == pytest.approx(noisy.wrong, abs=0.08)
+    # Some thirty samples of each true class; of a class without any it would be 0.4 or more.
+    assert np.diag(summary["noise"]["transitions_error"]).max() < 0.2
+    assert summary["selected"]["test_accuracy"] >= 0.9
+
+
 @pytest.mark.parametrize("held", [True, False])
 def test_where_nothing_is_wrong_it_says_so_and_keeps_up_with_the_model(held):
     clean = Case(0.0)

@@ -49,20 +49,33 @@ class Candidate(NamedTuple):
 
 
 class Kept:
-    """Scores of all candidates for some samples, with these samples' given labels."""
+    """Scores of all candidates for some samples, with these samples' given labels.
 
-    def __init__(self, room: int):
-        self.room = room
+    Parameters
+    ----------
+    room : int
+        So many samples at most.
+    n : int
+        Of so many; those that are kept are spread over all, as data may be sorted by class.
+    """
+
+    def __init__(self, room: int, n: int):
+        self.step = max(1, -(-n // max(1, room)))
+        self.passed = 0
         self.scores: list[dict[Candidate, Tensor]] = []
         self.labels: list[Tensor] = []
 
+    def next(self, size: int) -> Tensor:
+        """Return which rows of the next batch of this size are to be kept, int64."""
+        first = -self.passed % self.step
+        self.passed += size
+        return torch.arange(first, size, self.step) if first < size else torch.empty(0).long()
+
     def add(self, scores: dict[Candidate, Tensor], labels: Tensor) -> None:
-        """Keep a batch's, as long as there is room."""
-        take = min(self.room, len(labels))
-        if take:
-            self.room -= take
-            self.scores.append({each: values[:take].cpu() for each, values in scores.items()})
-            self.labels.append(labels[:take])
+        """Keep these rows."""
+        if len(labels):
+            self.scores.append({each: values.cpu() for each, values in scores.items()})
+            self.labels.append(labels)
 
     def of(self, candidate: Candidate) -> Tensor:
         """Return a candidate's scores (n, K)."""
@@ -75,7 +88,7 @@ class Kept:
 
     def together(self, task: Task) -> "Kept":
         """Return everybody's."""
-        whole = Kept(0)
+        whole = Kept(0, 0)
         for part in task.team.gather(self):
             whole.scores += part.scores
             whole.labels += part.labels
@@ -97,6 +110,7 @@ class Work:
     kept: list[tuple[Views, Tensor, Tensor]] | None = None
     means: dict[View, tuple[Tensor, Tensor]] = field(default_factory=dict)
     ones: dict[View, Tensor] = field(default_factory=dict)
+    held: int = 0
     held_inputs: NDArray[np.uint64] | None = None
     train_inputs: list[NDArray[np.uint64]] = field(default_factory=list)
 

@@ -88,6 +88,7 @@ def read_holdout(work: Work, notes: Notes) -> bool:
             labels = work.task.given(batch, holdout)
             counts += torch.bincount(torch.from_numpy(labels), minlength=n_classes)
             inputs.append(fingerprints(batch))
+    work.held = int(counts.sum())
     counts = team.total(counts)
     work.held_inputs = np.concatenate(team.gather(np.concatenate(inputs)))
     n = int(counts.sum())
@@ -113,7 +114,7 @@ def judge(work: Work, fitted: dict[Candidate, Linear], held: bool) -> tuple[Judg
     Returns, besides, all scores of the hold-out, or else of some training samples.
     """
     layers = list(dict.fromkeys(each.layer for each in fitted))
-    kept = Kept(min(_SOME, work.room(len(fitted))))
+    kept = Kept(min(_SOME, work.room(len(fitted))), work.share)
     went_with = dict.fromkeys(fitted, 0)
     contradicted = dict.fromkeys(layers, 0)
     agreed = dict.fromkeys(fitted, 0)
@@ -122,7 +123,8 @@ def judge(work: Work, fitted: dict[Candidate, Linear], held: bool) -> tuple[Judg
         for seen, labels, _ in work.views(work.train, "judging"):
             scores = work.scores(seen, fitted)
             if not held:
-                kept.add(scores, labels)
+                rows = kept.next(len(labels))
+                kept.add({each: values[rows] for each, values in scores.items()}, labels[rows])
             n += len(labels)
             predicted = {each: values.argmax(1).cpu() for each, values in scores.items()}
             votes = {
@@ -142,9 +144,11 @@ def judge(work: Work, fitted: dict[Candidate, Linear], held: bool) -> tuple[Judg
                 agreed[each] += int((answer == labels).sum())
         if held:
             assert work.holdout is not None
-            kept = Kept(work.room(len(fitted)))
+            kept = Kept(work.room(len(fitted)), work.held)
             for seen, labels, _ in work.views(work.holdout, "choosing"):
-                kept.add(work.scores(seen, fitted), labels)
+                rows = kept.next(len(labels))
+                scores = work.scores(seen, fitted)
+                kept.add({each: values[rows] for each, values in scores.items()}, labels[rows])
     kept = kept.together(work.task)
     parts = work.task.team.gather((went_with, contradicted, agreed, n))
     n = sum(part[3] for part in parts)
@@ -194,14 +198,13 @@ def noise_at_the_input(
         work.fit(0, {view: mine.without(part[view]) for view, mine in whole.items()})
         for part in sums
     ]
-    kept = Kept(min(_SOME, work.room(len(fitted[0]))))
+    kept = Kept(min(_SOME, work.room(len(fitted[0]))), work.share)
     with team.together():
         for seen, labels, folds in work.views(work.train, "estimating noise"):
-            if not kept.room:
-                break
+            some = kept.next(len(labels))
             for fold, linears in enumerate(fitted):
-                here = folds == fold
-                if here.any():
+                here = some[folds[some] == fold]
+                if len(here):
                     rows = {view: seen[view][here.to(seen[view].device)] for view in centres}
                     kept.add(work.scores(rows, linears), labels[here])
     kept = kept.together(work.task)
