@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -39,7 +39,7 @@ class Batch:
         rows = torch.from_numpy(chosen)
 
         def cut(value: Any) -> Any:
-            return value[rows.to(value.device)] if _per_sample(value, self.size) else value
+            return value[rows.to(value.device)] if per_sample(value, self.size) else value
 
         return Batch(
             tuple(cut(value) for value in self.args),
@@ -159,7 +159,8 @@ def _as_tensor(value: Any) -> Any:
     return torch.from_numpy(np.array(value)) if numeric else value
 
 
-def _per_sample(value: Any, size: int) -> bool:
+def per_sample(value: Any, size: int) -> TypeGuard[Tensor]:
+    """Say whether a batch's value is a tensor with a row for each of so many samples."""
     return isinstance(value, Tensor) and value.ndim > 0 and len(value) == size
 
 

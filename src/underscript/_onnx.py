@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ._batches import Batch
+from ._batches import Batch, per_sample
 from ._capture import undisturbed
 from ._files import whole_file
 from ._stream import placed
@@ -79,7 +79,7 @@ def _traced(module: DecodedModule, batch: Batch) -> Any:
     traced = _of_size(batch, 3)
     free = torch.export.Dim("batch")
     tensors = [v for v in (*traced.args, *traced.kwargs.values()) if isinstance(v, Tensor)]
-    shapes = tuple({0: free} if v.ndim and v.shape[0] == traced.size else {} for v in tensors)
+    shapes = tuple({0: free} if per_sample(v, traced.size) else {} for v in tensors)
     name = type(module.network).__name__
     with _quiet():
         try:
@@ -138,9 +138,7 @@ def _of_size(batch: Batch, size: int) -> Batch:
         return batch.take(np.arange(batch.size) < size)
 
     def longer(value: Any) -> Any:
-        if isinstance(value, Tensor) and value.ndim and value.shape[0] == batch.size:
-            return torch.cat([value] * size)[:size]
-        return value
+        return torch.cat([value] * size)[:size] if per_sample(value, batch.size) else value
 
     kwargs = {name: longer(value) for name, value in batch.kwargs.items()}
     return Batch(tuple(map(longer, batch.args)), kwargs, None, None, size)

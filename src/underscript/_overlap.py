@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ._batches import Batch
+from ._batches import Batch, per_sample
 
 # Rows that are turned into 64-bit numbers at once.
 _BLOCK = 64
@@ -25,10 +25,8 @@ def fingerprints(batch: Batch) -> NDArray[np.uint64]:
 
 def inputs_of(batch: Batch) -> Tensor | None:
     """Return a batch's first tensor with a row for each sample."""
-    for value in [*batch.args, *batch.kwargs.values()]:
-        if isinstance(value, Tensor) and value.ndim and len(value) == batch.size:
-            return value
-    return None
+    values = [*batch.args, *batch.kwargs.values()]
+    return next((value for value in values if per_sample(value, batch.size)), None)
 
 
 def _fingerprints(inputs: Tensor) -> NDArray[np.uint64]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from ._batches import Batch
+from ._batches import Batch, per_sample
 from .errors import DataError
 from .issues import Answers
 
@@ -202,8 +202,7 @@ def _sample(batch: Batch, row: int) -> Any:
     """Return one sample as the model takes it, without the batch's dimension."""
 
     def of(value: Any) -> Any:
-        whole = isinstance(value, Tensor) and value.ndim and len(value) == batch.size
-        return value[row] if whole else value
+        return value[row] if per_sample(value, batch.size) else value
 
     args = [of(value) for value in batch.args]
     named = {name: of(value) for name, value in batch.kwargs.items()}
