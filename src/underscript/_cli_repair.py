@@ -7,8 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ._files import write_tensors, write_text
+from ._files import write_text
 from ._user import load_model, load_object
+from ._weights import write_weights
 from .decoding import load
 from .repair import BIASES, WEIGHTS
 from .retrain import retrain
@@ -79,8 +80,7 @@ def _export(options: argparse.Namespace) -> None:
 def _transfer(options: argparse.Namespace) -> None:
     found = load(options.folder, load_model(options.model, options.weights))
     repaired = found.transfer(options.weights_from, options.bias)
-    weights = {name: value.clone() for name, value in repaired.state_dict().items()}
-    write_tensors(options.out, weights)
+    write_weights(options.out, repaired)
     told = found.summary["transfer"]
     _tell(options, {**told, "out": str(options.out)}, f"{options.out}: {told['reason']}")
 

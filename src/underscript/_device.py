@@ -1,6 +1,8 @@
 """Where to compute, and in how much memory."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -31,6 +33,18 @@ def as_device(name: str | torch.device) -> torch.device:
             "unknown or not available"
         ) from error
     return device
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Run the block with random numbers from a seed, there and on the CPU, and put them back."""
+    indices = [device.index or 0] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=indices):
+        # Not torch.manual_seed: it would also reseed devices that are not set aside here.
+        torch.default_generator.manual_seed(seed)
+        for index in indices:
+            torch.cuda.default_generators[index].manual_seed(seed)
+        yield
 
 
 def as_bytes(size: int | str) -> int:

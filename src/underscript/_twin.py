@@ -1,9 +1,27 @@
-"""The control that every claim needs: the same network, never trained."""
+"""Copies of a network: as it is, and the control that every claim needs, never trained."""
 
 import copy
 
 import torch
 from torch import nn
+
+from .errors import ModelError
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """Return a copy that can be changed.
+
+    Raises
+    ------
+    ModelError
+        If the model cannot be copied.
+    """
+    try:
+        return copy.deepcopy(model)
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [""])[0]
+        name = type(model).__name__
+        raise ModelError(f"the model ({name}) cannot be copied: {reason}") from error
 
 
 def random_twin(network: nn.Module, seed: int) -> nn.Module:

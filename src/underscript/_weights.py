@@ -1,4 +1,4 @@
-"""Weights from files: safetensors, state dicts, and checkpoints that hold one; never any code."""
+"""Weights in files: safetensors, state dicts, and checkpoints that hold one; never any code."""
 
 import logging
 import zipfile
@@ -11,9 +11,10 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from ._files import write_tensors
 from .errors import ModelError
 
-__all__ = ["fit_weights", "load_weights", "read_weights"]
+__all__ = ["fit_weights", "load_weights", "read_weights", "write_weights"]
 
 logger = logging.getLogger(__name__)
 
@@ -83,6 +84,19 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         what = f"a dict of {', '.join(map(str, held[:5]))}" if held else type(found).__name__
         raise ModelError(f"--weights: {path} holds {what}, not a state dict of tensors by name")
     return found
+
+
+def write_weights(path: Path, model: nn.Module, metadata: dict[str, str] | None = None) -> None:
+    """Write a model's weights as safetensors, whole or not at all.
+
+    Raises
+    ------
+    OutputError
+        If the file cannot be written.
+    """
+    # Copies: tied weights are written under each of their names.
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    write_tensors(path, weights, metadata)
 
 
 def _unreadable(path: Path, error: Exception) -> str:

@@ -4,7 +4,6 @@ Everything fitted is a buffer, so it moves with ``.to(device)``, and every step 
 `torch.export` and ONNX know.
 """
 
-import copy
 import inspect
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -17,9 +16,10 @@ from torch import Tensor, nn
 from ._batches import Batch
 from ._capture import Reached, Tap, capture
 from ._classifier import SubspaceClassifier
+from ._twin import copied
 from .combined import CombinedDiscriminant
 from .discriminant import FourierFeatures, RidgeDiscriminant
-from .errors import DataError, ModelError
+from .errors import DataError
 from .subspace import MinimumAngleSubspaceClassifier
 
 __all__ = ["DecodedModule"]
@@ -55,13 +55,7 @@ class DecodedModule(nn.Module):
         estimator: SubspaceClassifier | CombinedDiscriminant,
     ):
         super().__init__()
-        try:
-            self.network = copy.deepcopy(network)
-        except Exception as error:
-            reason = (str(error).strip().splitlines() or [""])[0]
-            raise ModelError(
-                f"the model ({type(network).__name__}) cannot be copied: {reason}"
-            ) from error
+        self.network = copied(network)
         self.taps = tuple(taps)
         # A mask of tokens is known by its name, also where it is not given by it.
         kinds = inspect.signature(network.forward).parameters.values()

@@ -5,7 +5,6 @@ refined, and the class vectors of VeLPIC. They are tried while others are counte
 more products a batch; which is written is chosen with noisy labels only.
 """
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -21,6 +20,7 @@ from ._labels import Labels
 from ._stream import Rows
 from ._survey import Place, Survey
 from ._team import Team
+from ._twin import copied
 from .discriminant import Linear
 from .errors import DataError, ModelError
 from .selection import clearly_best
@@ -313,12 +313,7 @@ def transfer(
         If the model is not the one that was decoded, or cannot be copied.
     """
     option = _chosen(read_out, weights, bias)
-    try:
-        repaired = copy.deepcopy(model)
-    except Exception as error:
-        reason = (str(error).strip().splitlines() or [""])[0]
-        name = type(model).__name__
-        raise ModelError(f"the model ({name}) cannot be copied: {reason}") from error
+    repaired = copied(model)
     if option.weights == "own":
         return repaired
     layer = dict(repaired.named_modules()).get(read_out.module)

@@ -1,11 +1,9 @@
 """The network trained on for a few epochs on cleaned labels; noisy ones say when to stop."""
 
-import copy
 import json
 import math
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +15,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ._batches import Batch
-from ._device import as_device, device_of
-from ._files import write_tensors
+from ._device import as_device, device_of, seeded
 from ._labels import Labels, as_labels
 from ._made_with import versions
 from ._stream import Source, forward, progress_bar
+from ._twin import copied
+from ._weights import write_weights
 from .decoding import Decoding
 from .errors import DataError, LabelError, ModelError
 from .selection import held_out_tenth
@@ -64,10 +63,8 @@ class Retrained:
         OutputError
             If the file cannot be written.
         """
-        # Copies: tied weights are written under each of their names.
-        weights = {name: value.clone() for name, value in self.model.state_dict().items()}
         said = json.dumps(self.summary, ensure_ascii=False, allow_nan=False)
-        write_tensors(Path(path), weights, {"underscript": said})
+        write_weights(Path(path), self.model, {"underscript": said})
 
 
 def retrain(
@@ -155,7 +152,7 @@ def retrain(
         said = "cleaned labels of a tenth of the training data that was not trained on"
     tests = None if test is None else Source(test, "test", batch_size=_MEASURED)
     place = as_device(device) if device is not None else device_of(model)
-    network = _copied(model).to(place)
+    network = copied(model).to(place)
 
     def measured(batches: Iterator[Batch], mine: "_Cleaned | None") -> tuple[float, int]:
         return _measure(network, batches, place, mine)
@@ -167,7 +164,7 @@ def retrain(
 
     modes = [(module, module.training) for module in network.modules()]
     rows: list[dict[str, Any]] = []
-    with _seeded(seed, place):
+    with seeded(seed, place):
         network.eval()
         accuracy, n_choice = choosing()
         rows.append({"epoch": 0, "loss": None, "choice_accuracy": accuracy})
@@ -323,28 +320,8 @@ def _check_classes(labels: Tensor, logits: Tensor) -> None:
         )
 
 
-def _copied(model: nn.Module) -> nn.Module:
-    try:
-        return copy.deepcopy(model)
-    except Exception as error:
-        reason = (str(error).strip().splitlines() or [""])[0]
-        name = type(model).__name__
-        raise ModelError(f"the model ({name}) cannot be copied: {reason}") from error
-
-
 def _state(network: nn.Module) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in network.state_dict().items()}
-
-
-@contextmanager
-def _seeded(seed: int, place: torch.device) -> Iterator[None]:
-    """Run the block with torch's random numbers from a seed, and put them back."""
-    devices = [place.index or 0] if place.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.default_generator.manual_seed(seed)
-        for device in devices:
-            torch.cuda.default_generators[device].manual_seed(seed)
-        yield
 
 
 def _numbers(row: Mapping[str, Any]) -> dict[str, Any]:

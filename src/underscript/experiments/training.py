@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from .._device import seeded
 from ..errors import DataError, LabelError, ModelError
 from .checkpoints import Checkpoint, State
 from .presets import Preset
@@ -368,15 +369,9 @@ def _matrix_precision(device: torch.device) -> torch.dtype:
 @contextmanager
 def _own_randomness(device: torch.device, seed: int) -> Iterator[None]:
     """Seed what a model may draw from (dropout), and put torch's global state back afterwards."""
-    cuda = device.type == "cuda"
-    indices = [device.index or 0] if cuda else []
     cudnn = torch.backends.cudnn
     as_found = cudnn.deterministic, cudnn.benchmark
-    with torch.random.fork_rng(devices=indices):
-        # Not torch.manual_seed: it would also reseed devices that are not set aside here.
-        torch.default_generator.manual_seed(seed)
-        for index in indices:
-            torch.cuda.default_generators[index].manual_seed(seed)
+    with seeded(seed, device):
         try:
             cudnn.deterministic, cudnn.benchmark = True, False
             yield
