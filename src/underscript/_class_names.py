@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from ._labels import Labels
 from .errors import DataError, LabelError
 
 # What a spreadsheet takes for the start of a formula, their full-width forms too (OWASP, "CSV
@@ -130,9 +130,13 @@ def _texts(labels: Any) -> list[str] | None:
     return values if all(isinstance(value, str) for value in values) else None
 
 
-def named(labels: Labels, names: Sequence[str]) -> Any:
-    """Return the names of classes, shape (n,)."""
-    return np.asarray(names, dtype=object)[labels]
+def with_names(issues: pd.DataFrame, names: Sequence[str] | None) -> pd.DataFrame:
+    """Return a copy of label issues, with the names of classes where there are some."""
+    if names is None:
+        return issues.copy()
+    each = np.asarray(names, dtype=object)
+    kinds = ("given", "predicted", "second")
+    return issues.assign(**{f"{kind}_name": each[issues[f"{kind}_label"]] for kind in kinds})
 
 
 def for_spreadsheets(text: str) -> str:

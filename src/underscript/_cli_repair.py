@@ -14,15 +14,21 @@ from .decoding import load
 from .repair import BIASES, WEIGHTS
 from .retrain import retrain
 
-__all__ = ["add_repair"]
+__all__ = ["add_repair", "add_weights"]
 
 AddCommand = Callable[[Any, str, Any, str], argparse.ArgumentParser]
 
 
 def _add_model(command: argparse.ArgumentParser) -> None:
-    add = command.add_argument
-    add("--model", required=True, metavar="FILE.py:build", help="a callable or nn.Module")
-    add("--weights", metavar="FILE",
+    command.add_argument(
+        "--model", required=True, metavar="FILE.py:build", help="a callable or nn.Module"
+    )
+    add_weights(command)
+
+
+def add_weights(command: argparse.ArgumentParser) -> None:
+    """Add the option that names a file of weights."""
+    command.add_argument("--weights", metavar="FILE",
         help="safetensors, a state dict or a checkpoint with one, such as Lightning's; FILE:PART "
         "where it holds several models")  # fmt: skip
 

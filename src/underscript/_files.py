@@ -14,6 +14,11 @@ from .errors import OutputError
 
 # Of run folders: raised when what they hold changes its meaning.
 RUN_FORMAT = 4
+# Of the table of layers; a figure or a report needs them all.
+TABLE_COLUMNS = (
+    "model", "layer", "width", "probe", "variance", "subspace_labels", "rank", "split", "labels",
+    "n", "accuracy", "selected",
+)  # fmt: skip
 
 
 @contextmanager

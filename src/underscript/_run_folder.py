@@ -12,10 +12,10 @@ import safetensors.torch
 from torch import nn
 
 from ._capture import Tap
-from ._class_names import named
+from ._class_names import with_names
 from ._classifier import SubspaceClassifier
 from ._exchange import write_spreadsheet
-from ._files import RUN_FORMAT, write_tensors
+from ._files import RUN_FORMAT, TABLE_COLUMNS, write_tensors
 from ._onnx import OnnxClassifier
 from .combined import CombinedDiscriminant
 from .decoder import Decoder
@@ -26,13 +26,7 @@ from .issues import COLUMNS
 from .repair import ReadOut
 from .subspace import PROBES
 
-__all__ = ["TABLE_COLUMNS", "Run", "is_run", "read_run", "write_run"]
-
-TABLE_COLUMNS = (
-    "model", "layer", "width", "probe", "variance", "subspace_labels", "rank", "split", "labels",
-    "n", "accuracy", "selected",
-)  # fmt: skip
-
+__all__ = ["Run", "is_run", "read_run", "write_run"]
 
 ONNX_FILE = "decoder.onnx"
 
@@ -64,7 +58,8 @@ def write_run(run: Run, folder: Path, *, onnx: bool = False) -> None:
     text = json.dumps(run.summary, indent=2, ensure_ascii=False, allow_nan=False)
     (folder / "results.json").write_text(text + "\n", encoding="utf-8")
     run.table.to_csv(folder / "layers.csv", index=False)
-    write_spreadsheet(_with_names(run), folder / "label_issues.csv")
+    issues = with_names(run.issues, run.summary["model"]["class_names"])
+    write_spreadsheet(issues, folder / "label_issues.csv")
     if run.candidates is not None:
         run.candidates.to_csv(folder / "candidates.csv", index=False)
     if run.geometry is not None:
@@ -76,18 +71,6 @@ def write_run(run: Run, folder: Path, *, onnx: bool = False) -> None:
         write_tensors(folder / "decoder" / "readout.safetensors", run.read_out.tensors)
     if onnx:
         run.best.export(folder / "decoder" / ONNX_FILE)
-
-
-def _with_names(run: Run) -> pd.DataFrame:
-    """Return the label issues with the names of classes, where there are some."""
-    names = run.summary["model"]["class_names"]
-    issues = run.issues
-    if names is None:
-        return issues
-    kinds = ("given", "predicted", "second")
-    return issues.assign(
-        **{f"{kind}_name": named(issues[f"{kind}_label"].to_numpy(), names) for kind in kinds}
-    )
 
 
 def read_run(folder: Path, model: nn.Module | None) -> Run:

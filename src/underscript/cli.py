@@ -20,7 +20,7 @@ from rich.text import Text
 
 from . import __version__, _audit
 from ._class_names import read_names
-from ._cli_repair import add_repair
+from ._cli_repair import add_repair, add_weights
 from ._device import as_bytes
 from ._files import fresh_folder
 from ._pooling import POOLS
@@ -419,9 +419,7 @@ def _add_decode_options(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
     add("--model", metavar="FILE.py:build",
         help="a callable or nn.Module; without one, --train holds features to decode")  # fmt: skip
-    add("--weights", metavar="FILE",
-        help="safetensors, a state dict or a checkpoint with one, such as Lightning's; FILE:PART "
-        "where it holds several models")  # fmt: skip
+    add_weights(command)
     add("--train", required=True, metavar="FILE.py:train",
         help="what it was trained on; or features and labels from files: X.npy,Y.npy, "
         "TABLE.parquet:LABEL or TABLE.csv:LABEL")  # fmt: skip

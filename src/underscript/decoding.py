@@ -11,12 +11,12 @@ import pandas as pd
 from numpy.typing import NDArray
 from torch import nn
 
-from ._class_names import named
+from ._class_names import with_names
 from ._exchange import pred_probs
-from ._files import RUN_FORMAT, fresh_folder
+from ._files import RUN_FORMAT, TABLE_COLUMNS, fresh_folder
 from ._intervals import of_share
 from ._made_with import machine, peak_memory, versions
-from ._run_folder import TABLE_COLUMNS, Run, is_run, read_run, write_run
+from ._run_folder import Run, is_run, read_run, write_run
 from .decoder import Decoder
 from .errors import ModelError
 from .examples import Example
@@ -111,11 +111,7 @@ class Decoding:
 
             With class names, besides `given_name`, `predicted_name` and `second_name`.
         """
-        issues = self._issues.copy()
-        names = self.summary["model"]["class_names"]
-        if names is not None:
-            for kind in ("given", "predicted", "second"):
-                issues[f"{kind}_name"] = named(issues[f"{kind}_label"].to_numpy(), names)
+        issues = with_names(self._issues, self.summary["model"]["class_names"])
         return issues.sort_values(["label_quality", "margin"], kind="stable") if sort else issues
 
     def confused_pairs(self) -> pd.DataFrame:

@@ -6,13 +6,8 @@ from typing import Any
 
 import pandas as pd
 
+from .._files import TABLE_COLUMNS
 from ..errors import DataError
-
-#: What a table must have for a figure or a report to be made from it.
-TABLE_COLUMNS = (
-    "model", "layer", "width", "probe", "variance", "subspace_labels",
-    "rank", "split", "labels", "n", "accuracy", "selected",
-)  # fmt: skip
 
 SPLIT_TITLES = {
     "test": "Accuracy on test data, %",
