@@ -616,3 +616,9 @@ def test_the_reading_says_what_the_controls_get() -> None:
     summary["selected"]["test_accuracy"] = 0.99
     (said,) = reading(run_of(summary, table))
     assert said.endswith("less: what was decoded here is in the trained network.")
+    summary, table = digits()
+    table.loc[table["model"] == "random", "accuracy"] = 0.2
+    alone, never = reading(run_of(summary, table))
+    assert "no less" in alone
+    # Not "is in the trained network": the input, which is no less, says that it need not be.
+    assert never == "A network that was never trained gives 20.0%, less."

@@ -34,7 +34,8 @@ def said(found: Decoding) -> str:
         text += ", so few that flags are hints at most"
     twins = told["conflicting_duplicates"]
     if twins:
-        text += f"; {twins:,} samples have a (near) duplicate with another label"
+        have = "sample has" if twins == 1 else "samples have"
+        text += f"; {twins:,} {have} a (near) duplicate with another label"
     return f"{text}."
 
 

@@ -16,6 +16,7 @@ __all__ = ["KeyNumber", "Step", "confusions", "key_numbers", "next_steps", "nois
 # A hold-out of fewer labels says little; of so many, accuracy to some two points.
 FEW_LABELS = 1_000
 MOST_PAIRS = 6
+_LESS = "less: what was decoded here is in the trained network."
 
 
 @dataclass(frozen=True)
@@ -137,8 +138,11 @@ def reading(d: "Decoding") -> list[str]:
         if best > high:
             what = "more: this network is not the place to look."
         elif best < low:
-            what = "less: what was decoded here is in the trained network."
+            what = _LESS
         told.setdefault(what, []).append(f"{name} gives {percent(best)}%")
+    # Where one control is no less, another one that is says nothing for the network.
+    if len(told) > 1 and _LESS in told:
+        told["less."] = told.pop(_LESS)
     lines = [f"{' and '.join(names)}, {what}" for what, names in told.items()]
     return [line[0].upper() + line[1:] for line in lines]
 
