@@ -11,7 +11,7 @@ from sklearn.metrics.pairwise import rbf_kernel
 
 from underscript import RidgeDiscriminant
 from underscript._team import ALONE
-from underscript.discriminant import ClassSums, Covariance, FourierFeatures, PooledMoments
+from underscript.discriminant import ClassSums, FourierFeatures, PooledMoments
 
 DIGITS, LABELS = load_digits(return_X_y=True)
 
@@ -62,12 +62,12 @@ def test_one_covariance_serves_other_labels():
     moments = PooledMoments(centre)
     for part in x.split(100):
         moments.update(part)
-    covariance = Covariance(*moments.covariance(), 0.1)
+    covariance = moments.covariance([0.1])
     for labels in (LABELS, LABELS[::-1].copy(), np.where(LABELS == 3, 4, LABELS)):
         sums = ClassSums(10, centre)
         for part, given_labels in zip(x.split(64), torch.from_numpy(labels).split(64), strict=True):
             sums.update(part, given_labels)
-        found = covariance.discriminant(*sums.total(ALONE))
+        found = covariance.discriminants([sums.total(ALONE)])[0][0.1]
         present = np.unique(labels)
         scores = found(x).numpy()
         assert np.isneginf(np.delete(scores, present, axis=1)).all()
@@ -75,6 +75,29 @@ def test_one_covariance_serves_other_labels():
         np.testing.assert_allclose(
             up_to_a_constant(scores[:, present]), up_to_a_constant(expected), atol=0.05
         )
+
+
+@pytest.mark.parametrize("n", [5, 39, 40, 41])
+def test_few_rows_are_factorised_as_rows_and_say_the_same(n):
+    rng = np.random.default_rng(n)
+    x, y = rng.normal(size=(n, 40)).astype("f4") + 3, np.arange(n) % 3
+    x[:, :10] *= 30  # the ridge is small beside some directions, and large beside others
+    centre, ridges = torch.from_numpy(x[:2].mean(0)), (0.01, 1.0)
+    moments, sums = PooledMoments(centre), ClassSums(3, centre)
+    moments.update(torch.from_numpy(x))
+    sums.update(torch.from_numpy(x), torch.from_numpy(y))
+    covariance = moments.covariance(ridges)
+    (found,) = covariance.discriminants([sums.total(ALONE)])
+    precise = np.cov(x.astype("f8").T, bias=True)
+    mean = x.astype("f8").mean(0)
+    for ridge in ridges:
+        ours = found[ridge](torch.from_numpy(x))
+        expected = up_to_a_constant(plain(x, y, x, ridge))
+        error = np.abs(up_to_a_constant(ours.numpy()) - expected).max()
+        assert error < 1e-4 * (1 + np.abs(expected).max())
+    regular = precise + ridges[0] * x.astype("f8").var(0).mean() * np.eye(40)
+    solved = np.linalg.solve(regular, mean)
+    np.testing.assert_allclose(covariance.one(), solved / (1 + mean @ solved), rtol=1e-3)
 
 
 def test_features_approximate_a_gaussian_kernel_of_unit_rows():

@@ -154,6 +154,7 @@ def test_a_hold_out_overrules_only_where_it_is_clear(wrong, taken):
     offer, other = offers(wrong)
     assert (overruled(offer, [other]) is other) == taken
     assert overruled(other, [offer]) is other
+    assert overruled(offer, [other], 0.5) is other
 
 
 @pytest.mark.parametrize(
@@ -263,11 +264,23 @@ def test_data_sorted_by_class_are_judged_by_samples_of_all_classes(noisy, monkey
 @pytest.mark.parametrize("held", [True, False])
 def test_where_nothing_is_wrong_it_says_so_and_keeps_up_with_the_model(held):
     clean = Case(0.0)
-    summary = clean.decode(clean.holdout if held else None).summary
+    decoding = clean.decode(clean.holdout if held else None)
+    summary = decoding.summary
     assert summary["noise"]["nothing_wrong"]
     assert "nothing to repair" in summary["selected"]["reason"]
     # 0.5 points, and what two of 397 test digits make
     assert summary["selected"]["test_accuracy"] > summary["model"]["accuracy"]["test"] - 0.01
+    if not held:
+        # Training data cannot say which of them generalises, so both answer.
+        assert "input" in decoding.best.layers
+        assert len(decoding.best.layers) > 1
+        assert "by agreement with the labels" in summary["selected"]["reason"]
+        with torch.no_grad():
+            values = decoding.best.module.eval()(torch.from_numpy(clean.test[0]))
+        ours = decoding.best.decision_function(clean.test[0])
+        np.testing.assert_allclose(values, ours, rtol=1e-4, atol=1e-4)
+        hidden = clean.decode(layers=["0", "2"]).best
+        assert "input" not in hidden.layers
 
 
 @pytest.mark.parametrize("held", [True, False])

@@ -1,6 +1,6 @@
 """Discriminants of every layer as candidates: what they are fitted to, and what they say."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -105,7 +105,7 @@ class Work:
     holdout: Source | None
     share: int
     maps: dict[View, FourierFeatures | None] = field(default_factory=dict)
-    factors: dict[View, dict[float, Covariance]] = field(default_factory=dict)
+    covariances: dict[View, Covariance] = field(default_factory=dict)
     centres: dict[View, Tensor] = field(default_factory=dict)
     kept: list[tuple[Views, Tensor, Tensor]] | None = None
     means: dict[View, tuple[Tensor, Tensor]] = field(default_factory=dict)
@@ -140,7 +140,7 @@ class Work:
                 mine = rows.layers[view.layer].float()
                 seen[view] = mine if features is None else features(mine)
             prints = fingerprints(rows.batch)
-            if source is self.train and self.held_inputs is not None and not self.factors:
+            if source is self.train and self.held_inputs is not None and not self.covariances:
                 self.train_inputs.append(prints)
             # Equal inputs stay together, in any order of the data.
             folds = torch.from_numpy((prints % FOLDS).astype(np.int64))
@@ -168,15 +168,18 @@ class Work:
                 found[each] = values
         return found
 
-    def fit(self, number: int, sums: dict[View, ClassSums]) -> dict[Candidate, Linear]:
-        """Fit all candidates of a round to the labels that the sums were gathered with."""
-        fitted = {}
-        for view, mine in sums.items():
-            means, counts = mine.total(self.task.team)
-            self.means[view] = means, counts
-            for ridge, covariance in self.factors[view].items():
-                candidate = Candidate(number, view.layer, view.n_features, ridge)
-                fitted[candidate] = covariance.discriminant(means, counts)
+    def fit(
+        self, number: int, labellings: Sequence[Mapping[View, ClassSums]]
+    ) -> list[dict[Candidate, Linear]]:
+        """Fit all candidates of a round, to each labelling that sums were gathered with."""
+        fitted: list[dict[Candidate, Linear]] = [{} for _ in labellings]
+        for view in labellings[0]:
+            found = [sums[view].total(self.task.team) for sums in labellings]
+            self.means[view] = found[-1]
+            by_ridge = self.covariances[view].discriminants(found)
+            for mine, linears in zip(fitted, by_ridge, strict=True):
+                for ridge, linear in linears.items():
+                    mine[Candidate(number, view.layer, view.n_features, ridge)] = linear
         return fitted
 
     def forget(self) -> None:
@@ -184,11 +187,11 @@ class Work:
 
         What can make up for a bias is kept.
         """
-        for view, factors in self.factors.items():
+        for view, covariance in self.covariances.items():
             if not view.n_features:
-                self.ones[view] = factors[min(factors)].one()
+                self.ones[view] = covariance.one()
         self.kept = None
-        self.factors.clear()
+        self.covariances.clear()
 
     def empty_sums(self) -> dict[View, ClassSums]:
         """Return sums to gather labels' classes with."""

@@ -194,10 +194,8 @@ def noise_at_the_input(
                 for view, mine in of_fold.items():
                     mine.update(seen[view][here.to(seen[view].device)], labels[here])
     whole = {view: ClassSums.added([part[view] for part in sums]) for view in centres}
-    fitted = [
-        work.fit(0, {view: mine.without(part[view]) for view, mine in whole.items()})
-        for part in sums
-    ]
+    rest = [{view: mine.without(part[view]) for view, mine in whole.items()} for part in sums]
+    fitted = work.fit(0, rest)
     kept = Kept(min(_SOME, work.room(len(fitted[0]))), work.share)
     with team.together():
         for seen, labels, folds in work.views(work.train, "estimating noise"):

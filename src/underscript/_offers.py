@@ -10,7 +10,7 @@ from ._judges import Ensemble, Judged, summed
 from .combined import COMBINED
 from .discriminant import Linear
 from .noise import SURE, Calibration, Noise, calibrate, estimate_noise
-from .selection import ahead_of, clearly_best
+from .selection import CLEARLY, ahead_of, clearly_best
 
 # So many of the best are the answer.
 MEMBERS = 4
@@ -18,6 +18,8 @@ MEMBERS = 4
 # hold-out sees a difference of so many standard errors, it decides this one question.
 AHEAD = 0.01
 SEEN = 2.0
+# So many where nothing is wrong with the labels, and training data cannot tell.
+SEEN_CLEAN = 1.0
 # Layers that echo more of the given labels are not trusted: something in the estimates is wrong.
 ECHO = 0.05
 
@@ -157,11 +159,19 @@ def input_leads(control: Offer, leading: Offer, beside: Estimates, held: bool) -
     return beside.layers < beside.input - AHEAD or beside.echo > ECHO
 
 
-def overruled(offer: Offer, others: list[Offer]) -> Offer:
+def both(first: Offer, second: Offer) -> Offer:
+    """Return what two offers say together."""
+    return Offer(
+        COMBINED, first.members + second.members, first.spreads + second.spreads,
+        first.scores + second.scores, first.given,
+    )  # fmt: skip
+
+
+def overruled(offer: Offer, others: list[Offer], errors: float = CLEARLY) -> Offer:
     """Return what agrees best with the hold-out, if clearly better than the offer, or the offer.
 
     With noise that does not depend on the input the share of noisy labels that a decoder predicts
     rises with its accuracy; see the documentation of the method.
     """
     everything = [offer, *others]
-    return everything[clearly_best([each.agrees for each in everything], 0)]
+    return everything[clearly_best([each.agrees for each in everything], 0, errors)]

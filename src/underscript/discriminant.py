@@ -122,13 +122,26 @@ class PooledMoments:
         add_products(product, rows, first=True)
         self._second += product
 
-    def covariance(self, team: Team = ALONE) -> tuple[Tensor, Tensor, int]:
-        """Return mean (width,), covariance (width, width) and the number of everybody's rows."""
+    def covariance(self, ridges: Sequence[float], team: Team = ALONE) -> "Covariance":
+        """Return the covariance of everybody's rows, factorised with each ridge.
+
+        Fewer rows than they are wide are factorised as rows, where one process has them all.
+        """
+        if team.size == 1 and not self.n and 0 < self._filled < len(self.centre):
+            rows = torch.cat(self._waiting).to(self._second)
+            mean = rows.mean(0)
+            rows -= mean
+            gram = torch.empty(len(rows), len(rows)).to(rows)
+            add_products(gram, rows.T, first=True)
+            mirrored(gram).div_(len(rows))
+            variance = float(gram.diagonal().sum()) / len(mean)
+            return Covariance(self.centre + mean, len(rows), gram, variance, ridges, rows)
         self._flush()
         n = int(team.total(torch.tensor([self.n]))[0])
-        shifted = team.total(self._sum) / n
-        second = mirrored(team.total(self._second) / n)
-        return self.centre + shifted, second - torch.outer(shifted, shifted), n
+        mean = team.total(self._sum) / n
+        second = mirrored(team.total(self._second) / n) - torch.outer(mean, mean)
+        variance = float(second.diagonal().mean())
+        return Covariance(self.centre + mean, n, second, variance, ridges)
 
 
 class ClassSums:
@@ -182,28 +195,76 @@ class Linear:
 
 
 class Covariance:
-    """A factorised covariance with a ridge, from which discriminants for any labels come."""
+    r"""A covariance factorised with several ridges: discriminants for any labels come from it.
 
-    def __init__(self, mean: Tensor, covariance: Tensor, n: int, ridge: float):
+    Parameters
+    ----------
+    mean : Tensor, shape (width,)
+        Of the rows.
+    n : int
+        Their number.
+    products : Tensor, shape (width, width) or (n, n)
+        The covariance C; or, of fewer rows than they are wide, :math:`X X^T / n`.
+    variance : float
+        The mean variance, which ridges are relative to.
+    ridges : sequence of float
+        λ over that variance.
+    rows : Tensor, shape (n, width), optional
+        In the second case X, the rows about their mean.
+    """
+
+    def __init__(
+        self,
+        mean: Tensor,
+        n: int,
+        products: Tensor,
+        variance: float,
+        ridges: Sequence[float],
+        rows: Tensor | None = None,
+    ):
         self.mean, self.n = mean, n
-        regular = covariance.clone()
         # Of rows that do not vary at all everything is zero, and any ridge does.
-        amount = ridge * (float(covariance.diagonal().mean()) or 1.0)
-        regular.diagonal().add_(amount)
-        self._factor = torch.linalg.cholesky(regular)
+        self._amounts = {ridge: ridge * (variance or 1.0) for ridge in ridges}
+        self._rows = rows
+        self._factors = {}
+        for ridge, amount in self._amounts.items():
+            regular = products.clone()
+            regular.diagonal().add_(amount)
+            self._factors[ridge] = torch.linalg.cholesky(regular)
+
+    def _solve(self, vectors: Float[Tensor, "width k"]) -> dict[float, Tensor]:
+        r"""Return :math:`(C + \lambda I)^{-1} V`, shape (width, k), of each ridge.
+
+        From rows by Woodbury: :math:`(V - X^T (X X^T / n + \lambda I)^{-1} X V / n) / \lambda`.
+        """
+        rows = self._rows
+        known = vectors if rows is None else rows @ vectors
+        solved = {
+            ridge: torch.cholesky_solve(known, factor) for ridge, factor in self._factors.items()
+        }
+        if rows is None:
+            return solved
+        within = (rows.T @ torch.cat([*solved.values()], 1) / self.n).chunk(len(solved), 1)
+        return {
+            ridge: (vectors - mine) / amount
+            for mine, (ridge, amount) in zip(within, self._amounts.items(), strict=True)
+        }
 
     def one(self) -> Float[Tensor, " width"]:
         r"""Return the vector whose products with rows are nearest to 1, float32.
 
-        With mean m and covariance C, by least squares: :math:`C^{-1} m / (1 + m^T C^{-1} m)`.
+        With mean m and covariance C, by least squares: :math:`C^{-1} m / (1 + m^T C^{-1} m)`, with
+        the smallest ridge.
         """
-        mean = self.mean.to(self._factor)
-        found = torch.cholesky_solve(mean[:, None], self._factor)[:, 0]
+        mean = self.mean.to(self._factors[min(self._factors)])
+        found = self._solve(mean[:, None])[min(self._factors)][:, 0]
         vector: Tensor = (found / (1 + mean @ found)).float()
         return vector
 
-    def discriminant(self, means: Tensor, counts: Tensor) -> Linear:
-        r"""Return the linear discriminant of classes with these means and counts.
+    def discriminants(
+        self, labellings: Sequence[tuple[Tensor, Tensor]]
+    ) -> list[dict[float, Linear]]:
+        r"""Return linear discriminants of classes with these means and counts, by ridge.
 
         Classes are Gaussian, count as equally likely, and share the covariance within classes W
         of the labels at hand. With the total covariance C, means D about the total one and shares
@@ -212,24 +273,33 @@ class Covariance:
 
         Parameters
         ----------
-        means : Tensor, shape (K, width)
-            Of the classes.
-        counts : Tensor of int64, shape (K,)
-            Rows of each.
+        labellings : sequence of (Tensor, Tensor)
+            For each way to label the rows the means (K, width) of the classes, and how many rows
+            each has, int64 (K,).
         """
-        present = torch.nonzero(counts > 0)[:, 0]
-        about = means[present.to(means.device)] - self.mean.to(means)
-        shares = (counts[present] / self.n).to(about)
-        inverse = torch.cholesky_solve(about.T, self._factor)
+        precise = next(iter(self._factors.values()))
+        about = [(means - self.mean.to(means)).to(precise) for means, _ in labellings]
+        solved = self._solve(torch.cat(about).T)
+        found: list[dict[float, Linear]] = [{} for _ in labellings]
+        for ridge, inverses in solved.items():
+            parts = torch.split(inverses, [len(part) for part in about], 1)
+            for mine, part, inverse, (_, counts) in zip(
+                found, about, parts, labellings, strict=True
+            ):
+                mine[ridge] = self._discriminant(part, inverse, counts)
+        return found
+
+    def _discriminant(self, about: Tensor, inverse: Tensor, counts: Tensor) -> Linear:
+        present = torch.nonzero(counts > 0)[:, 0].to(about.device)
+        shares = (counts.to(about.device)[present] / self.n).to(about)
+        coefficients = torch.zeros(about.shape, device=about.device)
+        intercepts = torch.full((len(counts),), -torch.inf, device=about.device)
+        about, inverse = about[present], inverse[:, present]
         between = torch.eye(len(present)).to(about) - shares[:, None] * (about @ inverse)
         weights = torch.linalg.solve(between, inverse, left=False).T
-        width = means.shape[1]
-        coefficients = torch.zeros(len(counts), width, device=means.device)
-        intercepts = torch.full((len(counts),), -torch.inf, device=means.device)
-        places = present.to(means.device)
-        coefficients[places] = weights.float()
-        offset = -(weights * about).sum(1) / 2 - weights @ self.mean.to(means)
-        intercepts[places] = offset.float()
+        coefficients[present] = weights.float()
+        offset = -(weights * about).sum(1) / 2 - weights @ self.mean.to(about)
+        intercepts[present] = offset.float()
         return Linear(coefficients, intercepts)
 
 
@@ -376,9 +446,9 @@ class RidgeDiscriminant(Baseline):
             part = slice(start, start + _WAITING)
             moments.update(rows[part])
             sums.update(rows[part], places[part])
-        covariance = Covariance(*moments.covariance(), self.ridge)
-        means, counts = sums.total(ALONE)
-        linear = covariance.discriminant(means, counts)
+        covariance = moments.covariance([self.ridge])
+        (found,) = covariance.discriminants([sums.total(ALONE)])
+        linear = found[self.ridge]
         classes, width = self.classes_, self.n_features_in_
         self.set_fitted(linear, features, 1.0)
         self.classes_, self.n_features_in_ = classes, width

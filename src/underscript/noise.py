@@ -80,27 +80,30 @@ def calibrate(scores: Float[Tensor, "n classes"], labels: Int[Tensor, " n"]) -> 
     """
     scores = scores.double()
     spread = _spread(scores)
-    best: Calibration | None = None
-    for relative in _TEMPERATURES:
-        chances = torch.softmax(scores * (relative / spread), 1)
-        of_label = chances.gather(1, labels[:, None])[:, 0]
-        redrawn, likelihoods = _share(of_label, scores.shape[1])
-        found = Calibration(relative / spread, redrawn, likelihoods)
-        if best is None or found.mean > best.mean:
-            best = found
-    assert best is not None
-    return best
+    of_label = torch.stack(
+        [
+            torch.softmax(scores * (relative / spread), 1).gather(1, labels[:, None])[:, 0]
+            for relative in _TEMPERATURES
+        ]
+    )
+    redrawn, likelihoods = _share(of_label, scores.shape[1])
+    best = int(likelihoods.mean(1).argmax())
+    return Calibration(_TEMPERATURES[best] / spread, float(redrawn[best]), likelihoods[best])
 
 
-def _share(of_label: Tensor, n_classes: int) -> tuple[float, Tensor]:
-    """Return the likeliest e and each label's log-likelihood; the problem is concave in e."""
-    even, low, high = 1.0 / n_classes, 0.0, 1.0 - 1e-6
-    apart = even - of_label
+def _share(of_label: Tensor, n_classes: int) -> tuple[Tensor, Tensor]:
+    """Return the likeliest e of each row of chances (k, n), and each label's log-likelihood (k, n).
+
+    The problem is concave in e.
+    """
+    apart = 1.0 / n_classes - of_label
+    low = torch.zeros(len(of_label), 1, dtype=of_label.dtype)
+    high = torch.full_like(low, 1.0 - 1e-6)
     for _ in range(30):
         middle = (low + high) / 2
-        rises = float((apart / (of_label + middle * apart)).mean()) > 0
-        low, high = (middle, high) if rises else (low, middle)
-    return low, (of_label + low * apart).clamp(min=1e-300).log()
+        rises = (apart / (of_label + middle * apart)).mean(1, keepdim=True) > 0
+        low, high = torch.where(rises, middle, low), torch.where(rises, high, middle)
+    return low[:, 0], (of_label + low * apart).clamp(min=1e-300).log()
 
 
 def _spread(scores: Tensor) -> float:
@@ -277,18 +280,13 @@ def _with_transitions(
     found = None
     for factor in _WIDER:
         chances = torch.softmax(scores * (factor * calibration.temperature), 1)
-        _, redrawn = _share_and_rest(chances, labels)
-        matrix, expected = _transitions(chances, labels, redrawn)
+        redrawn, _ = _share(chances.gather(1, labels[:, None]).T, n_classes)
+        matrix, expected = _transitions(chances, labels, float(redrawn))
         likelihood = float(_of_labels(chances, labels, matrix).log().sum())
         if likelihood > needed:
             needed = likelihood
             found = chances, matrix, expected, (likelihood - numbers) / n
     return found
-
-
-def _share_and_rest(chances: Tensor, labels: Tensor) -> tuple[Tensor, float]:
-    of_label = chances.gather(1, labels[:, None])[:, 0]
-    return of_label, _share(of_label, chances.shape[1])[0]
 
 
 def _of_labels(chances: Tensor, labels: Tensor, matrix: Tensor) -> Tensor:

@@ -23,13 +23,23 @@ from torch import Tensor, nn
 from ._candidates import Candidate, View, Work
 from ._judges import Ensemble, Judged, judge, noise_at_the_input, read_holdout, summed
 from ._notes import Notes
-from ._offers import ECHO, Estimates, Offer, estimates, input_leads, is_clean, offers_of, overruled
+from ._offers import (
+    ECHO,
+    SEEN_CLEAN,
+    Estimates,
+    Offer,
+    both,
+    estimates,
+    input_leads,
+    is_clean,
+    offers_of,
+    overruled,
+)
 from ._passes import Decoders, Task
 from ._stream import Rows, Source, stream
 from .combined import COMBINED, CombinedDiscriminant, Member
 from .discriminant import (
     ClassSums,
-    Covariance,
     FourierFeatures,
     Linear,
     PooledMoments,
@@ -76,6 +86,8 @@ class Refined:
         Every candidate of every round.
     worth : dict of Candidate to float
         Their criterion's values; the larger, the better.
+    clean : bool
+        Whether nothing is wrong with the labels: then agreement with them is the criterion.
     criterion : {"holdout", "training data"}
         What decided.
     agreement, n : float, int
@@ -93,6 +105,7 @@ class Refined:
     members: Ensemble
     fitted: dict[Candidate, Linear]
     worth: dict[Candidate, float]
+    clean: bool
     criterion: str
     agreement: float
     n: int
@@ -145,11 +158,12 @@ class Refined:
         reason += f"labels decoded in round {last}" if last else "the given labels"
         alone = len({each.layer for each in self.fitted}) == 1
         others = "one another" if alone else "the other layers"
-        reason += {
-            "holdout": f", as {self.n:,} noisy labels of a hold-out prefer nothing else clearly; ",
-            "training data": f", chosen by agreement with {others} where these contradict given "
-            "labels; ",
-        }[self.criterion]
+        if self.criterion == "holdout":
+            reason += f", as {self.n:,} noisy labels of a hold-out prefer nothing else clearly; "
+        elif self.clean:
+            reason += ", chosen by agreement with the labels, of which next to none is wrong; "
+        else:
+            reason += f", chosen by agreement with {others} where these contradict given labels; "
         if self.beside is not None and not noise.hopeless:
             reason += (
                 f"the layers are estimated to be right for {self.beside.layers:.1%}, the input for "
@@ -218,7 +232,7 @@ def refine(
     work = Work(network, task, sources["train"], sources.get("holdout"), n // task.team.size)
     _look(work, whole, n)
     held = read_holdout(work, notes)
-    fitted = work.fit(0, _gather(work))
+    (fitted,) = work.fit(0, [_gather(work)])
     _note_overlap(work, notes)
     own = [place.tap.name for place in task.places if place.tap.side != "model"]
     own = own or [place.tap.name for place in task.places]
@@ -227,14 +241,14 @@ def refine(
     noise = noise_at_the_input(work, own)
     judged, kept = judge(work, fitted, held)
     clean = is_clean(noise, judged, kept, own, held, task.seed)
-    everything, worth = dict(fitted), dict(judged.worth)
+    everything, worth = dict(fitted), dict(judged.agreements if clean else judged.worth)
     rounds = [offers_of(judged, kept, places, clean)]
     decoded: Decoded | None = None
     for number in range(1, 1 if clean else ROUNDS + 1):
         sums, decoded, changed = _gather_again(work, fitted, judged, own, decoded)
         if changed < SETTLED:
             break
-        fitted = work.fit(number, sums)
+        (fitted,) = work.fit(number, [sums])
         judged, kept = judge(work, fitted, held)
         rounds.append(offers_of(judged, kept, places, clean))
         everything |= fitted
@@ -258,20 +272,26 @@ def refine(
     for layer in set(layers) - set(own):
         if noise is not None and layer in chosen_from:
             beside = estimates(work, everything, leading, offers[layer], noise)
-            rivals = [*rivals, leading, offers[layer]]
-            if input_leads(offers[layer], leading, beside, held):
+            found = [leading, offers[layer]]
+            rivals += found
+            if clean:
+                # Both fit all labels, and which of them generalises only a hold-out can say.
+                leading = both(*found)
+                leading = overruled(leading, found, SEEN_CLEAN) if held else leading
+            elif input_leads(offers[layer], leading, beside, held):
                 leading = offers[layer]
     work.forget()
     if held:
         leading = overruled(leading, rivals)
-    return _result(work, offers, leading, everything, worth, held, noise, beside)
+    offers[leading.place] = leading
+    return _result(work, offers, leading, everything, worth, clean, held, noise, beside)
 
 
 def _look(work: Work, whole: Source, n: int) -> None:
     """Draw features and find the rows' rough centres, the same in all processes."""
     task = work.task
     rows_of = _first_rows(work, whole)
-    n_features = min(FEATURES, n // 4 + 1)
+    n_features = min(FEATURES, n // 2 + 1)
     for place in task.places:
         name = place.tap.name
         rows = rows_of[name].float()
@@ -327,8 +347,7 @@ def _gather(work: Work) -> dict[View, ClassSums]:
                 moments[view].update(rows)
                 sums[view].update(rows, labels)
     for view in list(moments):
-        found = moments.pop(view).covariance(work.task.team)
-        work.factors[view] = {ridge: Covariance(*found, ridge) for ridge in RIDGES}
+        work.covariances[view] = moments.pop(view).covariance(RIDGES, work.task.team)
     return sums
 
 
@@ -388,6 +407,7 @@ def _result(
     chosen: Offer,
     fitted: dict[Candidate, Linear],
     worth: dict[Candidate, float],
+    clean: bool,
     held: bool,
     noise: Noise | None,
     beside: Estimates | None,
@@ -412,7 +432,7 @@ def _result(
             found = noise.of_decoder(agreement, n)
         found = replace(found, beyond_chance=beyond)
     return Refined(
-        _key(chosen.place), decoders, chosen.members, fitted, worth,
+        _key(chosen.place), decoders, chosen.members, fitted, worth, clean,
         "holdout" if held else "training data", agreement, n, found, work, beside,
     )  # fmt: skip
 

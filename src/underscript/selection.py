@@ -109,7 +109,7 @@ def ahead_of(these: Tensor, others: Tensor) -> tuple[float, float]:
     return float(difference.mean()), float(difference.std(correction=0)) / len(difference) ** 0.5
 
 
-def clearly_best(right: Sequence[Tensor], ours: int) -> int:
+def clearly_best(right: Sequence[Tensor], ours: int, errors: float = CLEARLY) -> int:
     """Return which decoder predicts clearly more of a hold-out's labels than ours, or ours.
 
     Parameters
@@ -118,11 +118,13 @@ def clearly_best(right: Sequence[Tensor], ours: int) -> int:
         For each decoder and sample whether the label is predicted.
     ours : int
         The number of the one that is to be overruled.
+    errors : float
+        By so many standard errors of the difference.
     """
     best, most = ours, 0.0
     for number, each in enumerate(right):
         mean, error = ahead_of(each, right[ours])
-        if mean > max(most, CLEARLY * error):
+        if mean > max(most, errors * error):
             best, most = number, mean
     return best
 

@@ -99,6 +99,8 @@ class Plan:
         The first run's number.
     new_labels : bool
         Corrupt labels anew (and draw the hold-out anew) in each run, not once as the authors do.
+    test_curve : bool
+        Whether networks are tested after every epoch, not only when they are finished.
 
     Raises
     ------
@@ -120,6 +122,7 @@ class Plan:
     holdout: int = 0
     first_run: int = 1
     new_labels: bool = False
+    test_curve: bool = True
 
     def __post_init__(self) -> None:
         if self.experiment not in PAIRS:
@@ -157,7 +160,8 @@ class Plan:
     def recipe(self) -> Preset:
         """How networks are trained."""
         found = preset_for(self.preset, self.pair.arch, self.pair.data)
-        return found if self.samples is None else replace(found, samples=self.samples)
+        samples = found.samples if self.samples is None else self.samples
+        return replace(found, samples=samples, test_curve=self.test_curve)
 
     def label_seed(self, cell: "Cell") -> int:
         """Return the seed of a cell's corrupted labels and hold-out."""

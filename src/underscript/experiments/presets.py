@@ -43,6 +43,8 @@ class Preset:
     every_epoch : bool
         Measure the finished network's training accuracy after every epoch; otherwise only once the
         running one is high enough.
+    test_curve : bool
+        Measure the network's test accuracy after every epoch, for the oracle that stops early.
     warmup_epochs : float
         Epochs over which the learning rate rises.
     anneal_below : float
@@ -66,6 +68,7 @@ class Preset:
     shuffle: bool = True
     fast_products: bool = True
     every_epoch: bool = False
+    test_curve: bool = True
     warmup_epochs: float = 0.0
     anneal_below: float = 0.0
     lowest_rate: float = 1.0

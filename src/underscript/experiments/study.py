@@ -32,9 +32,9 @@ OTHER_NOISE = {"pair": (0.2, 0.4), "instance": (0.3,)}
 SETTINGS: dict[str, tuple[int | None, int]] = {
     "digits-mlp": (None, 150),
     "digits-cnn": (None, 150),
-    "mnist-mlp": (5_000, 500),
-    "fashion-mnist-mlp": (5_000, 500),
-    "fashion-mnist-cnn": (5_000, 500),
+    "mnist-mlp": (2_500, 250),
+    "fashion-mnist-mlp": (2_500, 250),
+    "fashion-mnist-cnn": (2_500, 250),
 }
 """Pairs of data set and architecture, with numbers of samples and of the hold-out among them."""
 
@@ -95,7 +95,7 @@ def plans(
         samples, holdout = SETTINGS[name]
         plan = Plan(
             name, runs=runs, first_run=first_run, only=ONLY, samples=samples, holdout=holdout,
-            new_labels=True, root=root, device=device, corruptions=DEGREES,
+            new_labels=True, test_curve=False, root=root, device=device, corruptions=DEGREES,
         )  # fmt: skip
         made[f"{name}-symmetric"] = plan
         for noise, degrees in OTHER_NOISE.items():

@@ -159,6 +159,7 @@ def _run_training(work: Work) -> dict[str, Any]:
     test_set = _tensors(data.test)
     # The true labels cost a pass over the training images an epoch, which the quick preset saves.
     watched = {"true": (images, true)} if preset.every_epoch else {}
+    watched |= {"test": test_set} if preset.test_curve else {}
     unfinished = work.folder / "unfinished.safetensors"
     record = train(
         model,
@@ -168,7 +169,7 @@ def _run_training(work: Work) -> dict[str, Any]:
         seed=work.cell.seed,
         device=plan.device,
         compiled=plan.compiled,
-        eval_sets={**watched, "test": test_set},
+        eval_sets=watched,
         checkpoint=unfinished,
         progress=work.progress,
     )
@@ -194,8 +195,8 @@ def _tensors(labelled: LabelledImages) -> tuple[Tensor, Tensor]:
 def _summary(
     record: TrainingRecord, model: nn.Module, test_set: tuple[Tensor, Tensor]
 ) -> dict[str, Any]:
-    tests = [row["test_accuracy"] for row in record.history]
-    best = int(np.argmax(tests))
+    tests = [row["test_accuracy"] for row in record.history if "test_accuracy" in row]
+    best = int(np.argmax(tests)) if tests else None
     return {
         "epochs": record.epochs,
         "reached": record.reached,
@@ -204,8 +205,8 @@ def _summary(
         # In float32: epochs are measured with the products that training uses.
         "test_accuracy": measure_accuracy(model, *test_set),
         # Chosen with clean test labels: an oracle, shown beside and used for nothing.
-        "oracle_test_accuracy": tests[best],
-        "oracle_epoch": best + 1,
+        "oracle_test_accuracy": None if best is None else tests[best],
+        "oracle_epoch": None if best is None else best + 1,
         "seconds": record.seconds,
         "training": record.settings,
     }
