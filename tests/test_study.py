@@ -47,6 +47,16 @@ def test_each_network_has_both_ways_to_choose_beside_its_rivals(done):
     np.testing.assert_allclose(table["regret"], table["oracle"] - table["accuracy"])
 
 
+def test_networks_are_tested_when_they_are_finished_and_no_pass_is_spent_on_a_curve(done):
+    cell = done[0] / "digits-mlp-symmetric" / "cells" / "c0.6-run2"
+    told = json.loads((cell / "training.json").read_text())
+    assert 0 < told["test_accuracy"] < 1
+    assert told["oracle_test_accuracy"] is told["oracle_epoch"] is None
+    history = pd.read_csv(cell / "history.csv")
+    assert len(history) == told["epochs"]
+    assert "test_accuracy" not in history
+
+
 def test_labels_and_hold_outs_are_drawn_anew_for_each_run():
     made = plans(["digits-mlp"], 2, 2, None, "cpu")
     plan = made["digits-mlp-symmetric"]

@@ -33,7 +33,6 @@ SETTINGS: dict[str, tuple[int | None, int]] = {
     "digits-mlp": (None, 150),
     "digits-cnn": (None, 150),
     "mnist-mlp": (2_500, 250),
-    "fashion-mnist-mlp": (2_500, 250),
     "fashion-mnist-cnn": (2_500, 250),
 }
 """Pairs of data set and architecture, with numbers of samples and of the hold-out among them."""
