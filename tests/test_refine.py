@@ -102,7 +102,9 @@ def test_the_answer_names_the_layers_that_it_reads(noisy, found, held):
     best, table = found[held].best, found[held].table
     assert best.layer == ("(combined)" if len(best.layers) > 1 else best.layers[0])
     rows = table[(table["probe"] == "auto") & (table["split"] == "test")].set_index("layer")
-    assert {*rows.index} == {*layers_of(table), best.layer}
+    # One layer may answer alone although several together are offered.
+    assert {*rows.index} | {"(combined)"} == {*layers_of(table), best.layer, "(combined)"}
+    assert best.layer in rows.index
     assert rows["width"][best.layer] == sum(rows["width"][layer] for layer in best.layers)
     for layer in best.layers:
         assert f"on {layer}" in found[held].summary["selected"]["reason"]
@@ -120,7 +122,7 @@ def layers_of(table):
 def test_every_candidate_is_told_with_what_chose_and_what_did_not(noisy, found, held):
     told = found[held].candidates
     chosen = told[told["chosen"]]
-    assert 1 <= len(chosen) <= 4
+    assert 1 <= len(chosen) <= 8
     assert len(set(chosen["round"])) == 1
     # Labels of which half are wrong are not the last word.
     assert chosen["round"].iloc[0] > 0

@@ -12,8 +12,9 @@ from .discriminant import Linear
 from .noise import SURE, Calibration, Noise, calibrate, estimate_noise
 from .selection import CLEARLY, ahead_of, clearly_best
 
-# So many of the best are the answer.
-MEMBERS = 4
+# So many of the best are the answer; fewer where nothing is wrong and the best need no company.
+MEMBERS = 8
+MEMBERS_CLEAN = 4
 # So much better the input must be estimated to be than the layers, to take their place; where the
 # hold-out sees a difference of so many standard errors, it decides this one question.
 AHEAD = 0.01
@@ -62,8 +63,9 @@ def offers_of(
     judged: Judged, kept: Kept, places: Mapping[str, Sequence[str]], clean: bool
 ) -> dict[str, Offer]:
     """Return the best of a round for each layer and for all together."""
+    number = MEMBERS_CLEAN if clean else MEMBERS
     return {
-        place: offer_of(place, judged.best(layers, MEMBERS, clean=clean), judged, kept)
+        place: offer_of(place, judged.best(layers, number, clean=clean), judged, kept)
         for place, layers in places.items()
     }
 
@@ -84,7 +86,7 @@ def is_clean(
 ) -> bool:
     """Say whether nothing is wrong with the labels: by the input if that can tell at all."""
     if held and (noise is None or noise.accuracy <= SURE):
-        best = offer_of(COMBINED, judged.best(own, MEMBERS, clean=True), judged, kept)
+        best = offer_of(COMBINED, judged.best(own, MEMBERS_CLEAN, clean=True), judged, kept)
         return best.noise(seed)[1].nothing_wrong
     return noise is not None and noise.nothing_wrong
 

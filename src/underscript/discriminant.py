@@ -456,7 +456,8 @@ class RidgeDiscriminant(Baseline):
     def _work(self, n: int, width: int, size: float) -> float:
         inner = self.n_features or width
         features = 2 * n * width * self.n_features
-        return features + n * inner**2 + inner**3 / 3
+        side = min(n, inner)
+        return features + n * inner * side + side**3 / 3
 
     def _validate_parameters(self) -> None:
         check_positive("ridge", self.ridge)
