@@ -187,7 +187,7 @@ class Decoder:
         export_onnx(module, batch, path, about)
 
     def _model(self) -> nn.Module:
-        """Return the model.
+        """Return the model; what reads the input alone can do without, and has a stand-in.
 
         Raises
         ------
@@ -196,6 +196,16 @@ class Decoder:
         """
         if self.model is None and all(tap.side == "model" for tap in self.taps):
             return Features(len(self.estimator.classes_))
+        return self._network()
+
+    def _network(self) -> nn.Module:
+        """Return the network, whatever the decoder reads.
+
+        Raises
+        ------
+        ModelError
+            If it was loaded without one.
+        """
         if self.model is None:
             instead = (
                 self.onnx

@@ -196,7 +196,7 @@ class Decoding:
         """
         if isinstance(self._read_out, str):
             raise ModelError(f"nothing can be transferred: {self._read_out}")
-        return transfer(self.best._model(), self._read_out, weights, bias)
+        return transfer(self.best._network(), self._read_out, weights, bias)
 
     def report(self, path: str | os.PathLike[str]) -> None:
         """Write one offline HTML file.
