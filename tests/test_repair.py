@@ -13,7 +13,7 @@ import models
 import underscript as us
 from underscript._capture import extract_logits
 from underscript.cli import main
-from underscript.discriminant import PooledMoments
+from underscript.discriminant import Covariance
 from underscript.errors import DataError, ModelError, OutputError
 from underscript.repair import relabelled
 
@@ -117,13 +117,11 @@ def test_a_read_out_without_a_bias_gets_the_discriminants_folded_in():
 
 
 def test_the_vector_whose_products_are_one_is_that_of_least_squares():
-    rows = torch.randn(500, 6, generator=torch.Generator().manual_seed(0)) + 2
-    moments = PooledMoments(rows[:10].mean(0))
-    moments.update(rows)
-    found = moments.covariance([1e-9]).one()
-    ones = torch.ones(500, 1, dtype=torch.float64)
-    expected = torch.linalg.lstsq(rows.double(), ones).solution[:, 0]
-    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    rows = torch.randn(500, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) + 2
+    covariance = torch.cov(rows.T, correction=0)
+    found = Covariance(rows.mean(0), len(rows), covariance, [1e-9]).one()
+    expected = torch.linalg.lstsq(rows, torch.ones(500, 1, dtype=torch.float64)).solution[:, 0]
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def test_a_class_that_the_data_lack_is_never_predicted():

@@ -86,7 +86,7 @@ def is_clean(
 ) -> bool:
     """Say whether nothing is wrong with the labels: by the input if that can tell at all."""
     if held and (noise is None or noise.accuracy <= SURE):
-        best = offer_of(COMBINED, judged.best(own, MEMBERS_CLEAN, clean=True), judged, kept)
+        best = offers_of(judged, kept, {COMBINED: own}, clean=True)[COMBINED]
         return best.noise(seed)[1].nothing_wrong
     return noise is not None and noise.nothing_wrong
 
@@ -161,12 +161,21 @@ def input_leads(control: Offer, leading: Offer, beside: Estimates, held: bool) -
     return beside.layers < beside.input - AHEAD or beside.echo > ECHO
 
 
-def both(first: Offer, second: Offer) -> Offer:
-    """Return what two offers say together."""
-    return Offer(
-        COMBINED, first.members + second.members, first.spreads + second.spreads,
-        first.scores + second.scores, first.given,
+def layers_or_input(
+    layers: Offer, control: Offer, beside: Estimates, clean: bool, held: bool
+) -> Offer:
+    """Return which of the layers' offer and the input's answers, or both together.
+
+    Where nothing is wrong both fit all labels, and which of them generalises only a hold-out can
+    say.
+    """
+    if not clean:
+        return control if input_leads(control, layers, beside, held) else layers
+    both = Offer(
+        COMBINED, layers.members + control.members, layers.spreads + control.spreads,
+        layers.scores + control.scores, layers.given,
     )  # fmt: skip
+    return overruled(both, [layers, control], SEEN_CLEAN) if held else both
 
 
 def overruled(offer: Offer, others: list[Offer], errors: float = CLEARLY) -> Offer:

@@ -134,14 +134,12 @@ class PooledMoments:
             gram = torch.empty(len(rows), len(rows)).to(rows)
             add_products(gram, rows.T, first=True)
             mirrored(gram).div_(len(rows))
-            variance = float(gram.diagonal().sum()) / len(mean)
-            return Covariance(self.centre + mean, len(rows), gram, variance, ridges, rows)
+            return Covariance(self.centre + mean, len(rows), gram, ridges, rows)
         self._flush()
         n = int(team.total(torch.tensor([self.n]))[0])
         mean = team.total(self._sum) / n
         second = mirrored(team.total(self._second) / n) - torch.outer(mean, mean)
-        variance = float(second.diagonal().mean())
-        return Covariance(self.centre + mean, n, second, variance, ridges)
+        return Covariance(self.centre + mean, n, second, ridges)
 
 
 class ClassSums:
@@ -205,10 +203,8 @@ class Covariance:
         Their number.
     products : Tensor, shape (width, width) or (n, n)
         The covariance C; or, of fewer rows than they are wide, :math:`X X^T / n`.
-    variance : float
-        The mean variance, which ridges are relative to.
     ridges : sequence of float
-        λ over that variance.
+        λ over the mean variance.
     rows : Tensor, shape (n, width), optional
         In the second case X, the rows about their mean.
     """
@@ -218,11 +214,12 @@ class Covariance:
         mean: Tensor,
         n: int,
         products: Tensor,
-        variance: float,
         ridges: Sequence[float],
         rows: Tensor | None = None,
     ):
         self.mean, self.n = mean, n
+        # Both kinds of products have the same trace.
+        variance = float(products.diagonal().sum()) / len(mean)
         # Of rows that do not vary at all everything is zero, and any ridge does.
         self._amounts = {ridge: ridge * (variance or 1.0) for ridge in ridges}
         self._rows = rows
@@ -256,9 +253,8 @@ class Covariance:
         With mean m and covariance C, by least squares: :math:`C^{-1} m / (1 + m^T C^{-1} m)`, with
         the smallest ridge.
         """
-        mean = self.mean.to(self._factors[min(self._factors)])
-        found = self._solve(mean[:, None])[min(self._factors)][:, 0]
-        vector: Tensor = (found / (1 + mean @ found)).float()
+        found = self._solve(self.mean[:, None])[min(self._factors)][:, 0]
+        vector: Tensor = (found / (1 + self.mean @ found)).float()
         return vector
 
     def discriminants(
@@ -277,8 +273,7 @@ class Covariance:
             For each way to label the rows the means (K, width) of the classes, and how many rows
             each has, int64 (K,).
         """
-        precise = next(iter(self._factors.values()))
-        about = [(means - self.mean.to(means)).to(precise) for means, _ in labellings]
+        about = [means - self.mean for means, _ in labellings]
         solved = self._solve(torch.cat(about).T)
         found: list[dict[float, Linear]] = [{} for _ in labellings]
         for ridge, inverses in solved.items():
@@ -298,7 +293,7 @@ class Covariance:
         between = torch.eye(len(present)).to(about) - shares[:, None] * (about @ inverse)
         weights = torch.linalg.solve(between, inverse, left=False).T
         coefficients[present] = weights.float()
-        offset = -(weights * about).sum(1) / 2 - weights @ self.mean.to(about)
+        offset = -(weights * about).sum(1) / 2 - weights @ self.mean
         intercepts[present] = offset.float()
         return Linear(coefficients, intercepts)
 

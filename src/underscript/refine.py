@@ -25,13 +25,11 @@ from ._judges import Ensemble, Judged, judge, noise_at_the_input, read_holdout, 
 from ._notes import Notes
 from ._offers import (
     ECHO,
-    SEEN_CLEAN,
     Estimates,
     Offer,
-    both,
     estimates,
-    input_leads,
     is_clean,
+    layers_or_input,
     offers_of,
     overruled,
 )
@@ -272,14 +270,8 @@ def refine(
     for layer in set(layers) - set(own):
         if noise is not None and layer in chosen_from:
             beside = estimates(work, everything, leading, offers[layer], noise)
-            found = [leading, offers[layer]]
-            rivals += found
-            if clean:
-                # Both fit all labels, and which of them generalises only a hold-out can say.
-                leading = both(*found)
-                leading = overruled(leading, found, SEEN_CLEAN) if held else leading
-            elif input_leads(offers[layer], leading, beside, held):
-                leading = offers[layer]
+            rivals = [*rivals, leading, offers[layer]]
+            leading = layers_or_input(leading, offers[layer], beside, clean, held)
     work.forget()
     if held:
         leading = overruled(leading, rivals)
