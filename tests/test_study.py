@@ -20,9 +20,8 @@ def small():
         recipe = presets._RECIPES["quick", "mlp"]
         tiny = replace(recipe, max_epochs=3)
         patch.setitem(presets._RECIPES, ("quick", "mlp"), tiny)
-        patch.setattr(study, "DEGREES", (0.0, 0.6))
-        patch.setattr(study, "OTHER_NOISE", {"pair": (0.4,)})
-        patch.setitem(study.SETTINGS, "digits-mlp", (400, 120))
+        small = study.Setting(400, 120, {"symmetric": (0.0, 0.6), "pair": (0.4,)})
+        patch.setitem(study.SETTINGS, "digits-mlp", small)
         yield
 
 

@@ -123,8 +123,8 @@ def fast_ways(work: Work, told: dict[str, Any], *, neighbours: bool = True) -> I
         issues["predicted_label"].to_numpy(), *_since(began, cpu),
     )  # fmt: skip
     yield _read_out(network, data.images, data.given)
-    for name, layer in (("the input", "input"), ("the last layer", work.plan.pair.layers[-1])):
-        rows = rows_of(work, network, layer, data.images)
+    by_layer = rows_of(work, network, ("input", work.plan.pair.layers[-1]), data.images)
+    for name, rows in zip(("the input", "the last layer"), by_layer.values(), strict=True):
         yield _alignment(name, rows, data.given, work.cell.seed)
         if neighbours:
             yield _neighbours(name, rows, data.given)

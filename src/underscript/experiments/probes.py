@@ -1,7 +1,7 @@
 """E6: every probe on the rows of each layer, with its times; and the geometry of the classes."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import combinations
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ from .._survey import Place, survey
 from ..baselines import BASELINES, MomentBaseline, NearestNeighbours, row_moments, vote
 from ..layers import resolve
 from ..moments import statistics_for
+from ..rows import MEMORY
 from ..spectra import ClassSpectrum, Cut, solve
 from ..subspace import MinimumAngleSubspaceClassifier, PrincipalVectorClassifier
 from .units import Work
@@ -85,49 +86,65 @@ def probe_layers(
 
 
 def _layers(work: Work) -> Iterator[_Layer]:
-    """Give the rows of one layer after the other; one layer's at a time are in memory."""
+    """Give the rows of one layer after the other; as many are read at once as memory allows."""
     device = torch.device(work.plan.device)
     network = work.network()
-    train, test = work.data.train, work.data.test
+    train, test = work.data.train.images, work.data.test.images
     with undisturbed(network):
-        example = Source((train.images[:3], train.given[:3]), "train").first(3)
+        example = Source((train[:3], work.data.train.given[:3]), "train").first(3)
         seen = survey(network, example, device)
-        for place in resolve(seen, network, work.plan.pair.layers):
-            yield _Layer(
-                place.tap.name,
-                *(
-                    _rows(work, network, place, device, part)
-                    for part in (train.images, test.images)
-                ),
+        places = resolve(seen, network, work.plan.pair.layers)
+        for group in _groups(places, len(train) + len(test)):
+            of_train, of_test = (
+                _rows(work, network, group, device, images) for images in (train, test)
             )
+            for place in group:
+                name = place.tap.name
+                yield _Layer(name, of_train.pop(name), of_test.pop(name))
+
+
+def _groups(places: Sequence[Place], n: int) -> Iterator[list[Place]]:
+    """Split layers into groups whose n rows fit into memory together, each of at least one."""
+    group: list[Place] = []
+    for place in places:
+        if group and 4 * n * sum(each.width for each in [*group, place]) > MEMORY:
+            yield group
+            group = []
+        group.append(place)
+    if group:
+        yield group
 
 
 def rows_of(
-    work: Work, network: torch.nn.Module, layer: str, images: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    """Return one layer's rows (n, width) for some images."""
+    work: Work, network: torch.nn.Module, layers: Sequence[str], images: NDArray[np.float32]
+) -> dict[str, NDArray[np.float32]]:
+    """Return layers' rows (n, width) for some images, by their names."""
     device = torch.device(work.plan.device)
     with undisturbed(network):
         example = Source((images[:3], np.zeros(len(images[:3]), dtype=np.int64)), "rows").first(3)
-        (place,) = resolve(survey(network, example, device), network, [layer])
-        return _rows(work, network, place, device, images)
+        places = resolve(survey(network, example, device), network, layers)
+        return _rows(work, network, places, device, images)
 
 
 def _rows(
     work: Work,
     network: torch.nn.Module,
-    place: Place,
+    places: Sequence[Place],
     device: torch.device,
     images: NDArray[np.float32],
-) -> NDArray[np.float32]:
+) -> dict[str, NDArray[np.float32]]:
+    """Return each layer's rows (n, width) by its name: the network runs once."""
     source = Source((images, np.zeros(len(images), dtype=np.int64)), "rows")
-    rows = np.empty((len(images), place.width), dtype=np.float32)
+    taps = [place.tap for place in places]
+    rows = {
+        place.tap.name: np.empty((len(images), place.width), dtype=np.float32) for place in places
+    }
     done = 0
-    stage = f"reading {place.tap.name}"
-    for batch in stream(network, source, [place.tap], device, stage=stage, progress=work.progress):
-        part = batch.layers[place.tap.name]
-        rows[done : done + len(part)] = part.cpu().numpy()
-        done += len(part)
+    stage = f"reading {', '.join(rows)}"
+    for batch in stream(network, source, taps, device, stage=stage, progress=work.progress):
+        for name, part in batch.layers.items():
+            rows[name][done : done + len(part)] = part.cpu().numpy()
+        done += batch.batch.size
     return rows
 
 

@@ -7,9 +7,9 @@ weights, labels and hold-outs of their own.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -25,17 +25,31 @@ from .units import as_json
 
 __all__ = ["SETTINGS", "Study", "bars", "run_study", "study_table"]
 
-DEGREES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
-# Besides symmetric noise: kinds and degrees.
-OTHER_NOISE = {"pair": (0.2, 0.4), "instance": (0.3,)}
-# Images to train with and, of these, the hold-out.
-SETTINGS: dict[str, tuple[int | None, int]] = {
-    "digits-mlp": (None, 150),
-    "digits-cnn": (None, 150),
-    "mnist-mlp": (2_500, 250),
-    "fashion-mnist-cnn": (2_500, 250),
+class Setting(NamedTuple):
+    """What is trained with a pair of data set and architecture.
+
+    Attributes
+    ----------
+    samples, holdout : int
+        Images to train with (None: all), and how many of these are held out.
+    degrees : dict of str to sequence of float
+        Corruption degrees, by kind of noise.
+    """
+
+    samples: int | None
+    holdout: int
+    degrees: dict[str, tuple[float, ...]]
+
+
+SMALL = {"symmetric": (0.0, 0.2, 0.4, 0.6, 0.8, 1.0), "pair": (0.2, 0.4), "instance": (0.3,)}
+LARGE = {"symmetric": (0.0, 0.4, 0.8), "pair": (0.4,)}
+SETTINGS: dict[str, Setting] = {
+    "digits-mlp": Setting(None, 150, SMALL),
+    "digits-cnn": Setting(None, 150, SMALL),
+    "mnist-mlp": Setting(2_500, 250, LARGE),
+    "fashion-mnist-cnn": Setting(2_500, 250, LARGE),
 }
-"""Pairs of data set and architecture, with numbers of samples and of the hold-out among them."""
+"""Pairs of data set and architecture; the small ones carry most of the cells."""
 
 KEYS = ["setting", "noise", "corruption"]
 # The units that a cell of the study is made of.
@@ -91,14 +105,13 @@ def plans(
         raise DataError(f"first-run: expected at least 1; found {first_run}")
     made = {}
     for name in settings:
-        samples, holdout = SETTINGS[name]
-        plan = Plan(
-            name, runs=runs, first_run=first_run, only=ONLY, samples=samples, holdout=holdout,
-            new_labels=True, test_curve=False, root=root, device=device, corruptions=DEGREES,
-        )  # fmt: skip
-        made[f"{name}-symmetric"] = plan
-        for noise, degrees in OTHER_NOISE.items():
-            made[f"{name}-{noise}"] = replace(plan, noise=noise, corruptions=degrees)
+        samples, holdout, by_noise = SETTINGS[name]
+        for noise, degrees in by_noise.items():
+            made[f"{name}-{noise}"] = Plan(
+                name, runs=runs, first_run=first_run, only=ONLY, samples=samples, holdout=holdout,
+                new_labels=True, test_curve=False, root=root, device=device, noise=noise,
+                corruptions=degrees,
+            )  # fmt: skip
     return made
 
 
