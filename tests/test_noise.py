@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import underscript as us
-from underscript.noise import Noise, calibrate, estimate_noise, expected_calibration_error
+from underscript.noise import calibrate, estimate_noise, expected_calibration_error
 
 K = 5
 
@@ -94,20 +94,33 @@ def test_calibration_error_is_what_is_missing_to_confidence():
     assert expected_calibration_error(torch.full((10,), 0.6), right) == pytest.approx(0, abs=1e-7)
 
 
-def likened(likelihood: float, by_class: bool) -> Noise:
-    """Return noise of some likelihood."""
-    scores, true = drawn(500)
-    noise = estimate_noise(scores, true, calibrate(scores, true))
-    return replace(noise, likelihood=likelihood, by_class=by_class, beyond_chance=likelihood)
+@pytest.mark.parametrize("kind", ["symmetric", "pair"])
+@pytest.mark.parametrize("accuracy", [0.6, 0.9])
+def test_accuracy_follows_from_agreement_where_wrong_answers_go_where_wrong_labels_go(
+    kind, accuracy
+):
+    """What such labels taught is wrong in their way: with pair noise it says the next class."""
+    draw, n, rate = np.random.default_rng(0), 100_000, 0.4
+    true = draw.integers(K, size=n)
 
+    def shifted(share: float) -> np.ndarray:
+        shift = 1 if kind == "pair" else draw.integers(1, K, size=n)
+        return np.where(draw.random(n) < share, (true + shift) % K, true)
 
-@pytest.mark.parametrize(
-    ("again", "taken"),
-    [(None, False), ((-1.0, True), True), ((-1.0, False), False), ((-3.0, True), False)],
-)
-def test_a_second_estimate_is_taken_only_of_noise_by_class_that_is_likelier(again, taken):
-    first = likened(-2.0, by_class=False)
-    second = None if again is None else likened(*again)
-    found = first.or_likelier(second)
-    assert found.by_class == taken
-    assert found.beyond_chance == first.beyond_chance
+    labels, answers = shifted(rate), shifted(1 - accuracy)
+    matrix = np.full((K, K), rate / (K - 1)) if kind == "symmetric" else np.zeros((K, K))
+    if kind == "pair":
+        matrix[np.arange(K), (np.arange(K) + 1) % K] = rate
+    np.fill_diagonal(matrix, 1 - rate)
+    scores, some = drawn(500)
+    noise = replace(
+        estimate_noise(scores, some, calibrate(scores, some)), rate=rate, rate_low=rate,
+        rate_high=rate, transitions=matrix, by_class=kind == "pair",
+    )  # fmt: skip
+    found = noise.of_decoder(float((labels == answers).mean()), n)
+    assert found.accuracy == pytest.approx(accuracy, abs=0.02)
+    assert found.accuracy_low < accuracy < found.accuracy_high
+    wrong = answers != true
+    by_chance, alike = noise.coincidences
+    assert by_chance == pytest.approx((answers == labels)[wrong].mean(), abs=0.01)
+    assert alike == pytest.approx(1.0 if kind == "pair" else 1 / (K - 1))

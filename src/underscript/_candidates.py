@@ -1,6 +1,6 @@
 """Discriminants of every layer as candidates: what they are fitted to, and what they say."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ._mixing import mixed
 from ._overlap import fingerprints
 from ._passes import Task
 from ._stream import Rows, Source, stream
@@ -16,6 +17,8 @@ from .discriminant import ClassSums, Covariance, FourierFeatures, Linear
 
 # Scores (samples × classes × candidates) that are kept at once.
 _ROOM = 1 << 27
+# Training samples whose scores are kept: enough to scale and calibrate with.
+SOME = 20_000
 # Parts of the training data that noise is estimated with.
 FOLDS = 10
 
@@ -86,13 +89,18 @@ class Kept:
         """The labels (n,)."""
         return torch.cat(self.labels)
 
-    def together(self, task: Task) -> "Kept":
-        """Return everybody's."""
-        whole = Kept(0, 0)
-        for part in task.team.gather(self):
+    @classmethod
+    def joined(cls, parts: Iterable["Kept"]) -> "Kept":
+        """Return what is kept in any of some."""
+        whole = cls(0, 0)
+        for part in parts:
             whole.scores += part.scores
             whole.labels += part.labels
         return whole
+
+    def together(self, task: Task) -> "Kept":
+        """Return everybody's."""
+        return self.joined(task.team.gather(self))
 
 
 @dataclass
@@ -142,8 +150,9 @@ class Work:
             prints = fingerprints(rows.batch)
             if source is self.train and self.held_inputs is not None and not self.covariances:
                 self.train_inputs.append(prints)
-            # Equal inputs stay together, in any order of the data.
-            folds = torch.from_numpy((prints % FOLDS).astype(np.int64))
+            # Equal inputs stay together, in any order of the data. Low bits of fingerprints are not
+            # random: those of round numbers are zero.
+            folds = torch.from_numpy((mixed(prints) % np.uint64(FOLDS)).astype(np.int64))
             if keep is not None:
                 keep.append((seen, labels, folds))
             yield seen, labels, folds
@@ -193,8 +202,7 @@ class Work:
         self.kept = None
         self.covariances.clear()
 
-    def empty_sums(self) -> dict[View, ClassSums]:
-        """Return sums to gather labels' classes with."""
-        return {
-            view: ClassSums(self.task.n_classes, centre) for view, centre in self.centres.items()
-        }
+    def empty_sums(self, views: Iterable[View] | None = None) -> dict[View, ClassSums]:
+        """Return sums to gather labels' classes with, of some views or of all."""
+        views = self.centres if views is None else views
+        return {view: ClassSums(self.task.n_classes, self.centres[view]) for view in views}

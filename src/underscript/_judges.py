@@ -1,4 +1,4 @@
-"""Which candidate is best, judged with noisy labels only; and how noisy these are."""
+"""Which candidate is best, judged with noisy labels only."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -7,15 +7,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ._candidates import FOLDS, Candidate, Kept, Work
+from ._candidates import SOME, Candidate, Kept, Work
 from ._notes import Notes
 from ._overlap import fingerprints
 from ._passes import Task
-from .discriminant import ClassSums, Linear
-from .noise import Noise, calibrate, estimate_noise
+from .discriminant import Linear
 
-# Training samples whose scores are kept: enough to scale and calibrate with.
-_SOME = 20_000
 # Fewer hold-out samples for each class decide nothing.
 _PER_CLASS = 10
 
@@ -114,7 +111,7 @@ def judge(work: Work, fitted: dict[Candidate, Linear], held: bool) -> tuple[Judg
     Returns, besides, all scores of the hold-out, or else of some training samples.
     """
     layers = list(dict.fromkeys(each.layer for each in fitted))
-    kept = Kept(min(_SOME, work.room(len(fitted))), work.share)
+    kept = Kept(min(SOME, work.room(len(fitted))), work.share)
     went_with = dict.fromkeys(fitted, 0)
     contradicted = dict.fromkeys(layers, 0)
     agreed = dict.fromkeys(fitted, 0)
@@ -170,43 +167,3 @@ def _votes(answers: list[Tensor], task: Task) -> Tensor:
     for answer in answers:
         votes.scatter_add_(1, answer[:, None], torch.ones(len(answer), 1))
     return votes / len(answers)
-
-
-def noise_at_the_input(
-    work: Work, own: Collection[str], decoded: Sequence[Tensor] | None = None
-) -> Noise | None:
-    """Estimate the noise from discriminants of the input, each kept from the samples it reads.
-
-    A network cannot have memorised labels into its input, as it can into its layers; and in ten
-    folds the discriminants have not seen the labels either. They are fitted to the given labels, or
-    to the labels of each batch that the input decoded. None where the input is not read.
-    """
-    centres = {view: centre for view, centre in work.centres.items() if view.layer not in own}
-    if not centres:
-        return None
-    n_classes, team = work.task.n_classes, work.task.team
-    sums = [{view: ClassSums(n_classes, c) for view, c in centres.items()} for _ in range(FOLDS)]
-    with team.together():
-        for number, (seen, labels, folds) in enumerate(work.views(work.train, "estimating noise")):
-            labels = labels if decoded is None else decoded[number]
-            for fold, of_fold in enumerate(sums):
-                here = folds == fold
-                for view, mine in of_fold.items():
-                    mine.update(seen[view][here.to(seen[view].device)], labels[here])
-    whole = {view: ClassSums.added([part[view] for part in sums]) for view in centres}
-    rest = [{view: mine.without(part[view]) for view, mine in whole.items()} for part in sums]
-    fitted = work.fit(0, rest)
-    kept = Kept(min(_SOME, work.room(len(fitted[0]))), work.share)
-    with team.together():
-        for seen, labels, folds in work.views(work.train, "estimating noise"):
-            some = kept.next(len(labels))
-            for fold, linears in enumerate(fitted):
-                here = some[folds[some] == fold]
-                if len(here):
-                    rows = {view: seen[view][here.to(seen[view].device)] for view in centres}
-                    kept.add(work.scores(rows, linears), labels[here])
-    kept = kept.together(work.task)
-    given = kept.given
-    calibrations = {each: calibrate(kept.of(each), given) for each in fitted[0]}
-    best = max(calibrations, key=lambda each: calibrations[each].mean)
-    return estimate_noise(kept.of(best), given, calibrations[best], work.task.seed)

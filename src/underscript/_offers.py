@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
 from torch import Tensor
 
 from ._candidates import Candidate, Kept, Work
@@ -10,19 +11,13 @@ from ._judges import Ensemble, Judged, summed
 from .combined import COMBINED
 from .discriminant import Linear
 from .noise import SURE, Calibration, Noise, calibrate, estimate_noise
-from .selection import CLEARLY, ahead_of, clearly_best
+from .selection import ahead_of, clearly_best
 
 # So many of the best are the answer; fewer where nothing is wrong and the best need no company.
 MEMBERS = 8
 MEMBERS_CLEAN = 4
-# So much better the input must be estimated to be than the layers, to take their place; where the
-# hold-out sees a difference of so many standard errors, it decides this one question.
-AHEAD = 0.01
-SEEN = 2.0
-# So many where nothing is wrong with the labels, and training data cannot tell.
-SEEN_CLEAN = 1.0
-# Layers that echo more of the given labels are not trusted: something in the estimates is wrong.
-ECHO = 0.05
+# Standard errors from which on layers and input are told apart; closer ones answer together.
+TOLD = 1.5
 
 
 class Offer(NamedTuple):
@@ -98,23 +93,27 @@ class Estimates(NamedTuple):
     ----------
     layers, input : float
         Accuracies, 0 to 1.
+    error : float
+        The standard error of their difference.
     echo : float
         How much oftener the layers agree with given labels than that accuracy explains.
     """
 
     layers: float
     input: float
+    error: float
     echo: float
 
     @classmethod
-    def of(cls, both: float, layers: float, control: float, noise: Noise) -> "Estimates":
+    def of(cls, both: float, layers: float, control: float, n: int, noise: Noise) -> "Estimates":
         """Return the estimates.
 
-        The input has memorised nothing, so its agreement with the given labels tells its accuracy
-        a. The layers echo what the network memorised; but with errors that do not depend on each
-        other they agree with the input at the rate of both accuracies' product, so theirs is that
-        rate / a. Of an accuracy b, with noise of rate e, (1 − e) b + e (1 − b) / (K − 1) of the
-        given labels are agreed with; what is above is memory.
+        What reads the input and has not seen the labels agrees with them as often as its accuracy
+        a says. The layers echo what the network memorised; but their accuracy b follows from how
+        often they say what the input says: a b + t (1 − a) (1 − b), as errors that do not depend
+        on each other coincide at the rate t. They then have reason to agree with (1 − e) b + s (1
+        − b) of the given labels, of which e are wrong; what is above is memory. See
+        `Noise.coincidences` for s and t.
 
         Parameters
         ----------
@@ -122,67 +121,86 @@ class Estimates(NamedTuple):
             The share of samples for which layers and input say the same.
         layers, control : float
             The shares of given labels with which layers and input agree.
+        n : int
+            Samples.
         noise : Noise
             Of the given labels.
         """
-        accuracy = noise.of_decoder(control, noise.n).accuracy
-        found = min(1.0, both / max(accuracy, 1e-9))
-        by_chance = noise.rate * (1 - found) / (len(noise.transitions) - 1)
-        return cls(found, accuracy, layers - (1 - noise.rate) * found - by_chance)
+        by_chance, alike = noise.coincidences
+        of_input = noise.of_decoder(control, n)
+        accuracy = of_input.accuracy
+
+        def found(accuracy: float) -> float:
+            wrong = alike * (1 - accuracy)
+            return min(1.0, max(0.0, (both - wrong) / max(accuracy - wrong, 1e-9)))
+
+        ahead = [found(a) - a for a in (of_input.accuracy_low, of_input.accuracy_high)]
+        counted = (both * (1 - both) / n) ** 0.5 / max(accuracy, 1e-9)
+        error = float(np.hypot((ahead[0] - ahead[1]) / (2 * 1.96), counted))
+        right = found(accuracy)
+        explained = (1 - noise.rate) * right + by_chance * (1 - right)
+        return cls(right, accuracy, error, layers - explained)
 
 
 def estimates(
-    work: Work, fitted: dict[Candidate, Linear], ours: Offer, control: Offer, noise: Noise
+    work: Work,
+    fitted: dict[Candidate, Linear],
+    ours: Offer,
+    control: Sequence[Tensor],
+    noise: Noise,
 ) -> Estimates:
-    """Estimate how right the layers and the input are, on the training data."""
+    """Estimate how right the layers and the input are, on the training data.
+
+    Parameters
+    ----------
+    control : sequence of Tensor of int64, shape (n,) each
+        What is read from the input, without knowledge of the labels, for each batch.
+    """
     both = echoed = right = n = 0
-    group = {each: fitted[each] for each in (*ours.members, *control.members)}
+    group = {each: fitted[each] for each in ours.members}
     with work.task.team.together():
-        for seen, labels, _ in work.views(work.train, "comparing with the input"):
+        for (seen, labels, _), of_input in zip(
+            work.views(work.train, "comparing with the input"), control, strict=True
+        ):
             scores = work.scores(seen, group)
-            first, second = (
-                summed(offer.members, offer.spreads, scores).argmax(1).cpu()
-                for offer in (ours, control)
-            )
-            both += int((first == second).sum())
-            echoed += int((first == labels).sum())
-            right += int((second == labels).sum())
+            of_layers = summed(ours.members, ours.spreads, scores).argmax(1).cpu()
+            both += int((of_layers == of_input).sum())
+            echoed += int((of_layers == labels).sum())
+            right += int((of_input == labels).sum())
             n += len(labels)
     parts = work.task.team.gather((both, echoed, right, n))
     both, echoed, right, n = (sum(column) for column in zip(*parts, strict=True))
-    return Estimates.of(both / n, echoed / n, right / n, noise)
-
-
-def input_leads(control: Offer, leading: Offer, beside: Estimates, held: bool) -> bool:
-    """Say whether the input's offer is to take the place of the layers'."""
-    ahead, error = ahead_of(control.agrees, leading.agrees)
-    if held and abs(ahead) > SEEN * error:
-        return ahead > 0
-    return beside.layers < beside.input - AHEAD or beside.echo > ECHO
+    return Estimates.of(both / n, echoed / n, right / n, n, noise)
 
 
 def layers_or_input(
     layers: Offer, control: Offer, beside: Estimates, clean: bool, held: bool
-) -> Offer:
-    """Return which of the layers' offer and the input's answers, or both together.
+) -> tuple[Offer, str]:
+    """Return which of the layers' offer and the input's answers, or both together; and why.
 
-    Where nothing is wrong both fit all labels, and which of them generalises only a hold-out can
-    say.
+    A hold-out decides if it can tell them apart; else the estimates do, if they can; else both
+    answer. Where nothing is wrong both fit all labels, and only a hold-out can say which of them
+    generalises.
     """
-    if not clean:
-        return control if input_leads(control, layers, beside, held) else layers
     both = Offer(
         COMBINED, layers.members + control.members, layers.spreads + control.spreads,
         layers.scores + control.scores, layers.given,
     )  # fmt: skip
-    return overruled(both, [layers, control], SEEN_CLEAN) if held else both
+    ahead, error = ahead_of(layers.agrees, control.agrees)
+    if held and abs(ahead) > TOLD * error:
+        found, why = (layers, "the layers") if ahead > 0 else (control, "the input")
+        return found, f"the hold-out prefers {why}"
+    ahead, error = beside.layers - beside.input, beside.error
+    if clean or abs(ahead) <= TOLD * error:
+        return both, "which knows more cannot be told, so both answer"
+    return (layers, "the layers answer") if ahead > 0 else (control, "the input answers")
 
 
-def overruled(offer: Offer, others: list[Offer], errors: float = CLEARLY) -> Offer:
+def overruled(offer: Offer, others: list[Offer]) -> Offer:
     """Return what agrees best with the hold-out, if clearly better than the offer, or the offer.
 
     With noise that does not depend on the input the share of noisy labels that a decoder predicts
     rises with its accuracy; see the documentation of the method.
     """
     everything = [offer, *others]
-    return everything[clearly_best([each.agrees for each in everything], 0, errors)]
+    return everything[clearly_best([each.agrees for each in everything], 0)]

@@ -152,11 +152,11 @@ class ClassSums:
         self.counts = torch.zeros(n_classes, dtype=torch.int64)
 
     def update(self, rows: Float[Tensor, "n width"], labels: Int[Tensor, " n"]) -> None:
-        """Add rows with labels 0 … K−1."""
-        labels = labels.to(rows.device)
-        member = torch.nn.functional.one_hot(labels, len(self.counts)).to(rows.dtype)
-        self.sums += member.T @ (rows - self.centre)
-        self.counts += torch.bincount(labels.cpu(), minlength=len(self.counts))
+        """Add rows with labels 0 … K−1; those with other labels are left out."""
+        classes = torch.arange(len(self.counts), device=rows.device)
+        member = labels.to(rows.device)[:, None] == classes
+        self.sums += member.T.to(rows.dtype) @ (rows - self.centre)
+        self.counts += member.sum(0).cpu()
 
     @classmethod
     def added(cls, parts: Sequence[Self]) -> Self:

@@ -155,19 +155,26 @@ class Noise:
         """Whether nothing shows that the labels say more than chance."""
         return self.beyond_chance < BEYOND
 
-    def or_likelier(self, again: "Noise | None") -> "Noise":
-        """Return noise that was estimated again if it depends on the class and is likelier.
+    @property
+    def coincidences(self) -> tuple[float, float]:
+        """How often a wrong answer is nevertheless the given label, and another wrong answer.
 
-        A decoder that was fitted to noisy labels takes noise that goes to one other class for its
-        own doubt; one that was fitted to decoded labels does not. But labels that were decoded in
-        vain agree with the given ones too: whether these say anything is not asked again.
+        Wrong answers are taken to go where wrong labels go: to all classes alike, or with noise
+        that depends on the class to those that the transition matrix T names. Of a class z the
+        chances are then Σ T_zj² / (1 − T_zz) and Σ T_zj² / (1 − T_zz)², over the j ≠ z.
         """
-        if again is None or not again.by_class or again.likelihood <= self.likelihood:
-            return self
-        return replace(again, beyond_chance=self.beyond_chance)
+        n_classes = len(self.transitions)
+        if not self.by_class:
+            return self.rate / (n_classes - 1), 1 / (n_classes - 1)
+        wrong = np.square(self.transitions).sum(1) - np.square(self.transitions.diagonal())
+        off = np.maximum(1 - self.transitions.diagonal(), 1e-12)
+        return float((wrong / off).mean()), float((wrong / off**2).mean())
 
     def of_decoder(self, agreement: float, n: int) -> "Noise":
         """Return the same labels' noise with the accuracy of another decoder.
+
+        Of an accuracy a, noise of rate e and wrong answers that are the given label at the rate s
+        (see `coincidences`), it agrees with A = (1 − e) a + s (1 − a) of the labels.
 
         Parameters
         ----------
@@ -176,12 +183,12 @@ class Noise:
         n : int
             Of so many samples.
         """
-        even = 1 / len(self.transitions)
         error = 1.96 * (agreement * (1 - agreement) / n) ** 0.5
+        per_rate = self.coincidences[0] / max(self.rate, 1e-12)
 
         def accuracy(rate: float, agreement: float) -> float:
-            redrawn = min(rate / (1 - even), 1 - 1e-6)
-            return min(1.0, max(0.0, (agreement - redrawn * even) / (1 - redrawn)))
+            by_chance = rate * per_rate
+            return min(1.0, max(0.0, (agreement - by_chance) / max(1 - rate - by_chance, 1e-6)))
 
         return replace(
             self,

@@ -13,7 +13,7 @@ was not trained on may overrule it: with what agrees with its labels clearly bet
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,10 +21,10 @@ import torch
 from torch import Tensor, nn
 
 from ._candidates import Candidate, View, Work
-from ._judges import Ensemble, Judged, judge, noise_at_the_input, read_holdout, summed
+from ._crossfit import CrossFitted
+from ._judges import Ensemble, Judged, judge, read_holdout, summed
 from ._notes import Notes
 from ._offers import (
-    ECHO,
     Estimates,
     Offer,
     estimates,
@@ -59,13 +59,8 @@ ROUNDS = 5
 SETTLED = 0.005
 # So many of the best say the labels of the next round.
 VOTERS = 8
-
-
-class Decoded(NamedTuple):
-    """Labels of each batch of the training data, as the layers say together and the input alone."""
-
-    by_layers: list[Tensor]
-    by_input: list[Tensor]
+# Given labels that layers repeat without another reason than memory: more of them are worth saying.
+ECHO = 0.05
 
 
 @dataclass
@@ -96,6 +91,8 @@ class Refined:
         The network and its layers' features.
     beside : Estimates or None
         How right the layers together and the input are, where both may be chosen.
+    why : str
+        Which of these answers, and why.
     """
 
     chosen: Key
@@ -110,6 +107,7 @@ class Refined:
     noise: Noise
     work: Work
     beside: Estimates | None
+    why: str
 
     def keyed(self, layers: Sequence[str]) -> Decoders:
         """Return the decoders of some layers and of all together, by their names in tables."""
@@ -164,15 +162,17 @@ class Refined:
             reason += f", chosen by agreement with {others} where these contradict given labels; "
         if self.beside is not None and not noise.hopeless:
             reason += (
-                f"the layers are estimated to be right for {self.beside.layers:.1%}, the input for "
-                f"{self.beside.input:.1%}"
+                f"the layers are estimated to be right for {self.beside.layers:.1%} of the "
+                f"training data, the input for {self.beside.input:.1%} (± "
+                f"{1.96 * self.beside.error:.1%} between them)"
             )
             reason += (
                 f", and the layers repeat {self.beside.echo:.1%} of the given labels without "
-                "another reason than memory; "
+                "another reason than memory"
                 if self.beside.echo > ECHO
-                else "; "
+                else ""
             )
+            reason += f": {self.why}; "
         if noise.hopeless:
             reason += "but the labels say no more than chance: nothing can be decoded from them."
         else:
@@ -236,12 +236,13 @@ def refine(
     own = own or [place.tap.name for place in task.places]
     layers = list(dict.fromkeys(view.layer for view in work.centres))
     places = {layer: [layer] for layer in layers} | {COMBINED: own}
-    noise = noise_at_the_input(work, own)
+    blind = CrossFitted.of_input(work, own)
+    noise = None if blind is None else blind.noise
     judged, kept = judge(work, fitted, held)
     clean = is_clean(noise, judged, kept, own, held, task.seed)
     everything, worth = dict(fitted), dict(judged.agreements if clean else judged.worth)
     rounds = [offers_of(judged, kept, places, clean)]
-    decoded: Decoded | None = None
+    decoded: list[Tensor] | None = None
     for number in range(1, 1 if clean else ROUNDS + 1):
         sums, decoded, changed = _gather_again(work, fitted, judged, own, decoded)
         if changed < SETTLED:
@@ -251,8 +252,10 @@ def refine(
         rounds.append(offers_of(judged, kept, places, clean))
         everything |= fitted
         worth |= judged.worth
-    if noise is not None and decoded is not None and not noise.hopeless:
-        noise = noise.or_likelier(noise_at_the_input(work, own, decoded.by_input))
+    if blind is not None and noise is not None and not (clean or noise.hopeless):
+        blind = blind.refined(ROUNDS)
+        # Labels that were decoded in vain say nothing of whether there is anything to decode.
+        noise = replace(blind.noise, beyond_chance=noise.beyond_chance)
     # The last round's, unless the hold-out clearly says another's.
     offers = rounds[-1]
     if held:
@@ -265,18 +268,18 @@ def refine(
     if len(alone) == 1:
         leading = leading._replace(place=alone.pop())
     offers[leading.place] = leading
-    beside = None
+    beside, why = None, ""
     rivals = [offers[layer] for layer in own]
     for layer in set(layers) - set(own):
-        if noise is not None and layer in chosen_from:
-            beside = estimates(work, everything, leading, offers[layer], noise)
+        if blind is not None and noise is not None and layer in chosen_from:
+            beside = estimates(work, everything, leading, blind.answers(), noise)
             rivals = [*rivals, leading, offers[layer]]
-            leading = layers_or_input(leading, offers[layer], beside, clean, held)
+            leading, why = layers_or_input(leading, offers[layer], beside, clean, held)
     work.forget()
-    if held:
-        leading = overruled(leading, rivals)
+    if held and (other := overruled(leading, rivals)) is not leading:
+        leading, why = other, "the hold-out clearly prefers another"
     offers[leading.place] = leading
-    return _result(work, offers, leading, everything, worth, clean, held, noise, beside)
+    return _result(work, offers, leading, everything, worth, clean, held, noise, beside, why)
 
 
 def _look(work: Work, whole: Source, n: int) -> None:
@@ -363,30 +366,29 @@ def _gather_again(
     fitted: dict[Candidate, Linear],
     judged: Judged,
     own: Sequence[str],
-    before: Decoded | None,
-) -> tuple[dict[View, ClassSums], Decoded, float]:
+    before: Sequence[Tensor] | None,
+) -> tuple[dict[View, ClassSums], list[Tensor], float]:
     """Run the training data once: sums with the labels that the best candidates agree on.
 
-    Returns the sums, the labels, and the share of the layers' labels that changed.
+    Returns the sums, the labels that the layers say of each batch, and the share of these that
+    changed.
     """
-    layers = {view.layer for view in work.centres}
     # The input decides for itself: as a control it must not know what the network knows.
-    found = Decoded([], [])
-    groups = [(set(own), found.by_layers), (layers - set(own), found.by_input)]
-    voters = [(group, labels, judged.best(group, VOTERS)) for group, labels in groups if group]
+    others = {view.layer for view in work.centres} - set(own)
+    voters = [(set(group), judged.best(group, VOTERS)) for group in (others, own) if group]
     sums = work.empty_sums()
+    found: list[Tensor] = []
     changed = n = 0
     with work.task.team.together():
         for number, (seen, given, _) in enumerate(work.views(work.train, "refining")):
-            for group, labels, some in voters:
+            for group, some in voters:
                 scores = work.scores(seen, {each: fitted[each] for each in some})
                 decoded = summed(some, judged.spreads_of(some), scores).argmax(1)
                 for view, rows in seen.items():
                     if view.layer in group:
                         sums[view].update(rows, decoded)
-                labels.append(decoded.cpu())
-            earlier = given if before is None else before.by_layers[number]
-            changed += int((found.by_layers[-1] != earlier).sum())
+            found.append(decoded.cpu())
+            changed += int((found[-1] != (given if before is None else before[number])).sum())
             n += len(given)
     parts = work.task.team.gather((changed, n))
     share = sum(part[0] for part in parts) / max(1, sum(part[1] for part in parts))
@@ -403,6 +405,7 @@ def _result(
     held: bool,
     noise: Noise | None,
     beside: Estimates | None,
+    why: str,
 ) -> Refined:
     decoders = {}
     for place, offer in offers.items():
@@ -425,7 +428,7 @@ def _result(
         found = replace(found, beyond_chance=beyond)
     return Refined(
         _key(chosen.place), decoders, chosen.members, fitted, worth, clean,
-        "holdout" if held else "training data", agreement, n, found, work, beside,
+        "holdout" if held else "training data", agreement, n, found, work, beside, why,
     )  # fmt: skip
 
 

@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ._mixing import mixed
+
 # Standard errors by which a hold-out must prefer another decoder: there are dozens of them.
 CLEARLY = 3.0
 
@@ -109,7 +111,7 @@ def ahead_of(these: Tensor, others: Tensor) -> tuple[float, float]:
     return float(difference.mean()), float(difference.std(correction=0)) / len(difference) ** 0.5
 
 
-def clearly_best(right: Sequence[Tensor], ours: int, errors: float = CLEARLY) -> int:
+def clearly_best(right: Sequence[Tensor], ours: int) -> int:
     """Return which decoder predicts clearly more of a hold-out's labels than ours, or ours.
 
     Parameters
@@ -118,13 +120,11 @@ def clearly_best(right: Sequence[Tensor], ours: int, errors: float = CLEARLY) ->
         For each decoder and sample whether the label is predicted.
     ours : int
         The number of the one that is to be overruled.
-    errors : float
-        By so many standard errors of the difference.
     """
     best, most = ours, 0.0
     for number, each in enumerate(right):
         mean, error = ahead_of(each, right[ours])
-        if mean > max(most, errors * error):
+        if mean > max(most, CLEARLY * error):
             best, most = number, mean
     return best
 
@@ -146,11 +146,7 @@ def held_out_tenth(index: NDArray[np.int64], seed: int) -> NDArray[np.bool_]:
     -------
     ndarray of bool, shape (n,)
     """
-    # The finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014): mixes every bit.
     with np.errstate(over="ignore"):
-        mixed = index.astype(np.uint64) + np.uint64(seed % 2**32) * np.uint64(0x9E3779B97F4A7C15)
-        mixed = mixed + np.uint64(0x9E3779B97F4A7C15)
-        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        mixed = mixed ^ (mixed >> np.uint64(31))
-    return np.asarray(mixed % np.uint64(10) == 0)
+        seeded = index.astype(np.uint64) + np.uint64(seed % 2**32) * np.uint64(0x9E3779B97F4A7C15)
+        numbers = mixed(seeded + np.uint64(0x9E3779B97F4A7C15))
+    return np.asarray(numbers % np.uint64(10) == 0)

@@ -25,6 +25,7 @@ from .units import as_json
 
 __all__ = ["SETTINGS", "Study", "bars", "run_study", "study_table"]
 
+
 class Setting(NamedTuple):
     """What is trained with a pair of data set and architecture.
 

@@ -1,0 +1,145 @@
+"""The input, read in folds by discriminants that have not seen the labels of what they read."""
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from ._candidates import FOLDS, SOME, Candidate, Kept, View, Views, Work
+from ._judges import spread, summed
+from .discriminant import ClassSums, Linear
+from .noise import Noise, calibrate, estimate_noise
+
+_STAGE = "estimating noise"
+
+
+@dataclass(frozen=True, eq=False)
+class CrossFitted:
+    """Discriminants of the input, and for each fold those that were kept from its labels.
+
+    A network cannot have memorised labels into its input, as it can into its layers; and what was
+    kept from a sample's label cannot repeat it. So how often these agree with the given labels
+    tells how noisy labels are and how right the discriminants.
+
+    Attributes
+    ----------
+    work : Work
+        The training data, and the covariances of what is read.
+    views : tuple of View
+        What is read of the input.
+    fitted : list of dict of Candidate to Linear
+        For each fold, what is fitted to labels of the others.
+    """
+
+    work: Work
+    views: tuple[View, ...]
+    fitted: list[dict[Candidate, Linear]]
+
+    @classmethod
+    def of_input(cls, work: Work, own: Collection[str]) -> Self | None:
+        """Fit to the given labels what reads no layer of `own`; None if nothing else is read."""
+        views = tuple(view for view in work.centres if view.layer not in own)
+        if not views:
+            return None
+        sums = _nothing(work, views)
+        with work.task.team.together():
+            for seen, labels, folds in work.views(work.train, _STAGE):
+                for fold, of_fold in enumerate(sums):
+                    here = folds == fold
+                    for view, part in of_fold.items():
+                        part.update(seen[view][here.to(seen[view].device)], labels[here])
+        whole = {view: ClassSums.added([part[view] for part in sums]) for view in views}
+        rest = [{view: whole[view].without(part[view]) for view in views} for part in sums]
+        return cls(work, views, work.fit(0, rest))
+
+    def again(self) -> Self:
+        """Fit again, to labels that each fold's discriminants decode of the other samples."""
+        work, sums = self.work, _nothing(self.work, self.views)
+        with work.task.team.together():
+            for seen, _, folds in work.views(work.train, _STAGE):
+                for fold, of_fold in enumerate(sums):
+                    decoded = self._say(fold, seen).masked_fill(folds == fold, -1)
+                    for view, part in of_fold.items():
+                        part.update(seen[view], decoded)
+        return type(self)(work, self.views, work.fit(0, sums))
+
+    def refined(self, rounds: int) -> Self:
+        """Fit again for as long as that makes the given labels likelier.
+
+        By more than Akaike's criterion takes for one number; what changes less is chance.
+        """
+        best = self
+        for _ in range(rounds):
+            further = best.again()
+            if further.noise.likelihood <= best.noise.likelihood + 1 / best.noise.n:
+                break
+            best = further
+        return best
+
+    @cached_property
+    def noise(self) -> Noise:
+        """Estimate how noisy labels are, with the likeliest of the discriminants."""
+        kept = Kept.joined(self._kept)
+        given = kept.given
+        calibrations = {each: calibrate(kept.of(each), given) for each in self.fitted[0]}
+        best = max(calibrations, key=lambda each: calibrations[each].mean)
+        return estimate_noise(kept.of(best), given, calibrations[best], self.work.task.seed)
+
+    def answers(self) -> list[Tensor]:
+        """Return what all together say of the training samples, (n,) int64 for each batch."""
+        found = []
+        with self.work.task.team.together():
+            for seen, labels, folds in self.work.views(self.work.train, _STAGE):
+                said = torch.empty_like(labels)
+                for fold, here, rows in self._by_fold(seen, folds, torch.arange(len(labels))):
+                    said[here] = self._say(fold, rows)
+                found.append(said)
+        return found
+
+    def _say(self, fold: int, seen: Views) -> Tensor:
+        """Return what is said of rows by what was kept from the labels of a fold."""
+        linears = self.fitted[fold]
+        scores = self.work.scores(seen, linears)
+        return summed(tuple(linears), self._spreads[fold], scores).argmax(1).cpu()
+
+    @cached_property
+    def _kept(self) -> list[Kept]:
+        """All scores of some training samples, by fold."""
+        work = self.work
+        steps = Kept(min(SOME, work.room(len(self.fitted[0]))), work.share)
+        kept = [Kept(0, 0) for _ in self.fitted]
+        with work.task.team.together():
+            for seen, labels, folds in work.views(work.train, _STAGE):
+                some = steps.next(len(labels))
+                for fold, here, rows in self._by_fold(seen, folds, some):
+                    kept[fold].add(work.scores(rows, self.fitted[fold]), labels[here])
+        return [part.together(work.task) for part in kept]
+
+    @cached_property
+    def _spreads(self) -> list[list[float]]:
+        """How far scores lie from each row's mean: for each fold by itself, as labels tell."""
+        return [
+            [spread(kept.of(each)) if kept.labels else 1.0 for each in linears]
+            for kept, linears in zip(self._kept, self.fitted, strict=True)
+        ]
+
+    def _by_fold(
+        self, seen: Views, folds: Tensor, some: Tensor
+    ) -> Iterator[tuple[int, Tensor, Views]]:
+        """Give some rows of a batch by fold: its number, which rows, and the rows."""
+        for fold in range(len(self.fitted)):
+            here = some[folds[some] == fold]
+            if len(here):
+                yield (
+                    fold,
+                    here,
+                    {view: seen[view][here.to(seen[view].device)] for view in self.views},
+                )
+
+
+def _nothing(work: Work, views: Collection[View]) -> list[dict[View, ClassSums]]:
+    """Return empty sums for each fold."""
+    return [work.empty_sums(views) for _ in range(FOLDS)]
