@@ -32,11 +32,14 @@ class CrossFitted:
         What is read of the input.
     fitted : list of dict of Candidate to Linear
         For each fold, what is fitted to labels of the others.
+    round : int
+        0: to their given labels; from then on to labels decoded in the round before.
     """
 
     work: Work
     views: tuple[View, ...]
     fitted: list[dict[Candidate, Linear]]
+    round: int = 0
 
     @classmethod
     def of_input(cls, work: Work, own: Collection[str]) -> Self | None:
@@ -64,7 +67,8 @@ class CrossFitted:
                     decoded = self._say(fold, seen).masked_fill(folds == fold, -1)
                     for view, part in of_fold.items():
                         part.update(seen[view], decoded)
-        return type(self)(work, self.views, work.fit(0, sums))
+        number = self.round + 1
+        return type(self)(work, self.views, work.fit(number, sums), number)
 
     def refined(self, rounds: int) -> Self:
         """Fit again for as long as that makes the given labels likelier.

@@ -18,6 +18,8 @@ MEMBERS = 8
 MEMBERS_CLEAN = 4
 # Standard errors from which on layers and input are told apart; closer ones answer together.
 TOLD = 1.5
+# Layers that repeat more of the given labels from memory are less worth than they seem.
+ECHO = 0.1
 
 
 class Offer(NamedTuple):
@@ -179,8 +181,9 @@ def layers_or_input(
     """Return which of the layers' offer and the input's answers, or both together; and why.
 
     A hold-out decides if it can tell them apart; else the estimates do, if they can; else both
-    answer. Where nothing is wrong both fit all labels, and only a hold-out can say which of them
-    generalises.
+    answer. Errors that layers and input have in common count as knowledge of the layers, so memory
+    counts against these: both in their place, or the input in place of both. Where nothing is wrong
+    both fit all labels, and only a hold-out can say which of them generalises.
     """
     both = Offer(
         COMBINED, layers.members + control.members, layers.spreads + control.spreads,
@@ -190,10 +193,18 @@ def layers_or_input(
     if held and abs(ahead) > TOLD * error:
         found, why = (layers, "the layers") if ahead > 0 else (control, "the input")
         return found, f"the hold-out prefers {why}"
+    if clean:
+        return both, "which generalises cannot be told, so both answer"
     ahead, error = beside.layers - beside.input, beside.error
-    if clean or abs(ahead) <= TOLD * error:
-        return both, "which knows more cannot be told, so both answer"
-    return (layers, "the layers answer") if ahead > 0 else (control, "the input answers")
+    choices = [
+        (control, "the input answers"),
+        (both, "which knows more cannot be told, so both answer"),
+        (layers, "the layers answer"),
+    ]
+    told = int(ahead > TOLD * error) - int(ahead < -TOLD * error)
+    if beside.echo > ECHO:
+        told = max(-1, told - 1)
+    return choices[1 + told]
 
 
 def overruled(offer: Offer, others: list[Offer]) -> Offer:

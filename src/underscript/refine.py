@@ -25,6 +25,7 @@ from ._crossfit import CrossFitted
 from ._judges import Ensemble, Judged, judge, read_holdout, summed
 from ._notes import Notes
 from ._offers import (
+    ECHO,
     Estimates,
     Offer,
     estimates,
@@ -59,8 +60,6 @@ ROUNDS = 5
 SETTLED = 0.005
 # So many of the best say the labels of the next round.
 VOTERS = 8
-# Given labels that layers repeat without another reason than memory: more of them are worth saying.
-ECHO = 0.05
 
 
 @dataclass
@@ -149,9 +148,7 @@ class Refined:
     def selection(self) -> Selection:
         """The choice and why."""
         noise = self.noise
-        last = self.members[0].round
-        reason = f"{_listed(self.members)}; fitted to "
-        reason += f"labels decoded in round {last}" if last else "the given labels"
+        reason = f"{_listed(self.members)}; fitted to {_labels_of(self.members)}"
         alone = len({each.layer for each in self.fitted}) == 1
         others = "one another" if alone else "the other layers"
         if self.criterion == "holdout":
@@ -192,6 +189,14 @@ def _listed(members: Ensemble) -> str:
     if len(said) == 1:
         return f"A {said[0]}"
     return f"{len(said)} discriminants together ({'; '.join(said)})"
+
+
+def _labels_of(members: Ensemble) -> str:
+    rounds = sorted({member.round for member in members})
+    said = [
+        f"labels decoded in round {number}" if number else "the given labels" for number in rounds
+    ]
+    return " and ".join(said)
 
 
 def _key(layer: str) -> Key:
@@ -256,11 +261,14 @@ def refine(
         blind = blind.refined(ROUNDS)
         # Labels that were decoded in vain say nothing of whether there is anything to decode.
         noise = replace(blind.noise, beyond_chance=noise.beyond_chance)
-    # The last round's, unless the hold-out clearly says another's.
-    offers = rounds[-1]
+    # The last round's, of the input what was best blind; or what the hold-out clearly prefers.
+    offers = dict(rounds[-1])
+    for layer in set(layers) - set(own):
+        if blind is not None:
+            offers[layer] = rounds[min(blind.round, len(rounds) - 1)][layer]
     if held:
         offers = {
-            place: overruled(offer, [each[place] for each in rounds[:-1]])
+            place: overruled(offer, [each[place] for each in rounds])
             for place, offer in offers.items()
         }
     leading = offers.pop(COMBINED)
