@@ -19,7 +19,7 @@ MEMBERS_CLEAN = 4
 # Standard errors from which on layers and input are told apart; closer ones answer together.
 TOLD = 1.5
 # Layers that repeat more of the given labels from memory are less worth than they seem.
-ECHO = 0.1
+ECHO = 0.05
 
 
 class Offer(NamedTuple):

@@ -7,8 +7,9 @@ best say together which label each training sample should have, all are fitted a
 labels, and so on until labels settle. Covariances do not depend on labels, so a round costs no more
 than reading the rows again.
 
-The answer is the best few of the last round together. A hold-out with noisy labels that the network
-was not trained on may overrule it: with what agrees with its labels clearly better.
+The answer is the best few of the last round together, of the layers, of the input, or of both where
+nobody can tell which of them knows more. A hold-out with noisy labels that the network was not
+trained on may overrule it: with what agrees with its labels clearly better.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
