@@ -20,7 +20,7 @@ _ROOM = 1 << 27
 # Training samples whose scores are kept: enough to scale and calibrate with.
 SOME = 20_000
 # Parts of the training data that noise is estimated with.
-FOLDS = 10
+FOLDS = 5
 
 
 class View(NamedTuple):

@@ -18,8 +18,12 @@ MEMBERS = 8
 MEMBERS_CLEAN = 4
 # Standard errors from which on layers and input are told apart; closer ones answer together.
 TOLD = 1.5
-# Layers that repeat more of the given labels from memory are less worth than they seem.
-ECHO = 0.05
+# By so much the estimates are wrong besides: errors of layers and input have causes in common, and
+# noise that comes from the input is partly hidden.
+ASTRAY = 0.1
+# Layers that repeat more of the given labels from memory answer only where they are told to know
+# more.
+ECHO = 0.1
 
 
 class Offer(NamedTuple):
@@ -99,12 +103,15 @@ class Estimates(NamedTuple):
         The standard error of their difference.
     echo : float
         How much oftener the layers agree with given labels than that accuracy explains.
+    slope : float
+        How fast agreement with given labels rises with accuracy.
     """
 
     layers: float
     input: float
     error: float
     echo: float
+    slope: float
 
     @classmethod
     def of(cls, both: float, layers: float, control: float, n: int, noise: Noise) -> "Estimates":
@@ -141,7 +148,8 @@ class Estimates(NamedTuple):
         error = float(np.hypot((ahead[0] - ahead[1]) / (2 * 1.96), counted))
         right = found(accuracy)
         explained = (1 - noise.rate) * right + by_chance * (1 - right)
-        return cls(right, accuracy, error, layers - explained)
+        slope = max(1 - noise.rate - by_chance, 1e-6)
+        return cls(right, accuracy, error, layers - explained, slope)
 
 
 def estimates(
@@ -180,30 +188,37 @@ def layers_or_input(
 ) -> tuple[Offer, str]:
     """Return which of the layers' offer and the input's answers, or both together; and why.
 
-    A hold-out decides if it can tell them apart; else the estimates do, if they can; else both
-    answer. Errors that layers and input have in common count as knowledge of the layers, so memory
-    counts against these: both in their place, or the input in place of both. Where nothing is wrong
-    both fit all labels, and only a hold-out can say which of them generalises.
+    By their difference in accuracy, as estimated, and as seen on the hold-out where there is one;
+    each counts as much as it is certain. If that does not tell, both answer, or the input where
+    layers repeat much from memory. Where nothing is wrong both fit all labels, and only a hold-out
+    can say which generalises.
     """
     both = Offer(
         COMBINED, layers.members + control.members, layers.spreads + control.spreads,
         layers.scores + control.scores, layers.given,
     )  # fmt: skip
-    ahead, error = ahead_of(layers.agrees, control.agrees)
-    if held and abs(ahead) > TOLD * error:
-        found, why = (layers, "the layers") if ahead > 0 else (control, "the input")
-        return found, f"the hold-out prefers {why}"
-    if clean:
-        return both, "which generalises cannot be told, so both answer"
-    ahead, error = beside.layers - beside.input, beside.error
+    # Sums of differences by their precisions, and of precisions.
+    weighed = precision = 0.0
+    if not clean:
+        precision = 1 / (beside.error**2 + ASTRAY**2)
+        weighed = (beside.layers - beside.input) * precision
+    if held:
+        ahead, error = ahead_of(layers.agrees, control.agrees)
+        seen = (beside.slope / max(error, 1 / len(layers.given))) ** 2
+        precision += seen
+        weighed += ahead / beside.slope * seen
+    z = weighed / max(precision, 1e-12) ** 0.5
     choices = [
         (control, "the input answers"),
-        (both, "which knows more cannot be told, so both answer"),
+        (both, "which of them knows more cannot be told, so both answer"),
         (layers, "the layers answer"),
     ]
-    told = int(ahead > TOLD * error) - int(ahead < -TOLD * error)
-    if beside.echo > ECHO:
-        told = max(-1, told - 1)
+    told = int(z > TOLD) - int(z < -TOLD)
+    if not told and not clean and beside.echo > ECHO:
+        return (
+            control,
+            "which of them knows more cannot be told, and memory counts against the layers",
+        )
     return choices[1 + told]
 
 
