@@ -30,7 +30,7 @@ def read(x, labels, monkeypatch):
     def recorded(self, rounds):
         folds.append(torch.cat([part for *_, part in self.work.views(self.work.train, "test")]))
         for _ in range(ROUNDS + 1):
-            found.append(torch.cat(self.answers()))
+            found.append(torch.cat(self.answers))
             self = self.again()
         return self
 

@@ -23,7 +23,7 @@ from underscript.cli import main
 from underscript.corruption import transition_matrix
 from underscript.datasets import _catalogue
 from underscript.errors import DataError, OutputError
-from underscript.experiments import grid, presets, units
+from underscript.experiments import grid, presets, probes, units
 from underscript.experiments.comparison import compare, read_published
 from underscript.experiments.plan import PAIRS, Cell, Plan
 from underscript.experiments.probes import geometry
@@ -145,6 +145,21 @@ def test_e5_goes_from_one_component_to_the_paper_share(finished):
     e1 = rows(found.results, experiment="E1", corruption=0.6, run=1, layer="fc1", model="trained")
     at_99 = rows(e1, split="test")["accuracy"].iloc[0]
     assert rows(shares, variance=0.99)["accuracy"].iloc[0] == at_99
+
+
+def test_e6_reads_all_layers_in_one_pass_or_in_as_many_as_memory_asks_for(finished, monkeypatch):
+    plan, out, _ = finished
+    work, passes, stream = Work(plan, Cell(0.6, 1), out), [], probes.stream
+    monkeypatch.setattr(probes, "stream", lambda *a, **k: passes.append(a) or stream(*a, **k))
+    together = list(probes._layers(work))
+    assert [layer.name for layer in together] == list(plan.pair.layers)
+    assert len(passes) == 2, "of training and test data"
+    monkeypatch.setattr(probes, "MEMORY", 1)
+    alone = list(probes._layers(work))
+    assert len(passes) == 2 + 2 * len(alone)
+    for one, other in zip(together, alone, strict=True):
+        np.testing.assert_array_equal(one.train, other.train)
+        np.testing.assert_array_equal(one.test, other.test)
 
 
 def test_e6_has_every_probe_on_every_layer_with_its_times(finished):

@@ -71,17 +71,26 @@ class CrossFitted:
         return type(self)(work, self.views, work.fit(number, sums), number)
 
     def refined(self, rounds: int) -> Self:
-        """Fit again for as long as that makes the given labels likelier.
-
-        By more than Akaike's criterion takes for one number; what changes less is chance.
-        """
+        """Fit again for as long as more of the given labels are predicted."""
         best = self
         for _ in range(rounds):
             further = best.again()
-            if further.noise.likelihood <= best.noise.likelihood + 1 / best.noise.n:
+            if further.agreement <= best.agreement:
                 break
             best = further
         return best
+
+    @cached_property
+    def agreement(self) -> float:
+        """The share of given labels that are predicted: none was seen, so it tells accuracy."""
+        agreed, n, answers = 0, 0, self.answers
+        with self.work.task.team.together():
+            views = self.work.views(self.work.train, _STAGE)
+            for said, (_, labels, _) in zip(answers, views, strict=True):
+                agreed += int((said == labels).sum())
+                n += len(labels)
+        parts = self.work.task.team.gather((agreed, n))
+        return sum(part[0] for part in parts) / sum(part[1] for part in parts)
 
     @cached_property
     def noise(self) -> Noise:
@@ -92,8 +101,9 @@ class CrossFitted:
         best = max(calibrations, key=lambda each: calibrations[each].mean)
         return estimate_noise(kept.of(best), given, calibrations[best], self.work.task.seed)
 
+    @cached_property
     def answers(self) -> list[Tensor]:
-        """Return what all together say of the training samples, (n,) int64 for each batch."""
+        """What all together say of the training samples, (n,) int64 for each batch."""
         found = []
         with self.work.task.team.together():
             for seen, labels, folds in self.work.views(self.work.train, _STAGE):

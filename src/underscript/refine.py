@@ -281,7 +281,7 @@ def refine(
     rivals = [offers[layer] for layer in own]
     for layer in set(layers) - set(own):
         if blind is not None and noise is not None and layer in chosen_from:
-            beside = estimates(work, everything, leading, blind.answers(), noise)
+            beside = estimates(work, everything, leading, blind.answers, noise)
             rivals = [*rivals, leading, offers[layer]]
             leading, why = layers_or_input(leading, offers[layer], beside, clean, held)
     work.forget()
@@ -442,4 +442,5 @@ def _result(
 
 
 def _width(noise: Noise) -> float:
-    return noise.rate_high - noise.rate_low
+    """Return how far the rate's interval reaches; none of few samples is narrow, not even at 0."""
+    return max(noise.rate_high - noise.rate_low, 1 / float(np.sqrt(noise.n)))
