@@ -43,7 +43,7 @@ def read(x, labels, monkeypatch):
 
 @pytest.fixture
 def noisy(digits):
-    return us.corrupt_labels(digits[1], 0.4, K, seed=0)
+    return us.corrupt_labels(digits[1], 0.6, K, seed=0)
 
 
 @pytest.mark.filterwarnings("ignore::underscript.UnderscriptWarning")

@@ -71,11 +71,17 @@ class CrossFitted:
         return type(self)(work, self.views, work.fit(number, sums), number)
 
     def refined(self, rounds: int) -> Self:
-        """Fit again for as long as more of the given labels are predicted."""
+        """Fit again for as long as more of the given labels are predicted, or they get likelier.
+
+        Either alone can miss that a round is better: with noise that goes to one class accuracy
+        hardly shows in the agreement, and what models its noise finds labels as likely as what
+        knows the classes.
+        """
         best = self
         for _ in range(rounds):
             further = best.again()
-            if further.agreement <= best.agreement:
+            likelier = further.noise.likelihood - best.noise.likelihood > 1 / best.noise.n
+            if further.agreement <= best.agreement and not likelier:
                 break
             best = further
         return best
