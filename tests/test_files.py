@@ -99,7 +99,8 @@ def test_what_is_read_is_what_was_written(tmp_path, probes, with_model):
     assert read.best.taps == written.best.taps
     assert read.best.probe == written.best.probe
     assert read.best.estimator.get_params() == written.best.estimator.get_params()
-    rows = torch.randn(50, read.best.estimator.n_features_in_)
+    members = read.best.estimator.members
+    rows = {m.layer: torch.randn(50, m.estimator.n_features_in_) for m in members}
     np.testing.assert_array_equal(
         read.best.estimator.decide(rows), written.best.estimator.decide(rows)
     )
@@ -108,9 +109,15 @@ def test_what_is_read_is_what_was_written(tmp_path, probes, with_model):
             read.best.decision_function(X), written.best.decision_function(X)
         )
         assert read.best.predict(X).tolist() == written.best.predict(X).tolist()
-    else:  # what reads the input alone needs no network
-        assert read.best.layers == ("input",)
-        assert read.best.predict(X).tolist() == written.best.predict(X).tolist()
+
+
+def test_what_reads_the_input_alone_needs_no_network(tmp_path):
+    model, choice = models.build("mlp", seed=3), {"layers": "input", "probes": ("velpic",)}
+    written = us.decode(model, (X, GIVEN), controls=False, progress=False, **choice)
+    written.save(tmp_path / "run")
+    read = us.load(tmp_path / "run")
+    assert read.best.layers == ("input",)
+    assert read.best.predict(X).tolist() == written.best.predict(X).tolist()
 
 
 def test_a_decoder_of_layers_asks_for_its_network(tmp_path):
