@@ -124,7 +124,8 @@ def test_every_candidate_is_told_with_what_chose_and_what_did_not(noisy, found, 
     chosen = told[told["chosen"]]
     # Eight of the layers, eight of the input, or both.
     assert len(chosen) == 8 * len(set(chosen["layer"] == "input"))
-    assert len(chosen[["round", "ridge", "n_features", "layer"]].drop_duplicates()) == len(chosen)
+    for _, group in chosen.groupby(chosen["layer"] == "input"):
+        assert len(set(group["round"])) == 1
     # Labels of which half are wrong are not the last word.
     assert (chosen["round"] > 0).all()
     own = told[told["layer"] != "input"]
@@ -186,7 +187,7 @@ def test_who_answers_is_seen_on_the_hold_out_and_estimated_or_else_both(
         expected = "both"  # all of them fit training data in which nothing is wrong
     assert {"layers": leading, "input": control}.get(expected, found) is found
     assert (found.members == leading.members + control.members) == (expected == "both")
-    assert "cannot be told" in why or expected in why
+    assert expected in why
 
 
 def test_a_hold_out_on_which_all_agree_says_nothing():

@@ -80,23 +80,23 @@ class CrossFitted:
         best = self
         for _ in range(rounds):
             further = best.again()
-            likelier = further.noise.likelihood - best.noise.likelihood > 1 / best.noise.n
-            if further.agreement <= best.agreement and not likelier:
+            if further.agreement <= best.agreement and not further._likelier(best):
                 break
             best = further
         return best
 
-    @cached_property
+    def _likelier(self, other: Self) -> bool:
+        return self.noise.likelihood - other.noise.likelihood > 1 / other.noise.n
+
+    @property
+    def answers(self) -> list[Tensor]:
+        """What all together say of the training samples, (n,) int64 for each batch."""
+        return self._read[0]
+
+    @property
     def agreement(self) -> float:
         """The share of given labels that are predicted: none was seen, so it tells accuracy."""
-        agreed, n, answers = 0, 0, self.answers
-        with self.work.task.team.together():
-            views = self.work.views(self.work.train, _STAGE)
-            for said, (_, labels, _) in zip(answers, views, strict=True):
-                agreed += int((said == labels).sum())
-                n += len(labels)
-        parts = self.work.task.team.gather((agreed, n))
-        return sum(part[0] for part in parts) / sum(part[1] for part in parts)
+        return self._read[1]
 
     @cached_property
     def noise(self) -> Noise:
@@ -108,16 +108,18 @@ class CrossFitted:
         return estimate_noise(kept.of(best), given, calibrations[best], self.work.task.seed)
 
     @cached_property
-    def answers(self) -> list[Tensor]:
-        """What all together say of the training samples, (n,) int64 for each batch."""
-        found = []
+    def _read(self) -> tuple[list[Tensor], float]:
+        found, agreed, n = [], 0, 0
         with self.work.task.team.together():
             for seen, labels, folds in self.work.views(self.work.train, _STAGE):
                 said = torch.empty_like(labels)
                 for fold, here, rows in self._by_fold(seen, folds, torch.arange(len(labels))):
                     said[here] = self._say(fold, rows)
                 found.append(said)
-        return found
+                agreed += int((said == labels).sum())
+                n += len(labels)
+        parts = self.work.task.team.gather((agreed, n))
+        return found, sum(part[0] for part in parts) / sum(part[1] for part in parts)
 
     def _say(self, fold: int, seen: Views) -> Tensor:
         """Return what is said of rows by what was kept from the labels of a fold."""
@@ -153,11 +155,8 @@ class CrossFitted:
         for fold in range(len(self.fitted)):
             here = some[folds[some] == fold]
             if len(here):
-                yield (
-                    fold,
-                    here,
-                    {view: seen[view][here.to(seen[view].device)] for view in self.views},
-                )
+                rows = {view: seen[view][here.to(seen[view].device)] for view in self.views}
+                yield fold, here, rows
 
 
 def _nothing(work: Work, views: Collection[View]) -> list[dict[View, ClassSums]]:

@@ -217,7 +217,7 @@ def layers_or_input(
     if not told and not clean and beside.echo > ECHO:
         return (
             control,
-            "which of them knows more cannot be told, and memory counts against the layers",
+            "memory counts against the layers, so the input answers",
         )
     return choices[1 + told]
 

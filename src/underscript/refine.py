@@ -382,7 +382,8 @@ def _gather_again(
     Returns the sums, the labels that the layers say of each batch, and the share of these that
     changed.
     """
-    # The input decides for itself: as a control it must not know what the network knows.
+    # The input decides for itself: as a control it must not know what the network knows. The
+    # layers come last: their labels are returned.
     others = {view.layer for view in work.centres} - set(own)
     voters = [(set(group), judged.best(group, VOTERS)) for group in (others, own) if group]
     sums = work.empty_sums()
