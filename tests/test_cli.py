@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -251,6 +252,7 @@ def test_a_full_disk_loses_no_result(folder, capsys, monkeypatch):
 
     assert main(decode("--holdout", "mine.py:val", "--out", "whole", "--json")) == 0
     expected = json.loads(capsys.readouterr().out)["selected"]
+    shutil.rmtree("whole")
     monkeypatch.setattr(pd.DataFrame, "to_csv", full)
     assert main(decode("--holdout", "mine.py:val", "--out", "run", "--json")) == 2
     captured = capsys.readouterr()
