@@ -61,10 +61,11 @@ class CrossFitted:
     def again(self) -> Self:
         """Fit again, to labels that each fold's discriminants decode of the other samples."""
         work, sums = self.work, _nothing(self.work, self.views)
+        spreads = self._spreads
         with work.task.team.together():
             for seen, _, folds in work.views(work.train, _STAGE):
                 for fold, of_fold in enumerate(sums):
-                    decoded = self._say(fold, seen).masked_fill(folds == fold, -1)
+                    decoded = self._say(fold, seen, spreads[fold]).masked_fill(folds == fold, -1)
                     for view, part in of_fold.items():
                         part.update(seen[view], decoded)
         number = self.round + 1
@@ -110,22 +111,23 @@ class CrossFitted:
     @cached_property
     def _read(self) -> tuple[list[Tensor], float]:
         found, agreed, n = [], 0, 0
+        spreads = self._spreads
         with self.work.task.team.together():
             for seen, labels, folds in self.work.views(self.work.train, _STAGE):
                 said = torch.empty_like(labels)
                 for fold, here, rows in self._by_fold(seen, folds, torch.arange(len(labels))):
-                    said[here] = self._say(fold, rows)
+                    said[here] = self._say(fold, rows, spreads[fold])
                 found.append(said)
                 agreed += int((said == labels).sum())
                 n += len(labels)
         parts = self.work.task.team.gather((agreed, n))
         return found, sum(part[0] for part in parts) / sum(part[1] for part in parts)
 
-    def _say(self, fold: int, seen: Views) -> Tensor:
+    def _say(self, fold: int, seen: Views, spreads: list[float]) -> Tensor:
         """Return what is said of rows by what was kept from the labels of a fold."""
         linears = self.fitted[fold]
         scores = self.work.scores(seen, linears)
-        return summed(tuple(linears), self._spreads[fold], scores).argmax(1).cpu()
+        return summed(tuple(linears), spreads, scores).argmax(1).cpu()
 
     @cached_property
     def _kept(self) -> list[Kept]:
@@ -142,7 +144,10 @@ class CrossFitted:
 
     @cached_property
     def _spreads(self) -> list[list[float]]:
-        """How far scores lie from each row's mean: for each fold by itself, as labels tell."""
+        """How far scores lie from each row's mean: for each fold by itself, as labels tell.
+
+        Reads the training data: find them before another pass begins.
+        """
         return [
             [spread(kept.of(each)) if kept.labels else 1.0 for each in linears]
             for kept, linears in zip(self._kept, self.fitted, strict=True)
