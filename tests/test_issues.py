@@ -19,7 +19,7 @@ from underscript.noise import SMALLEST, Noise
 def noise(matrix, rate=0.3, beyond_chance=50.0) -> Noise:
     matrix = np.asarray(matrix, dtype=float)
     numbers = dict.fromkeys(
-        ("rate_low", "rate_high", "accuracy", "accuracy_low", "accuracy_high", "likelihood"), rate
+        ("rate_low", "rate_high", "accuracy", "accuracy_low", "accuracy_high"), rate
     )
     return Noise(
         rate=rate, transitions=matrix, transitions_error=matrix, n=100,

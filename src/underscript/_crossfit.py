@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from ._candidates import FOLDS, SOME, Candidate, Kept, View, Views, Work
-from ._judges import spread, summed
+from ._judges import as_one, said, spread
 from .discriminant import ClassSums, Linear
-from .noise import Noise, calibrate, estimate_noise
+from .noise import Calibration, Noise, calibrate, estimate_noise, likelihood
 
 _STAGE = "estimating noise"
 
@@ -60,12 +60,11 @@ class CrossFitted:
 
     def again(self) -> Self:
         """Fit again, to labels that each fold's discriminants decode of the other samples."""
-        work, sums = self.work, _nothing(self.work, self.views)
-        spreads = self._spreads
+        work, sums, together = self.work, _nothing(self.work, self.views), self._together
         with work.task.team.together():
             for seen, _, folds in work.views(work.train, _STAGE):
                 for fold, of_fold in enumerate(sums):
-                    decoded = self._say(fold, seen, spreads[fold]).masked_fill(folds == fold, -1)
+                    decoded = said(seen, together[fold]).cpu().masked_fill_(folds == fold, -1)
                     for view, part in of_fold.items():
                         part.update(seen[view], decoded)
         number = self.round + 1
@@ -87,7 +86,9 @@ class CrossFitted:
         return best
 
     def _likelier(self, other: Self) -> bool:
-        return self.noise.likelihood - other.noise.likelihood > 1 / other.noise.n
+        scores, given, calibration = self._calibrated
+        ahead = likelihood(scores, given, calibration) - likelihood(*other._calibrated)
+        return ahead > 1 / len(given)
 
     @property
     def answers(self) -> list[Tensor]:
@@ -102,32 +103,30 @@ class CrossFitted:
     @cached_property
     def noise(self) -> Noise:
         """Estimate how noisy labels are, with the likeliest of the discriminants."""
+        return estimate_noise(*self._calibrated, self.work.task.seed)
+
+    @cached_property
+    def _calibrated(self) -> tuple[Tensor, Tensor, Calibration]:
+        """Scores of the likeliest discriminant, the samples' labels, and its calibration."""
         kept = Kept.joined(self._kept)
         given = kept.given
         calibrations = {each: calibrate(kept.of(each), given) for each in self.fitted[0]}
         best = max(calibrations, key=lambda each: calibrations[each].mean)
-        return estimate_noise(kept.of(best), given, calibrations[best], self.work.task.seed)
+        return kept.of(best), given, calibrations[best]
 
     @cached_property
     def _read(self) -> tuple[list[Tensor], float]:
-        found, agreed, n = [], 0, 0
-        spreads = self._spreads
+        found, agreed, n, together = [], 0, 0, self._together
         with self.work.task.team.together():
             for seen, labels, folds in self.work.views(self.work.train, _STAGE):
-                said = torch.empty_like(labels)
+                answers = torch.empty_like(labels)
                 for fold, here, rows in self._by_fold(seen, folds, torch.arange(len(labels))):
-                    said[here] = self._say(fold, rows, spreads[fold])
-                found.append(said)
-                agreed += int((said == labels).sum())
+                    answers[here] = said(rows, together[fold]).cpu()
+                found.append(answers)
+                agreed += int((answers == labels).sum())
                 n += len(labels)
         parts = self.work.task.team.gather((agreed, n))
         return found, sum(part[0] for part in parts) / sum(part[1] for part in parts)
-
-    def _say(self, fold: int, seen: Views, spreads: list[float]) -> Tensor:
-        """Return what is said of rows by what was kept from the labels of a fold."""
-        linears = self.fitted[fold]
-        scores = self.work.scores(seen, linears)
-        return summed(tuple(linears), spreads, scores).argmax(1).cpu()
 
     @cached_property
     def _kept(self) -> list[Kept]:
@@ -143,13 +142,17 @@ class CrossFitted:
         return [part.together(work.task) for part in kept]
 
     @cached_property
-    def _spreads(self) -> list[list[float]]:
-        """How far scores lie from each row's mean: for each fold by itself, as labels tell.
+    def _together(self) -> list[dict[View, Linear]]:
+        """For each fold what all together say of it; their scale is as its own labels tell.
 
-        Reads the training data: find them before another pass begins.
+        Reads the training data: find it before another pass begins.
         """
         return [
-            [spread(kept.of(each)) if kept.labels else 1.0 for each in linears]
+            as_one(
+                tuple(linears),
+                [spread(kept.of(each)) if kept.labels else 1.0 for each in linears],
+                linears,
+            )
             for kept, linears in zip(self._kept, self.fitted, strict=True)
         ]
 

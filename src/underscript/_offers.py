@@ -7,7 +7,7 @@ import numpy as np
 from torch import Tensor
 
 from ._candidates import Candidate, Kept, Work
-from ._judges import Ensemble, Judged, summed
+from ._judges import Ensemble, Judged, as_one, said, summed
 from .combined import COMBINED
 from .discriminant import Linear
 from .noise import SURE, Calibration, Noise, calibrate, estimate_noise
@@ -167,13 +167,12 @@ def estimates(
         What is read from the input, without knowledge of the labels, for each batch.
     """
     both = echoed = right = n = 0
-    group = {each: fitted[each] for each in ours.members}
+    together = as_one(ours.members, ours.spreads, fitted)
     with work.task.team.together():
         for (seen, labels, _), of_input in zip(
             work.views(work.train, "comparing with the input"), control, strict=True
         ):
-            scores = work.scores(seen, group)
-            of_layers = summed(ours.members, ours.spreads, scores).argmax(1).cpu()
+            of_layers = said(seen, together).cpu()
             both += int((of_layers == of_input).sum())
             echoed += int((of_layers == labels).sum())
             right += int((of_input == labels).sum())

@@ -20,7 +20,14 @@ from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["Calibration", "Noise", "calibrate", "estimate_noise", "expected_calibration_error"]
+__all__ = [
+    "Calibration",
+    "Noise",
+    "calibrate",
+    "estimate_noise",
+    "expected_calibration_error",
+    "likelihood",
+]
 
 # Temperatures times the spread of the scores; between two the likelihood is flat.
 _TEMPERATURES = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6, 8.0, 11.0, 16.0)
@@ -99,11 +106,27 @@ def _share(of_label: Tensor, n_classes: int) -> tuple[Tensor, Tensor]:
     apart = 1.0 / n_classes - of_label
     low = torch.zeros(len(of_label), 1, dtype=of_label.dtype)
     high = torch.full_like(low, 1.0 - 1e-6)
-    for _ in range(30):
-        middle = (low + high) / 2
-        rises = (apart / (of_label + middle * apart)).mean(1, keepdim=True) > 0
-        low, high = torch.where(rises, middle, low), torch.where(rises, high, middle)
-    return low[:, 0], (of_label + low * apart).clamp(min=1e-300).log()
+    none, all_drawn = low, high
+
+    def relative(share: Tensor) -> Tensor:
+        return apart / (of_label + share * apart)
+
+    falls = relative(none).mean(1, keepdim=True) <= 0
+    rises = relative(all_drawn).mean(1, keepdim=True) >= 0
+    share = (low + high) / 2
+    # Newton's steps, or half of what is left where they lead out of it.
+    for _ in range(_STEPS):
+        ratio = relative(share)
+        slope = ratio.mean(1, keepdim=True)
+        low, high = torch.where(slope > 0, share, low), torch.where(slope > 0, high, share)
+        step = share + slope / ratio.square().mean(1, keepdim=True)
+        step = torch.where((step >= low) & (step <= high), step, (low + high) / 2)
+        moved = (step - share).abs().masked_fill(falls | rises, 0)
+        share = step
+        if float(moved.max()) < 1e-8:
+            break
+    share = torch.where(falls, none, torch.where(rises, all_drawn, share))
+    return share[:, 0], (of_label + share * apart).clamp(min=1e-300).log()
 
 
 def _spread(scores: Tensor) -> float:
@@ -133,8 +156,6 @@ class Noise:
         Standard errors by which decoder and labels agree more often than by chance.
     by_class : bool
         Whether the noise depends on the class: `transitions` was fitted with K (K − 1) numbers.
-    likelihood : float
-        The mean log-likelihood of a label in nats, less what Akaike's criterion takes for these.
     """
 
     rate: float
@@ -148,7 +169,6 @@ class Noise:
     n: int
     beyond_chance: float
     by_class: bool
-    likelihood: float
 
     @property
     def hopeless(self) -> bool:
@@ -247,10 +267,9 @@ def estimate_noise(
     rates = redrawn * (1 - 1 / n_classes)
     accuracies = ((drawn @ agrees / n - redrawn / n_classes) / (1 - redrawn)).clamp(0, 1)
     transitions, expected = _transitions(chances, labels, calibration.redrawn)
-    likelihood = calibration.mean
     other = _with_transitions(scores, labels, calibration)
     if other is not None:
-        chances, transitions, expected, likelihood = other
+        chances, transitions, expected, _ = other
         rates, accuracies = _of_transitions(chances, labels, transitions, drawn)
     matrix = transitions.numpy()
     error = np.sqrt(matrix * (1 - matrix) / np.maximum(expected.numpy(), 1)[:, None])
@@ -261,8 +280,20 @@ def estimate_noise(
     return Noise(
         float(rates[0]), low[0], high[0], float(accuracies[0]), low[1], high[1],
         matrix, error, n, _beyond_chance(scores.argmax(1), labels, n_classes),
-        other is not None, likelihood,
+        other is not None,
     )  # fmt: skip
+
+
+def likelihood(
+    scores: Float[Tensor, "n classes"], labels: Int[Tensor, " n"], calibration: Calibration
+) -> float:
+    """Return the mean log-likelihood of a label, in nats, as the likelier model of noise has it.
+
+    Less what Akaike's criterion takes for the numbers of a transition matrix. Parameters are as for
+    `estimate_noise`.
+    """
+    other = _with_transitions(scores.double(), labels, calibration)
+    return calibration.mean if other is None else other[3]
 
 
 def _beyond_chance(predicted: Tensor, labels: Tensor, n_classes: int) -> float:

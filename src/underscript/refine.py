@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from ._candidates import Candidate, View, Work
 from ._crossfit import CrossFitted
-from ._judges import Ensemble, Judged, judge, read_holdout, summed
+from ._judges import Ensemble, Judged, as_one, judge, read_holdout, said
 from ._notes import Notes
 from ._offers import (
     ECHO,
@@ -385,15 +385,18 @@ def _gather_again(
     # The input decides for itself: as a control it must not know what the network knows. The
     # layers come last: their labels are returned.
     others = {view.layer for view in work.centres} - set(own)
-    voters = [(set(group), judged.best(group, VOTERS)) for group in (others, own) if group]
+    voters = []
+    for group in (others, own):
+        if group:
+            some = judged.best(group, VOTERS)
+            voters.append((set(group), as_one(some, judged.spreads_of(some), fitted)))
     sums = work.empty_sums()
     found: list[Tensor] = []
     changed = n = 0
     with work.task.team.together():
         for number, (seen, given, _) in enumerate(work.views(work.train, "refining")):
-            for group, some in voters:
-                scores = work.scores(seen, {each: fitted[each] for each in some})
-                decoded = summed(some, judged.spreads_of(some), scores).argmax(1)
+            for group, together in voters:
+                decoded = said(seen, together)
                 for view, rows in seen.items():
                     if view.layer in group:
                         sums[view].update(rows, decoded)
