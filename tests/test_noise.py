@@ -7,9 +7,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import minimize_scalar
 
 import underscript as us
-from underscript.noise import calibrate, estimate_noise, expected_calibration_error
+from underscript.noise import _share, calibrate, estimate_noise, expected_calibration_error
 
 K = 5
 
@@ -86,6 +87,25 @@ def test_a_class_that_cannot_be_and_constant_scores_give_no_nan():
         assert np.isfinite(found.mean)
         noise = estimate_noise(values, true, found)
         assert np.isfinite(noise.transitions).all()
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.1, 0.5, 0.9, 1.0])
+@pytest.mark.parametrize("sharp", [0.3, 3.0, 300.0])
+def test_the_share_is_the_likeliest(rate, sharp):
+    """Against a search that knows nothing of the slope; chances down to 0, shares up to 1."""
+    draw, n, k = np.random.default_rng(int(10 * rate)), 2000, 5
+    true = draw.integers(k, size=n)
+    given = np.where(draw.random(n) < rate, draw.integers(k, size=n), true)
+    scores = sharp * (np.eye(k)[true] + 0.3 * draw.normal(size=(n, k)))
+    chances = torch.softmax(torch.from_numpy(scores), 1)[np.arange(n), given]
+    share, likelihoods = _share(chances[None], k)
+    best = minimize_scalar(
+        lambda e: -np.log((1 - e) * chances.numpy() + e / k + 1e-300).mean(),
+        bounds=(0, 1), method="bounded", options={"xatol": 1e-9},
+    )  # fmt: skip
+    assert float(share[0]) == pytest.approx(best.x, abs=1e-4)
+    # Labels that are all drawn anew are taken to be so but for one in a million.
+    assert float(likelihoods.mean()) >= -best.fun - 1e-7
 
 
 def test_calibration_error_is_what_is_missing_to_confidence():

@@ -12,10 +12,18 @@ from ._notes import Notes
 from ._overlap import fingerprints
 from ._passes import Task
 from .discriminant import Linear
+from .selection import ahead_of
 
 # Fewer hold-out samples for each class decide nothing.
 _PER_CLASS = 10
 
+
+# However good the best is, so many answer with it.
+FEWEST = 4
+# Others with them if they miss the vote no more than so many times as often as the best.
+MISSED = 1.5
+# Standard errors by which a hold-out shows one to be worse.
+WORSE = 2.0
 
 Ensemble = tuple[Candidate, ...]
 
@@ -33,20 +41,39 @@ class Judged:
         The share of the given training labels that it predicts.
     spreads : dict of Candidate to float
         How far its scores lie from each row's mean.
+    doubted : dict of str to int
+        For each layer, how many samples' given labels the others outvote.
+    n : int
+        Training samples.
+    right : dict of Candidate to Tensor of bool, shape (n,)
+        Which of a hold-out's labels it predicts; empty without a hold-out.
     """
 
     worth: dict[Candidate, float]
     agreements: dict[Candidate, float]
     spreads: dict[Candidate, float]
+    doubted: dict[str, int]
+    n: int
+    right: dict[Candidate, Tensor]
 
     def best(self, layers: Collection[str], number: int, *, clean: bool = False) -> Ensemble:
         """Return the best candidates of some layers, best first; of equal ones the larger ridge.
 
-        Where nothing is wrong with the labels, the best are those that agree with them.
+        So many at most; from `FEWEST` on only those that are nearly as good as the best, as tells
+        of many samples more than of few. Where nothing is wrong with the labels, the best are
+        those that agree with them. What a hold-out shows to be worse than its best is left out.
         """
         worth = self.agreements if clean else self.worth
         mine = [candidate for candidate in worth if candidate.layer in layers]
-        return tuple(sorted(mine, key=lambda each: (-worth[each], -each.ridge))[:number])
+        if self.right:
+            first = max(mine, key=lambda each: float(self.right[each].double().mean()))
+            ahead = {each: ahead_of(self.right[first], self.right[each]) for each in mine}
+            mine = [each for each in mine if ahead[each][0] <= WORSE * ahead[each][1]]
+        mine.sort(key=lambda each: (-worth[each], -each.ridge))
+        counted = self.n if clean else self.doubted[mine[0].layer]
+        least = 1 - MISSED * max(1 - worth[mine[0]], 1 / max(1, counted))
+        others = [each for each in mine[FEWEST:number] if worth[each] >= least]
+        return (*mine[: min(FEWEST, number)], *others)
 
     def spreads_of(self, ensemble: Ensemble) -> tuple[float, ...]:
         """Return what its members' scores are divided by."""
@@ -186,6 +213,9 @@ def judge(work: Work, fitted: dict[Candidate, Linear], held: bool) -> tuple[Judg
         },
         {each: sum(part[2][each] for part in parts) / n for each in fitted},
         {each: spread(kept.of(each)) for each in fitted},
+        {layer: sum(part[1][layer] for part in parts) for layer in layers},
+        n,
+        {each: kept.of(each).argmax(1) == kept.given for each in fitted} if held else {},
     )
     return judged, kept
 

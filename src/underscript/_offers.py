@@ -1,6 +1,7 @@
 """What may answer: ensembles of a round's best, of one layer or of all, and which of them does."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -18,12 +19,11 @@ MEMBERS = 8
 MEMBERS_CLEAN = 4
 # Standard errors from which on layers and input are told apart; closer ones answer together.
 TOLD = 1.5
-# By so much the estimates are wrong besides: errors of layers and input have causes in common, and
-# noise that comes from the input is partly hidden.
-ASTRAY = 0.1
+# By less than this neither is clearly better: they err on different samples, and together on fewer.
+CLOSE = 0.03
 # Layers that repeat more of the given labels from memory answer only where they are told to know
 # more.
-ECHO = 0.1
+ECHO = 0.17
 
 
 class Offer(NamedTuple):
@@ -151,6 +151,25 @@ class Estimates(NamedTuple):
         slope = max(1 - noise.rate - by_chance, 1e-6)
         return cls(right, accuracy, error, layers - explained, slope)
 
+    @classmethod
+    def between(
+        cls, both: float, layers: float, control: float, n: int, noise: Noise
+    ) -> "Estimates":
+        """Return the middle of what follows from the rate as estimated and from the largest.
+
+        Noise that comes from the input is partly hidden: what reads the input predicts it. At most
+        all of the labels that this contradicts are wrong. How far the two are apart counts as an
+        error.
+        """
+        found = cls.of(both, layers, control, n, noise)
+        most = max(noise.rate, 1 - control)
+        other = cls.of(
+            both, layers, control, n, replace(noise, rate=most, rate_low=most, rate_high=most)
+        )
+        apart = (found.layers - found.input) - (other.layers - other.input)
+        middle = [(a + b) / 2 for a, b in zip(found, other, strict=True)]
+        return cls(*middle)._replace(error=float(np.hypot(found.error, apart / 2)))
+
 
 def estimates(
     work: Work,
@@ -179,7 +198,7 @@ def estimates(
             n += len(labels)
     parts = work.task.team.gather((both, echoed, right, n))
     both, echoed, right, n = (sum(column) for column in zip(*parts, strict=True))
-    return Estimates.of(both / n, echoed / n, right / n, n, noise)
+    return Estimates.between(both / n, echoed / n, right / n, n, noise)
 
 
 def layers_or_input(
@@ -188,9 +207,9 @@ def layers_or_input(
     """Return which of the layers' offer and the input's answers, or both together; and why.
 
     By their difference in accuracy, as estimated, and as seen on the hold-out where there is one;
-    each counts as much as it is certain. If that does not tell, both answer, or the input where
-    layers repeat much from memory. Where nothing is wrong both fit all labels, and only a hold-out
-    can say which generalises.
+    each counts as much as it is certain. If that does not tell, or they are close, both answer; the
+    input where it does not tell and layers repeat much from memory. Where nothing is wrong both fit
+    all labels, and only a hold-out can say which generalises.
     """
     both = Offer(
         COMBINED, layers.members + control.members, layers.spreads + control.spreads,
@@ -199,26 +218,20 @@ def layers_or_input(
     # Sums of differences by their precisions, and of precisions.
     weighed = precision = 0.0
     if not clean:
-        precision = 1 / (beside.error**2 + ASTRAY**2)
+        precision = 1 / max(beside.error, 1e-9) ** 2
         weighed = (beside.layers - beside.input) * precision
     if held:
-        ahead, error = ahead_of(layers.agrees, control.agrees)
-        seen = (beside.slope / max(error, 1 / len(layers.given))) ** 2
-        precision += seen
-        weighed += ahead / beside.slope * seen
-    z = weighed / max(precision, 1e-12) ** 0.5
-    choices = [
-        (control, "the input answers"),
-        (both, "which of them knows more cannot be told, so both answer"),
-        (layers, "the layers answer"),
-    ]
-    told = int(z > TOLD) - int(z < -TOLD)
+        seen, error = ahead_of(layers.agrees, control.agrees)
+        certain = (beside.slope / max(error, 1 / len(layers.given))) ** 2
+        precision += certain
+        weighed += seen / beside.slope * certain
+    ahead = weighed / max(precision, 1e-12)
+    told = abs(weighed) > TOLD * precision**0.5
     if not told and not clean and beside.echo > ECHO:
-        return (
-            control,
-            "memory counts against the layers, so the input answers",
-        )
-    return choices[1 + told]
+        return control, "memory counts against the layers, so the input answers"
+    if not told or abs(ahead) < CLOSE:
+        return both, "neither is known to be clearly better, so both answer"
+    return (layers, "the layers answer") if ahead > 0 else (control, "the input answers")
 
 
 def overruled(offer: Offer, others: list[Offer]) -> Offer:

@@ -236,7 +236,7 @@ def refine(
     work = Work(network, task, sources["train"], sources.get("holdout"), n // task.team.size)
     _look(work, whole, n)
     held = read_holdout(work, notes)
-    (fitted,) = work.fit(0, [_gather(work)])
+    (fitted,) = work.fit(0, [_gather(work, n)])
     _note_overlap(work, notes)
     own = [place.tap.name for place in task.places if place.tap.side != "model"]
     own = own or [place.tap.name for place in task.places]
@@ -341,8 +341,8 @@ def _some_rows(work: Work, whole: Source, keep: Callable[[Any], Any] | None) -> 
     return found
 
 
-def _gather(work: Work) -> dict[View, ClassSums]:
-    """Run the training data once: covariances, and sums with the given labels."""
+def _gather(work: Work, n: int) -> dict[View, ClassSums]:
+    """Run all n training samples once: covariances, and sums with the given labels."""
     moments = {view: PooledMoments(centre) for view, centre in work.centres.items()}
     sums = work.empty_sums()
     with work.task.team.together():
@@ -350,8 +350,10 @@ def _gather(work: Work) -> dict[View, ClassSums]:
             for view, rows in seen.items():
                 moments[view].update(rows)
                 sums[view].update(rows, labels)
+    # The more samples there are for each feature, the less has to be smoothed away.
+    ridges = [float(f"{ridge * min(1.0, 2 * FEATURES / n):.2g}") for ridge in RIDGES]
     for view in list(moments):
-        work.covariances[view] = moments.pop(view).covariance(RIDGES, work.task.team)
+        work.covariances[view] = moments.pop(view).covariance(ridges, work.task.team)
     return sums
 
 
