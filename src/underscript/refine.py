@@ -8,8 +8,9 @@ labels, and so on until labels settle. Covariances do not depend on labels, so a
 than reading the rows again.
 
 The answer is the best few of the last round together, of the layers, of the input, or of both where
-nobody can tell which of them knows more. A hold-out with noisy labels that the network was not
-trained on may overrule it: with what agrees with its labels clearly better.
+neither is known to be clearly better. A hold-out with noisy labels that the network was not trained
+on leaves out what it shows to be worse, and may overrule the answer: with what agrees with its
+labels clearly better.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
