@@ -16,8 +16,6 @@ from .selection import ahead_of
 
 # Fewer hold-out samples for each class decide nothing.
 _PER_CLASS = 10
-
-
 # However good the best is, so many answer with it.
 FEWEST = 4
 # Others with them if they miss the vote no more than so many times as often as the best.
@@ -205,17 +203,15 @@ def judge(work: Work, fitted: dict[Candidate, Linear], held: bool) -> tuple[Judg
     kept = kept.together(work.task)
     parts = work.task.team.gather((went_with, contradicted, agreed, n))
     n = sum(part[3] for part in parts)
+    outvoted = {layer: sum(part[1][layer] for part in parts) for layer in layers}
+    went_with = {each: sum(part[0][each] for part in parts) for each in fitted}
     judged = Judged(
-        {
-            each: sum(part[0][each] for part in parts)
-            / max(1, sum(part[1][each.layer] for part in parts))
-            for each in fitted
-        },
-        {each: sum(part[2][each] for part in parts) / n for each in fitted},
-        {each: spread(kept.of(each)) for each in fitted},
-        {layer: sum(part[1][layer] for part in parts) for layer in layers},
-        n,
-        {each: kept.of(each).argmax(1) == kept.given for each in fitted} if held else {},
+        worth={each: went_with[each] / max(1, outvoted[each.layer]) for each in fitted},
+        agreements={each: sum(part[2][each] for part in parts) / n for each in fitted},
+        spreads={each: spread(kept.of(each)) for each in fitted},
+        doubted=outvoted,
+        n=n,
+        right={each: kept.of(each).argmax(1) == kept.given for each in fitted} if held else {},
     )
     return judged, kept
 
