@@ -129,6 +129,7 @@ def test_every_candidate_is_told_with_what_chose_and_what_did_not(noisy, found, 
     for _, group in chosen.groupby(chosen["layer"] == "input"):
         assert len(set(group["round"])) == 1
         assert 4 <= len(group) <= 8
+    assert len(chosen[["round", "ridge", "n_features", "layer"]].drop_duplicates()) == len(chosen)
     # Labels of which half are wrong are not the last word.
     assert (chosen["round"] > 0).all()
     own = told[told["layer"] != "input"]
@@ -159,7 +160,7 @@ def numbers(ensemble: tuple[Candidate, ...]) -> list[int]:
 def test_the_best_are_four_and_what_misses_the_vote_hardly_oftener():
     worth = [0.9, 0.96, 0.97, 0.95, 0.961, 0.959, 0.954, 0.96]
     found = judged(worth)
-    # The fourth and fifth have equal criteria: the larger ridge is first.
+    # The third and fourth have equal criteria: the larger ridge is first.
     assert numbers(found.best(["a"], 8)) == [2, 4, 7, 1, 5]
     assert numbers(found.best(["a"], 3)) == [2, 4, 7]
     assert numbers(found.best(["a"], 8, clean=True))[:3] == [5, 3, 6]

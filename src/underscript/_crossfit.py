@@ -86,9 +86,12 @@ class CrossFitted:
         return best
 
     def _likelier(self, other: Self) -> bool:
-        scores, given, calibration = self._calibrated
-        ahead = likelihood(scores, given, calibration) - likelihood(*other._calibrated)
-        return ahead > 1 / len(given)
+        _, given, _ = self._calibrated
+        return self._likelihood - other._likelihood > 1 / len(given)
+
+    @cached_property
+    def _likelihood(self) -> float:
+        return likelihood(*self._calibrated)
 
     @property
     def answers(self) -> list[Tensor]:

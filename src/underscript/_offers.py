@@ -8,6 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from ._candidates import Candidate, Kept, Work
+from ._crossfit import CrossFitted
 from ._judges import Ensemble, Judged, as_one, said, summed
 from .combined import COMBINED
 from .discriminant import Linear
@@ -175,17 +176,19 @@ def estimates(
     work: Work,
     fitted: dict[Candidate, Linear],
     ours: Offer,
-    control: Sequence[Tensor],
+    blind: CrossFitted,
     noise: Noise,
 ) -> Estimates:
     """Estimate how right the layers and the input are, on the training data.
 
     Parameters
     ----------
-    control : sequence of Tensor of int64, shape (n,) each
-        What is read from the input, without knowledge of the labels, for each batch.
+    blind : CrossFitted
+        What is read from the input without knowledge of the labels.
     """
-    both = echoed = right = n = 0
+    both = echoed = n = 0
+    # Read before this pass begins.
+    control = blind.answers
     together = as_one(ours.members, ours.spreads, fitted)
     with work.task.team.together():
         for (seen, labels, _), of_input in zip(
@@ -194,11 +197,10 @@ def estimates(
             of_layers = said(seen, together).cpu()
             both += int((of_layers == of_input).sum())
             echoed += int((of_layers == labels).sum())
-            right += int((of_input == labels).sum())
             n += len(labels)
-    parts = work.task.team.gather((both, echoed, right, n))
-    both, echoed, right, n = (sum(column) for column in zip(*parts, strict=True))
-    return Estimates.between(both / n, echoed / n, right / n, n, noise)
+    parts = work.task.team.gather((both, echoed, n))
+    both, echoed, n = (sum(column) for column in zip(*parts, strict=True))
+    return Estimates.between(both / n, echoed / n, blind.agreement, n, noise)
 
 
 def layers_or_input(

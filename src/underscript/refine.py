@@ -282,7 +282,7 @@ def refine(
     rivals = [offers[layer] for layer in own]
     for layer in set(layers) - set(own):
         if blind is not None and noise is not None and layer in chosen_from:
-            beside = estimates(work, everything, leading, blind.answers, noise)
+            beside = estimates(work, everything, leading, blind, noise)
             rivals = [*rivals, leading, offers[layer]]
             leading, why = layers_or_input(leading, offers[layer], beside, clean, held)
     work.forget()
