@@ -31,8 +31,8 @@ from .spectra import eigenvectors
 
 __all__ = ["ALPHAS", "SapReport", "sap"]
 
-ALPHAS = (1e2, 3e2, 1e3, 3e3, 1e4, 3e4, 1e5, 3e5, 1e6)
-"""What is tried for alpha: what the authors try, 1e3 to 1e6, and two smaller values."""
+ALPHAS = (1e1, 3e1, 1e2, 3e2, 1e3, 3e3, 1e4, 3e4, 1e5, 3e5, 1e6)
+"""What is tried for alpha: the authors try 1e3 to 1e6; small networks want less."""
 
 # Values of a block of rows that becomes float64 at once: 32 MB.
 _BLOCK = 1 << 22
@@ -89,11 +89,11 @@ def sap(
 ) -> tuple[nn.Module, SapReport]:
     r"""Return a copy of a network with its weights projected on what trusted samples use (SAP).
 
-    Trusted are the training samples of lowest cross-entropy with their given labels. For each
-    linear layer and convolution, the last one included, let the columns of X be its inputs on these
-    samples (of a convolution the patches that its kernel sees), :math:`X = U S V^T` their singular
-    value decomposition, uncentred, and :math:`r_i = \sigma_i^2 / \sum_j \sigma_j^2`. The weights W,
-    one row an output, become
+    Trusted are the training samples of lowest cross-entropy with their given labels, equally many
+    of each class. For each linear layer and convolution, the last one included, let the columns of
+    X be its inputs on these samples (of a convolution the patches that its kernel sees),
+    :math:`X = U S V^T` their singular value decomposition, uncentred, and
+    :math:`r_i = \sigma_i^2 / \sum_j \sigma_j^2`. The weights W, one row an output, become
 
     .. math:: W U \Lambda U^T, \quad \lambda_i = \frac{\alpha r_i}{(\alpha - 1) r_i + 1} .
 
@@ -116,8 +116,8 @@ def sap(
     n_trusted : int
         How many samples are trusted.
     n_patches : int, optional
-        Of so many inputs a layer at most the second moment is taken, drawn at random from those of
-        all trusted samples: convolutions see one a position. None takes all.
+        How many inputs of a layer are used at most, drawn at random: each trusted sample gives a
+        convolution one for each position. None uses all.
     labels : array-like of int, shape (n,), optional
         Labels of the training data by index, in place of those that they carry.
     device : torch.device or str, optional
@@ -144,14 +144,15 @@ def sap(
 
     Notes
     -----
-    Where this differs from what was published, as far as the paper and its authors' code tell:
+    Where this differs from the authors' published code, and that from the paper's abstract:
 
-    - The authors choose alpha by accuracy on held-out samples whose labels are known to be right
-      where noise is synthetic. No label is known to be right here: the hold-out's noisy labels
-      choose. There is no choice without a hold-out, as the trusted samples would always
+    - Their code chooses alpha by accuracy on those held-out samples whose labels are known to be
+      right, where noise is synthetic. No label is known to be right here: the hold-out's noisy
+      labels choose. There is no choice without a hold-out, as the trusted samples would always
       prefer the network as it is; then an alpha has to be given.
-    - Each class, by given labels, has equally many trusted samples (where it has enough), as in the
-      authors' code, which ranks by the curvature of the loss; the loss is that of the paper.
+    - The abstract trusts samples of low loss, and so does this; their code ranks by the curvature
+      of the loss. As in their code each class, by given labels, has equally many trusted samples,
+      where it has enough.
     - Eigenvectors of the second moment in float64 take the place of singular vectors, but for
       layers that are wider than they have inputs. The two are the same but for rounding.
     - The authors' code runs networks that it knows layer by layer. Here any network will do: what
