@@ -296,7 +296,8 @@ def stream(
     """
     bar = progress_bar(stage, source.length, "rows", progress)
     # All layers are read in one pass: their number says what a row costs.
-    bar.set_postfix_str(taps[0].name if len(taps) == 1 else f"{len(taps)} layers")
+    if taps:
+        bar.set_postfix_str(taps[0].name if len(taps) == 1 else f"{len(taps)} layers")
     with bar, capture(model, taps) as tapped:
         for number, batch in enumerate(source.batches()):
             where = f"{source.role}, batch {number}"

@@ -1,0 +1,251 @@
+"""Rivals that need neither retraining nor clean labels, side by side on one network.
+
+`rivals` returns a table: the network itself; SAP; the robust discriminants of all layers together
+(RoG); and the read-out fitted again to shifted and flipped inputs. Only a row that is called an
+oracle uses the test data to choose.
+"""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from underscript._capture import undisturbed
+from underscript._device import as_device, device_of
+from underscript._stream import Source, stream
+from underscript._survey import Place, survey
+from underscript._team import ALONE
+from underscript.baselines import RobustDiscriminant
+from underscript.discriminant import ClassSums, Linear, PooledMoments
+from underscript.sap import sap
+
+Pair = tuple[Tensor, np.ndarray]
+
+# Of what is added to the covariance for the perturbed read-out; the hold-out chooses.
+RIDGES = (0.001, 0.01, 0.1, 1.0)
+COPIES = 3
+MOST = 4
+
+
+def rivals(
+    model: nn.Module,
+    train: Pair,
+    holdout: Pair | None,
+    test: Pair,
+    *,
+    n_trusted: int = 1000,
+    device: str | None = None,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Return a row for each way: `way`, `chosen`, `accuracy` (of the test data), `seconds`.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        A network that memorised its training labels; it stays as it is.
+    train, holdout : pair of inputs, Tensor (n, …), and noisy labels (n,)
+        Without a hold-out, SAP has no alpha but the oracle's, RoG's layers count the same, and the
+        read-out takes the ridge of 0.1.
+    test : pair of inputs and clean labels
+        To measure by, and for the oracle to choose by.
+    n_trusted : int
+        Samples that SAP trusts.
+    device : str, optional
+        Where to compute; by default where the model is.
+    seed : int
+        Of all that is drawn.
+    """
+    lines: list[dict[str, Any]] = []
+
+    def timed(way: str, run: Any) -> None:
+        began = time.perf_counter()
+        accuracy, chosen = run()
+        seconds = time.perf_counter() - began
+        lines.append({"way": way, "chosen": chosen, "accuracy": accuracy, "seconds": seconds})
+
+    def by_sap(chooser: Pair) -> tuple[float, str]:
+        repaired, report = sap(
+            model, train, chooser, n_trusted=n_trusted, device=device, seed=seed, progress=False
+        )
+        return accuracy_of(repaired, test, device), f"alpha {report.alpha:g}"
+
+    timed("the network itself", lambda: (accuracy_of(model, test, device), ""))
+    if holdout is not None:
+        timed("SAP", lambda: by_sap(holdout))
+    timed("SAP, alpha by test labels (oracle)", lambda: by_sap(test))
+    timed("RoG, all layers", lambda: by_rog(model, train, holdout, test, device))
+    if train[0].ndim == 4:
+        timed(
+            "read-out fitted to perturbed rows",
+            lambda: by_perturbed_read_out(model, train, holdout, test, device, seed),
+        )
+    return pd.DataFrame(lines)
+
+
+def by_rog(
+    model: nn.Module, train: Pair, holdout: Pair | None, test: Pair, device: str | None
+) -> tuple[float, str]:
+    """Fit a robust discriminant to every layer, and add up their probabilities.
+
+    As in RoG their weights are those of the largest likelihood of held-out noisy labels.
+    """
+    places = layers_of(model, train)
+    of_train = rows_of(model, train[0], places, device)
+    probes = {name: RobustDiscriminant().fit(of_train.pop(name), train[1]) for name in [*of_train]}
+    classes = np.unique(train[1])
+
+    def chances(pair: Pair) -> np.ndarray:
+        rows = rows_of(model, pair[0], places, device)
+        return np.stack([_probabilities(probe, rows[name]) for name, probe in probes.items()])
+
+    weights = np.full(len(probes), 1 / len(probes))
+    if holdout is not None:
+        known = np.isin(holdout[1], classes)
+        own = np.searchsorted(classes, holdout[1][known])
+        weights = mixture_weights(chances(holdout)[:, known][:, np.arange(len(own)), own])
+    mixed = np.einsum("l,lnk->nk", weights, chances(test))
+    told = ", ".join(f"{name} {w:.2f}" for name, w in zip(probes, weights, strict=True) if w > 0.01)
+    return float((classes[mixed.argmax(1)] == test[1]).mean()), told
+
+
+def mixture_weights(likelihoods: np.ndarray, steps: int = 200) -> np.ndarray:
+    """Return the weights (L,) of largest likelihood, of each layer's chances of labels (L, n)."""
+    weights = np.full(len(likelihoods), 1 / len(likelihoods))
+    likelihoods = np.maximum(likelihoods, 1e-12)
+    for _ in range(steps):
+        parts = weights[:, None] * likelihoods
+        weights = (parts / parts.sum(0)).mean(1)
+    return weights
+
+
+def by_perturbed_read_out(
+    model: nn.Module,
+    train: Pair,
+    holdout: Pair | None,
+    test: Pair,
+    device: str | None,
+    seed: int,
+    copies: int = COPIES,
+) -> tuple[float, str]:
+    """Fit the last hidden layer's read-out to plain images and shifted, flipped copies of them."""
+    places = layers_of(model, train)[-1:]
+    name = places[0].tap.name
+    generator = torch.Generator().manual_seed(seed)
+
+    def rows(images: Tensor) -> Tensor:
+        return torch.from_numpy(rows_of(model, images, places, device)[name])
+
+    perturbed = (rows(shifted(train[0], generator)) for _ in range(copies))
+    labels = torch.as_tensor(train[1])
+    found = perturbed_read_out(rows(train[0]), perturbed, labels, RIDGES)
+    ridge = 0.1
+    if holdout is not None:
+        held = rows(holdout[0])
+        ridge = max(found, key=lambda each: _share(found[each], held, holdout[1]))
+    return _share(found[ridge], rows(test[0]), test[1]), f"ridge {ridge:g}, {name}"
+
+
+def perturbed_read_out(
+    plain: Tensor, perturbed: Any, labels: Tensor, ridges: Sequence[float] = (0.1,)
+) -> dict[float, Linear]:
+    """Return linear discriminants of plain and perturbed rows with the same labels, by ridge.
+
+    Parameters
+    ----------
+    plain : Tensor, shape (n, width)
+        A layer's rows.
+    perturbed : iterable of Tensor, shape (n, width)
+        The same samples' rows under changes that keep the meaning; one after the other.
+    labels : Tensor of int64, shape (n,)
+        Labels, 0 … K−1.
+    ridges : sequence of float
+        What is added to the diagonal of the covariance, relative to the mean variance.
+    """
+    centre = plain.float().mean(0)
+    moments, sums = PooledMoments(centre), ClassSums(int(labels.max()) + 1, centre)
+    for rows in _each(plain, perturbed):
+        if rows.shape != plain.shape:
+            raise ValueError(f"expected rows of shape {plain.shape}; found {rows.shape}")
+        for part in torch.split(torch.arange(len(rows)), 4096):
+            moments.update(rows[part].float())
+            sums.update(rows[part].float(), labels[part])
+    (found,) = moments.covariance(ridges).discriminants([sums.total(ALONE)])
+    return found
+
+
+def _each(plain: Tensor, perturbed: Any) -> Iterator[Tensor]:
+    yield plain
+    yield from perturbed
+
+
+def shifted(images: Tensor, generator: torch.Generator, most: int = MOST) -> Tensor:
+    """Return images (n, channels, h, w) moved by up to some pixels each way, half of them flipped.
+
+    What moves in at the border is the image reflected.
+    """
+    n, _, height, width = images.shape
+    padded = functional.pad(images, [most] * 4, mode="reflect")
+    windows = padded.unfold(2, height, 1).unfold(3, width, 1)
+    down, right = torch.randint(2 * most + 1, (2, n), generator=generator)
+    moved = windows[torch.arange(n), :, down, right]
+    flipped = torch.rand(n, generator=generator) < 0.5
+    return torch.where(flipped[:, None, None, None], moved.flip(3), moved)
+
+
+def layers_of(model: nn.Module, train: Pair) -> list[Place]:
+    """Return the layers that are decoded by default, without the input."""
+    seen = survey(model, Source(train, "train").first())
+    return [place for place in seen.all_places if place.default and place.tap.side != "model"]
+
+
+def rows_of(
+    model: nn.Module, inputs: Tensor, places: Sequence[Place], device: str | None
+) -> dict[str, np.ndarray]:
+    """Return each layer's rows, float32 (n, width); feature maps by their means of 2 × 2 parts."""
+    parts: dict[str, list[np.ndarray]] = {place.tap.name: [] for place in places}
+    for _, layers in _streamed(model, (inputs, None), places, device):
+        for place in places:
+            rows = layers[place.tap.name]
+            if len(place.shape) == 3:
+                maps = rows.view(-1, *place.shape)
+                rows = functional.adaptive_avg_pool2d(maps, 2).flatten(1)
+            parts[place.tap.name].append(rows.float().cpu().numpy())
+    return {name: np.concatenate(each) for name, each in parts.items()}
+
+
+def accuracy_of(model: nn.Module, data: Pair, device: str | None) -> float:
+    """Return the share of labels that a network predicts."""
+    answers = [logits.argmax(1).cpu().numpy() for logits, _ in _streamed(model, data, [], device)]
+    return float((np.concatenate(answers) == np.asarray(data[1])).mean())
+
+
+def _streamed(
+    model: nn.Module, data: Any, places: Sequence[Place], device: str | None
+) -> Iterator[tuple[Tensor, Mapping[str, Tensor]]]:
+    """Give logits and layers, with the model on the device for as long as this runs."""
+    home = device_of(model)
+    place = home if device is None else as_device(device)
+    source = Source(data[0] if data[1] is None else data, "data")
+    taps = [each.tap for each in places]
+    try:
+        with undisturbed(model.to(place)):
+            for rows in stream(model, source, taps, place, stage="rivals", progress=False):
+                yield rows.logits, rows.layers
+    finally:
+        model.to(home)
+
+
+def _probabilities(probe: RobustDiscriminant, rows: np.ndarray) -> np.ndarray:
+    scores = probe.decision_function(rows)
+    if scores.ndim == 1:
+        scores = np.stack([np.zeros_like(scores), scores], 1)
+    return torch.softmax(torch.from_numpy(scores), 1).numpy()
+
+
+def _share(linear: Linear, rows: Tensor, labels: np.ndarray) -> float:
+    return float((linear(rows.float()).argmax(1).numpy() == np.asarray(labels)).mean())
