@@ -1,0 +1,387 @@
+"""The candidates of one layer, fitted to all of the training data and to all but each fold.
+
+A candidate is a ridge discriminant of a layer's rows, or of random features of them; fitted to the
+rows as they are, or to perturbed ones too; with a small ridge or a large one; to the given labels,
+or to labels that it decoded itself a round before. The covariance does not depend on labels, so one
+factorisation serves all rounds, and what all but one fold's rows add up to is a difference of sums.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from .._products import add_products, mirrored
+from .._team import Team
+from ..discriminant import FourierFeatures, Linear
+from .kept_rows import FOLDS, KeptRows
+
+__all__ = ["Candidate", "Fitted", "Grid", "LayerFit"]
+
+# The fit to all folds; fit k is kept from fold k.
+WHOLE = FOLDS
+# Up to so many classes sums come from one product with indicators.
+_FEW = 64
+
+
+class Candidate(NamedTuple):
+    """One discriminant: round 0 is fitted to the given labels."""
+
+    layer: str
+    n_features: int
+    perturbed: bool
+    ridge: float
+    round: int
+
+    def __str__(self) -> str:
+        kind = "kernel discriminant" if self.n_features else "linear discriminant"
+        rows = ", perturbed rows too" if self.perturbed else ""
+        again = f", round {self.round}" if self.round else ""
+        return f"{kind} of {self.layer} (ridge {self.ridge:g}{rows}{again})"
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Which candidates there are of a layer.
+
+    Attributes
+    ----------
+    ridges : tuple of float
+        Added to the diagonal of the covariance, over its mean.
+    rounds : int
+        How often each is fitted: to the given labels, then to what it decodes.
+    perturbed : tuple of bool
+        Whether perturbed rows are fitted to as well.
+    """
+
+    ridges: tuple[float, ...]
+    rounds: int
+    perturbed: tuple[bool, ...]
+
+
+@dataclass
+class Fitted:
+    """A candidate: what it is fitted to all folds and to all but each, and its scores.
+
+    Attributes
+    ----------
+    whole : Linear
+        Fitted to everything.
+    without : list of Linear
+        For each fold what is fitted to the others.
+    plain, moved : Tensor of float32, shape (n, K)
+        Out-of-fold scores of rows as they are, and summed over perturbed ones.
+    spread : float
+        Standard deviation of the scores of one view about each row's mean.
+    """
+
+    whole: Linear
+    without: list[Linear]
+    plain: Tensor
+    moved: Tensor
+    spread: float = 1.0
+
+
+@dataclass
+class _Sums:
+    """What rows of one fold add up to: as they are, and all perturbed ones together."""
+
+    products: list[Tensor]
+    totals: list[Tensor]
+    of_class: list[Tensor]
+
+
+@dataclass
+class LayerFit:
+    """Fits a layer's candidates.
+
+    Parameters
+    ----------
+    rows : KeptRows
+        Rows of all views.
+    layer : str
+        The layer.
+    features : FourierFeatures or None
+        Random features of its rows, or None for the rows themselves.
+    labels : list of Tensor of int64, shape (n_k,)
+        Given labels by fold, 0 … C − 1, all of which occur.
+    counts : Tensor of int64, shape (FOLDS, C)
+        Everybody's labels.
+    centre : Tensor of float32, shape (width,)
+        A point near the mean of what is fitted to.
+    grid : Grid
+        What is fitted.
+    views : sequence of int
+        The perturbed views.
+    team : Team
+        The processes that share the rows.
+    room : int
+        Bytes that features may take; beyond it they are made again for each pass.
+    """
+
+    rows: KeptRows
+    layer: str
+    features: FourierFeatures | None
+    labels: list[Tensor]
+    counts: Tensor
+    centre: Tensor
+    grid: Grid
+    views: Sequence[int]
+    team: Team
+    room: int
+    _cache: list[list[tuple[Tensor, Tensor]]] | None = field(default=None, init=False)
+    _factors: dict[tuple[int, bool, float], tuple[Tensor, Tensor]] = field(
+        default_factory=dict, init=False
+    )
+
+    @property
+    def n_classes(self) -> int:
+        return self.counts.shape[1]
+
+    @property
+    def _parts(self) -> int:
+        """Rows of a sample that a perturbed candidate is fitted to."""
+        return 1 + len(self.views)
+
+    def fit(self, steps: int) -> dict[Candidate, Fitted]:
+        """Fit all candidates; keep the scores of every `steps`-th sample of each fold."""
+        sums = self._gathered()
+        self._factorise(sums)
+        linears: list[dict[tuple[bool, float], list[Linear]]] = []
+        means = self._given_means(sums)
+        for number in range(self.grid.rounds):
+            if number:
+                means = self._decoded_means(linears[-1], means)
+            linears.append(self._solved(means))
+        found = self._scored(linears, steps)
+        self._cache = None
+        self._factors.clear()
+        return found
+
+    def _lifted(self) -> Iterator[tuple[int, slice, Tensor, Tensor]]:
+        """Give each fold's rows about the centre: as they are, and the sum of perturbed ones."""
+        if self._cache is not None:
+            for fold, blocks in enumerate(self._cache):
+                start = 0
+                for plain, moved in blocks:
+                    yield fold, slice(start, start + len(plain)), plain, moved
+                    start += len(plain)
+            return
+        for fold, at, parts in self._blocks():
+            moved = sum(parts[1:]) if len(parts) > 1 else torch.zeros_like(parts[0])
+            yield fold, at, parts[0], moved  # type: ignore[misc]
+
+    def _blocks(self) -> Iterator[tuple[int, slice, list[Tensor]]]:
+        for fold in range(FOLDS):
+            start = 0
+            for blocks in self.rows.blocks(self.layer, fold, [0, *self.views]):
+                parts = [self._mapped(block) for block in blocks]
+                yield fold, slice(start, start + len(parts[0])), parts
+                start += len(parts[0])
+
+    def _mapped(self, rows: Tensor) -> Tensor:
+        rows = rows.to(self.centre.device)
+        return (rows if self.features is None else self.features(rows)) - self.centre
+
+    def _gathered(self) -> list[_Sums]:
+        """Read all rows once: products, sums and class sums of each fold, everybody's."""
+        width, n_classes = len(self.centre), self.n_classes
+        fits = True in self.grid.perturbed and len(self.views) > 0
+        sums = [
+            _Sums(
+                [self.centre.new_zeros(width, width) for _ in range(1 + fits)],
+                [self.centre.new_zeros(width, dtype=torch.float64) for _ in range(2)],
+                [self.centre.new_zeros(n_classes, width) for _ in range(2)],
+            )
+            for _ in range(FOLDS)
+        ]
+        cache: list[list[tuple[Tensor, Tensor]]] | None = [[] for _ in range(FOLDS)]
+        if 8 * width * self.rows.n > self.room:
+            cache = None
+        with self.team.together():
+            for fold, at, parts in self._blocks():
+                mine, labels = sums[fold], self.labels[fold][at].to(self.centre.device)
+                moved = torch.zeros_like(parts[0])
+                for part in parts[1:]:
+                    moved += part
+                    if fits:
+                        add_products(mine.products[1], part)
+                add_products(mine.products[0], parts[0])
+                for kind, rows in enumerate((parts[0], moved)):
+                    mine.totals[kind] += rows.sum(0)
+                    _add_by_class(mine.of_class[kind], rows, labels)
+                if cache is not None:
+                    cache[fold].append((parts[0], moved))
+        self._cache = cache
+        for mine in sums:
+            for tensors in (mine.products, mine.totals, mine.of_class):
+                tensors[:] = [self.team.total(each) for each in tensors]
+        return sums
+
+    def _factorise(self, sums: list[_Sums]) -> None:
+        """Factorise the covariances of all rows, and of all but each fold's."""
+        for perturbed in self.grid.perturbed:
+            kinds = (0, 1) if perturbed else (0,)
+            products = [sum(s.products[k] for k in kinds) for s in sums]
+            totals = [sum(s.totals[k] for k in kinds) for s in sums]
+            ns = self.counts.sum(1) * (self._parts if perturbed else 1)
+            for fit in range(FOLDS + 1):
+                some = [k for k in range(FOLDS) if k != fit]
+                n = max(1, int(ns[some].sum()))
+                mean = sum(totals[k] for k in some).float() / n  # type: ignore[union-attr]
+                covariance = sum(products[k] for k in some) / n
+                covariance = mirrored(covariance)  # type: ignore[arg-type]
+                covariance -= torch.outer(mean, mean)
+                scale = float(covariance.diagonal().mean()) or 1.0
+                for ridge in self.grid.ridges:
+                    regular = covariance.clone()
+                    regular.diagonal().add_(ridge * scale)
+                    self._factors[fit, perturbed, ridge] = mean, _factor(regular)
+
+    def _given_means(self, sums: list[_Sums]) -> dict[tuple[int, bool, float], Tensor]:
+        means = {}
+        for perturbed, fit in product(self.grid.perturbed, range(FOLDS + 1)):
+            some = [k for k in range(FOLDS) if k != fit]
+            kinds = (0, 1) if perturbed else (0,)
+            total = sum(sums[k].of_class[kind] for k in some for kind in kinds)
+            counts = self.counts[some].sum(0) * (self._parts if perturbed else 1)
+            mine = _means(total, counts)  # type: ignore[arg-type]
+            for ridge in self.grid.ridges:
+                means[fit, perturbed, ridge] = mine
+        return means
+
+    def _decoded_means(
+        self, last: dict[tuple[bool, float], list[Linear]], before: dict[tuple[int, bool, float], Tensor]
+    ) -> dict[tuple[int, bool, float], Tensor]:
+        """Return class means of the labels that each fit decodes of what it was fitted to.
+
+        A class that is decoded nowhere keeps its mean.
+        """
+        n_classes = self.n_classes
+        sums = {key: torch.zeros_like(mean) for key, mean in before.items()}
+        counts = {key: torch.zeros(n_classes, dtype=torch.int64) for key in before}
+        with self.team.together():
+            for fold, _, plain, moved in self._lifted():
+                both = plain + moved
+                for perturbed in self.grid.perturbed:
+                    rows, parts = (both, self._parts) if perturbed else (plain, 1)
+                    keys = [
+                        (fit, perturbed, ridge)
+                        for fit, ridge in product(range(FOLDS + 1), self.grid.ridges)
+                        if fit != fold
+                    ]
+                    some = [last[perturbed, ridge][fit] for fit, _, ridge in keys]
+                    scores = _scores(rows, some, parts).view(len(rows), len(some), n_classes)
+                    decoded = scores.argmax(2)
+                    for at, key in enumerate(keys):
+                        _add_by_class(sums[key], rows, decoded[:, at])
+                        counts[key] += parts * torch.bincount(
+                            decoded[:, at].cpu(), minlength=n_classes
+                        )
+        found = {}
+        for key, total in sums.items():
+            n = self.team.total(counts[key])
+            mine = _means(self.team.total(total), n)
+            found[key] = torch.where((n > 0)[:, None].to(mine.device), mine, before[key])
+        return found
+
+    def _solved(
+        self, means: dict[tuple[int, bool, float], Tensor]
+    ) -> dict[tuple[bool, float], list[Linear]]:
+        """Return the discriminants of class means; of each fold's fit, and of the whole."""
+        found: dict[tuple[bool, float], list[Linear]] = {}
+        for perturbed, ridge in product(self.grid.perturbed, self.grid.ridges):
+            linears = []
+            for fit in range(FOLDS + 1):
+                mean, factor = self._factors[fit, perturbed, ridge]
+                of_class = means[fit, perturbed, ridge]
+                absent = torch.isnan(of_class[:, 0])
+                about = torch.where(absent[:, None], 0.0, of_class - mean)
+                weights = torch.cholesky_solve(about.T, factor)
+                intercepts = -0.5 * (about * weights.T).sum(1) - mean @ weights
+                intercepts = torch.where(absent, -torch.inf, intercepts)
+                linears.append(Linear(weights.T.contiguous(), intercepts))
+            found[perturbed, ridge] = linears
+        return found
+
+    def _scored(
+        self, linears: list[dict[tuple[bool, float], list[Linear]]], steps: int
+    ) -> dict[Candidate, Fitted]:
+        """Score samples by what has not seen their labels."""
+        keys = [(p, r, n) for n, made in enumerate(linears) for p, r in made]
+        kept: list[list[Tensor]] = [[], []]
+        with self.team.together():
+            for fold, at, *rows in self._lifted():
+                some = torch.arange(-at.start % steps, at.stop - at.start, steps)
+                mine = [linears[number][p, ridge][fold] for p, ridge, number in keys]
+                for kind, parts in enumerate((1, max(1, len(self.views)))):
+                    part = rows[kind] if self.views or not kind else rows[0]
+                    kept[kind].append(_scores(part[some.to(part.device)], mine, parts).cpu())
+        plain, moved = (
+            torch.cat(parts).view(-1, len(keys), self.n_classes)
+            if parts
+            else torch.zeros(0, len(keys), self.n_classes)
+            for parts in kept
+        )
+        n_features = 0 if self.features is None else len(self.features.phases)
+        found = {}
+        for place, (perturbed, ridge, number) in enumerate(keys):
+            fits = [_about(each, self.centre) for each in linears[number][perturbed, ridge]]
+            candidate = Candidate(self.layer, n_features, perturbed, ridge, number)
+            found[candidate] = Fitted(
+                fits[WHOLE], fits[:WHOLE], plain[:, place].clone(), moved[:, place].clone()
+            )
+        return found
+
+
+def _about(linear: Linear, centre: Tensor) -> Linear:
+    """Return a discriminant of rows about a centre as one of the rows themselves."""
+    return Linear(linear.coefficients, linear.intercepts - linear.coefficients @ centre)
+
+
+def _scores(rows: Tensor, linears: Sequence[Linear], parts: int) -> Float[Tensor, "n all_classes"]:
+    """Return the scores of all discriminants side by side, summed over so many views.
+
+    A class that a fit has never seen gets the row's lowest score, never the highest.
+    """
+    weights = torch.cat([linear.coefficients for linear in linears])
+    offsets = torch.cat([linear.intercepts for linear in linears])
+    absent = torch.isinf(offsets)
+    offsets = torch.where(absent, 0.0, offsets) * parts
+    scores = torch.addmm(offsets, rows, weights.T)
+    if bool(absent.any()):
+        by_fit = scores.view(len(rows), len(linears), -1)
+        away = absent.view(len(linears), -1)
+        lowest = by_fit.masked_fill(away, torch.inf).amin(2, keepdim=True)
+        scores = torch.where(away, lowest, by_fit).view(len(rows), -1)
+    return scores
+
+
+def _means(total: Tensor, counts: Tensor) -> Float[Tensor, "classes width"]:
+    """Return class means; NaN for a class without rows."""
+    counts = counts.to(total.device)
+    mean = total / counts.clamp(min=1)[:, None]
+    return mean.masked_fill((counts == 0)[:, None], torch.nan)
+
+
+def _add_by_class(sums: Tensor, rows: Tensor, labels: Int[Tensor, " n"]) -> None:
+    """Add each row to its class's sum, in place."""
+    if len(sums) > _FEW:
+        sums.index_add_(0, labels, rows)
+        return
+    classes = torch.arange(len(sums), device=rows.device)
+    sums.addmm_((labels[:, None] == classes).T.to(rows), rows)
+
+
+def _factor(matrix: Tensor) -> Tensor:
+    """Return the Cholesky factor; in float64 where float32 does not reach."""
+    factor, info = torch.linalg.cholesky_ex(matrix)
+    if int(info):
+        precise = matrix.double()
+        precise.diagonal().add_(1e-7 * float(precise.diagonal().mean()))
+        factor = torch.linalg.cholesky(precise).float()
+    return factor

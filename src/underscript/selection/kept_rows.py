@@ -1,0 +1,193 @@
+"""A layer's rows of every view of the training data, read from the network once and kept."""
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .._mixing import mixed
+from ..errors import OutputError
+
+__all__ = ["FOLDS", "KeptRows", "Part"]
+
+# Parts that the training data are cut into: no fit of what scores a sample has seen its label.
+FOLDS = 3
+# Rows that are worked on at once.
+_BLOCK = 4096
+
+
+@dataclass
+class Part:
+    """What is known of the samples of one fold, in the order in which they came.
+
+    Attributes
+    ----------
+    labels : Tensor of int64, shape (n,)
+        Given labels.
+    places : Tensor of int64, shape (n,)
+        Where each sample stands among all that this process read.
+    prints : ndarray of uint64, shape (n,)
+        Fingerprints of the inputs.
+    """
+
+    labels: Tensor
+    places: Tensor
+    prints: NDArray[np.uint64]
+
+
+@dataclass
+class _Column:
+    """Rows of one layer, view and fold: in memory, or in a file without a name."""
+
+    width: int
+    chunks: list[Tensor] = field(default_factory=list)
+    file: "tempfile._TemporaryFileWrapper[bytes] | None" = None
+    n: int = 0
+
+    def append(self, rows: Tensor) -> None:
+        self.n += len(rows)
+        if self.file is None:
+            self.chunks.append(rows.clone())
+        else:
+            self._write(rows)
+
+    def spill(self) -> None:
+        """Go on in a file."""
+        try:
+            self.file = tempfile.NamedTemporaryFile()  # noqa: SIM115 - lives as long as the column
+        except OSError as error:
+            raise _no_room(error) from error
+        for rows in self.chunks:
+            self._write(rows)
+        self.chunks = []
+
+    def _write(self, rows: Tensor) -> None:
+        assert self.file is not None
+        try:
+            self.file.write(rows.cpu().numpy().tobytes())
+        except OSError as error:
+            raise _no_room(error) from error
+
+    def blocks(self, size: int) -> Iterator[Tensor]:
+        if self.file is None:
+            if len(self.chunks) > 1:
+                self.chunks = [torch.cat(self.chunks)]
+            yield from (part for rows in self.chunks for part in rows.split(size))
+            return
+        self.file.flush()
+        if not self.n:
+            return
+        mapped: NDArray[np.float32] = np.memmap(
+            self.file.name, np.float32, "r", shape=(self.n, self.width)
+        )
+        for start in range(0, self.n, size):
+            yield torch.from_numpy(np.array(mapped[start : start + size]))
+
+
+def _no_room(error: OSError) -> OutputError:
+    reason = error.strerror or str(error)
+    return OutputError(
+        f"{tempfile.gettempdir()}: rows cannot be kept there ({reason}); free room, set TMPDIR to "
+        "a larger folder, or decode fewer layers"
+    )
+
+
+class KeptRows:
+    """Rows of all layers and views, by fold; beyond a budget they go to temporary files.
+
+    Parameters
+    ----------
+    views : int
+        How many there are, that of the inputs as they are (view 0) among them.
+    memory : int
+        Bytes that may be taken.
+    """
+
+    def __init__(self, views: int, memory: int):
+        self.views, self.memory = views, memory
+        self.widths: dict[str, int] = {}
+        self._columns: dict[tuple[str, int, int], _Column] = {}
+        self._labels: list[list[Tensor]] = [[] for _ in range(FOLDS)]
+        self._places: list[list[Tensor]] = [[] for _ in range(FOLDS)]
+        self._prints: list[list[NDArray[np.uint64]]] = [[] for _ in range(FOLDS)]
+        self.n = self._bytes = 0
+        self._spilt = False
+
+    def add(
+        self,
+        views: Sequence[dict[str, Tensor]],
+        labels: Tensor,
+        prints: NDArray[np.uint64],
+    ) -> None:
+        """Take a batch: of each view the rows (n, width) of each layer; labels and fingerprints.
+
+        Equal inputs fall into one fold, whatever the order of the data.
+        """
+        folds = torch.from_numpy((mixed(prints) % np.uint64(FOLDS)).astype(np.int64))
+        here = [torch.nonzero(folds == fold)[:, 0] for fold in range(FOLDS)]
+        for view, layers in enumerate(views):
+            for name, rows in layers.items():
+                self.widths[name] = rows.shape[1]
+                for fold, at in enumerate(here):
+                    column = self._columns.get((name, view, fold))
+                    if column is None:
+                        column = self._columns[name, view, fold] = _Column(rows.shape[1])
+                        if self._spilt:
+                            column.spill()
+                    column.append(rows[at.to(rows.device)].float())
+                self._bytes += 4 * rows.numel()
+        for fold, at in enumerate(here):
+            self._labels[fold].append(labels[at])
+            self._places[fold].append(at + self.n)
+            self._prints[fold].append(prints[at.numpy()])
+        self.n += len(labels)
+        if self._bytes > self.memory and not self._spilt:
+            self._spilt = True
+            for column in self._columns.values():
+                column.spill()
+
+    def part(self, fold: int) -> Part:
+        """Return what is known of a fold's samples."""
+        empty = torch.empty(0, dtype=torch.int64)
+        return Part(
+            torch.cat([empty, *self._labels[fold]]),
+            torch.cat([empty, *self._places[fold]]),
+            np.concatenate([np.empty(0, dtype=np.uint64), *self._prints[fold]]),
+        )
+
+    def blocks(
+        self, layer: str, fold: int, views: Sequence[int], size: int = _BLOCK
+    ) -> Iterator[list[Tensor]]:
+        """Give a fold's rows of some views, float32 (n, width) each, block by block."""
+        columns = [self._columns.get((layer, view, fold)) for view in views]
+        if any(column is None for column in columns):
+            return
+        yield from map(
+            list, zip(*(column.blocks(size) for column in columns if column), strict=True)
+        )
+
+    def some(self, layer: str, size: int) -> tuple[NDArray[np.uint64], Tensor]:
+        """Return rows of a layer as they are, and fingerprints: of the smallest, in their order.
+
+        So the same samples are taken whatever the order of the data.
+        """
+        prints = [mixed(self.part(fold).prints) for fold in range(FOLDS)]
+        every = np.sort(np.concatenate(prints))
+        last = every[min(size, len(every)) - 1] if len(every) else np.uint64(0)
+        found, kept = [], []
+        for fold, mine in enumerate(prints):
+            start = 0
+            for (rows,) in self.blocks(layer, fold, [0]):
+                at = np.flatnonzero(mine[start : start + len(rows)] <= last)
+                found.append(rows[torch.from_numpy(at).to(rows.device)])
+                kept.append(mine[start : start + len(rows)][at])
+                start += len(rows)
+        if not found:
+            return np.empty(0, np.uint64), torch.empty(0, self.widths.get(layer, 0))
+        order = np.argsort(np.concatenate(kept), kind="stable")[:size]
+        rows = torch.cat(found)
+        return np.concatenate(kept)[order], rows[torch.from_numpy(order).to(rows.device)]
