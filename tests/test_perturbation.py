@@ -9,12 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+import models
 from underscript._batches import Batch
 from underscript._mixing import below, fractions, mixed, mixed_tensor
 from underscript._notes import Notes
 from underscript.errors import DataError
 from underscript.perturbation import Perturbation, choose_perturbation
 from underscript.perturbation._images import Shifts, image_axes, moved_images
+from underscript.perturbation._numbers import Noise, gaussian, spreads
+from underscript.perturbation._words import WordsDropped
 
 CPU = torch.device("cpu")
 
@@ -153,7 +156,7 @@ def test_every_view_is_a_shift_by_up_to_an_eighth_and_never_none(height, width, 
 
 
 @given(seed=st.integers(0, 2**32 - 1), side=st.sampled_from([8, 16]), size=st.integers(1, 12))
-@settings(max_examples=20)
+@settings(max_examples=20, deadline=None)
 def test_what_happens_to_a_sample_depends_on_no_other(seed, side, size):
     x = images(12, 1, side, side, seed)
     change = shifts(flips=True, seed=seed)
@@ -268,7 +271,7 @@ def test_bytes_are_images_too():
 def test_a_perturbation_answered_by_chance_is_none_and_says_so():
     found, (message,) = chosen(Remembers(), batch_of(images(300, 1)))
     assert found is None
-    assert "not perturbed: of 300 inputs with shifts the network answers" in message
+    assert "of 300 inputs with shifts as it does without" in message
     assert "by chance" in message
 
 
@@ -276,6 +279,210 @@ def test_none_and_what_is_unknown():
     assert chosen(ByRows(), batch_of(blobs(2)), "none") == (None, [])
     with pytest.raises(DataError, match="perturb: expected auto, none or a function; found 'wild'"):
         chosen(ByRows(), batch_of(blobs(2)), "wild")
+
+
+# Words ------------------------------------------------------------------------------------------
+
+
+def texts(n: int = 40, seed: int = 0) -> list[list[int]]:
+    rng = np.random.default_rng(seed)
+    return [rng.integers(1, 50, rng.integers(1, 25)).tolist() for _ in range(n)]
+
+
+def padded(written: list[list[int]], length: int = 24, side: str = "right", pad: int = 7) -> Batch:
+    ids, mask = [], []
+    for text in written:
+        rest = length - len(text)
+        ids.append(text + [pad] * rest if side == "right" else [pad] * rest + text)
+        ones, none = [1] * len(text), [0] * rest
+        mask.append(ones + none if side == "right" else none + ones)
+    return batch_of(input_ids=torch.tensor(ids), attention_mask=torch.tensor(mask))
+
+
+def words_dropped(seed: int = 0) -> Perturbation:
+    return Perturbation("words dropped", True, seed, (WordsDropped(),))
+
+
+def places(batch: Batch, before: Batch) -> list[list[bool]]:
+    """Return for each text which of its words are kept."""
+    masks = zip(batch.kwargs["attention_mask"], before.kwargs["attention_mask"], strict=True)
+    return [new[old != 0].bool().tolist() for new, old in masks]
+
+
+@given(seed=st.integers(0, 2**32 - 1), strength=st.sampled_from([0.5, 1.0, 2.0, 9.0]))
+@settings(max_examples=30, deadline=None)
+def test_about_a_fifth_of_the_words_are_dropped_but_never_the_ends(seed, strength):
+    written = texts(seed=seed)
+    before = padded(written)
+    after = words_dropped(seed)(before, 0, strength)
+    assert after.kwargs["attention_mask"].dtype == torch.int64
+    assert after.kwargs["input_ids"] is before.kwargs["input_ids"]
+    assert (after.kwargs["attention_mask"] <= before.kwargs["attention_mask"]).all()
+    for text, kept in zip(written, places(after, before), strict=True):
+        assert kept[0]
+        assert kept[-1]
+        dropped, n = kept.count(False), len(text)
+        assert dropped == min(max(round(0.2 * strength * n), 1), n // 2, max(n - 2, 0))
+
+
+@given(seed=st.integers(0, 2**32 - 1), size=st.integers(1, 12))
+@settings(max_examples=20, deadline=None)
+def test_a_text_loses_the_same_words_whatever_its_padding_batch_and_order(seed, size):
+    written, change = texts(12, seed), words_dropped(seed)
+    expected = places(change(padded(written), 2), padded(written))
+    for side in ("right", "left"):
+        for pad in (0, 7):
+            found = []
+            for start in range(0, 12, size):
+                part = written[start : start + size]
+                before = padded(part, max(map(len, part)) + 3, side, pad)
+                found += places(change(before, 2), before)
+            assert found == expected
+    batch = padded(written)
+    other = batch_of(**dict(reversed(batch.kwargs.items())))
+    assert places(change(other, 2), batch) == expected
+
+
+def test_every_inner_word_is_dropped_in_some_view_and_views_differ():
+    batch = padded([list(range(1, 13))])
+    found = [tuple(places(words_dropped()(batch, view), batch)[0]) for view in range(60)]
+    assert len(set(found)) > 20
+    assert [any(not kept[place] for kept in found) for place in range(12)] == [
+        False, *[True] * 10, False,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.int32, torch.float32])
+def test_masks_keep_their_type_and_embedded_words_are_no_numbers(dtype):
+    before = padded(texts())
+    mask = before.kwargs["attention_mask"].to(dtype)
+    batch = batch_of(inputs_embeds=torch.randn(40, 24, 3), attention_mask=mask)
+    after = words_dropped()(batch, 0)
+    assert after.kwargs["attention_mask"].dtype == dtype
+    assert not torch.equal(after.kwargs["attention_mask"], mask)
+
+    def forward(inputs_embeds, attention_mask):
+        return inputs_embeds[:, 0]
+
+    found, _ = chosen(Wrapped(forward, nn.Embedding(2, 2)), batch)
+    assert (found.name, found.fits) == ("words dropped", True)
+
+
+class Wrapped(nn.Module):
+    """A function as a network that has some modules."""
+
+    def __init__(self, function, *parts: nn.Module) -> None:
+        super().__init__()
+        self.function, self.parts = function, nn.ModuleList(parts)
+
+    def forward(self, *args, **kwargs):
+        return self.function(*args, **kwargs)
+
+
+def test_texts_without_a_mask_are_not_perturbed_and_it_says_so():
+    x, _ = models.data_for("transformer", 100)
+    found, (message,) = chosen(models.build("transformer"), batch_of(x))
+    assert found is None
+    assert "not perturbed: the inputs are no images or numbers" in message
+    assert "attention_mask" in message
+
+
+def test_texts_too_short_to_lose_a_word_are_not_perturbed():
+    batch = padded([[1, 2], [3], [5, 4]] * 20)
+
+    def forward(input_ids, attention_mask):
+        return nn.functional.one_hot(input_ids[:, 0] % 4, 4).float()
+
+    found, (message,) = chosen(Wrapped(forward), batch)
+    assert found is None
+    assert "of 60 inputs words dropped changed none" in message
+
+
+# Numbers ----------------------------------------------------------------------------------------
+
+
+def test_noise_is_half_a_standard_deviation_of_each_column():
+    scale = torch.tensor([1.0, 10.0, 0.0, 0.1])
+    x = torch.from_numpy(np.random.default_rng(0).normal(size=(4000, 4))).float() * scale + 5
+    change = Perturbation("noise", False, 0, (Noise(spreads({"0": x})),))
+    for strength in (1.0, 0.2):
+        added = change(batch_of(x), 0, strength).args[0] - x
+        torch.testing.assert_close(added.std(0), 0.5 * strength * scale, rtol=0.05, atol=1e-6)
+        assert (added.mean(0).abs() <= 0.05 * strength * scale + 1e-6).all()
+    first, second = (change(batch_of(x), view).args[0] - x for view in (0, 1))
+    both = torch.stack([first[:, 0], second[:, 0], first[:, 1], first[:, 3]])
+    assert (torch.corrcoef(both) - torch.eye(4)).abs().max() < 0.07
+
+
+def test_noise_is_normal():
+    drawn = gaussian(mixed_tensor(torch.arange(3000)), 7)
+    assert drawn.shape == (3000, 7)
+    assert drawn.dtype == torch.float32
+    normal = torch.distributions.Normal(0, 1)
+    for at in (-2.0, -1.0, 0.0, 1.0, 2.0):
+        share = float((drawn < at).double().mean())
+        assert share == pytest.approx(float(normal.cdf(torch.tensor(at))), abs=0.015)
+    assert (torch.corrcoef(drawn.T) - torch.eye(7)).abs().max() < 0.08
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", [(6,), (3, 5), ()])
+def test_noise_keeps_shape_and_type_whatever_the_batch(dtype, shape):
+    x = torch.from_numpy(np.random.default_rng(0).normal(size=(20, *shape))).to(dtype)
+    change = Perturbation("noise", False, 0, (Noise(spreads({"0": x})),))
+    whole = change(batch_of(x), 0).args[0]
+    assert (whole.shape, whole.dtype) == (x.shape, dtype)
+    parts = [change(batch_of(part), 0).args[0] for part in x.split(3)]
+    assert torch.equal(torch.cat(parts), whole)
+    assert torch.equal(change(batch_of(x.flip(0)), 0).args[0], whole.flip(0))
+
+
+def test_numbers_of_another_shape_are_one_clear_line():
+    change = Perturbation("noise", False, 0, (Noise(spreads({"0": rows()})),))
+    with pytest.raises(DataError, match=r"of shape \(6,\), as at first; found \(5,\)"):
+        change(batch_of(rows()[:, :5]), 0)
+
+
+def test_tables_are_only_judged_with():
+    found, messages = chosen(Adds(), batch_of(rows()))
+    assert (found.name, found.fits, messages) == ("noise", False, [])
+
+
+def test_inputs_of_several_kinds_are_perturbed_each_in_its_way():
+    def forward(picture, age, input_ids, attention_mask):
+        del input_ids, attention_mask, age
+        return ByRows()(picture)
+
+    batch = padded(texts(200))
+    batch = batch_of(picture=blobs(2), age=rows(200), **batch.kwargs)
+    found, _ = chosen(Wrapped(forward), batch)
+    assert (found.name, found.fits) == ("shifts and flips, words dropped, noise", False)
+    after = found(batch, 0).kwargs
+    changed = {name for name in after if not torch.equal(after[name], batch.kwargs[name])}
+    assert changed == {"picture", "age", "attention_mask"}
+    other = batch_of(**dict(reversed(batch.kwargs.items())))
+    again = found(other, 0).kwargs
+    assert list(again) == list(reversed(after))
+    assert all(torch.equal(again[name], after[name]) for name in after)
+
+
+def test_two_axes_are_no_image_where_a_network_reads_sequences():
+    def forward(x):
+        return ByRows()(x[:, None])
+
+    x = batch_of(blobs(2)[:, 0])
+    assert chosen(Wrapped(forward), x)[0].name.startswith("shifts")
+    for part in (nn.Conv1d(16, 2, 3), nn.LSTM(2, 2), nn.MultiheadAttention(2, 1)):
+        assert chosen(Wrapped(forward, part), x)[0].name == "noise"
+    assert chosen(Wrapped(forward, nn.Conv2d(1, 1, 1), nn.Conv1d(1, 1, 1)), x)[0].name != "noise"
+
+
+def test_a_network_with_one_answer_for_all_is_no_reason_against():
+    def forward(x):
+        return torch.tensor([[0.0, 1.0]]).expand(x.shape[0], -1)
+
+    found, messages = chosen(Wrapped(forward), batch_of(images()))
+    assert (found.name, messages) == ("shifts and flips", [])
 
 
 # A user's own function ----------------------------------------------------------------------------
@@ -386,4 +593,10 @@ def test_an_own_function_must_give_all_inputs(batch, own, says):
 def test_an_own_function_that_destroys_meaning_is_none_and_says_so():
     found, (message,) = chosen(Adds(), batch_of(rows(300)), torch.randn_like)
     assert found is None
-    assert "not perturbed: of 300 inputs with" in message
+    assert "of 300 inputs with your function as it does without" in message
+
+
+def test_an_own_function_that_changes_nothing_is_none_and_says_so():
+    found, (message,) = chosen(Adds(), batch_of(rows()), lambda x: x)
+    assert found is None
+    assert "not perturbed: of 100 inputs your function changed none" in message

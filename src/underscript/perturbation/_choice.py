@@ -11,12 +11,16 @@ from torch import Tensor, nn
 
 from .._batches import Batch
 from .._capture import undisturbed
+from .._modules import reads_sequences
 from .._notes import Notes
+from .._pooling import MASK
 from .._stream import forward
 from ..errors import DataError
-from ._images import Shifts, image_axes
+from ._images import Axes, Shifts, image_axes
+from ._numbers import Noise, spreads
 from ._own import changed_by
-from ._samples import named_inputs, sample_numbers
+from ._samples import named_inputs, sample_numbers, word_mask
+from ._words import WordsDropped
 
 __all__ = ["FLIP_KEEPS", "Perturbation", "choose_perturbation"]
 
@@ -27,6 +31,8 @@ FLIP_KEEPS = 0.75
 _BEYOND = 3.0
 # So many views of each sample are answered, so many samples at once.
 _VIEWS, _AT_ONCE = 4, 64
+
+_SHOWN = {"own": "your function"}
 
 UserFunction = Callable[[Any], Any]
 
@@ -132,7 +138,7 @@ def choose_perturbation(
     if callable(choice):
         chosen: Perturbation | None = Perturbation("own", True, seed, own=choice)
     elif choice == "auto":
-        chosen = _by_kind(example, seed, notes)
+        chosen = _by_kind(network, example, seed, notes)
     else:
         raise DataError(f"perturb: expected auto, none or a function; found {choice!r}")
     if chosen is None:
@@ -142,22 +148,33 @@ def choose_perturbation(
         return trial.passed(chosen, notes)
 
 
-def _by_kind(example: Batch, seed: int, notes: Notes) -> Perturbation | None:
-    images = {
-        name: axes
-        for name, value in named_inputs(example).items()
-        if (axes := image_axes(value)) is not None
-    }
-    changes: list[Change] = []
-    if images:
-        changes.append(Shifts(images))
-    if not changes:
-        notes.add(
-            "no perturbation is known for such inputs: what is memorised is told from what is "
-            "known less surely. A function of your own that keeps their meaning helps (perturb)"
-        )
-        return None
-    return _of(changes, seed)
+def _by_kind(network: nn.Module, example: Batch, seed: int, notes: Notes) -> Perturbation | None:
+    """Return what suits the kinds of a network's inputs, or None with a note."""
+    mask = word_mask(example)
+    sequences = reads_sequences(network)
+    images: dict[str, Axes] = {}
+    numbers: dict[str, Tensor] = {}
+    for name, value in named_inputs(example).items():
+        if mask is not None and value.ndim > 1 and value.shape[1] == mask.shape[1]:
+            continue  # the words, and the mask itself
+        axes = None if value.ndim == 3 and sequences else image_axes(value)
+        if axes is not None:
+            images[name] = axes
+        elif value.is_floating_point():
+            numbers[name] = value
+    changes: list[Change] = [Shifts(images)] if images else []
+    if mask is not None:
+        changes.append(WordsDropped())
+    if numbers:
+        changes.append(Noise(spreads(numbers)))
+    if changes:
+        return _of(changes, seed)
+    notes.add(
+        f"not perturbed: the inputs are no images or numbers, and no texts with an {MASK}, which "
+        "says what words may be left out; what is memorised is told from what is known less "
+        f"surely. Give the {MASK}, or a function of your own that keeps the meaning (perturb)"
+    )
+    return None
 
 
 def _of(changes: Sequence[Change], seed: int) -> Perturbation:
@@ -190,17 +207,29 @@ class _Trial:
 
     def passed(self, chosen: Perturbation, notes: Notes) -> Perturbation | None:
         """Return the perturbation, with flips if they keep the meaning, or None with a note."""
+        shown = _SHOWN.get(chosen.name, chosen.name)
+        if all(self._unchanged(chosen(self.example, view)) for view in range(_VIEWS)):
+            notes.add(
+                f"not perturbed: of {self.example.size} inputs {shown} "
+                "changed none. A function of your own that changes them helps (perturb)"
+            )
+            return None
         views = self.views(chosen)
         agreement, chance = _mean([_agreement(self.plain, view) for view in views])
         error = (chance * (1 - chance) / max(self.example.size, 1)) ** 0.5
         if agreement - chance < _BEYOND * error:
             notes.add(
-                f"not perturbed: of {self.example.size} inputs with {chosen.name} the network "
-                f"answers {agreement:.1%} as without, {chance:.1%} by chance; what they mean seems "
-                "to be lost. A function of your own that keeps it helps (perturb)"
+                f"not perturbed: the network answers {agreement:.1%} of {self.example.size} inputs "
+                f"with {shown} as it does without, {chance:.1%} by "
+                "chance; what they mean seems to be lost. A function of your own that keeps it "
+                "helps (perturb)"
             )
             return None
         return self._with_flips(chosen, views)
+
+    def _unchanged(self, batch: Batch) -> bool:
+        found = named_inputs(batch)
+        return all(torch.equal(found[k], value) for k, value in named_inputs(self.example).items())
 
     def _with_flips(self, chosen: Perturbation, views: list[Tensor]) -> Perturbation:
         shifts = [change for change in chosen.changes if isinstance(change, Shifts)]
