@@ -155,6 +155,7 @@ def our_way(checkpoint: str, both: bool, train_rows: bool) -> Result:
         layers=list(PROBED),
         true_labels=net.truth if both else None,
         controls=False,
+        pool="flatten",
         progress=False,
         evaluate=("train", "test") if train_rows else ("test",),
     )

@@ -61,9 +61,9 @@ for _ in range(12):
         nn.functional.cross_entropy(model(train[0][batch]), train[1][batch]).backward()
         optimiser.step()
 
-# By default every value of a feature map counts: hundreds of thousands a layer at 224 × 224 pixels.
-# Their means over the image are as many as there are channels, and fast.
-table = us.list_layers(model, train, pool="mean")
+# Feature maps are read as grids of 2 × 2 means, layer1@2x2: whole ones have hundreds of thousands
+# of values at 224 × 224 pixels. pool="flatten" reads them whole, pool="mean" as one mean a channel.
+table = us.list_layers(model, train)
 print(table[table["default"]].to_string(index=False))
-decoding = us.decode(model, train, test=test, pool="mean")
+decoding = us.decode(model, train, test=test)
 print(decoding.verdict)

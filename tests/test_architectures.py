@@ -110,13 +110,14 @@ def test_resnet18_has_the_parameters_that_the_paper_describes():
     ],
 )
 def test_probed_layers_have_the_widths_that_the_paper_gives(arch, shape, widths):
-    layers = list_layers(build(arch, shape, 10, seed=0), torch.randn(2, *shape)).set_index("layer")
+    layers = list_layers(build(arch, shape, 10, seed=0), torch.randn(2, *shape), "flatten")
+    layers = layers.set_index("layer")
     assert layers.loc[list(PROBED[arch]), "width"].tolist() == widths
 
 
 def test_resnet18_layers_are_maps_until_they_are_pooled_to_a_row():
     model = build("resnet18", (3, 32, 32), 10, seed=0)
-    layers = list_layers(model, torch.randn(2, 3, 32, 32)).set_index("layer")
+    layers = list_layers(model, torch.randn(2, 3, 32, 32), "flatten").set_index("layer")
     assert layers.loc[list(PROBED["resnet18"][1:]), "shape"].tolist() == [
         (64, 16, 16),
         (64, 16, 16),

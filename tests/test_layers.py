@@ -16,10 +16,12 @@ from underscript.errors import DataError, LayerError, ModelError
 from underscript.layers import resolve
 
 
-def captured(model: nn.Module, x: Tensor, layers: object = None) -> dict[str, Tensor]:
+def captured(
+    model: nn.Module, x: Tensor, layers: object = None, pool: object = None
+) -> dict[str, Tensor]:
     """Run the model once over `x`, as `decode` does, and return every chosen layer's rows."""
     source = Source(x, "inputs", batch_size=7)
-    places = resolve(survey(model, source.first(3)), model, layers)
+    places = resolve(survey(model, source.first(3), pool=pool), model, layers)
     taps = [place.tap for place in places]
     with undisturbed(model):
         parts = [r.layers for r in stream(model, source, taps, torch.device("cpu"), stage="test")]
@@ -29,14 +31,16 @@ def captured(model: nn.Module, x: Tensor, layers: object = None) -> dict[str, Te
 DEFAULTS = {
     "mlp": ["input", "relu1", "relu2"],
     "residual": [
-        "input", "relu", "layer1.0.relu#0", "layer1.0", "layer1.1.relu#0", "layer1", "fc:input",
+        # The pool that follows layer1 makes of it what is read as layer1@2x2.
+        "input", "relu@2x2", "layer1.0.relu#0@2x2", "layer1.0@2x2", "layer1.1.relu#0@2x2",
+        "fc:input",
     ],
     "functional": ["input", "fc2:input", "readout:input"],
     "transformer": [
         "input", "encoder.layers.0", "encoder", "head:input",
     ],
     "attention": ["input", "attn[0]", "head:input"],
-    "conv-only": ["input", "act"],
+    "conv-only": ["input", "act@2x2"],
     "tuple": ["input", "body"],
     "dict": ["input", "body"],
     "object": ["input", "body"],
@@ -99,7 +103,7 @@ def test_rows_are_what_each_layer_gave_despite_in_place_relu_and_residual_additi
     # The batch norm's output is overwritten by `out += x`, then by the shared in-place ReLU.
     model, (x, _) = models.build("residual"), models.data_for("residual")
     expected = by_hand_residual(model, x)
-    rows = captured(model, x, list(expected))
+    rows = captured(model, x, list(expected), "flatten")
     assert set(rows) == set(expected)
     for name, value in expected.items():
         torch.testing.assert_close(rows[name], value.flatten(1), msg=lambda m, n=name: f"{n}: {m}")
@@ -256,7 +260,8 @@ def test_choosing_layers_of_the_mlp(layers, expected):
 )
 def test_choosing_layers_of_the_residual_network(layers, expected):
     model, (x, _) = models.build("residual"), models.data_for("residual")
-    assert list(captured(model, x, layers)) == expected
+    assert list(captured(model, x, layers, "flatten")) == expected
+    assert list(captured(model, x, layers)) == [f"{name}@2x2" for name in expected]
 
 
 def test_a_part_of_a_tuple_is_named_by_its_key():

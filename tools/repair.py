@@ -54,7 +54,7 @@ def measure(work: Work, epochs: int) -> None:
     started = time.perf_counter()
     found = us.decode(
         model, train, holdout=holdout, layers=work.plan.pair.layers, controls=False,
-        evaluate=("test",), seed=work.cell.seed,
+        evaluate=("test",), pool="flatten", seed=work.cell.seed,
     )  # fmt: skip
     tell(f"c = {work.cell.corruption:g}: seconds to decode", time.perf_counter() - started, ".0f")
     tell("the network itself", accuracy(model))

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ._pooling import MASK, POOLS, WORDS, pooled, token_mask, words
+from ._pooling import CHOICES, MASK, TOKENS, WORDS, is_pool, pooled, token_mask, words
 from .errors import LayerError, ModelError
 
 if TYPE_CHECKING:
@@ -40,8 +40,9 @@ class Tap:
         How many calls one forward pass makes, as seen when the layers were listed.
     width : int
         Values a row, as seen then; 0 where it is not known.
-    pool : {"flatten", "first", "mean", "last", "words"}
-        How a sample's tokens become one row; an input of word numbers is read as its words.
+    pool : str
+        How a sample's tokens (``"first"``, ``"mean"``, ``"last"``) or feature map (``"mean"``,
+        ``"2x2"``, …) become one row; an input of word numbers is read as its ``"words"``.
     """
 
     name: str
@@ -54,8 +55,9 @@ class Tap:
     pool: str = "flatten"
 
     def __post_init__(self) -> None:
-        if self.pool not in (*POOLS, WORDS):  # a saved decoder may have been edited
-            raise ValueError(f"pool: expected one of {', '.join(POOLS)}; found {self.pool!r}")
+        # A saved decoder may have been edited.
+        if not isinstance(self.pool, str) or not (is_pool(self.pool) or self.pool == WORDS):
+            raise ValueError(f"pool: expected one of {CHOICES}; found {self.pool!r}")
 
 
 class Reached(Exception):  # noqa: N818 - no error: all taps have seen their layers
@@ -97,7 +99,7 @@ class Tapped:
         DataError
             If the mask is no mask.
         """
-        if any(tap.pool != "flatten" for tap in self.taps):
+        if any(tap.pool in (*TOKENS, WORDS) for tap in self.taps):
             self._mask = token_mask(batch, where)
         for tap in self.taps:
             if tap.side == "model":

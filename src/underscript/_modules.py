@@ -5,7 +5,13 @@ from collections import Counter
 
 from torch import nn
 
-__all__ = ["is_activation", "parts_of_blocks"]
+__all__ = [
+    "channels_of_signals",
+    "is_activation",
+    "normalised_widths",
+    "parts_of_blocks",
+    "reads_sequences",
+]
 
 # Probabilities over classes or attention weights, not representations.
 _NOT_ACTIVATIONS = (nn.Softmax, nn.Softmax2d, nn.LogSoftmax, nn.Softmin, nn.MultiheadAttention)
@@ -62,3 +68,30 @@ def is_activation(module: nn.Module) -> bool:
         return True
     own = next(module.parameters(), None) is not None
     return not own and bool(_ACTIVATION_NAME.search(type(module).__name__))
+
+
+def channels_of_signals(model: nn.Module) -> frozenset[int]:
+    """Return how many channels a network's 1-D convolutions have; none if it may have tokens too.
+
+    Both are two axes, of which channels come first and a token's values last.
+    """
+    modules = list(model.modules())
+    tokens = (nn.Embedding, nn.RNNBase, nn.LayerNorm)
+    if any(isinstance(module, tokens) or _is_attention(module) for module in modules):
+        return frozenset()
+    found = [module for module in modules if isinstance(module, nn.Conv1d)]
+    return frozenset(n for each in found for n in (each.in_channels, each.out_channels))
+
+
+def normalised_widths(model: nn.Module) -> frozenset[int]:
+    """Return the widths of a network's layer norms."""
+    norms = [module for module in model.modules() if isinstance(module, nn.LayerNorm)]
+    return frozenset(module.normalized_shape[-1] for module in norms)
+
+
+def reads_sequences(model: nn.Module) -> bool:
+    """Say whether two axes of a network's input may be a sequence rather than an image."""
+    modules = list(model.modules())
+    if any(isinstance(module, nn.Conv2d) for module in modules):
+        return False
+    return any(isinstance(m, nn.Conv1d | nn.RNNBase) or _is_attention(m) for m in modules)

@@ -20,7 +20,7 @@ def fingerprints(batch: Batch) -> NDArray[np.uint64]:
     same number with a probability of some 2⁻³².
     """
     inputs = inputs_of(batch)
-    return np.empty(0, dtype=np.uint64) if inputs is None else _fingerprints(inputs)
+    return np.empty(0, dtype=np.uint64) if inputs is None else fingerprints_of(inputs)
 
 
 def inputs_of(batch: Batch) -> Tensor | None:
@@ -29,7 +29,8 @@ def inputs_of(batch: Batch) -> Tensor | None:
     return next((value for value in values if per_sample(value, batch.size)), None)
 
 
-def _fingerprints(inputs: Tensor) -> NDArray[np.uint64]:
+def fingerprints_of(inputs: Tensor) -> NDArray[np.uint64]:
+    """Return the fingerprint of each row of one tensor, uint64 (n,)."""
     rows = inputs.detach().flatten(1) if inputs.ndim > 1 else inputs.detach()[:, None]
     # In one form whatever the precision: data sets may be stored in different ones.
     rows = rows.to(torch.float32) if rows.is_floating_point() else rows.to(torch.int32)

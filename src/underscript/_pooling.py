@@ -1,9 +1,14 @@
-"""How a layer that gives several vectors a sample, one a token, becomes one row a sample."""
+"""How a layer that gives tokens or a feature map becomes one row a sample."""
 
+import functools
+import math
+import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from .errors import DataError, LayerError
@@ -13,8 +18,19 @@ if TYPE_CHECKING:
 
 # `flatten` keeps all values side by side; the others are of one token's width.
 POOLS = ("flatten", "first", "mean", "last")
+# These are of tokens; feature maps have a mean too.
+TOKENS = ("first", "mean", "last")
+# What fits the layer: the mean of tokens that a mask is known of, a grid of a feature map's means.
+AUTO = "auto"
 # How the input of a network that embeds words is read: which words there are, and how often.
 WORDS = "words"
+# What to say where others are expected.
+CHOICES = f"{', '.join(POOLS)} or a grid such as 2x2"
+# Rows and columns of means: 2x2, 1x4.
+_GRID = re.compile(r"([1-9][0-9]{0,3})x([1-9][0-9]{0,3})")
+# A feature map is read as so many rows and columns of means; so many numbers at most. The input,
+# which has few channels, takes as fine a grid as that allows.
+_SIDE, _MOST = 2, 2048
 # So many words at most have a place of their own; of more, several share one.
 _PLACES = 1024
 # Under this name a batch says which tokens are words (1) and which are padding (0).
@@ -35,25 +51,88 @@ def as_pools(pool: PoolChoice) -> tuple[str, ...] | None:
         return None
     given = [pool] if isinstance(pool, str) else list(pool)
     names = [part.strip() for each in given for part in str(each).split(",") if part.strip()]
-    if not names or not set(names) <= set(POOLS):
-        raise DataError(f"pool: expected some of {', '.join(POOLS)}; found {pool!r}")
+    if names == [AUTO]:
+        return None
+    if not names or not all(is_pool(name) for name in names):
+        raise DataError(f"pool: expected some of {CHOICES}; found {pool!r}")
     return tuple(dict.fromkeys(names))
 
 
-def can_pool(shape: tuple[int, ...], pool: str, tokens: int | None) -> bool:
-    """Say whether a layer of this shape (of one sample) can be pooled so.
+def is_pool(name: str) -> bool:
+    """Say whether this is the name of a way to read layers."""
+    return name in POOLS or _GRID.fullmatch(name) is not None
 
-    Layers of tokens are (tokens, width), with as many tokens as the mask has where there is one;
-    feature maps (channels, height, width) have a mean.
 
-    Parameters
+def grid_of(pool: str) -> tuple[int, int] | None:
+    """Return the rows and columns of a grid of means, or None if it is another way."""
+    found = _GRID.fullmatch(pool)
+    return (int(found[1]), int(found[2])) if found else None
+
+
+def rank_of(pool: str) -> tuple[int, int, str]:
+    """Return where a way stands among those in which one layer is read."""
+    ways = [*POOLS, WORDS]
+    rows, columns = grid_of(pool) or (0, 0)
+    return (ways.index(pool) if pool in ways else len(ways)), rows * columns, pool
+
+
+@dataclass(frozen=True)
+class Axes:
+    """What tells the axes of a network's layers apart.
+
+    Attributes
     ----------
     tokens : int or None
-        Length of the batch's mask.
+        Length of the batch's mask, if it has one: weights of attention are no maps.
+    channels : frozenset of int
+        Those that 1-D convolutions have, in a network where two axes cannot be tokens.
+    normalised : frozenset of int
+        Widths of layer norms: in some networks channels are the last axis of a map.
     """
-    if len(shape) == 3:
-        return pool == "mean" and tokens is None
-    return pool != "flatten" and len(shape) == 2 and tokens in (None, shape[0])
+
+    tokens: int | None = None
+    channels: frozenset[int] = frozenset()
+    normalised: frozenset[int] = frozenset()
+
+    def map_of(self, shape: tuple[int, ...]) -> tuple[int, int, int] | None:
+        """Return the channels, height and width of a feature map, or None if a layer is none."""
+        if len(shape) == 3 and (self.tokens is None or self.tokens not in shape[1:]):
+            last = shape[0] == shape[1] != shape[2] and shape[2] in self.normalised
+            return None if last else (shape[0], shape[1], shape[2])
+        if len(shape) == 2 and self.tokens is None and shape[0] in self.channels:
+            return shape[0], 1, shape[1]
+        return None
+
+    def can_pool(self, shape: tuple[int, ...], pool: str) -> bool:
+        """Say whether a layer of this shape (of one sample) can be pooled so.
+
+        Layers of tokens are (tokens, width), with as many tokens as the mask has where there is
+        one; feature maps have a mean, and grids of means that are no finer than they are.
+        """
+        found, grid = self.map_of(shape), grid_of(pool)
+        if grid is not None:
+            return found is not None and grid[0] <= found[1] and grid[1] <= found[2]
+        if len(shape) == 3:
+            return pool == "mean" and found is not None
+        return pool != "flatten" and len(shape) == 2 and self.tokens in (None, shape[0])
+
+
+def usual_grid(map_shape: tuple[int, int, int], finest: bool = False) -> str | None:
+    """Return the grid of means that a feature map is read as, or None if it stays as it is.
+
+    Two rows and two columns (of one axis: four), or one mean where that is too many numbers; with
+    `finest`, as many as there may be.
+    """
+    channels, height, width = map_shape
+    if finest:
+        if math.prod(map_shape) <= _MOST:
+            return None
+        many = max(_MOST // channels, 1)
+    else:
+        many = _SIDE**2 if _SIDE**2 * channels <= _MOST else 1
+    side = math.isqrt(many)
+    grid = (1, min(many, width)) if height == 1 else (min(side, height), min(side, width))
+    return None if grid == (height, width) else f"{grid[0]}x{grid[1]}"
 
 
 def token_mask(batch: "Batch", where: str) -> Tensor | None:
@@ -88,7 +167,7 @@ def token_mask(batch: "Batch", where: str) -> Tensor | None:
 
 
 def pooled(value: Tensor, pool: str, mask: Tensor | None, name: str) -> Tensor:
-    """Return one vector a sample, (n, width), of tokens (n, tokens, width); see `can_pool`.
+    """Return one vector a sample, (n, width), of tokens or feature maps; see `Axes.can_pool`.
 
     Padding adds nothing: `first` and `last` are the first and the last token that the mask keeps,
     on whichever side the padding is.
@@ -98,6 +177,9 @@ def pooled(value: Tensor, pool: str, mask: Tensor | None, name: str) -> Tensor:
     LayerError
         If the value has no tokens, or others than the mask.
     """
+    grid = grid_of(pool)
+    if grid is not None:
+        return _grid_means(value, grid, name)
     if value.ndim == 4 and pool == "mean":
         return value.mean((2, 3))
     if value.ndim != 3 or (mask is not None and mask.shape[1] != value.shape[1]):
@@ -118,6 +200,37 @@ def pooled(value: Tensor, pool: str, mask: Tensor | None, name: str) -> Tensor:
         number = number.flip(0)
     at = (mask * number).argmax(1)
     return value.gather(1, at[:, None, None].expand(-1, 1, value.shape[2]))[:, 0]
+
+
+def _grid_means(value: Tensor, grid: tuple[int, int], name: str) -> Float[Tensor, "n width"]:
+    """Return the means of a feature map's cells, channel by channel and row by row."""
+    if value.ndim == 3 and grid[0] == 1:
+        value = value[:, :, None]
+    if value.ndim != 4:
+        raise LayerError(
+            f"layer {name!r}: expected a feature map, shape (n, channels, height, width); "
+            f"found {tuple(value.shape)}"
+        )
+    if not torch.compiler.is_compiling():
+        # Unlike products it rounds nothing where TF32 or autocast are allowed.
+        return torch.nn.functional.adaptive_avg_pool2d(value, grid).flatten(1)
+    # The same as two products: for export there is no pool of sizes that do not divide.
+    down, across = (
+        torch.tensor(_averages(size, cells), dtype=value.dtype, device=value.device)
+        for size, cells in zip(value.shape[2:], grid, strict=True)
+    )
+    means = ((value @ across.T).transpose(2, 3) @ down.T).transpose(2, 3)
+    return means.flatten(1)
+
+
+@functools.lru_cache(maxsize=64)
+def _averages(size: int, cells: int) -> tuple[tuple[float, ...], ...]:
+    """Return the matrix (cells, size) that takes the mean of neighbours for each cell."""
+    rows = []
+    for cell in range(cells):
+        start, end = cell * size // cells, -(-(cell + 1) * size // cells)
+        rows.append(tuple(1 / (end - start) if start <= n < end else 0.0 for n in range(size)))
+    return tuple(rows)
 
 
 def places_for(vocabulary: int) -> int:

@@ -1,7 +1,7 @@
 """What one forward pass shows: every place where a layer can be read, and how many classes."""
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -19,8 +19,19 @@ from ._capture import (
     undisturbed,
 )
 from ._device import device_of
-from ._modules import is_activation, parts_of_blocks
-from ._pooling import WORDS, PoolChoice, as_pools, can_pool, places_for, token_mask
+from ._modules import channels_of_signals, is_activation, normalised_widths, parts_of_blocks
+from ._pooling import (
+    AUTO,
+    WORDS,
+    Axes,
+    PoolChoice,
+    as_pools,
+    grid_of,
+    places_for,
+    pooled,
+    token_mask,
+    usual_grid,
+)
 from ._stream import forward, placed
 from .errors import ModelError
 
@@ -34,7 +45,8 @@ class Place:
     """A layer as seen in one forward pass over an example.
 
     `shape` is that of one sample; `key` tells whether two places hold the same tensor; `weighted`
-    is true of the output of a module with a weight matrix (linear, convolution).
+    is true of the output of a module with a weight matrix (linear, convolution). Read by one of
+    the pools in `doubled` it holds the rows of a later default: what global pooling makes of it.
     """
 
     tap: Tap
@@ -45,6 +57,7 @@ class Place:
     weighted: bool = False
     candidate: bool = False
     default: bool = False
+    doubled: tuple[str, ...] = ()
 
     @property
     def width(self) -> int:
@@ -61,14 +74,19 @@ class Place:
 class Survey:
     """What one forward pass shows: the places that a tap can read, in order, and the classes.
 
-    `pools` says how tokens are read that no name says it of, and `tokens` how many the batch's
-    mask has, if it has one.
+    `pools` says how tokens and feature maps are read that no name says it of, and `axes` what tells
+    these apart.
     """
 
     whole: list[Place]
     n_classes: int
     pools: tuple[str, ...] = ("flatten",)
-    tokens: int | None = None
+    axes: Axes = field(default_factory=Axes)
+
+    @property
+    def tokens(self) -> int | None:
+        """How many tokens the batch's mask has, if it has one."""
+        return self.axes.tokens
 
     @property
     def all_places(self) -> list[Place]:
@@ -81,27 +99,38 @@ class Survey:
         return [place for place in self.all_places if place.default or place.tap.side != "input"]
 
     def read(self, place: Place) -> list[Place]:
-        """Return a place as `pools` says; what has no tokens as it is."""
+        """Return a place as `pools` says; what cannot be read so as it is."""
         if place.tap.side == "model":
             return [self._input(place)]
+        if self.pools == (AUTO,):
+            return [self._usual(place)]
         read = [self.read_as(place, pool) for pool in self.pools]
         return [each for each in read if each is not None] or [place]
 
     def read_as(self, place: Place, pool: str) -> Place | None:
-        """Return a place read in one way, or None if it has no tokens to read so."""
+        """Return a place read in one way, or None if it cannot be read so."""
         if pool == "flatten":
             return place
         if place.tap.side == "model" and pool == self._input(place).tap.pool:
             return self._input(place)
-        return _pooled(place, pool) if can_pool(place.shape, pool, self.tokens) else None
+        return _pooled(place, pool) if self.axes.can_pool(place.shape, pool) else None
+
+    def _usual(self, place: Place, finest: bool = False) -> Place:
+        """Return a place as what it is asks for: words' mean, a grid of a map, else all of it."""
+        found = self.axes.map_of(place.shape)
+        if found is not None:
+            pool = usual_grid(found, finest)
+        else:
+            words = self.tokens is not None and self.axes.can_pool(place.shape, "mean")
+            pool = "mean" if words else None
+        return place if pool is None else _pooled(place, pool)
 
     def _input(self, place: Place) -> Place:
         """Return the control of all layers: one, under one name, without padding."""
-        masked = self.tokens is not None and can_pool(place.shape, "mean", self.tokens)
-        if not masked or self.pools == ("flatten",):
+        if self.pools == ("flatten",) or place.tap.pool == WORDS:
             return place
-        mean = _pooled(place, "mean")
-        return replace(mean, tap=replace(mean.tap, name=INPUT))
+        read = self._usual(place, finest=True)
+        return replace(read, tap=replace(read.tap, name=INPUT))
 
 
 def survey(
@@ -113,7 +142,8 @@ def survey(
     """Run one batch and note every module's inputs and outputs.
 
     Places with no floating tensor, or whose first dimension is not the batch, are left out.
-    Without `pool` the mean is taken of tokens that the batch has a mask for.
+    Without `pool` the mean is taken of tokens that the batch has a mask for, and a grid of means of
+    feature maps.
 
     Raises
     ------
@@ -124,7 +154,7 @@ def survey(
     """
     pools = as_pools(pool)
     mask = None if pools == ("flatten",) else token_mask(batch, "example")
-    pools = pools or (("flatten",) if mask is None else ("mean",))
+    pools = pools or (AUTO,)
     recorder = _Recorder(batch.size)
     device = device or device_of(model)
     # Converted first, so that the input and what the first layer takes are one tensor.
@@ -133,14 +163,22 @@ def survey(
         logits = forward(model, batch, device, "example")
     _check_readout(recorder, batch.size)
     whole = _mark_defaults(_with_input(recorder.named(), batch, model), model)
-    return Survey(whole, logits.shape[1], pools, None if mask is None else mask.shape[1])
+    tokens = None if mask is None else mask.shape[1]
+    axes = Axes(tokens, channels_of_signals(model), normalised_widths(model))
+    whole[1:] = _mark_doubled(whole[1:], recorder.held, axes)
+    return Survey(whole, logits.shape[1], pools, axes)
 
 
 def _pooled(place: Place, pool: str) -> Place:
     """Return a place of tokens or feature maps, pooled."""
-    width = place.shape[0] if len(place.shape) == 3 else place.shape[1]
+    grid = grid_of(pool)
+    if grid is not None:
+        width = place.shape[0] * grid[0] * grid[1]
+    else:
+        width = place.shape[0] if len(place.shape) == 3 else place.shape[1]
     tap = replace(place.tap, name=f"{place.tap.name}@{pool}", width=width, pool=pool)
-    return replace(place, tap=tap, shape=(width,))
+    default = place.default and pool not in place.doubled
+    return replace(place, tap=tap, shape=(width,), default=default)
 
 
 class _Recorder:
@@ -289,6 +327,35 @@ def _mark_defaults(places: list[Place], model: nn.Module) -> list[Place]:
             best[place.key] = place
     names = {place.tap.name for place in best.values()}
     return [replace(p, default=p.default or p.tap.name in names) for p in places]
+
+
+def _mark_doubled(places: list[Place], held: list[Tensor], axes: Axes) -> list[Place]:
+    """Mark the feature maps of which a pooling module makes what a grid of means would."""
+    rows = {
+        number: held[number].reshape(len(held[number]), -1)
+        for number, place in enumerate(places)
+        if place.default and len(place.shape) == 1
+    }
+    marked = []
+    for place, value in zip(places, held, strict=True):
+        found = axes.map_of(place.shape) if place.default else None
+        # Not where the tensor has been changed since it was seen.
+        if found is not None and _key(value) == place.key:
+            pools = {usual_grid(found), "mean"} if len(place.shape) == 3 else {usual_grid(found)}
+            doubled = [
+                pool
+                for pool in sorted(pool for pool in pools if pool is not None)
+                if any(_same_rows(pooled(value, pool, None, ""), each) for each in rows.values())
+            ]
+            place = replace(place, doubled=tuple(doubled))
+        marked.append(place)
+    return marked
+
+
+def _same_rows(one: Tensor, other: Tensor) -> bool:
+    # Rows of zeros, as of units that are off, are no sign.
+    same = one.shape == other.shape and bool((other != 0).any())
+    return same and torch.allclose(one, other, rtol=1e-4, atol=1e-6)
 
 
 def _check_readout(seen: _Recorder, size: int) -> None:

@@ -23,7 +23,7 @@ from ._class_names import read_names
 from ._cli_repair import add_repair, add_weights
 from ._device import as_bytes
 from ._files import fresh_folder
-from ._pooling import POOLS
+from ._pooling import CHOICES
 from ._run_folder import is_run
 from ._team import joined
 from ._user import load_data, load_model
@@ -450,8 +450,9 @@ def _add_decode_options(command: argparse.ArgumentParser) -> None:
 def _add_pool(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--pool", type=_names, metavar="NAMES",
-        help=f"how layers of tokens are read, comma-separated: {', '.join(POOLS)} (default: mean "
-        "where the data have an attention_mask, else flatten); for one layer: --layers NAME@mean",
+        help=f"how tokens and feature maps are read, comma-separated: {CHOICES} (default: maps "
+        "as 2x2, tokens with an attention_mask as mean, all else as flatten); for one layer: "
+        "--layers NAME@mean",
     )  # fmt: skip
 
 

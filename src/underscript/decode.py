@@ -121,11 +121,15 @@ def decode(
         and ridge itself (probe ``auto`` of the table). Otherwise it is the best of `probes` on the
         hold-out; without one, on a tenth of the training data that is kept from the decoders, a
         poor substitute.
-    pool : str or sequence of {"first", "mean", "last", "flatten"}, optional
-        How layers of tokens, shape (tokens, width), become one row a sample; each way is a layer
-        of its own, named ``layer@mean``. Padding is left out as the batches' ``attention_mask``
-        says. By default the mean where there is such a mask, else all values side by side. Of
-        feature maps, shape (channels, height, width), the mean is taken over their area.
+    pool : str or sequence of str, optional
+        How feature maps, shape (channels, height, width), and layers of tokens, shape (tokens,
+        width), become one row a sample; each way is a layer of its own, named ``layer@2x2``,
+        ``layer@mean``. A grid such as ``"2x2"`` is that of a map's means. ``"mean"`` is the mean
+        of a map's whole area or of all tokens, ``"first"`` and ``"last"`` one of these, without
+        padding as the batches' ``attention_mask`` says; ``"flatten"`` keeps all values side by
+        side. By default maps are read as 2x2 (or 1x1: at most 2,048 numbers), an image that is the
+        input as the finest grid of at most 2,048 numbers, tokens that a mask is known of as their
+        mean, and all else whole.
     class_names : sequence of str, optional
         Names of all classes in the order of the model's read-out: shown with label issues, and
         what labels that are text stand for.

@@ -4,7 +4,8 @@ A layer is named as PyTorch names its module (``layer1.0``, ``fc2``). A module t
 several times in one forward pass gives one layer a call (``relu#0``, ``relu#1``); a part of a
 tuple or dict output is named by its key (``attn[0]``, ``encoder["last_hidden_state"]``);
 ``name:input`` is what goes into a module, and ``input`` what goes into the model. Of a layer of
-tokens, ``name@mean`` is their mean, ``name@first`` and ``name@last`` one of them.
+tokens, ``name@mean`` is their mean, ``name@first`` and ``name@last`` one of them. Of a feature map,
+``name@2x2`` is a grid of means and ``name@mean`` the mean of all.
 """
 
 import difflib
@@ -16,7 +17,7 @@ import pandas as pd
 from torch import nn
 
 from ._capture import Tap, undisturbed
-from ._pooling import POOLS, WORDS, PoolChoice
+from ._pooling import AUTO, CHOICES, WORDS, PoolChoice, grid_of, is_pool, rank_of
 from ._stream import Source
 from ._survey import INPUT, Place, Survey, survey
 from .errors import LayerError
@@ -36,7 +37,7 @@ def list_layers(model: nn.Module, example: Any, pool: PoolChoice = None) -> pd.D
     example : Dataset, DataLoader, pair of arrays, or array of inputs
         Where to take the few samples from, such as the training data.
     pool : str or iterable of str, optional
-        How layers of tokens are read; see `decode`.
+        How tokens and feature maps are read; see `decode`.
 
     Returns
     -------
@@ -76,18 +77,20 @@ def resolve(seen: Survey, model: nn.Module, layers: LayerChoice) -> list[Place]:
     layers : str, iterable of str, callable or None
         Names; globs, in which ``*`` stands for anything within one component and ``**`` also
         across dots; or a predicate ``(name, module) -> bool``. None means the defaults. After a
-        name or glob ``@first``, ``@mean``, ``@last`` or ``@flatten`` says how tokens are read.
+        name or glob ``@first``, ``@mean``, ``@last``, ``@2x2`` or ``@flatten`` says how tokens or
+        feature maps are read.
 
     Raises
     ------
     LayerError
         If a name or glob matches nothing (the message names the three closest), or names a
-        module that the forward pass does not call, or a layer without tokens is to be pooled.
+        module that the forward pass does not call, or a layer that has none is to be pooled.
     """
     places = seen.whole
     modules = dict(model.named_modules(remove_duplicate=False))
     if layers is None:
-        found = [each for place in places if place.default for each in seen.read(place)]
+        read = [each for place in places if place.default for each in seen.read(place)]
+        found = [place for place in read if place.default]
     elif callable(layers):
         wanted = {name for name, module in modules.items() if name and layers(name, module)}
         found = [p for p in _main(places) if p.tap.module in wanted and p.tap.side == "output"]
@@ -101,17 +104,14 @@ def resolve(seen: Survey, model: nn.Module, layers: LayerChoice) -> list[Place]:
             raise LayerError("expected at least one layer name; found none")
         found = [place for pattern in patterns for place in _read(seen, modules, pattern)]
     flat = all(place.tap.pool in ("flatten", WORDS) for place in found)
-    if flat and seen.tokens is None and seen.pools != ("flatten",):
+    if flat and seen.tokens is None and seen.pools not in (("flatten",), (AUTO,)):
         raise LayerError(
-            f"pool: expected a layer of tokens, shape (tokens, width), to take the "
+            f"pool: expected a layer of tokens, shape (tokens, width), or feature maps to take the "
             f"{' and '.join(seen.pools)} of; none of the {len(found)} layers is one"
         )
     spots = {place.spot: number for number, place in enumerate(places)}
     by_name = {place.tap.name: place for place in found}
-    ways = [*POOLS, WORDS]
-    return sorted(
-        by_name.values(), key=lambda place: (spots[place.spot], ways.index(place.tap.pool))
-    )
+    return sorted(by_name.values(), key=lambda p: (spots[p.spot], rank_of(p.tap.pool)))
 
 
 def _read(seen: Survey, modules: dict[str, nn.Module], pattern: str) -> list[Place]:
@@ -119,18 +119,18 @@ def _read(seen: Survey, modules: dict[str, nn.Module], pattern: str) -> list[Pla
     name, at, pool = pattern.rpartition("@")
     if not at or any(place.tap.name == pattern for place in seen.whole):
         return [each for p in _match(seen.whole, modules, pattern) for each in seen.read(p)]
-    if pool not in POOLS:
-        raise LayerError(
-            f"{pattern!r}: expected one of {', '.join(POOLS)} after the @; found {pool!r}"
-        )
+    if not is_pool(pool):
+        raise LayerError(f"{pattern!r}: expected one of {CHOICES} after the @; found {pool!r}")
     matching = _match(seen.whole, modules, name)
     found = [each for p in matching if (each := seen.read_as(p, pool)) is not None]
     if not found:
         first = matching[0]
         tokens = "tokens" if seen.tokens is None else f"{seen.tokens} tokens as the mask has"
+        expected = f"a layer of {tokens}, shape (tokens, width)"
+        if (grid := grid_of(pool)) is not None:
+            expected = f"feature maps, at least {grid[0]} high and {grid[1]} wide"
         raise LayerError(
-            f"{pattern!r}: expected a layer of {tokens}, shape (tokens, width); "
-            f"{first.tap.name!r} has shape {first.shape}"
+            f"{pattern!r}: expected {expected}; {first.tap.name!r} has shape {first.shape}"
         )
     return found
 

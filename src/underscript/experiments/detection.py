@@ -113,7 +113,7 @@ def fast_ways(work: Work, told: dict[str, Any], *, neighbours: bool = True) -> I
     began, cpu = _clock()
     found = decode(
         network, (data.images, data.given), layers=work.plan.pair.layers, controls=False,
-        subspace_labels=("corrupted",), evaluate=(), device=work.plan.device,
+        subspace_labels=("corrupted",), evaluate=(), pool="flatten", device=work.plan.device,
         seed=work.cell.seed, progress=work.progress,
     )  # fmt: skip
     issues = found.label_issues()

@@ -92,7 +92,7 @@ def _layers(work: Work) -> Iterator[_Layer]:
     train, test = work.data.train.images, work.data.test.images
     with undisturbed(network):
         example = Source((train[:3], work.data.train.given[:3]), "train").first(3)
-        seen = survey(network, example, device)
+        seen = survey(network, example, device, "flatten")
         places = resolve(seen, network, work.plan.pair.layers)
         for group in _groups(places, len(train) + len(test)):
             of_train, of_test = (
@@ -122,7 +122,7 @@ def rows_of(
     device = torch.device(work.plan.device)
     with undisturbed(network):
         example = Source((images[:3], np.zeros(len(images[:3]), dtype=np.int64)), "rows").first(3)
-        places = resolve(survey(network, example, device), network, layers)
+        places = resolve(survey(network, example, device, "flatten"), network, layers)
         return _rows(work, network, places, device, images)
 
 

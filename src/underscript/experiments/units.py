@@ -215,7 +215,9 @@ def _summary(
 def _decoded(work: Work, model: nn.Module, **settings: Any) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Decode a network with the cell's labels."""
     train, test = work.data.train, work.data.test
-    settings = {"layers": work.plan.pair.layers, "controls": False, "auto": False, **settings}
+    # Published rows are whole layers.
+    usual: dict[str, Any] = {"layers": work.plan.pair.layers, "controls": False, "auto": False}
+    settings = {**usual, "pool": "flatten", **settings}
     found = decode(
         model,
         (train.images, train.given),
@@ -339,7 +341,8 @@ def _retrained(work: Work, layer: str, tables: list[pd.DataFrame]) -> dict[str, 
     data, test_set = work.data.train, _tensors(work.data.test)
     found = decode(
         model, (data.images, data.given), layers=[layer], controls=False, evaluate=(), auto=False,
-        variance=plan.variance, device=plan.device, seed=work.cell.seed, progress=work.progress,
+        pool="flatten", variance=plan.variance, device=plan.device, seed=work.cell.seed,
+        progress=work.progress,
     )  # fmt: skip
     labels = found.label_issues()["predicted_label"].to_numpy(np.int64, copy=True)
     record = train(

@@ -1,0 +1,602 @@
+"""Perturbed inputs: what happens to a sample depends on the sample alone, and means the same."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+import models
+from underscript._batches import Batch
+from underscript._mixing import below, fractions, mixed, mixed_tensor
+from underscript._notes import Notes
+from underscript.errors import DataError
+from underscript.perturbation import Perturbation, choose_perturbation
+from underscript.perturbation._images import Shifts, image_axes, moved_images
+from underscript.perturbation._numbers import Noise, gaussian, spreads
+from underscript.perturbation._words import WordsDropped
+
+CPU = torch.device("cpu")
+
+
+def batch_of(*args: Tensor, **kwargs: Tensor) -> Batch:
+    size = len([*args, *kwargs.values()][0])
+    index = np.arange(size)
+    return Batch(args, dict(kwargs), index % 3, index, size)
+
+
+def shifts(flips: bool = False, seed: int = 0, **axes: tuple[int, int]) -> Perturbation:
+    change = Shifts(axes or {"0": (2, 3)}, flips)
+    return Perturbation(change.name, True, seed, (change,))
+
+
+def images(n: int = 40, channels: int = 3, height: int = 16, width: int = 16, seed: int = 0):
+    made = np.random.default_rng(seed).random((n, channels, height, width), dtype=np.float32)
+    return torch.from_numpy(made)
+
+
+# Numbers by chance ----------------------------------------------------------------------------
+
+
+@given(st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=20))
+def test_tensors_are_mixed_as_arrays_are(numbers):
+    array = np.array(numbers, dtype=np.uint64)
+    found = mixed_tensor(torch.from_numpy(array.view(np.int64).copy()))
+    np.testing.assert_array_equal(found.numpy().view(np.uint64), mixed(array))
+
+
+def test_mixed_numbers_are_spread_evenly():
+    numbers = mixed_tensor(torch.arange(60_000))
+    counts = torch.bincount(below(numbers, 6))
+    assert len(counts) == 6
+    assert (counts - 10_000).abs().max() < 400  # four standard errors
+    found = fractions(numbers)
+    assert found.min() >= 0
+    assert found.max() < 1
+    assert float(found.mean()) == pytest.approx(0.5, abs=0.01)
+
+
+# Images ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "axes"),
+    [
+        ((2, 3, 32, 32), torch.float32, (2, 3)),
+        ((2, 1, 8, 8), torch.float64, (2, 3)),
+        ((2, 4, 8, 9), torch.float16, (2, 3)),
+        ((2, 28, 28), torch.float32, (1, 2)),
+        ((2, 28, 28), torch.uint8, (1, 2)),
+        ((2, 3, 32, 32), torch.uint8, (2, 3)),
+        ((2, 1, 8, 8), torch.int64, (2, 3)),
+        ((2, 32, 32, 3), torch.float32, (1, 2)),
+        ((2, 28, 28), torch.int64, None),
+        ((2, 28, 28), torch.bool, None),
+        ((2, 5, 8, 8), torch.float32, None),
+        ((2, 3, 1, 1), torch.float32, None),
+        ((2, 3, 8, 2), torch.float32, None),
+        ((2, 64), torch.float32, None),
+        ((2,), torch.float32, None),
+    ],
+)
+def test_what_counts_as_an_image(shape, dtype, axes):
+    assert image_axes(torch.zeros(shape).to(dtype)) == axes
+
+
+@pytest.mark.parametrize("side", [4, 8, 15, 16, 28, 33])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.uint8])
+@pytest.mark.parametrize("strength", [0.3, 1.0, 2.0])
+def test_shifts_keep_shape_type_and_range(side, dtype, strength):
+    x = images(30, 2, side, side + 1)
+    x = (x * 255).to(dtype) if dtype == torch.uint8 else x.to(dtype)
+    before = x.clone()
+    batch = batch_of(x)
+    made = shifts(flips=True)(batch, 0, strength)
+    (found,) = made.args
+    assert torch.equal(x, before)
+    assert (found.shape, found.dtype) == (x.shape, x.dtype)
+    assert (made.size, made.labels is batch.labels, made.index is batch.index) == (30, True, True)
+    assert found.min() >= x.min()
+    assert found.max() <= x.max()
+    assert float(found.double().mean()) == pytest.approx(float(x.double().mean()), rel=0.05)
+
+
+def plain_shift(image: Tensor, down: float, right: float) -> Tensor:
+    """Return one image (height, width) moved, pixel by pixel."""
+    height, width = image.shape
+
+    def at(row: int, column: int) -> float:
+        for _ in range(4):
+            row = -row if row < 0 else 2 * (height - 1) - row if row >= height else row
+            column = (
+                -column if column < 0 else 2 * (width - 1) - column if column >= width else column
+            )
+        return float(image[row, column])
+
+    found = torch.empty_like(image)
+    for row in range(height):
+        for column in range(width):
+            y, x = row + down, column + right
+            top, left = int(np.floor(y)), int(np.floor(x))
+            a, b = y - top, x - left
+            found[row, column] = (
+                (1 - a) * (1 - b) * at(top, left)
+                + a * (1 - b) * at(top + 1, left)
+                + (1 - a) * b * at(top, left + 1)
+                + a * b * at(top + 1, left + 1)
+            )
+    return found
+
+
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (16, 16), (24, 9)])
+@pytest.mark.parametrize("mirror", [False, True])
+def test_every_view_is_a_shift_by_up_to_an_eighth_and_never_none(height, width, mirror):
+    x = images(1, 1, height, width).double()
+    flip = torch.full((1,), mirror)
+    down = [n / 4 for n in range(-4, 5)] if height < 16 else range(-(height // 8), height // 8 + 1)
+    right = [n * width / 32 for n in range(-4, 5)] if width < 16 else range(-2, 3)
+    if height < 16:
+        down = [n * height / 32 for n in range(-4, 5)]
+    every = {}
+    for dy in down:
+        for dx in right:
+            moved = plain_shift(x[0, 0], dy, dx)
+            every[dy, dx] = moved.flip(1) if mirror else moved
+    seen = set()
+    for view in range(2 * len(every)):
+        found = moved_images(x, mixed_tensor(torch.tensor([view])), 1.0, flip)[0, 0]
+        near = [key for key, each in every.items() if torch.allclose(each, found, atol=1e-6)]
+        assert len(near) == 1
+        seen.add(near[0])
+    assert (0, 0) not in seen
+    assert len(seen) > len(every) / 2
+
+
+@given(seed=st.integers(0, 2**32 - 1), side=st.sampled_from([8, 16]), size=st.integers(1, 12))
+@settings(max_examples=20, deadline=None)
+def test_what_happens_to_a_sample_depends_on_no_other(seed, side, size):
+    x = images(12, 1, side, side, seed)
+    change = shifts(flips=True, seed=seed)
+    (whole,) = change(batch_of(x), 3).args
+    parts = [change(batch_of(part), 3).args[0] for part in x.split(size)]
+    assert torch.equal(torch.cat(parts), whole)
+    order = torch.from_numpy(np.random.default_rng(seed).permutation(12))
+    assert torch.equal(change(batch_of(x[order]), 3).args[0], whole[order])
+
+
+def test_views_seeds_and_strengths_differ():
+    batch = batch_of(images(60, height=32, width=32))
+    found = [
+        shifts()(batch, 0).args[0],
+        shifts()(batch, 1).args[0],
+        shifts(seed=1)(batch, 0).args[0],
+        shifts()(batch, 0, 2.0).args[0],
+    ]
+    for number, one in enumerate(found):
+        for other in found[:number]:
+            same = (one == other).flatten(1).all(1).double().mean()
+            assert same < 0.15
+    assert torch.equal(found[0], shifts()(batch, 0).args[0])
+    for strength in (0.0, -1.0, float("nan")):
+        with pytest.raises(DataError, match="strength: expected a number above 0"):
+            shifts()(batch, 0, strength)
+
+
+def test_half_are_flipped_and_shifts_are_even():
+    ramp = torch.arange(16.0).expand(400, 1, 16, 16) + torch.rand(400, 1, 1, 1)
+    (found,) = shifts(flips=True)(batch_of(ramp), 0).args
+    falling = found[:, 0, 8, 8] < found[:, 0, 8, 7]
+    assert 0.4 < falling.double().mean() < 0.6
+    moved = shifts()(batch_of(ramp), 0).args[0][:, 0, 8, 8] - ramp[:, 0, 8, 8]
+    counts = torch.bincount((moved + 2).round().long())
+    assert len(counts) == 5
+    assert counts.min() > 40
+
+
+def test_all_images_of_a_sample_move_alike_whatever_the_order_of_the_inputs():
+    x = images(20, 1)
+    axes = {"left": (2, 3), "right": (1, 2)}
+    change = shifts(flips=True, **axes)
+    one = change(batch_of(left=x, right=x[:, 0], age=torch.ones(20)), 0).kwargs
+    other = change(batch_of(age=torch.ones(20), right=x[:, 0], left=x), 0).kwargs
+    assert list(other) == ["age", "right", "left"]
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert torch.equal(one["left"][:, 0], one["right"])
+    assert torch.equal(one["age"], torch.ones(20))
+
+
+def test_channels_last_are_shifted_as_channels_first():
+    x = images(20)
+    last = shifts(**{"0": (1, 2)})(batch_of(x.permute(0, 2, 3, 1).contiguous()), 0)
+    assert last.args[0].is_contiguous()
+    assert last.args[0].shape == (20, 16, 16, 3)
+    assert not torch.equal(last.args[0], x.permute(0, 2, 3, 1))
+
+
+# Which perturbation is chosen -------------------------------------------------------------------
+
+
+class ByRows(nn.Module):
+    """The band of rows that is brightest: a mirror image means the same."""
+
+    def __init__(self, axis: int = 3) -> None:
+        super().__init__()
+        self.axis = axis
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.float().mean((1, self.axis))
+        return torch.stack([part.sum(1) for part in rows.chunk(4, 1)], 1)
+
+
+class Remembers(nn.Module):
+    """Answers by the exact input alone: a checksum that any change makes another."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        number = (x.double().flatten(1) * torch.arange(1, x[0].numel() + 1)).sum(1) * 1e4
+        return nn.functional.one_hot(number.long() % 5, 5).float()
+
+
+def blobs(axis: int, n: int = 200) -> Tensor:
+    """Return images with one bright band, down (2) or across (3)."""
+    x = images(n, 1) * 0.5
+    for number in range(n):
+        x[number].narrow(axis - 1, 4 * (number % 4), 4).add_(1.0)
+    return x
+
+
+def chosen(network, batch, choice="auto", seed=0):
+    notes = Notes()
+    return choose_perturbation(choice, network, batch, CPU, seed, notes), notes.messages
+
+
+def test_flips_are_taken_where_the_network_answers_them_alike():
+    found, messages = chosen(ByRows(3), batch_of(blobs(2)))
+    assert (found.name, found.fits, messages) == ("shifts and flips", True, [])
+    found, messages = chosen(ByRows(2), batch_of(blobs(3)))
+    assert (found.name, found.fits, messages) == ("shifts", True, [])
+
+
+def test_bytes_are_images_too():
+    x = (blobs(2) * 100).to(torch.uint8)
+    found, _ = chosen(ByRows(3), batch_of(x))
+    (moved,) = found(batch_of(x), 0).args
+    assert found.name == "shifts and flips"
+    assert moved.dtype == torch.uint8
+    assert not torch.equal(moved, x)
+
+
+def test_a_perturbation_answered_by_chance_is_none_and_says_so():
+    found, (message,) = chosen(Remembers(), batch_of(images(300, 1)))
+    assert found is None
+    assert "of 300 inputs with shifts as it does without" in message
+    assert "by chance" in message
+
+
+def test_none_and_what_is_unknown():
+    assert chosen(ByRows(), batch_of(blobs(2)), "none") == (None, [])
+    with pytest.raises(DataError, match="perturb: expected auto, none or a function; found 'wild'"):
+        chosen(ByRows(), batch_of(blobs(2)), "wild")
+
+
+# Words ------------------------------------------------------------------------------------------
+
+
+def texts(n: int = 40, seed: int = 0) -> list[list[int]]:
+    rng = np.random.default_rng(seed)
+    return [rng.integers(1, 50, rng.integers(1, 25)).tolist() for _ in range(n)]
+
+
+def padded(written: list[list[int]], length: int = 24, side: str = "right", pad: int = 7) -> Batch:
+    ids, mask = [], []
+    for text in written:
+        rest = length - len(text)
+        ids.append(text + [pad] * rest if side == "right" else [pad] * rest + text)
+        ones, none = [1] * len(text), [0] * rest
+        mask.append(ones + none if side == "right" else none + ones)
+    return batch_of(input_ids=torch.tensor(ids), attention_mask=torch.tensor(mask))
+
+
+def words_dropped(seed: int = 0) -> Perturbation:
+    return Perturbation("words dropped", True, seed, (WordsDropped(),))
+
+
+def places(batch: Batch, before: Batch) -> list[list[bool]]:
+    """Return for each text which of its words are kept."""
+    masks = zip(batch.kwargs["attention_mask"], before.kwargs["attention_mask"], strict=True)
+    return [new[old != 0].bool().tolist() for new, old in masks]
+
+
+@given(seed=st.integers(0, 2**32 - 1), strength=st.sampled_from([0.5, 1.0, 2.0, 9.0]))
+@settings(max_examples=30, deadline=None)
+def test_about_a_fifth_of_the_words_are_dropped_but_never_the_ends(seed, strength):
+    written = texts(seed=seed)
+    before = padded(written)
+    after = words_dropped(seed)(before, 0, strength)
+    assert after.kwargs["attention_mask"].dtype == torch.int64
+    assert after.kwargs["input_ids"] is before.kwargs["input_ids"]
+    assert (after.kwargs["attention_mask"] <= before.kwargs["attention_mask"]).all()
+    for text, kept in zip(written, places(after, before), strict=True):
+        assert kept[0]
+        assert kept[-1]
+        dropped, n = kept.count(False), len(text)
+        assert dropped == min(max(round(0.2 * strength * n), 1), n // 2, max(n - 2, 0))
+
+
+@given(seed=st.integers(0, 2**32 - 1), size=st.integers(1, 12))
+@settings(max_examples=20, deadline=None)
+def test_a_text_loses_the_same_words_whatever_its_padding_batch_and_order(seed, size):
+    written, change = texts(12, seed), words_dropped(seed)
+    expected = places(change(padded(written), 2), padded(written))
+    for side in ("right", "left"):
+        for pad in (0, 7):
+            found = []
+            for start in range(0, 12, size):
+                part = written[start : start + size]
+                before = padded(part, max(map(len, part)) + 3, side, pad)
+                found += places(change(before, 2), before)
+            assert found == expected
+    batch = padded(written)
+    other = batch_of(**dict(reversed(batch.kwargs.items())))
+    assert places(change(other, 2), batch) == expected
+
+
+def test_every_inner_word_is_dropped_in_some_view_and_views_differ():
+    batch = padded([list(range(1, 13))])
+    found = [tuple(places(words_dropped()(batch, view), batch)[0]) for view in range(60)]
+    assert len(set(found)) > 20
+    assert [any(not kept[place] for kept in found) for place in range(12)] == [
+        False, *[True] * 10, False,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.int32, torch.float32])
+def test_masks_keep_their_type_and_embedded_words_are_no_numbers(dtype):
+    before = padded(texts())
+    mask = before.kwargs["attention_mask"].to(dtype)
+    batch = batch_of(inputs_embeds=torch.randn(40, 24, 3), attention_mask=mask)
+    after = words_dropped()(batch, 0)
+    assert after.kwargs["attention_mask"].dtype == dtype
+    assert not torch.equal(after.kwargs["attention_mask"], mask)
+
+    def forward(inputs_embeds, attention_mask):
+        return inputs_embeds[:, 0]
+
+    found, _ = chosen(Wrapped(forward, nn.Embedding(2, 2)), batch)
+    assert (found.name, found.fits) == ("words dropped", True)
+
+
+class Wrapped(nn.Module):
+    """A function as a network that has some modules."""
+
+    def __init__(self, function, *parts: nn.Module) -> None:
+        super().__init__()
+        self.function, self.parts = function, nn.ModuleList(parts)
+
+    def forward(self, *args, **kwargs):
+        return self.function(*args, **kwargs)
+
+
+def test_texts_without_a_mask_are_not_perturbed_and_it_says_so():
+    x, _ = models.data_for("transformer", 100)
+    found, (message,) = chosen(models.build("transformer"), batch_of(x))
+    assert found is None
+    assert "not perturbed: the inputs are no images or numbers" in message
+    assert "attention_mask" in message
+
+
+def test_texts_too_short_to_lose_a_word_are_not_perturbed():
+    batch = padded([[1, 2], [3], [5, 4]] * 20)
+
+    def forward(input_ids, attention_mask):
+        return nn.functional.one_hot(input_ids[:, 0] % 4, 4).float()
+
+    found, (message,) = chosen(Wrapped(forward), batch)
+    assert found is None
+    assert "of 60 inputs words dropped changed none" in message
+
+
+# Numbers ----------------------------------------------------------------------------------------
+
+
+def test_noise_is_half_a_standard_deviation_of_each_column():
+    scale = torch.tensor([1.0, 10.0, 0.0, 0.1])
+    x = torch.from_numpy(np.random.default_rng(0).normal(size=(4000, 4))).float() * scale + 5
+    change = Perturbation("noise", False, 0, (Noise(spreads({"0": x})),))
+    for strength in (1.0, 0.2):
+        added = change(batch_of(x), 0, strength).args[0] - x
+        torch.testing.assert_close(added.std(0), 0.5 * strength * scale, rtol=0.05, atol=1e-6)
+        assert (added.mean(0).abs() <= 0.05 * strength * scale + 1e-6).all()
+    first, second = (change(batch_of(x), view).args[0] - x for view in (0, 1))
+    both = torch.stack([first[:, 0], second[:, 0], first[:, 1], first[:, 3]])
+    assert (torch.corrcoef(both) - torch.eye(4)).abs().max() < 0.07
+
+
+def test_noise_is_normal():
+    drawn = gaussian(mixed_tensor(torch.arange(3000)), 7)
+    assert drawn.shape == (3000, 7)
+    assert drawn.dtype == torch.float32
+    normal = torch.distributions.Normal(0, 1)
+    for at in (-2.0, -1.0, 0.0, 1.0, 2.0):
+        share = float((drawn < at).double().mean())
+        assert share == pytest.approx(float(normal.cdf(torch.tensor(at))), abs=0.015)
+    assert (torch.corrcoef(drawn.T) - torch.eye(7)).abs().max() < 0.08
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", [(6,), (3, 5), ()])
+def test_noise_keeps_shape_and_type_whatever_the_batch(dtype, shape):
+    x = torch.from_numpy(np.random.default_rng(0).normal(size=(20, *shape))).to(dtype)
+    change = Perturbation("noise", False, 0, (Noise(spreads({"0": x})),))
+    whole = change(batch_of(x), 0).args[0]
+    assert (whole.shape, whole.dtype) == (x.shape, dtype)
+    parts = [change(batch_of(part), 0).args[0] for part in x.split(3)]
+    assert torch.equal(torch.cat(parts), whole)
+    assert torch.equal(change(batch_of(x.flip(0)), 0).args[0], whole.flip(0))
+
+
+def test_numbers_of_another_shape_are_one_clear_line():
+    change = Perturbation("noise", False, 0, (Noise(spreads({"0": rows()})),))
+    with pytest.raises(DataError, match=r"of shape \(6,\), as at first; found \(5,\)"):
+        change(batch_of(rows()[:, :5]), 0)
+
+
+def test_tables_are_only_judged_with():
+    found, messages = chosen(Adds(), batch_of(rows()))
+    assert (found.name, found.fits, messages) == ("noise", False, [])
+
+
+def test_inputs_of_several_kinds_are_perturbed_each_in_its_way():
+    def forward(picture, age, input_ids, attention_mask):
+        del input_ids, attention_mask, age
+        return ByRows()(picture)
+
+    batch = padded(texts(200))
+    batch = batch_of(picture=blobs(2), age=rows(200), **batch.kwargs)
+    found, _ = chosen(Wrapped(forward), batch)
+    assert (found.name, found.fits) == ("shifts and flips, words dropped, noise", False)
+    after = found(batch, 0).kwargs
+    changed = {name for name in after if not torch.equal(after[name], batch.kwargs[name])}
+    assert changed == {"picture", "age", "attention_mask"}
+    other = batch_of(**dict(reversed(batch.kwargs.items())))
+    again = found(other, 0).kwargs
+    assert list(again) == list(reversed(after))
+    assert all(torch.equal(again[name], after[name]) for name in after)
+
+
+def test_two_axes_are_no_image_where_a_network_reads_sequences():
+    def forward(x):
+        return ByRows()(x[:, None])
+
+    x = batch_of(blobs(2)[:, 0])
+    assert chosen(Wrapped(forward), x)[0].name.startswith("shifts")
+    for part in (nn.Conv1d(16, 2, 3), nn.LSTM(2, 2), nn.MultiheadAttention(2, 1)):
+        assert chosen(Wrapped(forward, part), x)[0].name == "noise"
+    assert chosen(Wrapped(forward, nn.Conv2d(1, 1, 1), nn.Conv1d(1, 1, 1)), x)[0].name != "noise"
+
+
+def test_a_network_with_one_answer_for_all_is_no_reason_against():
+    def forward(x):
+        return torch.tensor([[0.0, 1.0]]).expand(x.shape[0], -1)
+
+    found, messages = chosen(Wrapped(forward), batch_of(images()))
+    assert (found.name, messages) == ("shifts and flips", [])
+
+
+# A user's own function ----------------------------------------------------------------------------
+
+
+class Adds(nn.Module):
+    """Answers by the sum of its inputs, however they come."""
+
+    def forward(self, *args: Tensor, **kwargs: Tensor) -> Tensor:
+        total = sum(value.float().flatten(1) for value in [*args, *kwargs.values()])
+        return total[:, :4]
+
+
+def rows(n: int = 100, seed: int = 0) -> Tensor:
+    return torch.from_numpy(np.random.default_rng(seed).normal(size=(n, 6)).astype(np.float32))
+
+
+def test_an_own_function_takes_what_the_network_takes():
+    seen = []
+
+    def own(given):
+        seen.append(given)
+        if isinstance(given, dict):
+            return {name: value * 0.9 for name, value in given.items()}
+        return given * 0.9 if isinstance(given, Tensor) else tuple(value * 0.9 for value in given)
+
+    for batch in (batch_of(rows()), batch_of(rows(), rows()), batch_of(a=rows(), b=rows())):
+        found, messages = chosen(Adds(), batch, own)
+        assert (found.name, found.fits, messages) == ("own", True, [])
+        made = found(batch, 0)
+        values = [*made.args, *made.kwargs.values()]
+        assert all(torch.equal(value, rows() * 0.9) for value in values)
+        assert made.index is batch.index
+        assert type(seen[-1]) is (Tensor if len(values) == 1 else tuple if made.args else dict)
+
+
+def test_an_own_function_may_draw_and_leaves_the_random_states():
+    def own(x):
+        x += 0.1 * torch.randn_like(x)  # in place, too
+        return x + 0.01 * random.random() + 0.01 * np.random.random()  # noqa: NPY002
+
+    x = rows()
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    found, _ = chosen(Adds(), batch_of(x), own)
+    first, again, other = (found(batch_of(x), view).args[0] for view in (0, 0, 1))
+    assert torch.equal(x, rows())
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert not torch.equal(first[:50], found(batch_of(x[50:]), 0).args[0])
+    assert random.getstate() == states[0]
+    after = np.random.get_state()  # noqa: NPY002
+    assert all(np.array_equal(a, b) for a, b in zip(states[1], after, strict=True))
+    assert torch.equal(torch.get_rng_state(), states[2])
+
+
+def raises(_given):
+    raise ValueError("no such picture\nat all")
+
+
+@pytest.mark.parametrize(
+    ("own", "says"),
+    [
+        (lambda x: x[:, :3], r"expected a tensor of float32, shape \(100, 6\).*shape \(100, 3\)"),
+        (
+            lambda x: x[:99],
+            r"shape \(100, 6\), as it was given; found .*\(99, 6\). Keep the number",
+        ),
+        (lambda x: x.double(), "expected a tensor of float32.*found a tensor of float64"),
+        (lambda x: x / 0, "expected finite numbers; found NaN or infinite ones in the sample at"),
+        (lambda x: x.index_fill(0, torch.tensor(7), np.nan), "in the sample at index 7"),
+        (lambda x: x.numpy(), "expected a tensor; found ndarray"),
+        (lambda x: None, "expected a tensor; found NoneType"),
+        (lambda x: {"x": x}, "expected a tensor; found a dict of x"),
+        (raises, "index 0 raised ValueError: no such picture$"),
+    ],
+)
+def test_an_own_function_that_gives_something_else_is_one_clear_line(own, says):
+    states = random.getstate(), torch.get_rng_state()
+    with pytest.raises(DataError, match=says) as caught:
+        chosen(Adds(), batch_of(rows()), own)
+    assert "\n" not in str(caught.value)
+    assert "perturb: your function" in str(caught.value)
+    assert random.getstate() == states[0]
+    assert torch.equal(torch.get_rng_state(), states[1])
+
+
+@pytest.mark.parametrize(
+    ("batch", "own", "says"),
+    [
+        (batch_of(rows(), rows()), lambda x: x[0], "expected a tuple of 2, as it was given; found"),
+        (
+            batch_of(a=rows(), b=rows()),
+            lambda x: {"a": x["a"]},
+            "expected a dict of a, b.*dict of a",
+        ),
+        (
+            batch_of(a=rows(), b=rows()),
+            lambda x: {"a": x["a"], "b": x["b"][1:]},
+            r"input 'b': expected a tensor of float32, shape \(100, 6\)",
+        ),
+    ],
+)
+def test_an_own_function_must_give_all_inputs(batch, own, says):
+    with pytest.raises(DataError, match=says):
+        chosen(Adds(), batch, own)
+
+
+def test_an_own_function_that_destroys_meaning_is_none_and_says_so():
+    found, (message,) = chosen(Adds(), batch_of(rows(300)), torch.randn_like)
+    assert found is None
+    assert "of 300 inputs with your function as it does without" in message
+
+
+def test_an_own_function_that_changes_nothing_is_none_and_says_so():
+    found, (message,) = chosen(Adds(), batch_of(rows()), lambda x: x)
+    assert found is None
+    assert "not perturbed: of 100 inputs your function changed none" in message
