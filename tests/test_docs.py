@@ -41,7 +41,15 @@ def blocks(page: Path, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(), flags=re.S | re.M)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+# Each page decodes a network of its own. One of them is enough for every day.
+@pytest.mark.parametrize(
+    "page",
+    [
+        page if page.name == "start.md" else pytest.param(page, marks=pytest.mark.slow)
+        for page in PAGES
+    ],
+    ids=lambda page: page.name,
+)
 def test_python_blocks_run(page, tmp_path):
     if page.name == "recipes.md":
         pytest.skip("parts of the examples, which test_recipes runs")
@@ -55,6 +63,7 @@ def test_python_blocks_run(page, tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["decode-your-own-model.md", "repair.md"])
 def test_the_commands_for_your_own_model_run(tmp_path, name):
     (tmp_path / "mine.py").write_text(MINE)

@@ -352,6 +352,7 @@ ARGUMENTS = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("at", "number"), [(2, signal.SIGKILL), (5, signal.SIGINT)])
 def test_a_grid_goes_on_where_it_was_stopped(finished, tmp_path, at, number):
     _, reference, _ = finished
@@ -384,6 +385,7 @@ def test_a_grid_goes_on_where_it_was_stopped(finished, tmp_path, at, number):
     pd.testing.assert_frame_equal(untimed(out), untimed(reference))
 
 
+@pytest.mark.slow
 def test_several_jobs_give_the_same(finished, tmp_path):
     _, reference, _ = finished
     runner = tmp_path / "runner.py"
@@ -401,6 +403,7 @@ def test_several_jobs_give_the_same(finished, tmp_path):
     pd.testing.assert_frame_equal(untimed(out), untimed(reference))
 
 
+@pytest.mark.slow
 def test_workers_end_with_the_process_that_started_them(tmp_path):
     runner = tmp_path / "runner.py"
     runner.write_text(
