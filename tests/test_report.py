@@ -520,6 +520,7 @@ def test_labels_are_spread(values: list[float], gap: float) -> None:
         assert places == pytest.approx(values)
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None)
 @given(st.text(min_size=1, max_size=30))
 def test_any_layer_name_is_shown(name: str) -> None:
