@@ -17,7 +17,7 @@ test: $(VENV)/.installed-test
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n 2 --dist loadscope
 
-# Also what needs minutes and all of MNIST and Fashion-MNIST.
+# Also what takes longer than some five seconds, and what needs all of MNIST and Fashion-MNIST.
 test-full: $(VENV)/.installed-test data
 	$(BIN)/python -m pytest -n 2 --dist loadscope -m "slow or not slow"
 

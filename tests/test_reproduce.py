@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -62,6 +63,13 @@ def small(tmp_path_factory):
         plan = plan_of("E1", "E2", corruptions=(0.6,), runs=1)
         out = tmp_path_factory.mktemp("grids") / "small"
         return plan, out, reproduce(plan, out, progress=False)
+
+
+@pytest.fixture
+def mine(small, tmp_path):
+    """A copy of it that the test may damage."""
+    plan, out, found = small
+    return plan, shutil.copytree(out, tmp_path / "out"), found
 
 
 def plan_of(*only, **settings):
@@ -270,10 +278,8 @@ def test_the_folder_says_how_it_came_about(finished):
     del plan
 
 
-@pytest.mark.parametrize(
-    "noise",
-    ["pair", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("instance", "transition"))],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("noise", ["pair", "instance", "transition"])
 def test_other_noise(tmp_path, noise):
     if noise == "transition":
         matrix = np.eye(10) * 0.5 + 0.5 / 10
@@ -289,7 +295,14 @@ def test_other_noise(tmp_path, noise):
     assert (given == Work(plan, Cell(0.4, 2), tmp_path / "out").data.train.given).all()
 
 
-@pytest.mark.parametrize("name", [name for name, pair in PAIRS.items() if pair.published])
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name == "mnist-mlp" else pytest.param(name, marks=pytest.mark.slow)
+        for name, pair in PAIRS.items()
+        if pair.published
+    ],
+)
 def test_every_pair_of_the_paper_runs_on_small_files_in_the_true_format(
     name, tmp_path, monkeypatch
 ):
@@ -461,26 +474,24 @@ def test_workers_end_with_the_process_that_started_them(tmp_path):
         time.sleep(0.1)
 
 
-def test_a_damaged_network_is_trained_again_and_said(tmp_path, caplog):
-    plan = plan_of("E1", corruptions=(0.6,), runs=1)
-    first = reproduce(plan, tmp_path / "out", progress=False)
-    folder = tmp_path / "out" / "cells" / "c0.6-run1"
+def test_a_damaged_network_is_trained_again_and_said(mine, caplog):
+    plan, out, first = mine
+    folder = out / "cells" / "c0.6-run1"
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     (folder / "layers.json").unlink()
-    again = reproduce(plan, tmp_path / "out", progress=False)
+    again = reproduce(plan, out, progress=False)
     assert str(weights) in caplog.text
     assert "c0.6-run1 is trained again" in caplog.text
     pd.testing.assert_frame_equal(again.results, first.results)
 
 
-def test_a_damaged_table_is_named(tmp_path):
-    plan = plan_of("E1", corruptions=(0.6,), runs=1)
-    reproduce(plan, tmp_path / "out", progress=False)
-    table = tmp_path / "out" / "cells" / "c0.6-run1" / "layers.csv"
+def test_a_damaged_table_is_named(mine):
+    plan, out, _ = mine
+    table = out / "cells" / "c0.6-run1" / "layers.csv"
     table.write_bytes(b"")
     with pytest.raises(OutputError, match=r"layers\.csv is damaged .* remove layers\.json"):
-        reproduce(plan, tmp_path / "out", progress=False)
+        reproduce(plan, out, progress=False)
 
 
 def test_one_process_at_a_time(small):
@@ -493,6 +504,7 @@ def test_one_process_at_a_time(small):
         pass
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_and_keeps_what_is_finished(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     arguments = ["reproduce", "digits-mlp", "--corruption", "0.6", "--runs", "1", "--out", "out"]
@@ -635,8 +647,8 @@ def test_cells_agree_within_two_points_or_both_spreads(tmp_path, ours, sd, agree
     assert both["difference"].tolist() == [pytest.approx(ours - 0.62)]
 
 
-def test_the_command_prints_tables_and_json(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
+def test_the_command_prints_tables_and_json(mine, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)  # the one cell is finished: it only has to be told
     arguments = ["reproduce", "digits-mlp", "--corruption", "0.6", "--runs", "1", "--out", "out"]
     assert main(arguments) == 0
     shown = capsys.readouterr().out
