@@ -102,6 +102,7 @@ def test_links_between_pages_lead_somewhere(page):
         assert (page.parent / target).exists(), target
 
 
+@pytest.mark.slow
 def test_the_site_is_built_without_a_warning(tmp_path):
     pytest.importorskip("mkdocs", reason="mkdocs is not installed (extra docs)")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict"]
