@@ -41,15 +41,8 @@ def blocks(page: Path, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(), flags=re.S | re.M)
 
 
-# Each page decodes a network of its own. The one with the quickest is enough for every day.
-@pytest.mark.parametrize(
-    "page",
-    [
-        page if page.name == "memory-and-time.md" else pytest.param(page, marks=pytest.mark.slow)
-        for page in PAGES
-    ],
-    ids=lambda page: page.name,
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_python_blocks_run(page, tmp_path):
     if page.name == "recipes.md":
         pytest.skip("parts of the examples, which test_recipes runs")

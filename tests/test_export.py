@@ -140,6 +140,7 @@ def test_onnxruntime_predicts_the_same_for_any_batch_size(tmp_path, name, option
     assert said["underscript"] == us.__version__
 
 
+@pytest.mark.slow
 def test_inputs_by_name_keep_their_names(tmp_path):
     x, y = models.data_for("transformer", 60)
     mask = torch.ones_like(x, dtype=torch.bool)
