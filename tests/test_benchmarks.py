@@ -20,6 +20,7 @@ def bench(*arguments):
     )
 
 
+@pytest.mark.slow
 def test_contenders_agree(tmp_path):
     done = bench("many-directions", "processes", "--small", "--json", str(tmp_path / "found.json"))
     assert done.returncode == 0, done.stderr

@@ -1,10 +1,12 @@
 """Every page in a real browser: nothing is asked for, nothing complains, everybody can read it."""
 
+import functools
 import io
 import re
 import shutil
 import subprocess
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -75,17 +77,25 @@ def examples() -> list[Example]:
     ]
 
 
-def report(folder: Path, name: str) -> Path:
-    summary, table = SAMPLES[name]()
-    if name == "evil":
-        summary["model"]["class_names"] = [EVIL, "</script><b>", *map(str, range(8))]
-    write_report(folder / "report.html", run_of(summary, table, examples=examples()))
-    return folder / "report.html"
+@pytest.fixture(scope="module")
+def report(tmp_path_factory) -> Callable[[str], Path]:
+    """Give a sample's page, which is rendered once."""
+
+    @functools.cache
+    def page(name: str) -> Path:
+        summary, table = SAMPLES[name]()
+        if name == "evil":
+            summary["model"]["class_names"] = [EVIL, "</script><b>", *map(str, range(8))]
+        path = tmp_path_factory.mktemp(name) / "report.html"
+        write_report(path, run_of(summary, table, examples=examples()))
+        return path
+
+    return page
 
 
 @pytest.mark.parametrize("name", ["digits", "evil", "deep", "bare"])
-def test_a_report_opens_quietly_in_windows_of_any_kind(browser, name, tmp_path):
-    path = report(tmp_path, name)
+def test_a_report_opens_quietly_in_windows_of_any_kind(browser, name, report):
+    path = report(name)
     for width, scheme in ((390, "light"), (1280, "light"), (1280, "dark")):
         page, complaints = opened(
             browser, path, viewport={"width": width, "height": 800}, color_scheme=scheme
@@ -100,8 +110,8 @@ def test_a_report_opens_quietly_in_windows_of_any_kind(browser, name, tmp_path):
         page.context.close()
 
 
-def test_class_names_and_texts_are_shown_as_text(browser, tmp_path):
-    page, complaints = opened(browser, report(tmp_path, "evil"))
+def test_class_names_and_texts_are_shown_as_text(browser, report):
+    page, complaints = opened(browser, report("evil"))
     assert complaints == []
     assert page.locator("#gallery li img").count() == 12  # our pictures, and no others
     assert page.locator("img").count() == 12
@@ -113,8 +123,8 @@ def test_class_names_and_texts_are_shown_as_text(browser, tmp_path):
     assert page.locator("#given option").nth(1).inner_text() == EVIL
 
 
-def test_the_filter_and_the_indices(browser, tmp_path):
-    page, complaints = opened(browser, report(tmp_path, "digits"))
+def test_the_filter_and_the_indices(browser, report):
+    page, complaints = opened(browser, report("digits"))
     visible = page.locator("#gallery > li:visible")
     assert visible.count() == 24
     assert page.locator("#count").inner_text() == "24 of 51 shown"
@@ -140,15 +150,15 @@ def test_the_filter_and_the_indices(browser, tmp_path):
     assert complaints == []
 
 
-def test_without_script_the_page_says_the_same(browser, tmp_path):
-    page, complaints = opened(browser, report(tmp_path, "digits"), java_script_enabled=False)
+def test_without_script_the_page_says_the_same(browser, report):
+    page, complaints = opened(browser, report("digits"), java_script_enabled=False)
     assert complaints == []
     assert page.locator("#gallery > li").count() == 24
     assert not page.locator("#tools").is_visible()
 
 
-def test_on_paper_nothing_stays_folded(browser, tmp_path):
-    page, _ = opened(browser, report(tmp_path, "digits"))
+def test_on_paper_nothing_stays_folded(browser, report):
+    page, _ = opened(browser, report("digits"))
     page.emulate_media(media="print")
     assert page.locator("table.layers").evaluate("e => e.getBoundingClientRect().height") > 100
     assert page.pdf()[:4] == b"%PDF"
@@ -165,8 +175,8 @@ def faults(page: Any, axe: str) -> list[str]:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_nobody_is_shut_out(browser, axe, scheme, tmp_path):
-    page, _ = opened(browser, report(tmp_path, "digits"), color_scheme=scheme)
+def test_nobody_is_shut_out(browser, axe, scheme, report):
+    page, _ = opened(browser, report("digits"), color_scheme=scheme)
     page.evaluate("document.querySelectorAll('details').forEach((part) => { part.open = true; })")
     assert faults(page, axe) == []
     assert re.match(r"[\w ]+ decoded", page.title())

@@ -300,7 +300,9 @@ def test_weights_that_want_to_run_code_are_refused(folder, capsys):
     assert not (folder / "pwned").exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
 def test_an_interrupt_leaves_nothing_behind(folder, number):
     command = [sys.executable, "-m", "underscript", *decode("--out", "run", train="slowly")]
     # A shell's background jobs, and what they start, ignore SIGINT unless told not to.
@@ -324,6 +326,7 @@ def test_an_interrupt_leaves_nothing_behind(folder, number):
     assert left_behind(folder) == []
 
 
+@pytest.mark.slow
 def test_a_killed_process_leaves_no_rows_behind(folder, tmp_path_factory):
     """Kept rows go to a file without a name: whatever happens, the next run finds nothing."""
     spill = tmp_path_factory.mktemp("spill")

@@ -46,6 +46,7 @@ def noisy(digits):
     return us.corrupt_labels(digits[1], 0.6, K, seed=0)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::underscript.UnderscriptWarning")
 def test_what_is_said_of_a_sample_does_not_depend_on_its_label(digits, noisy, monkeypatch):
     x, _ = digits
@@ -61,6 +62,7 @@ def test_what_is_said_of_a_sample_does_not_depend_on_its_label(digits, noisy, mo
     assert any((one[~mine] != two[~mine]).any() for one, two in zip(before, after, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::underscript.UnderscriptWarning")
 def test_fitting_again_to_decoded_labels_makes_the_input_better(digits, noisy, monkeypatch):
     x, true = digits
@@ -74,6 +76,7 @@ def test_fitting_again_to_decoded_labels_makes_the_input_better(digits, noisy, m
         assert (answers == noisy).mean() == pytest.approx(expected, abs=3 * (0.25 / N) ** 0.5)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::underscript.UnderscriptWarning")
 def test_labels_that_say_nothing_are_predicted_by_chance(digits, monkeypatch):
     """What has seen them predicts most of them."""

@@ -27,6 +27,7 @@ def digits(tmp_path_factory):
     return folder / "underscript-demo", demo(folder)
 
 
+@pytest.mark.slow
 def test_the_network_memorises_and_the_decoder_beats_it(digits):
     _, found = digits
     assert found["model"]["accuracy"]["train_given"] >= 0.99
@@ -38,6 +39,7 @@ def test_the_network_memorises_and_the_decoder_beats_it(digits):
     assert found["gain_points"] >= 15
 
 
+@pytest.mark.slow
 def test_every_layer_is_decoded_from_both_kinds_of_labels_in_both_networks(digits):
     folder, _ = digits
     table = pd.read_csv(folder / "layers.csv")
@@ -52,6 +54,7 @@ def test_every_layer_is_decoded_from_both_kinds_of_labels_in_both_networks(digit
     assert set(table["split"]) == {"train", "holdout", "test"}
 
 
+@pytest.mark.slow
 def test_the_choice_is_near_the_best_on_the_noisy_hold_out(digits):
     folder, found = digits
     table = pd.read_csv(folder / "layers.csv")
@@ -69,6 +72,7 @@ def test_the_choice_is_near_the_best_on_the_noisy_hold_out(digits):
     assert found["selected"]["criterion"] == "holdout"
 
 
+@pytest.mark.slow
 def test_it_says_how_it_was_made(digits):
     _, found = digits
     assert found["kind"] == "demo"
@@ -78,6 +82,7 @@ def test_it_says_how_it_was_made(digits):
     assert "training" in found["timing"]
 
 
+@pytest.mark.slow
 def test_it_stays_below_two_gigabytes(digits):
     # The largest of this process's children so far, in kilobytes; the demo is one of them.
     assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < 2_000_000

@@ -50,6 +50,7 @@ def grid(tmp_path_factory):
     return out
 
 
+@pytest.mark.slow
 def test_every_way_is_told_and_ours_is_ahead_of_those_on_one_network(grid):
     cells = grid / "digits-mlp-symmetric" / "cells"
     table = pd.read_csv(cells / "c0.4-run1" / "detection.csv").set_index("way")
@@ -73,6 +74,7 @@ def test_every_way_is_told_and_ours_is_ahead_of_those_on_one_network(grid):
     assert clean["flagged"]["underscript"] <= 0.015
 
 
+@pytest.mark.slow
 def test_the_benchmark_writes_tables_of_what_is_finished(grid):
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.audit", "--out", str(grid), "--tables",
@@ -90,6 +92,7 @@ def test_the_benchmark_writes_tables_of_what_is_finished(grid):
     assert {"cores", "threads"} <= set(json.loads((grid / "detection.json").read_text())["machine"])
 
 
+@pytest.mark.slow
 def test_one_network_of_a_grid_can_be_judged_alone(grid):
     cell = grid / "digits-mlp-symmetric" / "cells" / "c0.4-run1"
     done = subprocess.run(

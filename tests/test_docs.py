@@ -41,6 +41,7 @@ def blocks(page: Path, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(), flags=re.S | re.M)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_python_blocks_run(page, tmp_path):
     if page.name == "recipes.md":
@@ -55,6 +56,7 @@ def test_python_blocks_run(page, tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["decode-your-own-model.md", "repair.md"])
 def test_the_commands_for_your_own_model_run(tmp_path, name):
     (tmp_path / "mine.py").write_text(MINE)
@@ -93,6 +95,7 @@ def test_links_between_pages_lead_somewhere(page):
         assert (page.parent / target).exists(), target
 
 
+@pytest.mark.slow
 def test_the_site_is_built_without_a_warning(tmp_path):
     pytest.importorskip("mkdocs", reason="mkdocs is not installed (extra docs)")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict"]

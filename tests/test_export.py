@@ -116,12 +116,14 @@ def test_a_class_without_samples_is_never_predicted_by_the_file(tmp_path):
 
 CASES = [
     ("mlp", {"layers": ["relu1", "relu2", "input"]}, "input"),
-    ("residual", MASC, "x"),
+    pytest.param("residual", MASC, "x", marks=pytest.mark.slow),
     ("functional", VELPIC, "x"),
 ]
 
 
-@pytest.mark.parametrize(("name", "options", "input_name"), CASES, ids=[c[0] for c in CASES])
+@pytest.mark.parametrize(
+    ("name", "options", "input_name"), CASES, ids=["mlp", "residual", "functional"]
+)
 def test_onnxruntime_predicts_the_same_for_any_batch_size(tmp_path, name, options, input_name):
     found, x, model = decoded(name, **options)
     found.best.export(tmp_path / "d.onnx")
@@ -138,6 +140,7 @@ def test_onnxruntime_predicts_the_same_for_any_batch_size(tmp_path, name, option
     assert said["underscript"] == us.__version__
 
 
+@pytest.mark.slow
 def test_inputs_by_name_keep_their_names(tmp_path):
     x, y = models.data_for("transformer", 60)
     mask = torch.ones_like(x, dtype=torch.bool)

@@ -237,11 +237,12 @@ print(grown // 1024)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("samples", "classes", "most"),
     # Probabilities of all would take 200 MB and 4 GB; a sample takes some 150 bytes, and the table
     # as much again.
-    [(100_000, 500, 80), pytest.param(1_000_000, 1_000, 800, marks=pytest.mark.slow)],
+    [(100_000, 500, 80), (1_000_000, 1_000, 800)],
 )
 def test_memory_does_not_grow_with_samples_times_classes(samples, classes, most):
     code = MANY.replace("SAMPLES", str(samples)).replace("CLASSES", str(classes))

@@ -408,6 +408,7 @@ first.second(0)
 """
 
 
+@pytest.mark.slow
 def test_the_shapes_in_the_annotations_are_true():
     """Runs the numerics with every array annotation checked, in a process of its own."""
     done = subprocess.run(

@@ -577,6 +577,7 @@ def test_the_module_finds_the_mask_by_name_or_place(pool, tmp_path):
             np.testing.assert_allclose(values.numpy(), expected, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_an_exported_decoder_leaves_padding_out(tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime", reason="the extra underscript[onnx]")
     found = decode(loader(texts(80), length=8), layers="blocks.*", pool=("first", "mean", "last"))

@@ -39,11 +39,12 @@ def default_layers(found: dict[str, Any], **options: Any) -> list[str]:
     return table["layer"][table["default"]].tolist()
 
 
-@pytest.mark.parametrize("name", ["one_logit", "sklearn_mlp"])
+@pytest.mark.parametrize("name", ["one_logit", pytest.param("sklearn_mlp", marks=pytest.mark.slow)])
 def test_the_decoded_classifier_is_much_better_than_the_memorised_one(name, run, capsys):
     assert_much_better(run(name), capsys)
 
 
+@pytest.mark.slow
 def test_a_residual_network_is_read_at_its_activations_and_stages(run, capsys):
     found = run("residual_network")
     assert_much_better(found, capsys)
@@ -60,6 +61,7 @@ def test_a_residual_network_is_read_at_its_activations_and_stages(run, capsys):
     assert found["decoding"].summary["settings"]["layers"] == pooled
 
 
+@pytest.mark.slow
 def test_a_vision_transformer_is_read_at_its_blocks_twice(run, capsys):
     found = run("vision_transformer")
     assert_much_better(found, capsys)
@@ -81,6 +83,7 @@ def test_a_vision_transformer_is_read_at_its_blocks_twice(run, capsys):
         torch.testing.assert_close(seen, rows[layer], atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_text_classifier_is_read_at_its_blocks_without_padding(run, capsys, tmp_path):
     pytest.importorskip("transformers", reason="the text classifier needs transformers")
     found = run("text_classifier")
@@ -105,6 +108,7 @@ def test_a_text_classifier_is_read_at_its_blocks_without_padding(run, capsys, tm
     assert (again.best.predict(data) == decoding.best.predict(data)).all()
 
 
+@pytest.mark.slow
 def test_features_from_disk_in_python_and_on_the_command_line(run, capsys):
     found = run("features_from_disk")
     assert found["decoding"].summary["selected"]["test_accuracy"] > 0.9
@@ -115,6 +119,7 @@ def test_features_from_disk_in_python_and_on_the_command_line(run, capsys):
     assert (issues["is_label_issue"] == ours["is_label_issue"]).mean() > 0.98
 
 
+@pytest.mark.slow
 def test_a_lightning_checkpoint_on_the_command_line(run, tmp_path, caplog):
     found = run("lightning_checkpoint")
     (tmp_path / "lightning_checkpoint.py").write_text(

@@ -73,6 +73,7 @@ def found(noisy) -> dict[bool, us.Decoding]:
     return {held: noisy.decode(noisy.holdout if held else None) for held in (True, False)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("held", [True, False])
 def test_it_repairs_what_memorisation_spoiled(noisy, found, held):
     summary = found[held].summary
@@ -89,6 +90,7 @@ def test_it_repairs_what_memorisation_spoiled(noisy, found, held):
     assert summary["selected"]["test_calibration_error"] < 0.2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("held", [True, False])
 def test_it_says_how_noisy_the_labels_are_and_how_right_it_is(noisy, found, held):
     said = found[held].summary["noise"]
@@ -100,6 +102,7 @@ def test_it_says_how_noisy_the_labels_are_and_how_right_it_is(noisy, found, held
     assert np.shape(said["transitions"]) == (10, 10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("held", [True, False])
 def test_the_answer_names_the_layers_that_it_reads(noisy, found, held):
     best, table = found[held].best, found[held].table
@@ -121,6 +124,7 @@ def layers_of(table):
     return list(dict.fromkeys(table[table["probe"] == "masc"]["layer"]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("held", [True, False])
 def test_every_candidate_is_told_with_what_chose_and_what_did_not(noisy, found, held):
     told = found[held].candidates
@@ -201,6 +205,7 @@ def test_an_ensemble_as_one_says_what_its_members_say_together():
     assert len(as_one(members, spreads, fitted)) == 2
 
 
+@pytest.mark.slow
 def test_of_many_samples_less_is_smoothed_away(noisy, monkeypatch):
     monkeypatch.setattr(refine, "FEATURES", N // 20)
     told = noisy.decode().candidates
@@ -350,6 +355,7 @@ def test_what_an_underestimated_rate_is_wrong_by_is_within_the_error(share):
         assert abs(point.layers - point.input - ahead) > 2 * point.error
 
 
+@pytest.mark.slow
 def test_refitting_makes_labels_better_round_by_round(found):
     told = found[False].candidates
     best = told[told["layer"] != "input"].groupby("round")["test_accuracy"].max()
@@ -357,6 +363,7 @@ def test_refitting_makes_labels_better_round_by_round(found):
     assert best.iloc[-1] >= best.iloc[1] - 0.01
 
 
+@pytest.mark.slow
 @settings(max_examples=4, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_neither_test_nor_true_labels_can_change_a_choice(noisy, seed):
@@ -380,6 +387,7 @@ def test_neither_test_nor_true_labels_can_change_a_choice(noisy, seed):
     )
 
 
+@pytest.mark.slow
 def test_label_issues_are_the_wrong_labels(noisy, found):
     flagged = found[True].label_issues()["is_label_issue"].to_numpy()
     wrong = noisy.train[1] != noisy.true
@@ -387,12 +395,14 @@ def test_label_issues_are_the_wrong_labels(noisy, found):
     assert (flagged & wrong).sum() > 0.8 * flagged.sum()
 
 
+@pytest.mark.slow
 def test_rows_that_are_read_again_give_what_kept_rows_give(noisy, found):
     again = noisy.decode(noisy.holdout, memory="100KB")
     np.testing.assert_array_equal(again.table["accuracy"], found[True].table["accuracy"])
     assert again.summary["selected"]["reason"] == found[True].summary["selected"]["reason"]
 
 
+@pytest.mark.slow
 def test_data_sorted_by_class_are_judged_by_samples_of_all_classes(noisy, monkeypatch):
     """Of more samples than are kept those that are must be spread over all of them."""
     for module in ("_judges", "_crossfit"):
@@ -411,6 +421,7 @@ def test_data_sorted_by_class_are_judged_by_samples_of_all_classes(noisy, monkey
     assert summary["selected"]["test_accuracy"] >= 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("held", [True, False])
 def test_where_nothing_is_wrong_it_says_so_and_keeps_up_with_the_model(held):
     clean = Case(0.0)
@@ -433,6 +444,7 @@ def test_where_nothing_is_wrong_it_says_so_and_keeps_up_with_the_model(held):
         assert "input" not in hidden.layers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("held", [True, False])
 def test_where_nothing_can_be_decoded_it_says_so(held):
     lost = Case(1.0)
@@ -441,6 +453,7 @@ def test_where_nothing_can_be_decoded_it_says_so(held):
     assert "nothing can be decoded" in summary["selected"]["reason"]
 
 
+@pytest.mark.slow
 def test_it_finds_noise_that_goes_to_one_other_class():
     """A decoder of the given labels takes most of this noise for its own doubt."""
     other = Case(0.4, "pair")
@@ -452,6 +465,7 @@ def test_it_finds_noise_that_goes_to_one_other_class():
     assert np.diag(noise["transitions"], 1).mean() == pytest.approx(0.4, abs=0.08)
 
 
+@pytest.mark.slow
 def test_a_hold_out_that_is_too_small_decides_nothing_and_this_is_said(noisy):
     x, y = noisy.holdout
     summary = noisy.decode((x[:40], y[:40])).summary
@@ -459,6 +473,7 @@ def test_a_hold_out_that_is_too_small_decides_nothing_and_this_is_said(noisy):
     assert any("too few" in note for note in summary["warnings"])
 
 
+@pytest.mark.slow
 def test_classes_that_a_hold_out_lacks_are_named(noisy):
     x, y = noisy.holdout
     here = y < 7
@@ -467,6 +482,7 @@ def test_classes_that_a_hold_out_lacks_are_named(noisy):
     assert any("7, 8, 9" in note for note in summary["warnings"])
 
 
+@pytest.mark.slow
 def test_a_hold_out_from_the_training_data_is_noticed(noisy):
     x, y = noisy.holdout
     both = np.concatenate([x, noisy.train[0][5:25]]), np.concatenate([y, noisy.train[1][5:25]])
@@ -484,6 +500,7 @@ def test_fingerprints_differ_where_inputs_differ():
     assert (same != _fingerprints(rows)).all()
 
 
+@pytest.mark.slow
 def test_it_comes_back_from_a_folder(noisy, found, tmp_path):
     found[True].save(tmp_path / "run")
     read = us.load(tmp_path / "run", model=noisy.model)

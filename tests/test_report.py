@@ -1,6 +1,7 @@
 """The report shows the numbers of the table, as text, offline, and the same each time."""
 
 import copy
+import functools
 import html
 import io
 import itertools
@@ -271,6 +272,12 @@ SAMPLES = {f.__name__: f for f in (digits, evil, deep, single, bare, holes)}
 sample = pytest.mark.parametrize("make", SAMPLES.values(), ids=SAMPLES.keys())
 
 
+@functools.cache
+def page_of(make: Any) -> str:
+    """The page of a sample, rendered once for all tests that only read it."""
+    return render_report(*make())
+
+
 class Page(HTMLParser):
     """Reads a page: every tag with its attributes, its text, and whether the tags balance."""
 
@@ -319,7 +326,7 @@ def rows_of(page: str) -> list[list[str]]:
 
 @sample
 def test_page_is_whole_offline_and_escaped(make: Any) -> None:
-    text = render_report(*make())
+    text = page_of(make)
     page = Page(text)
     assert page.open == []
     assert len(text.encode("utf-8", "replace")) <= 2_000_000
@@ -348,20 +355,19 @@ def test_page_is_whole_offline_and_escaped(make: Any) -> None:
 
 @sample
 def test_same_results_give_the_same_page(make: Any) -> None:
-    assert render_report(*make()) == render_report(*make())
+    assert render_report(*make()) == page_of(make)
 
 
 def test_injected_markup_is_shown_as_text() -> None:
-    summary, table = evil()
-    page = Page(render_report(summary, table))
+    page = Page(page_of(evil))
     assert page.text.count(EVIL) >= 8
     assert "</style><script>alert(1)</script>" in page.text
 
 
 @sample
 def test_numbers_are_those_of_the_table(make: Any) -> None:
-    summary, table = make()
-    shown = rows_of(render_report(summary, table))
+    _, table = make()
+    shown = rows_of(page_of(make))
     header, body = shown[0], [row for row in shown[1:] if len(row) > 1]
     headings = {
         "test": ("test", "given"), "held out": ("holdout", "given"),
@@ -390,7 +396,7 @@ def test_numbers_are_those_of_the_table(make: Any) -> None:
 @sample
 def test_terminal_shows_the_same_table(make: Any) -> None:
     summary, table = make()
-    shown = rows_of(render_report(summary, table))
+    shown = rows_of(page_of(make))
     console = Console(file=io.StringIO(), width=250)
     console.print(console_table(run_of(summary, table)))
     head, _, body = console.file.getvalue().partition("─")  # type: ignore[attr-defined]
@@ -410,8 +416,7 @@ def test_terminal_of_80_columns_holds_the_table() -> None:
 
 
 def test_table_parts_and_the_chosen_layer() -> None:
-    summary, table = digits()
-    shown = rows_of(render_report(summary, table))
+    shown = rows_of(page_of(digits))
     assert [row[0] for row in shown if len(row) == 1] == [
         "Decoded, given labels",
         "Decoded, true labels",
@@ -421,9 +426,7 @@ def test_table_parts_and_the_chosen_layer() -> None:
     assert shown[0] == ["layer", "decoder", "test", "held out", "train, given labels",
                         "train, true labels", "width", "rank"]  # fmt: skip
     assert shown[-1] == ["output", "read-out", "64.7", "40.1", "99.9", "63.7", "10", "–"]
-    chosen = re.findall(
-        r'<tr class="selected">\s*<th scope="row">(\S+)', render_report(summary, table)
-    )
+    chosen = re.findall(r'<tr class="selected">\s*<th scope="row">(\S+)', page_of(digits))
     assert chosen == ["fc1"]
 
 
@@ -498,8 +501,7 @@ def luminance(colour: str) -> float:
 
 
 def test_text_colours_have_contrast_in_light_and_dark() -> None:
-    summary, table = digits()
-    css = render_report(summary, table)
+    css = page_of(digits)
     dark = dict(re.findall(r"--(\w+): (#\w{6});", css[css.index("(prefers-color-scheme: dark)") :]))
     for palette in (COLOURS, dark):
         for name in ("ink", "muted", "given", "true"):
@@ -518,6 +520,7 @@ def test_labels_are_spread(values: list[float], gap: float) -> None:
         assert places == pytest.approx(values)
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None)
 @given(st.text(min_size=1, max_size=30))
 def test_any_layer_name_is_shown(name: str) -> None:
@@ -551,7 +554,7 @@ def test_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     path = tmp_path / "run" / "report.html"
     write_report(path, summary, table)
     before = path.read_bytes()
-    assert before.decode() == render_report(summary, table)
+    assert before.decode() == page_of(digits)
     with pytest.raises(DataError):
         write_report(path, {}, table)
     assert path.read_bytes() == before
@@ -564,12 +567,12 @@ def test_table_read_back_from_csv_gives_the_same_page(tmp_path: Path) -> None:
     summary, table = digits()
     table.to_csv(tmp_path / "layers.csv", index=False)
     again = pd.read_csv(tmp_path / "layers.csv")
-    assert render_report(summary, again) == render_report(summary, table)
+    assert render_report(summary, again) == page_of(digits)
 
 
 def test_an_audit_begins_with_the_labels() -> None:
     summary, table = digits()
-    text = render_report(summary, table)
+    text = page_of(digits)
     assert text.index("What each layer still knows") < text.index("How noisy the labels are")
     summary["kind"] = "audit"
     text = render_report(summary, table)
@@ -584,7 +587,7 @@ def test_a_notebook_shows_figure_and_table(make: Any) -> None:
     names = [name for name, _ in page.tags]
     assert names.count("svg") == 1
     assert "script" not in names
-    assert rows_of(text) == rows_of(render_report(*make()))
+    assert rows_of(text) == rows_of(page_of(make))
 
 
 def test_what_is_to_do_next_depends_on_what_was_found() -> None:

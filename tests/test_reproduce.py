@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -53,6 +54,24 @@ def finished(tmp_path_factory):
         return plan, out, reproduce(plan, out, progress=False)
 
 
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """A finished grid of one cell, for what needs no more."""
+    with pytest.MonkeyPatch.context() as patch:
+        recipe = presets._RECIPES["quick", "mlp"]
+        patch.setitem(presets._RECIPES, ("quick", "mlp"), replace(recipe, **TINY))
+        plan = plan_of("E1", "E2", corruptions=(0.6,), runs=1)
+        out = tmp_path_factory.mktemp("grids") / "small"
+        return plan, out, reproduce(plan, out, progress=False)
+
+
+@pytest.fixture
+def mine(small, tmp_path):
+    """A copy of it that the test may damage."""
+    plan, out, found = small
+    return plan, shutil.copytree(out, tmp_path / "out"), found
+
+
 def plan_of(*only, **settings):
     settings = {"corruptions": (0.0, 0.6), "runs": 2, **settings}
     return Plan("digits-mlp", only=only or ("E1", "E2"), **settings)
@@ -88,16 +107,19 @@ def test_each_unit_finds_what_it_needs():
     ]
 
 
-def test_e1_and_e2_are_what_decode_says(finished):
-    plan, out, found = finished
-    work = Work(plan, Cell(0.6, 2), out)
+@pytest.mark.parametrize(
+    ("made", "run"), [("small", 1), pytest.param("finished", 2, marks=pytest.mark.slow)]
+)
+def test_e1_and_e2_are_what_decode_says(made, run, request):
+    plan, out, found = request.getfixturevalue(made)
+    work = Work(plan, Cell(0.6, run), out)
     train, test = work.data.train, work.data.test
     assert len(train.images) == TINY["samples"]
     direct = us.decode(
         work.network(), (train.images, train.given), (test.images, test.true), controls=False,
         layers=plan.pair.layers, true_labels=train.true, seed=work.cell.seed,
     )  # fmt: skip
-    ours = rows(found.results, corruption=0.6, run=2, model="trained")
+    ours = rows(found.results, corruption=0.6, run=run, model="trained")
     for experiment, labels in (("E1", "corrupted"), ("E2", "true")):
         mine = rows(ours, experiment=experiment, probe="masc")
         theirs = rows(direct.table, probe="masc", subspace_labels=labels)
@@ -105,6 +127,7 @@ def test_e1_and_e2_are_what_decode_says(finished):
         np.testing.assert_array_equal(mine["accuracy"], theirs["accuracy"])
 
 
+@pytest.mark.slow
 def test_e3_reads_the_network_of_degree_zero(finished):
     plan, out, found = finished
     work, generalised = (Work(plan, Cell(degree, 1), out) for degree in (0.6, 0.0))
@@ -120,6 +143,7 @@ def test_e3_reads_the_network_of_degree_zero(finished):
     assert rows(found.results, experiment="E3", corruption=0.0).empty
 
 
+@pytest.mark.slow
 def test_e4_counts_the_labels_that_changed(finished):
     plan, out, found = finished
     told = Work(plan, Cell(0.6, 1), out).told("retraining")["layers"]
@@ -136,6 +160,7 @@ def test_e4_counts_the_labels_that_changed(finished):
     assert any(table.title.startswith("E4") and len(table.rows) == 4 for table in found.tables)
 
 
+@pytest.mark.slow
 def test_e5_goes_from_one_component_to_the_paper_share(finished):
     _, _, found = finished
     shares = rows(found.results, experiment="E5", corruption=0.6, run=1, layer="fc1")
@@ -147,6 +172,7 @@ def test_e5_goes_from_one_component_to_the_paper_share(finished):
     assert rows(shares, variance=0.99)["accuracy"].iloc[0] == at_99
 
 
+@pytest.mark.slow
 def test_e6_reads_all_layers_in_one_pass_or_in_as_many_as_memory_asks_for(finished, monkeypatch):
     plan, out, _ = finished
     work, passes, stream = Work(plan, Cell(0.6, 1), out), [], probes.stream
@@ -162,6 +188,7 @@ def test_e6_reads_all_layers_in_one_pass_or_in_as_many_as_memory_asks_for(finish
         np.testing.assert_array_equal(one.test, other.test)
 
 
+@pytest.mark.slow
 def test_e6_has_every_probe_on_every_layer_with_its_times(finished):
     plan, _, found = finished
     probes = rows(found.results, experiment="E6", corruption=0.6, run=1)
@@ -179,6 +206,7 @@ def test_e6_has_every_probe_on_every_layer_with_its_times(finished):
         assert here["accuracy"].iloc[0] == rows(e1, layer=layer)["accuracy"].iloc[0]
 
 
+@pytest.mark.slow
 def test_e6_tells_the_geometry_of_the_classes(finished):
     plan, out, _ = finished
     table = pd.read_csv(out / "geometry.csv")
@@ -193,6 +221,7 @@ def test_e6_tells_the_geometry_of_the_classes(finished):
     assert "E6: geometry of the class subspaces" in (out / "tables.md").read_text()
 
 
+@pytest.mark.slow
 def test_controls_stand_beside_the_claim(finished):
     plan, out, found = finished
     control = rows(found.results, experiment="E1", corruption=0.6, run=1, model="random")
@@ -203,6 +232,7 @@ def test_controls_stand_beside_the_claim(finished):
     assert "input" in set(rows(found.results, experiment="E1", model="trained")["layer"])
 
 
+@pytest.mark.slow
 def test_the_true_share_of_wrong_labels_is_recorded(finished):
     plan, out, found = finished
     for record in found.models.to_dict("records"):
@@ -218,6 +248,7 @@ def test_the_true_share_of_wrong_labels_is_recorded(finished):
         assert told["oracle_epoch"] == history.argmax() + 1
 
 
+@pytest.mark.slow
 def test_means_and_spreads_are_over_runs(finished):
     _, _, found = finished
     one = {"experiment": "E1", "corruption": 0.6, "layer": "fc2", "model": "trained"}
@@ -229,6 +260,7 @@ def test_means_and_spreads_are_over_runs(finished):
     assert summary["sd"] == pytest.approx(np.std(values, ddof=1))
 
 
+@pytest.mark.slow
 def test_the_folder_says_how_it_came_about(finished):
     plan, out, found = finished
     told = json.loads((out / "results.json").read_text())
@@ -246,6 +278,7 @@ def test_the_folder_says_how_it_came_about(finished):
     del plan
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noise", ["pair", "instance", "transition"])
 def test_other_noise(tmp_path, noise):
     if noise == "transition":
@@ -262,7 +295,14 @@ def test_other_noise(tmp_path, noise):
     assert (given == Work(plan, Cell(0.4, 2), tmp_path / "out").data.train.given).all()
 
 
-@pytest.mark.parametrize("name", [name for name, pair in PAIRS.items() if pair.published])
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name == "mnist-mlp" else pytest.param(name, marks=pytest.mark.slow)
+        for name, pair in PAIRS.items()
+        if pair.published
+    ],
+)
 def test_every_pair_of_the_paper_runs_on_small_files_in_the_true_format(
     name, tmp_path, monkeypatch
 ):
@@ -305,6 +345,7 @@ def test_angles_are_those_of_scipy():
 # --- nothing is lost, and nothing is run twice --------------------------------------------------
 
 
+@pytest.mark.slow
 def test_what_is_finished_is_not_run_again(finished, monkeypatch):
     plan, out, first = finished
     for unit in units.BY_NAME.values():
@@ -352,6 +393,7 @@ ARGUMENTS = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("at", "number"), [(2, signal.SIGKILL), (5, signal.SIGINT)])
 def test_a_grid_goes_on_where_it_was_stopped(finished, tmp_path, at, number):
     _, reference, _ = finished
@@ -384,6 +426,7 @@ def test_a_grid_goes_on_where_it_was_stopped(finished, tmp_path, at, number):
     pd.testing.assert_frame_equal(untimed(out), untimed(reference))
 
 
+@pytest.mark.slow
 def test_several_jobs_give_the_same(finished, tmp_path):
     _, reference, _ = finished
     runner = tmp_path / "runner.py"
@@ -401,6 +444,7 @@ def test_several_jobs_give_the_same(finished, tmp_path):
     pd.testing.assert_frame_equal(untimed(out), untimed(reference))
 
 
+@pytest.mark.slow
 def test_workers_end_with_the_process_that_started_them(tmp_path):
     runner = tmp_path / "runner.py"
     runner.write_text(
@@ -430,30 +474,28 @@ def test_workers_end_with_the_process_that_started_them(tmp_path):
         time.sleep(0.1)
 
 
-def test_a_damaged_network_is_trained_again_and_said(tmp_path, caplog):
-    plan = plan_of("E1", corruptions=(0.6,), runs=1)
-    first = reproduce(plan, tmp_path / "out", progress=False)
-    folder = tmp_path / "out" / "cells" / "c0.6-run1"
+def test_a_damaged_network_is_trained_again_and_said(mine, caplog):
+    plan, out, first = mine
+    folder = out / "cells" / "c0.6-run1"
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     (folder / "layers.json").unlink()
-    again = reproduce(plan, tmp_path / "out", progress=False)
+    again = reproduce(plan, out, progress=False)
     assert str(weights) in caplog.text
     assert "c0.6-run1 is trained again" in caplog.text
     pd.testing.assert_frame_equal(again.results, first.results)
 
 
-def test_a_damaged_table_is_named(tmp_path):
-    plan = plan_of("E1", corruptions=(0.6,), runs=1)
-    reproduce(plan, tmp_path / "out", progress=False)
-    table = tmp_path / "out" / "cells" / "c0.6-run1" / "layers.csv"
+def test_a_damaged_table_is_named(mine):
+    plan, out, _ = mine
+    table = out / "cells" / "c0.6-run1" / "layers.csv"
     table.write_bytes(b"")
     with pytest.raises(OutputError, match=r"layers\.csv is damaged .* remove layers\.json"):
-        reproduce(plan, tmp_path / "out", progress=False)
+        reproduce(plan, out, progress=False)
 
 
-def test_one_process_at_a_time(finished):
-    plan, out, _ = finished
+def test_one_process_at_a_time(small):
+    plan, out, _ = small
     with (
         grid._held(plan, out),
         pytest.raises(OutputError, match="another process works in"),
@@ -462,6 +504,7 @@ def test_one_process_at_a_time(finished):
         pass
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_and_keeps_what_is_finished(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     arguments = ["reproduce", "digits-mlp", "--corruption", "0.6", "--runs", "1", "--out", "out"]
@@ -524,8 +567,8 @@ def no_network(*_):
     raise DataError("there is no network")
 
 
-def test_a_folder_of_other_settings_is_refused(finished):
-    _, out, _ = finished
+def test_a_folder_of_other_settings_is_refused(small):
+    _, out, _ = small
     with pytest.raises(
         OutputError, match=r"variance \(0\.99 there, 0\.5 asked for\); choose another --out"
     ):
@@ -604,8 +647,8 @@ def test_cells_agree_within_two_points_or_both_spreads(tmp_path, ours, sd, agree
     assert both["difference"].tolist() == [pytest.approx(ours - 0.62)]
 
 
-def test_the_command_prints_tables_and_json(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
+def test_the_command_prints_tables_and_json(mine, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)  # the one cell is finished: it only has to be told
     arguments = ["reproduce", "digits-mlp", "--corruption", "0.6", "--runs", "1", "--out", "out"]
     assert main(arguments) == 0
     shown = capsys.readouterr().out

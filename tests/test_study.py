@@ -31,6 +31,7 @@ def done(tmp_path_factory):
     return out, run_study(out, settings=["digits-mlp"], runs=2, progress=False)
 
 
+@pytest.mark.slow
 def test_each_network_has_both_ways_to_choose_beside_its_rivals(done):
     _, found = done
     table = found.networks
@@ -46,6 +47,7 @@ def test_each_network_has_both_ways_to_choose_beside_its_rivals(done):
     np.testing.assert_allclose(table["regret"], table["oracle"] - table["accuracy"])
 
 
+@pytest.mark.slow
 def test_networks_are_tested_when_they_are_finished_and_no_pass_is_spent_on_a_curve(done):
     cell = done[0] / "digits-mlp-symmetric" / "cells" / "c0.6-run2"
     told = json.loads((cell / "training.json").read_text())
@@ -64,6 +66,7 @@ def test_labels_and_hold_outs_are_drawn_anew_for_each_run():
     assert made["digits-mlp-pair"].corruptions == (0.4,)
 
 
+@pytest.mark.slow
 def test_a_study_goes_on_where_it_was_stopped(done, monkeypatch):
     out, found = done
     monkeypatch.setattr(study, "run_grid", lambda *_, **__: None)
@@ -131,6 +134,7 @@ def test_bad_settings_are_named(tmp_path, arguments, said):
     assert not (tmp_path / "s").exists()
 
 
+@pytest.mark.slow
 def test_the_command_prints_json_and_refuses_bad_input_in_one_line(done, capsys):
     out, _ = done
     command = ["study", "--settings", "digits-mlp", "--runs", "2", "--out", str(out), "--json"]

@@ -1,5 +1,6 @@
 """Several processes give what one gives; and when one of them dies, the others say so and stop."""
 
+import functools
 import os
 import signal
 import socket
@@ -102,12 +103,15 @@ def tables(folder, out):
 
 @pytest.fixture(scope="module")
 def alone(folder):
-    """One process, with and without a hold-out."""
-    found = {}
-    for name, more in (("tenth", []), ("holdout", ["--holdout", "mine.py:holdout"])):
+    """One process, with or without a hold-out."""
+
+    @functools.cache
+    def found(name):
+        more = ["--holdout", "mine.py:holdout"] if name == "holdout" else []
         done = run(folder, 1, name, *more)
         assert done.returncode == 0, done.stderr
-        found[name] = (more, tables(folder, name))
+        return more, tables(folder, name)
+
     return found
 
 
@@ -115,15 +119,15 @@ def alone(folder):
     ("processes", "kind", "train", "more"),
     [
         (2, "tenth", "train", ()),
-        (4, "holdout", "train", ()),
-        (2, "holdout", "loader", ("--memory", "30KB")),
-        (4, "tenth", "train", ("--memory", "1B")),
-        (2, "tenth", "stream", ()),
+        pytest.param(4, "holdout", "train", (), marks=pytest.mark.slow),
+        pytest.param(2, "holdout", "loader", ("--memory", "30KB"), marks=pytest.mark.slow),
+        pytest.param(4, "tenth", "train", ("--memory", "1B"), marks=pytest.mark.slow),
+        pytest.param(2, "tenth", "stream", (), marks=pytest.mark.slow),
     ],
 )
 def test_several_processes_give_the_table_of_one(folder, alone, processes, kind, train, more):
     """Moments and rows, in memory and on disk; data with and without a known length."""
-    holdout, expected = alone[kind]
+    holdout, expected = alone(kind)
     out = f"{processes}-{kind}-{train}-{len(more)}"
     done = run(folder, processes, out, *holdout, *more, train=train)
     assert done.returncode == 0, done.stderr
@@ -136,7 +140,7 @@ def test_several_processes_give_the_table_of_one(folder, alone, processes, kind,
 @pytest.mark.parametrize(
     ("train", "said"),
     [
-        ("broken", "train: the data raised OSError"),
+        pytest.param("broken", "train: the data raised OSError", marks=pytest.mark.slow),
         ("odd", "found label 9 at index 250"),
     ],
 )
@@ -150,6 +154,7 @@ def test_bad_input_in_one_process_is_one_line_in_all(folder, train, said):
     assert not (folder / f"bad-{train}").exists()
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_stops_the_others(folder):
     """Started by hand, so that nobody but the connection tells the first one."""
     with socket.socket() as free:
@@ -178,6 +183,7 @@ def test_a_process_that_dies_stops_the_others(folder):
     assert [path.name for path in folder.iterdir() if "killed" in path.name] == []
 
 
+@pytest.mark.slow
 def test_torchrun_ends_when_a_process_dies(folder):
     began = time.monotonic()
     done = run(folder, 2, "killed", train="killed")
@@ -186,6 +192,7 @@ def test_torchrun_ends_when_a_process_dies(folder):
     assert [path.name for path in folder.iterdir() if "killed" in path.name] == []
 
 
+@pytest.mark.slow
 def test_data_without_a_known_order_are_refused(folder):
     (folder / "shuffled.py").write_text(
         "from mine import *\n"

@@ -84,7 +84,7 @@ def test_a_machine_that_cannot_compile_says_so(random_images, monkeypatch):
         )  # fmt: skip
 
 
-@pytest.mark.parametrize("arch", ["mlp", "cnn"])
+@pytest.mark.parametrize("arch", ["mlp", pytest.param("cnn", marks=pytest.mark.slow)])
 def test_the_quick_preset_memorises_wrong_labels_of_digits(arch):
     digits = load_digits()
     images = torch.from_numpy(digits.images[:150]).float().div(8).sub(1).unsqueeze(1)
