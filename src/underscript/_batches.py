@@ -50,6 +50,32 @@ class Batch:
         )
 
 
+def joined(parts: Sequence[Batch]) -> Batch:
+    """Return batches as one, or the first where their samples differ in shape or kind."""
+    first = parts[0]
+    values = [[*part.args, *part.kwargs.values()] for part in parts]
+    alike = all(
+        len(mine) == len(values[0])
+        and all(
+            isinstance(a, Tensor) and isinstance(b, Tensor) and a.shape[1:] == b.shape[1:]
+            for a, b in zip(mine, values[0], strict=True)
+        )
+        for mine in values
+    )
+    if len(parts) == 1 or not alike:
+        return first
+    columns = [torch.cat(column) for column in zip(*values, strict=True)]
+    labels = [part.labels for part in parts if part.labels is not None]
+    index = [part.index for part in parts if part.index is not None]
+    return Batch(
+        tuple(columns[: len(first.args)]),
+        dict(zip(first.kwargs, columns[len(first.args) :], strict=True)),
+        np.concatenate(labels) if len(labels) == len(parts) else None,
+        np.concatenate(index) if len(index) == len(parts) else None,
+        sum(part.size for part in parts),
+    )
+
+
 class ArrayBatches:
     """Slices of a pair of arrays; numpy and torch alike, without copying them whole."""
 

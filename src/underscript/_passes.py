@@ -271,6 +271,7 @@ def count(
     watch: Key | None = None,
     calibration: Key | None = None,
     noise: Noise | None = None,
+    values: Tensor | None = None,
     worst: Worst | None = None,
     choosing: "Choosing | None" = None,
 ) -> Counts:
@@ -279,8 +280,9 @@ def count(
     The watched decoder's `worst` samples are kept too, if asked for.
 
     Of the decoder whose `calibration` is asked for, keep how sure it is and whether it is right.
-    The noise, where it was estimated, says how good the watched samples' labels are. `choosing`
-    tries what could be the network's read-out.
+    The noise, where it was estimated, says how good the watched samples' labels are, and `values`
+    (n, K), in the order of the data, what the watched decoder says of samples whose labels it has
+    not seen. `choosing` tries what could be the network's read-out.
     """
     counts = Counts()
     origins = None if noise is None else came_from(noise)
@@ -311,8 +313,12 @@ def count(
                 )
             decoded = None
             if watch is not None:
-                decoder, mine = decoders[watch], rows_for(watch.layer, rows.layers)
-                said = Answers.of(decoder, mine, sets["given"], rows.batch, origins)
+                if values is not None and origins is not None:
+                    mine = values[counts.n - rows.batch.size : counts.n]
+                    said = Answers.of_values(mine, sets["given"], rows.batch, origins)
+                else:
+                    mine = rows_for(watch.layer, rows.layers)
+                    said = Answers.of(decoders[watch], mine, sets["given"], rows.batch)
                 counts.add(watch, torch.from_numpy(said.predicted), sets)
                 gathered.add(said)
                 if worst is not None:

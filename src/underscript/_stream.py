@@ -24,7 +24,7 @@ from torch.utils.data import (
 )
 from tqdm.auto import tqdm
 
-from ._batches import ArrayBatches, Batch, as_batch, is_mapping
+from ._batches import ArrayBatches, Batch, as_batch, is_mapping, joined
 from ._capture import Tap, capture, extract_logits
 from ._class_names import as_classes
 from ._labels import Labels, as_labels, pick
@@ -259,10 +259,17 @@ class Source:
         return int(largest) + 1
 
     def first(self, size: int = 2) -> Batch:
-        """Return the first `size` samples (fewer if there are fewer)."""
+        """Return the first `size` samples: fewer if there are fewer, or if shapes differ."""
+        parts: list[Batch] = []
+        found = 0
         for batch in self.batches():
-            return batch.take(np.arange(batch.size) < size)
-        raise DataError(f"{self.role}: expected at least one sample; found none")
+            parts.append(batch.take(np.arange(batch.size) < size - found))
+            found += parts[-1].size
+            if found >= size:
+                break
+        if not parts:
+            raise DataError(f"{self.role}: expected at least one sample; found none")
+        return joined(parts)
 
 
 def stream(
@@ -294,10 +301,30 @@ def stream(
     DataError
         If a layer's rows or the logits are not finite; the message names the layer.
     """
+    for (rows,) in stream_views(
+        model, source, taps, device, (), stage=stage, keep=keep, progress=progress
+    ):
+        yield rows
+
+
+def stream_views(
+    model: nn.Module,
+    source: Source,
+    taps: Sequence[Tap],
+    device: torch.device,
+    changes: Sequence[Callable[[Batch], Batch]],
+    *,
+    stage: str,
+    keep: Callable[[Labels], NDArray[np.bool_]] | None = None,
+    progress: bool = True,
+) -> Iterator[list[Rows]]:
+    """Run the model over a source as it is, and over each change of its batches; see `stream`.
+
+    The data are read once. Each batch comes as a list: as it is, then changed in each way.
+    """
     bar = progress_bar(stage, source.length, "rows", progress)
     # All layers are read in one pass: their number says what a row costs.
-    if taps:
-        bar.set_postfix_str(taps[0].name if len(taps) == 1 else f"{len(taps)} layers")
+    bar.set_postfix_str(taps[0].name if len(taps) == 1 else f"{len(taps)} layers" if taps else "")
     with bar, capture(model, taps) as tapped:
         for number, batch in enumerate(source.batches()):
             where = f"{source.role}, batch {number}"
@@ -306,13 +333,16 @@ def stream(
                 batch = batch.take(keep(known_index(batch, where, "setting samples aside")))
                 if not batch.size:
                     continue
-            tapped.see_input(batch, where)
-            logits = forward(model, batch, device, where)
-            layers = tapped.rows(batch, where)
-            for name, rows in [*layers.items(), ("output", logits)]:
-                if not all_finite(rows):
-                    raise DataError(_not_finite(name, rows, batch, where))
-            yield Rows(batch, layers, logits)
+            views = []
+            for seen in [batch, *(change(batch) for change in changes)]:
+                tapped.see_input(seen, where)
+                logits = forward(model, seen, device, where)
+                layers = tapped.rows(seen, where)
+                for name, rows in [*layers.items(), ("output", logits)]:
+                    if not all_finite(rows):
+                        raise DataError(_not_finite(name, rows, seen, where))
+                views.append(Rows(seen, layers, logits))
+            yield views
 
 
 def progress_bar(stage: str, total: int | None, unit: str, progress: bool) -> tqdm:  # type: ignore[type-arg]

@@ -34,14 +34,18 @@ from .geometry import geometry
 from .issues import Answers
 from .layers import LayerChoice, resolve
 from .noise import expected_calibration_error
-from .refine import refine
+from .perturbation import choose_perturbation
 from .repair import Choosing, Target, find_read_out
 from .rows import MEMORY
 from .selection import Key, held_out_tenth, select
+from .selection.chosen import Chosen, choose
+from .selection.decoder import Settings
 from .subspace import PROBES, MinimumAngleSubspaceClassifier
 
 # So many training inputs are remembered, to export the decoder with.
 EXAMPLE = 16
+# So many tell whether a perturbation keeps what inputs mean.
+_TRIED_ON = 2048
 
 
 def decode(
@@ -68,6 +72,8 @@ def decode(
     pool: PoolChoice = None,
     class_names: Sequence[str] | None = None,
     show: Callable[[Any], Any] | None = None,
+    perturb: str | Callable[[Any], Any] = "auto",
+    views: int = 3,
 ) -> Decoding:
     """Decode what a trained network's layers know beneath what it memorised.
 
@@ -83,7 +89,7 @@ def decode(
     test, holdout : Dataset, DataLoader or pair of arrays, optional
         Test data, which choose nothing; and data with noisy labels that the network was not
         trained on, which choose the decoder. Without `holdout` the training data choose it, less
-        surely (see `refine`).
+        surely.
     layers : str, iterable of str, callable, optional
         Names, globs or a predicate ``(name, module) -> bool``; see `list_layers` for the names and
         the defaults.
@@ -117,8 +123,8 @@ def decode(
     group : torch.distributed.ProcessGroup, optional
         Processes that share the work; all of them make the same call and get the same result.
     auto : bool
-        Let the best decoder be one that is refined from noisy labels and chooses layer, features
-        and ridge itself (probe ``auto`` of the table). Otherwise it is the best of `probes` on the
+        Let the best decoder be an ensemble of discriminants that chooses layers, features and
+        ridges itself, by noisy labels (probe ``auto`` of the table). Otherwise it is the best of `probes` on the
         hold-out; without one, on a tenth of the training data that is kept from the decoders, a
         poor substitute.
     pool : str or sequence of str, optional
@@ -137,6 +143,13 @@ def decode(
         What the report shows of a training sample: from the sample, as the model takes it and
         without the batch's dimension, to a picture (height × width, or with 3 channels), a text
         or a row of numbers. By default pictures are recognised by their shape.
+    perturb : {"auto", "none"} or callable
+        How inputs are changed so that they still mean the same, to tell knowledge from memory:
+        ``"auto"`` shifts images (and flips them, where the network answers flipped ones alike),
+        drops words of texts, and adds noise to other numbers. A function takes what the model
+        takes, and returns as much of the same shape.
+    views : int
+        Perturbed views of each training input, at least 1; each costs a run of the network.
 
     Returns
     -------
@@ -153,6 +166,13 @@ def decode(
     """
     clock = Clock()
     shares = _check_settings(probes, variance, batch_size, evaluate, subspace_labels)
+    if isinstance(views, bool) or not isinstance(views, int) or views < 1:
+        raise DataError(
+            f'views: expected a whole number of at least 1; found {views!r}. perturb="none" leaves '
+            "inputs as they are"
+        )
+    if not callable(perturb) and perturb not in ("auto", "none"):
+        raise DataError(f"perturb: expected auto, none or a function; found {perturb!r}")
     names = as_names(class_names)
     source = Source(train, "train", labels, true_labels, batch_size, names)
     sources = {"train": source}
@@ -194,6 +214,8 @@ def decode(
         vectors = Key(target.layer, "velpic", None, "corrupted")
         task = replace(task, extra=vectors)
     choosing: Choosing | None = None
+    chosen: Chosen | None = None
+    perturbation = None
     notes = Notes()
     records: list[dict[str, Any]] = []
     answers: list[Answers] = []
@@ -203,21 +225,27 @@ def decode(
     with undisturbed(network):
         with clock("fit"):
             hold_out = holdout is None and not auto
-            trained, selecting, n = fit(network, task, sources["train"], notes, "", hold_out)
+            trained, selecting, _ = fit(network, task, sources["train"], notes, "", hold_out)
         if isinstance(target, Target):
             choosing = Choosing(target, trained[vectors])
             if "velpic" not in probes:
                 trained.pop(vectors)
                 selecting.pop(vectors, None)
         if auto:
-            with clock("refine"):
-                # The input votes even where it is not decoded.
-                voting = replace(task, places=_with_input(places, seen.all_places))
-                refined = refine(network, voting, whole, sources, n, notes, asked)
-                trained |= refined.keyed([place.tap.name for place in places])
-                choice, noise = refined.selection, refined.noise
+            with clock("choose"):
+                # Every process looks at the same samples.
+                perturbation = None
+                if not alone:
+                    perturbation = choose_perturbation(
+                        perturb, network, whole.first(_TRIED_ON), place, seed, notes
+                    )
+                # The input is a layer among others even where it is not decoded.
+                seeing = replace(task, places=_with_input(places, seen.all_places))
+                chosen = choose(network, seeing, sources, perturbation, views, notes, asked)
+                trained |= chosen.keyed([place.tap.name for place in places])
+                choice, noise = chosen.selection, chosen.noise
                 if choosing is not None:
-                    choosing.add(refined.fitted, refined.work)
+                    chosen.prepare(choosing)
         else:
             with clock("select"):
                 if holdout is not None:
@@ -245,6 +273,7 @@ def decode(
                 counts = count(
                     network, task, sources[role], tried, f"decoding {role}",
                     watch=watch, calibration=sure, noise=noise,
+                    values=None if chosen is None else chosen.values,
                     worst=None if watch is None else worst,
                     choosing=None if role == "test" else choosing,
                 )  # fmt: skip
@@ -257,12 +286,13 @@ def decode(
                 if counts.wrong is not None:
                     wrong_label_share = counts.wrong / counts.n
         if auto:
+            assert chosen is not None
             with clock("oracle"):
-                candidates = refined.candidates(sources.get("test") if "test" in evaluate else None)
+                candidates = chosen.candidates(sources.get("test") if "test" in evaluate else None)
     if alone:
         records = [record for record in records if record["probe"] != "model"]
     taps = [place.tap for place in places]
-    best = Decoder.of(choice.key, trained[choice.key], taps, model, example)
+    best = Decoder.of(choice.key, trained[choice.key], taps, model, example, perturbation)
     with clock("geometry"):
         subspaces = {
             key.layer: decoder
@@ -276,16 +306,18 @@ def decode(
     if controls:
         with clock("random twin"), undisturbed(network):
             roles = [role for role in sources if role == "holdout" or role in evaluate]
-            # The input votes as it does for the network itself.
+            # The input is read as it is for the network itself.
             voters = _with_input(places, seen.all_places) if auto else []
             twin = random_twin(network, seed)
-            records += _control(twin, task, voters, whole, sources, roles, notes)
+            records += _control(twin, task, voters, sources, roles, notes)
     notes.emit()
     settings = {
         "layers": [place.tap.name for place in places],
         "probes": list(probes),
         "variance": list(shares),
         "pool": list(seen.pools),
+        "perturb": None if perturbation is None else perturbation.name,
+        "views": views,
         "controls": controls,
         "auto": auto,
         "device": str(place),
@@ -311,6 +343,8 @@ def decode(
         wrong_label_share=wrong_label_share,
         noise=noise,
         calibration_error=calibration_error,
+        memory=None if chosen is None else chosen.memory,
+        survival=None if chosen is None else chosen.survival,
         settings=settings,
         seeds={"decode": seed},
         timing=clock.seconds,
@@ -322,14 +356,14 @@ def _control(
     twin: nn.Module,
     task: Task,
     voters: list[Place],
-    whole: Source,
     sources: dict[str, Source],
     roles: Sequence[str],
     notes: Notes,
 ) -> list[dict[str, Any]]:
     """Decode the twin's layers; a twin that cannot be decoded is noted, and costs no result.
 
-    With `voters` it is refined as the network itself is.
+    With `voters` it is decoded by an ensemble as the network itself is, though fitted once and
+    without perturbed inputs: it has memorised nothing.
     """
     # The input is the same for both networks.
     task = replace(
@@ -340,13 +374,15 @@ def _control(
     records: list[dict[str, Any]] = []
     try:
         with undisturbed(twin):
-            decoders, _, n = fit(twin, task, sources["train"], notes, "random twin: ", False)
+            decoders, _, _ = fit(twin, task, sources["train"], notes, "random twin: ", False)
             if voters:
-                voting = replace(task, places=voters)
                 # What there is to say of the data was said of the network.
-                asked = [place.tap.name for place in task.places]
-                refined = refine(twin, voting, whole, sources, n, Notes(), asked)
-                decoders |= refined.keyed([place.tap.name for place in task.places])
+                names = [place.tap.name for place in task.places]
+                fitted = choose(
+                    twin, replace(task, places=voters), sources, None, 0, Notes(), names,
+                    Settings(rounds=1), remembers=False,
+                )  # fmt: skip
+                decoders |= fitted.keyed(names)
             for role in roles:
                 counts = count(twin, task, sources[role], decoders, f"random twin, {role}")
                 records += counts.records("random", task, decoders, role)

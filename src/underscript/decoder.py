@@ -2,8 +2,8 @@
 
 import json
 import os
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,10 +18,11 @@ from ._classifier import SubspaceClassifier
 from ._device import device_of
 from ._features import Features
 from ._onnx import CHECKED, OnnxClassifier, export_onnx
-from ._stream import Source, stream
+from ._stream import Source, stream_views
 from .combined import COMBINED, CombinedDiscriminant, rows_for
 from .errors import DataError, ModelError
 from .module import DecodedModule
+from .perturbation import Perturbation
 from .selection import Key
 
 
@@ -42,6 +43,8 @@ class Decoder:
         The network; None after loading without it.
     example : Batch or None
         A few inputs, for `export`; None after loading.
+    perturbation : Perturbation or None
+        How inputs were changed to choose it; None after loading.
     onnx : OnnxClassifier, str or None
         What answers in the network's place, or why it cannot; None unless it was loaded without
         one.
@@ -57,7 +60,9 @@ class Decoder:
         *,
         example: Batch | None = None,
         onnx: OnnxClassifier | str | None = None,
+        perturbation: Perturbation | None = None,
     ):
+        self.perturbation = perturbation
         self.taps, self.layer, self.probe = tuple(taps), layer, probe
         self.estimator, self.model = estimator, model
         self.example, self.onnx = example, onnx
@@ -70,6 +75,7 @@ class Decoder:
         taps: Sequence[Tap],
         model: nn.Module | None,
         example: Batch | None = None,
+        perturbation: Perturbation | None = None,
     ) -> Self:
         """Return the decoder of this name, with those of the taps that it reads."""
         layers: Sequence[str] = (key.layer,)
@@ -77,7 +83,10 @@ class Decoder:
             layers = estimator.layers
         by_name = {tap.name: tap for tap in taps}
         read = [by_name[layer] for layer in layers]
-        return cls(read, key.layer, key.probe, estimator, model, example=example)
+        return cls(
+            read, key.layer, key.probe, estimator, model,
+            example=example, perturbation=perturbation,
+        )  # fmt: skip
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -87,13 +96,16 @@ class Decoder:
     def __repr__(self) -> str:
         return f"Decoder(layer={self.layer!r}, estimator={self.estimator!r})"
 
-    def predict(self, x: Any) -> NDArray[np.int64]:
+    def predict(self, x: Any, views: int = 0) -> NDArray[np.int64]:
         """Return the decoded class of each input, int64 (n,).
 
         Parameters
         ----------
         x : array or Tensor of inputs, Dataset, DataLoader or pair of arrays
             Inputs as the model takes them; labels, if there are any, are not looked at.
+        views : int
+            So many perturbed copies of each input are answered too, and all decision values
+            averaged; each costs a run of the network.
 
         Raises
         ------
@@ -102,23 +114,47 @@ class Decoder:
         DataError
             If the inputs cannot be read.
         """
-        return np.asarray(self.decision_function(x).argmax(1), dtype=np.int64)
+        return np.asarray(self.decision_function(x, views).argmax(1), dtype=np.int64)
 
-    def decision_function(self, x: Any) -> NDArray[np.floating[Any]]:
+    def decision_function(self, x: Any, views: int = 0) -> NDArray[np.floating[Any]]:
         """Return the decision values of each input, shape (n, K); see `predict`.
 
         For MASC these are cos²θ_k; −inf for a class that the training data lacked.
         """
+        changes = self._changes(views)
         source = Source(x, "inputs")
         parts = []
-        if self.model is None and isinstance(self.onnx, OnnxClassifier):
+        if not changes and self.model is None and isinstance(self.onnx, OnnxClassifier):
             parts = [self.onnx.decide(batch) for batch in source.batches()]
             return np.asarray(torch.cat(parts).numpy())
         model = self._model()
         with undisturbed(model):
-            for rows in stream(model, source, self.taps, device_of(model), stage="decoding"):
-                parts.append(self.estimator.decide(rows_for(self.layer, rows.layers)).cpu())
+            for seen in stream_views(
+                model, source, self.taps, device_of(model), changes, stage="decoding"
+            ):
+                values = [self.estimator.decide(rows_for(self.layer, r.layers)) for r in seen]
+                parts.append((torch.stack(values).sum(0) / len(values)).cpu())
         return np.asarray(torch.cat(parts).numpy())
+
+    def _changes(self, views: int) -> list[Callable[[Batch], Batch]]:
+        """Return what makes each perturbed copy of a batch.
+
+        Raises
+        ------
+        DataError
+            If there are to be some and it is not known how inputs are perturbed.
+        """
+        if isinstance(views, bool) or not isinstance(views, int) or views < 0:
+            raise DataError(f"views: expected a whole number of at least 0; found {views!r}")
+        if not views:
+            return []
+        if self.perturbation is None or not self.perturbation.fits:
+            what = "no perturbation" if self.perturbation is None else "only noise"
+            raise DataError(
+                f"views: expected a decoder that knows how to perturb inputs so that they mean the "
+                f"same; this one knows {what}. Decode with perturb=, or leave views at 0"
+            )
+        return [partial(self.perturbation, view=view) for view in range(views)]
 
     def predict_proba(self, x: Any) -> NDArray[np.floating[Any]]:
         """Return the probability of each class for each input, shape (n, K); see `predict`.

@@ -24,6 +24,7 @@ from .issues import Answers, confused_pairs, summarised
 from .noise import Noise
 from .repair import ReadOut, relabelled, transfer
 from .selection import Selection
+from .selection.memory import Memory
 
 
 class Decoding:
@@ -79,6 +80,23 @@ class Decoding:
     def verdict(self) -> str:
         """One sentence with its numbers."""
         return str(self.summary["verdict"])
+
+    @property
+    def memory(self) -> pd.DataFrame:
+        """The memory meter, one row a layer.
+
+        A plain discriminant of each layer, out of fold: how often it agrees with given labels.
+
+        Returns
+        -------
+        pandas.DataFrame
+            `layer`; `plain`: on training inputs as they are; `perturbed`; `holdout`: on a hold-out,
+            or missing; `corrected`: what is left of `perturbed` without the memory that survives.
+            All from 0 to 1. Empty with ``auto=False``.
+        """
+        columns = ["layer", "plain", "perturbed", "holdout", "corrected"]
+        found = self.summary.get("memory") or {"layers": []}
+        return pd.DataFrame(found["layers"], columns=columns)
 
     def label_issues(self, *, sort: bool = False) -> pd.DataFrame:
         """Return what the chosen decoder says of every training label.
@@ -279,6 +297,8 @@ def describe(
     wrong_label_share: float | None,
     noise: Noise | None,
     calibration_error: float | None,
+    memory: pd.DataFrame | None,
+    survival: Memory | None,
     settings: dict[str, Any],
     seeds: dict[str, int],
     timing: dict[str, float],
@@ -348,6 +368,7 @@ def describe(
         "gain_points": gain,
         "wrong_label_share": wrong_label_share,
         "noise": None if noise is None else noise.summary(),
+        "memory": None if memory is None or survival is None else _meter(memory, survival),
         "label_issues": summarised(issues, noise),
         "layers": layers,
         "settings": settings,
@@ -363,6 +384,17 @@ def describe(
     flagged = set(issues.index[issues["is_label_issue"]])
     shown = [example for example in examples if example.index in flagged]
     return Decoding(table, summary, best, issues, candidates, shapes, shown, read_out)
+
+
+def _meter(memory: pd.DataFrame, survival: Memory) -> dict[str, Any]:
+    """Return the memory meter as plain numbers."""
+    rows = memory.astype(object).where(memory.notna(), None).to_dict("records")
+    return {
+        "survival": survival.survival,
+        "survival_without_holdout": survival.survival_without,
+        "holdout_trust": survival.trust,
+        "layers": rows,
+    }
 
 
 def verdict(summary: Mapping[str, Any], table: pd.DataFrame) -> str:

@@ -58,28 +58,43 @@ class Answers:
     drawn: Sketches
 
     @classmethod
-    def of(
-        cls, decoder: Any, rows: Any, given: Labels, batch: Batch, came_from: Tensor | None
-    ) -> Self:
-        """Return the answers for one batch.
+    def of(cls, decoder: Any, rows: Any, given: Labels, batch: Batch) -> Self:
+        """Return what a decoder without probabilities says of one batch.
 
         Parameters
         ----------
-        decoder : CombinedDiscriminant or SubspaceClassifier
+        decoder : SubspaceClassifier
             The chosen one.
-        rows : Tensor or mapping of str to Tensor
+        rows : Tensor
             What it reads.
         given : ndarray of int64, shape (n,)
             The given labels.
         batch : Batch
             Where the rows come from.
-        came_from : Tensor of float64, shape (K, K), or None
-            From `came_from`; None for a decoder without probabilities.
         """
-        if came_from is not None:
-            said = _of_chances(decoder.decide(rows), given, came_from)
-        else:
-            said = _of_closeness(decoder, rows, given)
+        return cls._made(_of_closeness(decoder, rows, given), given, batch)
+
+    @classmethod
+    def of_values(
+        cls, values: Float[Tensor, "n classes"], given: Labels, batch: Batch, came_from: Tensor
+    ) -> Self:
+        """Return what log-odds say of one batch.
+
+        Parameters
+        ----------
+        values : Tensor, shape (n, K)
+            Log-odds of each class, of a decoder that has not seen these labels.
+        given : ndarray of int64, shape (n,)
+            The given labels.
+        batch : Batch
+            Whose they are.
+        came_from : Tensor of float64, shape (K, K)
+            From `came_from`.
+        """
+        return cls._made(_of_chances(values, given, came_from), given, batch)
+
+    @classmethod
+    def _made(cls, said: tuple[Any, ...], given: Labels, batch: Batch) -> Self:
         told = dict(zip(("predicted", "second", "quality", "margin", "confidence"), said,
                         strict=True))  # fmt: skip
         return cls(

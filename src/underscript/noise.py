@@ -24,6 +24,7 @@ __all__ = [
     "Calibration",
     "Noise",
     "calibrate",
+    "class_bias",
     "estimate_noise",
     "expected_calibration_error",
     "likelihood",
@@ -96,6 +97,41 @@ def calibrate(scores: Float[Tensor, "n classes"], labels: Int[Tensor, " n"]) -> 
     redrawn, likelihoods = _share(of_label, scores.shape[1])
     best = int(likelihoods.mean(1).argmax())
     return Calibration(_TEMPERATURES[best] / spread, float(redrawn[best]), likelihoods[best])
+
+
+def class_bias(
+    scores: Float[Tensor, "n classes"], labels: Int[Tensor, " n"], calibration: Calibration
+) -> Float[Tensor, " classes"]:
+    """Return what is added to each class's log-odds so that classes are as frequent as labels say.
+
+    The priors that make the labels likeliest, by EM (Saerens, Latinne and Decaestecker 2002), with
+    a share of the labels redrawn. Zero where labels are not likelier by more than K − 1 numbers
+    (Akaike's criterion): classes then count as equally likely.
+
+    Returns
+    -------
+    Tensor of float64, shape (K,)
+    """
+    odds = scores.double() * calibration.temperature
+    n_classes, share = odds.shape[1], calibration.redrawn
+    bias = torch.zeros(n_classes, dtype=torch.float64)
+    one = torch.nn.functional.one_hot(labels, n_classes).double()
+    right = (1 - share) * one + share / n_classes
+
+    def of_labels(chances: Tensor) -> Tensor:
+        return (chances * right).sum(1, keepdim=True).clamp(min=1e-300)
+
+    before = float(of_labels(torch.softmax(odds, 1)).log().sum())
+    for _ in range(_STEPS):
+        chances = torch.softmax(odds + bias, 1)
+        posterior = chances * right / of_labels(chances)
+        moved = ((posterior.mean(0) + 1e-9) / (chances.mean(0) + 1e-9)).log()
+        bias += moved
+        if float(moved.abs().max()) < 1e-4:
+            break
+    bias -= bias.mean()
+    after = float(of_labels(torch.softmax(odds + bias, 1)).log().sum())
+    return bias if after - before > n_classes - 1 else torch.zeros_like(bias)
 
 
 def _share(of_label: Tensor, n_classes: int) -> tuple[Tensor, Tensor]:
@@ -216,6 +252,51 @@ class Noise:
             accuracy_low=accuracy(self.rate_low, agreement - error),
             accuracy_high=accuracy(self.rate_high, agreement + error),
         )
+
+    def widened(self, error: float) -> "Noise":
+        """Return the same with intervals that a further error, of the agreement, is added to."""
+
+        def around(value: float, low: float, high: float) -> tuple[float, float]:
+            down, up = (float(np.hypot(value - end, 1.96 * error)) for end in (low, high))
+            return max(0.0, value - down), min(1.0, value + up)
+
+        rate = around(self.rate, self.rate_low, self.rate_high)
+        accuracy = around(self.accuracy, self.accuracy_low, self.accuracy_high)
+        return replace(
+            self, rate_low=rate[0], rate_high=rate[1],
+            accuracy_low=accuracy[0], accuracy_high=accuracy[1],
+        )  # fmt: skip
+
+    def averaged(self, other: "Noise") -> "Noise":
+        """Return the mean of two estimates, each by its precision; the other's where equal.
+
+        What they differ by beyond their errors widens the intervals.
+        """
+        found: dict[str, float] = {}
+        for name in ("rate", "accuracy"):
+            values = [getattr(each, name) for each in (self, other)]
+            errors = [
+                max(getattr(each, f"{name}_high") - getattr(each, f"{name}_low"), 1e-6) / 3.92
+                for each in (self, other)
+            ]
+            weights = [error**-2 for error in errors]
+            total = sum(weights)
+            mean = sum(w * v for w, v in zip(weights, values, strict=True)) / total
+            spread = sum(w * (v - mean) ** 2 for w, v in zip(weights, values, strict=True)) / total
+            error = 1.96 * (1 / total + spread) ** 0.5
+            found |= {
+                name: mean, f"{name}_low": max(0.0, mean - error),
+                f"{name}_high": min(1.0, mean + error),
+            }  # fmt: skip
+        return replace(other, **found, beyond_chance=max(self.beyond_chance, other.beyond_chance))
+
+    def over(self, classes: Tensor, n_classes: int) -> "Noise":
+        """Return the same for more classes than occur: the others are never mistaken."""
+        at = np.ix_(classes.numpy(), classes.numpy())
+        transitions = np.eye(n_classes)
+        error = np.zeros((n_classes, n_classes))
+        transitions[at], error[at] = self.transitions, self.transitions_error
+        return replace(self, transitions=transitions, transitions_error=error)
 
     def summary(self) -> dict[str, Any]:
         """Return everything as plain numbers and lists, and the two verdicts."""

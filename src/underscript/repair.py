@@ -15,7 +15,6 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from ._candidates import Candidate, View, Work
 from ._labels import Labels
 from ._stream import Rows
 from ._survey import Place, Survey
@@ -188,25 +187,35 @@ class Choosing:
         self.agreed: Tensor | int = 0
         self.held: list[Tensor] = []
 
-    def add(self, fitted: Mapping[Candidate, Linear], work: Work) -> None:
-        """Add the discriminants of the last round, and what class means of decoded labels give."""
-        view = View(self.target.layer, 0)
-        mine = {each: linear for each, linear in fitted.items() if each.view == view}
-        last = max((each.round for each in mine), default=0)
+    def add(
+        self,
+        linears: Sequence[tuple[float, Linear]],
+        one: Tensor,
+        means: tuple[Tensor, Tensor],
+    ) -> None:
+        """Add the discriminants of the layer, and what class means of decoded labels give.
+
+        Parameters
+        ----------
+        linears : sequence of (float, Linear)
+            Ridge and discriminant, over all classes.
+        one : Tensor of float32, shape (width,)
+            The vector whose products with rows are nearest to 1: it makes up for a bias.
+        means : tuple of Tensor
+            Class means (K, width) and counts (K,) of the decoded labels.
+        """
         found: list[tuple[Option, float, Tensor, Tensor | None]] = []
-        for each, linear in mine.items():
-            if each.round != last:
-                continue
+        for ridge, linear in linears:
             present = torch.isfinite(linear.intercepts)
             offsets = torch.where(present, linear.intercepts, _NEVER)
             if self.target.bias is not None:
                 option = Option("discriminant", "refitted")
-                found.append((option, each.ridge, linear.coefficients, offsets))
+                found.append((option, ridge, linear.coefficients, offsets))
             # A read-out without a bias: the layer's rows themselves make up for it.
-            folded = linear.coefficients + torch.outer(offsets, work.ones[view].to(offsets))
-            found.append((Option("discriminant", "zero"), each.ridge, folded, None))
-        if view in work.means and self.target.bias is not None:
-            offsets = _half_way(self.vectors, *work.means[view])
+            folded = linear.coefficients + torch.outer(offsets, one.to(offsets))
+            found.append((Option("discriminant", "zero"), ridge, folded, None))
+        if self.target.bias is not None:
+            offsets = _half_way(self.vectors, *means)
             found.append((Option("velpic", "refitted"), 0.0, self.vectors, offsets))
         self.options = found + self.options
 

@@ -30,7 +30,7 @@ FLIP_KEEPS = 0.75
 # A perturbation must be answered as plain inputs are, beyond chance, by so many standard errors.
 _BEYOND = 3.0
 # So many views of each sample are answered, so many samples at once.
-_VIEWS, _AT_ONCE = 4, 64
+_VIEWS, _AT_ONCE = 2, 256
 
 _SHOWN = {"own": "your function"}
 
@@ -245,7 +245,7 @@ class _Trial:
 
         # Never a view with its own mirror image: two shifts differ, and so must these.
         flipped = self.views(with_shifts(flipped=True))
-        pairs = [(one, other) for one in range(_VIEWS) for other in range(_VIEWS) if one < other]
+        pairs = [(one, other) for one in range(_VIEWS) for other in range(one + 1, _VIEWS)]
         same, by_chance = _mean([_agreement(views[a], views[b]) for a, b in pairs])
         mirrored, mirrored_by_chance = _mean([_agreement(views[a], flipped[b]) for a, b in pairs])
         keeps = mirrored - mirrored_by_chance >= FLIP_KEEPS * (same - by_chance)

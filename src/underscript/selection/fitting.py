@@ -75,8 +75,8 @@ class Fitted:
         For each fold what is fitted to the others.
     plain, moved : Tensor of float32, shape (n, K)
         Out-of-fold scores of rows as they are, and summed over perturbed ones.
-    spread : float
-        Standard deviation of the scores of one view about each row's mean.
+    spread, moved_spread : float
+        Standard deviations about each row's mean: of scores of one new input, and of `moved`.
     """
 
     whole: Linear
@@ -84,6 +84,7 @@ class Fitted:
     plain: Tensor
     moved: Tensor
     spread: float = 1.0
+    moved_spread: float = 1.0
 
 
 @dataclass
@@ -140,6 +141,7 @@ class LayerFit:
 
     @property
     def n_classes(self) -> int:
+        """Classes that occur."""
         return self.counts.shape[1]
 
     @property
@@ -255,7 +257,9 @@ class LayerFit:
         return means
 
     def _decoded_means(
-        self, last: dict[tuple[bool, float], list[Linear]], before: dict[tuple[int, bool, float], Tensor]
+        self,
+        last: dict[tuple[bool, float], list[Linear]],
+        before: dict[tuple[int, bool, float], Tensor],
     ) -> dict[tuple[int, bool, float], Tensor]:
         """Return class means of the labels that each fit decodes of what it was fitted to.
 

@@ -7,11 +7,13 @@ perturbation: A = (1 − ρ) A\* + ρ A₀. ρ is the same for all candidates of
 
 - with a hold-out, as that with which A\* of all candidates is most nearly their agreement there;
 - without one, from what becomes of memories that are known to be such. Samples whose given label
-  none of the candidates that lose least to the perturbation predicts, most of which agree on
-  another, are mostly mislabelled. How often the others still repeat these labels, beyond how often
-  they say so of rightly labelled samples of the class, is memory; ρ is what is left of it.
+  no candidate of the layers that lose least to the perturbation predicts, most of which agree on
+  another, are mostly mislabelled. How often the layer that loses most still repeats these labels,
+  beyond how often it says so of rightly labelled samples of the class, is memory; ρ is the share of
+  it that is left on perturbed inputs.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -60,9 +62,16 @@ def survival_without(
     plain: Int[Tensor, "candidates n"],
     moved: Int[Tensor, "candidates n"],
     labels: Int[Tensor, " n"],
+    layers: Sequence[str],
     n_classes: int,
 ) -> float:
     """Return ρ from the answers of all candidates on inputs as they are, and perturbed.
+
+    Layers are ordered by how much agreement the perturbation costs them. The last one remembers
+    most. What contradicts labels is the first layer alone, and the first half of the layers: the
+    first knows little, so that some labels that it contradicts are right, and ρ comes out too
+    large; the half knows more, so that what stands against a memory is strong, and ρ comes out too
+    small. Their geometric mean is taken.
 
     Parameters
     ----------
@@ -70,25 +79,34 @@ def survival_without(
         Out-of-fold answers.
     labels : Tensor of int64, shape (n,)
         Given labels.
+    layers : sequence of str
+        Each candidate's layer.
     n_classes : int
         Classes that occur.
     """
     loses = (plain == labels).double().mean(1) - (moved == labels).double().mean(1)
-    order = loses.argsort(stable=True)
-    half = max(1, len(order) // 2)
-    knowing, remembering = order[:half], order[half:]
-    votes = torch.zeros(len(labels), n_classes)
-    for answers in moved[knowing]:
-        votes.scatter_add_(1, answers[:, None], torch.ones(len(labels), 1))
-    most, vote = votes.max(1)
-    mine = votes.gather(1, labels[:, None])[:, 0]
-    wrong = (mine == 0) & (2 * most > half)
-    right = vote == labels
-    left = [_repeated(plain[remembering], labels, vote, wrong, right, n_classes),
-            _repeated(moved[remembering], labels, vote, wrong, right, n_classes)]  # fmt: skip
-    if left[0] <= 0:
+    of_layer = {
+        name: float(loses[[at for at, other in enumerate(layers) if other == name]].mean())
+        for name in dict.fromkeys(layers)
+    }
+    order = sorted(of_layer, key=lambda name: of_layer[name])
+    if len(order) < 2:
         return 0.0
-    return min(MOST, max(0.0, left[1] / left[0]))
+    last = [at for at, name in enumerate(layers) if name == order[-1]]
+    found = []
+    for knowing in (order[:1], order[: len(order) // 2]):
+        those = [at for at, name in enumerate(layers) if name in knowing]
+        votes = torch.zeros(len(labels), n_classes)
+        for answers in moved[those]:
+            votes.scatter_add_(1, answers[:, None], torch.ones(len(labels), 1))
+        most, vote = votes.max(1)
+        mine = votes.gather(1, labels[:, None])[:, 0]
+        wrong, right = (mine == 0) & (2 * most > len(those)), vote == labels
+        before, after = (
+            _repeated(each[last], labels, vote, wrong, right, n_classes) for each in (plain, moved)
+        )
+        found.append(min(MOST, max(0.0, after / before)) if before > 0 else 0.0)
+    return float((found[0] * found[1]) ** 0.5)
 
 
 def _repeated(

@@ -1,0 +1,486 @@
+"""What was chosen: a decoder, what it says of every training label, and how sure that is."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from .._notes import Notes
+from .._passes import Decoders, Task
+from .._stream import Source, stream
+from ..combined import COMBINED, CombinedDiscriminant, Member
+from ..discriminant import FourierFeatures, Linear, RidgeDiscriminant
+from ..noise import Noise, calibrate, class_bias, estimate_noise
+from ..perturbation import Perturbation
+from ..repair import Choosing
+from .choice import Key, Score, Selection
+from .decoder import (
+    Fits,
+    Held,
+    Settings,
+    fit_candidates,
+    keep_holdout,
+    keep_rows,
+    measure_memory,
+)
+from .fitting import Candidate
+from .greedy import select_ensemble
+from .kept_rows import FOLDS, KeptRows
+from .memory import Memory, corrected
+
+__all__ = ["Chosen", "choose"]
+
+# Samples that noise is estimated with, at most: more would narrow no interval that matters.
+_ESTIMATED_WITH = 10_000
+# Fewer hold-out samples for each class that occurs choose nothing.
+_PER_CLASS = 2
+# Members of the ensemble of one layer.
+_OF_LAYER = 3
+
+
+@dataclass
+class Chosen:
+    """The decoder that `choose` found.
+
+    Attributes
+    ----------
+    key : Key
+        Its name in tables.
+    decoders : dict of str to CombinedDiscriminant
+        The best of each layer, and of all together.
+    members : tuple of Candidate
+        What the chosen one consists of.
+    criterion : {"holdout", "training data"}
+        What decided.
+    agreement, n : float, int
+        The share of noisy labels that it predicts of n samples whose labels it has not seen.
+    noise : Noise
+        How noisy labels are, and how right the decoder is.
+    memory : pandas.DataFrame
+        The memory meter: `layer`, `plain`, `perturbed`, `holdout`, `corrected`: agreement with given labels, out of
+        fold.
+    survival : Memory
+        How much memory survives the perturbation.
+    values : Tensor of float32, shape (n, K)
+        Out-of-fold log-odds of this process's training samples, in the order of the data.
+    fits : Fits
+        Everything that was tried.
+    kept : KeptRows
+        The rows that it was tried on.
+    """
+
+    key: Key
+    decoders: dict[str, CombinedDiscriminant]
+    members: tuple[Candidate, ...]
+    criterion: str
+    agreement: float
+    n: int
+    noise: Noise
+    memory: pd.DataFrame
+    survival: Memory
+    values: Tensor
+    fits: Fits
+    kept: KeptRows
+    task: Task
+    network: nn.Module
+
+    def keyed(self, layers: Sequence[str]) -> Decoders:
+        """Return the decoders of some layers and of all together, by their names in tables."""
+        places = [*layers, *(place for place in self.decoders if place == COMBINED)]
+        return {_key(place): self.decoders[place] for place in places if place in self.decoders}
+
+    @property
+    def selection(self) -> Selection:
+        """The choice and why."""
+        noise, survival = self.noise, self.survival
+        members = [str(member) for member in dict.fromkeys(self.members)]
+        reason = (
+            f"{len(members)} discriminants together ({'; '.join(members)})"
+            if len(members) > 1
+            else f"A {members[0]}"
+        )
+        if self.criterion == "holdout":
+            reason += f", chosen by {self.n:,} noisy labels of a hold-out"
+            if survival.trust < 1:
+                reason += " and by perturbed training inputs"
+        else:
+            reason += ", chosen by labels of training inputs that their fits had not seen"
+        if survival.survival:
+            reason += f", corrected for the {survival.survival:.0%} of memory that survive"
+        if noise.hopeless:
+            reason += "; but the labels say no more than chance: nothing can be decoded from them."
+        else:
+            reason += (
+                f"; estimated to be right for {noise.accuracy:.1%} ({noise.accuracy_low:.1%} to "
+                f"{noise.accuracy_high:.1%}), with {noise.rate:.1%} of the labels wrong "
+                f"({noise.rate_low:.1%} to {noise.rate_high:.1%})"
+            )
+            reason += ": there is nothing to repair." if noise.nothing_wrong else "."
+        score = Score(self.key, self.agreement, self.n)
+        return Selection(self.key, self.criterion, score, None, reason)
+
+    def prepare(self, choosing: Choosing) -> None:
+        """Add what is known of the input of a network's read-out to what may be written there."""
+        layer, task = choosing.target.layer, self.task
+        width = self.kept.widths[layer]
+        sums = torch.zeros(task.n_classes, width, dtype=torch.float64)
+        counts = torch.zeros(task.n_classes, dtype=torch.int64)
+        products = torch.zeros(width, width, dtype=torch.float64)
+        decoded = self.values.argmax(1)
+        for fold in range(FOLDS):
+            places, start = self.kept.part(fold).places, 0
+            for (block,) in self.kept.blocks(layer, fold, [0]):
+                rows = block.double().cpu()
+                said = decoded[places[start : start + len(rows)]]
+                sums.index_add_(0, said, rows)
+                counts += torch.bincount(said, minlength=task.n_classes)
+                products += rows.T @ rows
+                start += len(rows)
+        team = task.team
+        sums, counts, products = team.total(sums), team.total(counts), team.total(products)
+        # The vector whose products with rows are nearest to 1, by least squares.
+        products.diagonal().add_(1e-6 * float(products.diagonal().mean()))
+        one = torch.linalg.solve(products, sums.sum(0)).float()
+        linears = [
+            (each.ridge, _expanded(fitted.whole, self.fits.classes, task.n_classes))
+            for each, fitted in self.fits.fitted.items()
+            if each.layer == layer and not each.n_features
+        ]
+        means = sums / counts.clamp(min=1)[:, None]
+        choosing.add(linears, one, (means, counts))
+
+    def candidates(self, test: Source | None) -> pd.DataFrame:
+        """Return every candidate, with its accuracy on test data if there are any.
+
+        Test data choose nothing; they show what the choice cost.
+
+        Returns
+        -------
+        pandas.DataFrame
+            `round`, `layer`, `n_features`, `perturbed`, `ridge`, `criterion` (agreement with noisy
+            labels of new inputs, as estimated), `chosen` and `test_accuracy` (0 to 1, or missing).
+        """
+        fits, task = self.fits, self.task
+        right = torch.zeros(len(fits.candidates))
+        n = 0
+        if test is not None:
+            with task.team.together():
+                for rows in stream(
+                    self.network, test, task.taps, task.device,
+                    stage="trying all candidates", progress=task.progress,
+                ):  # fmt: skip
+                    labels = torch.from_numpy(task.given(rows.batch, test))
+                    n += len(labels)
+                    seen: dict[tuple[str, int], Tensor] = {}
+                    for at, (each, fitted) in enumerate(fits.fitted.items()):
+                        view = each.layer, each.n_features
+                        if view not in seen:
+                            mine = rows.layers[each.layer].float()
+                            seen = {view: fits.features[each.layer](mine) if view[1] else mine}
+                        said = fits.classes[fitted.whole(seen[view]).argmax(1).cpu()]
+                        right[at] += int((said == labels).sum())
+            parts = task.team.gather((right, n))
+            n = sum(part[1] for part in parts)
+            right = torch.stack([part[0] for part in parts]).sum(0)
+        worth = _criterion(self.survival)
+        return pd.DataFrame(
+            [
+                {
+                    **each._asdict(), "criterion": float(worth[at]),
+                    "chosen": each in self.members,
+                    "test_accuracy": float(right[at]) / n if n else np.nan,
+                }
+                for at, each in enumerate(fits.candidates)
+            ]
+        )  # fmt: skip
+
+
+def _key(layer: str) -> Key:
+    return Key(layer, "auto", None, "corrupted")
+
+
+def choose(
+    network: nn.Module,
+    task: Task,
+    sources: Mapping[str, Source],
+    perturbation: Perturbation | None,
+    views: int,
+    notes: Notes,
+    chosen_from: Sequence[str],
+    settings: Settings | None = None,
+    *,
+    remembers: bool = True,
+) -> Chosen:
+    """Fit candidates to every layer, and choose an ensemble of them with noisy labels only.
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+        The network; it is run, not changed.
+    task : Task
+        The layers and how they are read.
+    sources : mapping of str to Source
+        This process's ``train`` and, where there is one, ``holdout``: data with noisy labels that
+        the network was not trained on.
+    perturbation : Perturbation or None
+        How inputs are changed.
+    views : int
+        Perturbed views of each training input.
+    notes : Notes
+        Where what a user should know is added.
+    chosen_from : sequence of str
+        Layers that may be chosen.
+    settings : Settings, optional
+        What is tried.
+    remembers : bool
+        Whether the network may have memorised labels; one that was never trained has not.
+    """
+    settings = settings or Settings()
+    kept = keep_rows(network, task, sources["train"], perturbation, views)
+    held = None
+    if "holdout" in sources:
+        held = _checked(keep_holdout(network, task, sources["holdout"]), kept, task, notes)
+    fits_views = perturbation is not None and perturbation.fits
+    fits = fit_candidates(kept, held, task, fits_views, settings)
+    memory = measure_memory(fits, perturbation is not None)
+    layers = [each.layer for each in fits.candidates]
+    mine = [at for at, layer in enumerate(layers) if layer in chosen_from]
+    judged = perturbation is not None or held is not None or not remembers
+    judged |= set(layers) == {"input"}
+    if judged:
+        members, _ = select_ensemble(fits.scores, memory.survival, memory.trust, mine)
+    else:
+        notes.add(
+            "nothing tells memory from knowledge: inputs are not perturbed and there is no "
+            "hold-out, so all layers answer together. Give a hold-out, or a perturbation"
+        )
+        members = _one_of_each(fits, mine)
+    noise, temperature, bias, out_of_fold = _estimates(fits, memory, members, task)
+    decoders = {}
+    for layer in dict.fromkeys(layers):
+        among = [at for at, other in enumerate(layers) if other == layer]
+        of_layer = among[:1]
+        if judged:
+            of_layer, _ = select_ensemble(
+                fits.scores, memory.survival, memory.trust, among, _OF_LAYER
+            )
+        decoders[layer] = _combined(fits, of_layer, temperature, None, task)
+    alone = {layers[at] for at in members}
+    place = alone.pop() if len(alone) == 1 else COMBINED
+    decoders[place] = _combined(fits, members, temperature, bias, task)
+    values = _out_of_fold(fits, kept, members, task)
+    places = torch.cat([kept.part(fold).places for fold in range(FOLDS)])
+    ordered = torch.full((len(values), task.n_classes), -torch.inf)
+    ordered[places[:, None], fits.classes] = (values * out_of_fold[0] + out_of_fold[1]).float()
+    agreement, n = _agreement(fits, memory, members)
+    return Chosen(
+        key=_key(place), decoders=decoders,
+        members=tuple(fits.candidates[at] for at in members),
+        criterion="holdout" if memory.trust > 0.5 else "training data",
+        agreement=agreement, n=n, noise=noise, memory=_meter(fits, memory), survival=memory,
+        values=ordered, fits=fits, kept=kept, task=task, network=network,
+    )  # fmt: skip
+
+
+def _checked(held: Held, kept: KeptRows, task: Task, notes: Notes) -> Held | None:
+    """Return the hold-out if it can choose; note what is wrong with it."""
+    team = task.team
+    counts = team.total(torch.bincount(held.labels, minlength=task.n_classes))
+    prints = np.concatenate(team.gather(held.prints))
+    mine = np.concatenate([kept.part(fold).prints for fold in range(FOLDS)])
+    found = np.isin(prints, mine)
+    shared = np.logical_or.reduce(team.gather(found))
+    if shared.any():
+        notes.add(
+            f"holdout: {int(shared.sum())} of its {len(prints)} inputs are training data: the "
+            "network has seen their labels"
+        )
+    some = int((counts > 0).sum())
+    least = _PER_CLASS * task.n_classes
+    if some < 2 or len(prints) < least:
+        what = "one class" if some < 2 else f"{len(prints)} samples"
+        notes.add(
+            f"holdout: {what} cannot choose (expected at least 2 classes and {least} samples); "
+            "chosen with the training data alone"
+        )
+        return None
+    missing = torch.nonzero(counts == 0)[:, 0].tolist()
+    if missing:
+        notes.add(
+            f"holdout: no sample is labelled {', '.join(map(str, missing[:5]))}"
+            f"{' and others' if len(missing) > 5 else ''}: how well these classes are decoded "
+            "chooses nothing"
+        )
+    return held
+
+
+def _one_of_each(fits: Fits, among: Sequence[int]) -> list[int]:
+    """Return of each layer what is fitted to the given labels with the largest ridge."""
+    best: dict[str, int] = {}
+    for at in among:
+        each = fits.candidates[at]
+        if each.round or each.perturbed:
+            continue
+        best[each.layer] = at
+    return list(best.values())
+
+
+def _criterion(memory: Memory) -> Tensor:
+    """Return each candidate's agreement with noisy labels of new inputs, as estimated."""
+    found = corrected(memory.plain, memory.moved, memory.survival)
+    if memory.holdout is None:
+        return found
+    return memory.trust * memory.holdout + (1 - memory.trust) * found
+
+
+def _agreement(fits: Fits, memory: Memory, members: Sequence[int]) -> tuple[float, int]:
+    """Return the share of noisy labels of new inputs that an ensemble predicts, and of how many."""
+    scores = fits.scores
+    if scores.held is not None and memory.trust > 0.5:
+        together = sum(scores.holdout[at] for at in members)
+        agreed = (together.argmax(1) == scores.held).double()  # type: ignore[union-attr]
+        return float(agreed.mean()), len(agreed)
+    shares = [
+        (sum(each[at] for at in members).argmax(1) == scores.labels).double().mean()  # type: ignore[union-attr]
+        for each in (scores.plain, scores.moved)
+    ]
+    found = float(corrected(shares[0], shares[1], memory.survival))
+    return min(1.0, max(0.0, found)), len(scores.labels)
+
+
+def _estimates(
+    fits: Fits, memory: Memory, members: Sequence[int], task: Task
+) -> tuple[Noise, float, Tensor, tuple[float, Tensor]]:
+    """Estimate noise, temperature and the classes' biases (C,), and the latter two out of fold.
+
+    From perturbed training inputs out of fold, and from the hold-out; each counts by its precision.
+    What memory adds to agreement is an error of the first.
+    """
+    scores = fits.scores
+    kinds = [(sum(scores.moved[at] for at in members), scores.labels)]
+    if scores.held is not None:
+        kinds.append((sum(scores.holdout[at] for at in members), scores.held))
+    found = []
+    for values, labels in kinds:
+        step = max(1, len(labels) // _ESTIMATED_WITH)
+        some, given = values[::step], labels[::step]  # type: ignore[index]
+        calibration = calibrate(some, given)
+        bias = class_bias(some, given, calibration)
+        shifted = some + bias / calibration.temperature
+        scale = calibration.temperature
+        calibration = calibrate(shifted, given)
+        noise = estimate_noise(shifted, given, calibration, task.seed)
+        bias = bias * (calibration.temperature / scale)
+        found.append((noise, calibration.temperature, bias))
+    noise, temperature, bias = found[0]
+    moved, plain = (
+        float((sum(each[at] for at in members).argmax(1) == scores.labels).double().mean())  # type: ignore[union-attr]
+        for each in (scores.moved, scores.plain)
+    )
+    noise = noise.widened(moved - corrected_share(plain, moved, memory.survival))
+    if len(found) > 1:
+        noise = noise.averaged(found[1][0])
+        # Probabilities are of new inputs, as the hold-out's are.
+        if memory.trust > 0.5:
+            _, temperature, bias = found[1]
+    return noise.over(fits.classes, task.n_classes), temperature, bias, found[0][1:]
+
+
+def corrected_share(plain: float, moved: float, survival: float) -> float:
+    """Return the agreement with labels of new inputs, a share of 0 to 1."""
+    return min(1.0, max(0.0, (moved - survival * plain) / (1 - survival)))
+
+
+def _combined(
+    fits: Fits, members: Sequence[int], temperature: float, bias: Tensor | None, task: Task
+) -> CombinedDiscriminant:
+    """Return an ensemble, one discriminant for each view; it says the same at less cost."""
+    views: dict[tuple[str, int], list[Candidate]] = {}
+    for at in members:
+        each = fits.candidates[at]
+        views.setdefault((each.layer, each.n_features), []).append(each)
+    made = []
+    for (layer, n_features), some in views.items():
+        weights, offsets = None, None
+        for each in some:
+            fitted = fits.fitted[each]
+            part = fitted.whole.coefficients / fitted.spread
+            offset = fitted.whole.intercepts / fitted.spread
+            weights = part if weights is None else weights + part
+            offsets = offset if offsets is None else offsets + offset
+        assert weights is not None
+        assert offsets is not None
+        if bias is not None and not made:
+            offsets = offsets + (bias / temperature).to(offsets)
+        features: FourierFeatures | None = fits.features[layer] if n_features else None
+        linear = _expanded(Linear(weights, offsets), fits.classes, task.n_classes)
+        ridge = RidgeDiscriminant(ridge=some[0].ridge, n_features=n_features, seed=task.seed)
+        made.append(Member(layer, ridge.set_fitted(linear, features, temperature)))
+    return CombinedDiscriminant(made)
+
+
+def _expanded(linear: Linear, classes: Tensor, n_classes: int) -> Linear:
+    """Return a discriminant of the classes that occur as one of all; others are never said."""
+    weights = linear.coefficients.new_zeros(n_classes, linear.coefficients.shape[1])
+    offsets = linear.intercepts.new_full((n_classes,), -torch.inf)
+    at = classes.to(weights.device)
+    weights[at], offsets[at] = linear.coefficients.float(), linear.intercepts.float()
+    return Linear(weights, offsets)
+
+
+def _out_of_fold(
+    fits: Fits, kept: KeptRows, members: Sequence[int], task: Task
+) -> Float[Tensor, "n classes"]:
+    """Return the ensemble's scores of all of this process's samples, fold by fold, out of fold."""
+    if fits.steps == 1:
+        total = None
+        for at in members:
+            fitted = fits.fitted[fits.candidates[at]]
+            part = fitted.moved / _spread_of(fits, at)
+            total = part if total is None else total + part
+        assert total is not None
+        return total
+    views = list(range(1, kept.views)) or [0]
+    found = []
+    for fold in range(FOLDS):
+        n = len(kept.part(fold).labels)
+        mine = torch.zeros(n, len(fits.classes))
+        for at in members:
+            each = fits.candidates[at]
+            fitted, start = fits.fitted[each], 0
+            for blocks in kept.blocks(each.layer, fold, views):
+                for rows in blocks:
+                    seen = fits.features[each.layer](rows) if each.n_features else rows
+                    scores = fitted.without[fold](seen).cpu() / _spread_of(fits, at)
+                    lowest = scores.masked_fill(torch.isinf(scores), torch.inf).amin(1, True)
+                    scores = torch.where(torch.isinf(scores), lowest, scores)
+                    mine[start : start + len(rows)] += scores
+                start += len(blocks[0])
+        found.append(mine)
+    return torch.cat(found)
+
+
+def _spread_of(fits: Fits, at: int) -> float:
+    """Return what a candidate's summed perturbed scores were divided by."""
+    return fits.fitted[fits.candidates[at]].moved_spread
+
+
+def _meter(fits: Fits, memory: Memory) -> pd.DataFrame:
+    """Return the memory meter: of each layer a plain discriminant's agreement with labels."""
+    rows: dict[str, dict[str, Any]] = {}
+    expected = corrected(memory.plain, memory.moved, memory.survival)
+    for at, each in enumerate(fits.candidates):
+        if each.perturbed or each.round or each.layer in rows:
+            continue
+        rows[each.layer] = {
+            "layer": each.layer, "plain": float(memory.plain[at]),
+            "perturbed": float(memory.moved[at]),
+            "holdout": np.nan if memory.holdout is None else float(memory.holdout[at]),
+            "corrected": float(expected[at].clamp(0, 1)),
+        }  # fmt: skip
+    return pd.DataFrame(list(rows.values()))

@@ -1,0 +1,269 @@
+"""The decoder that chooses itself: layers, features, ridges and rounds, with noisy labels only.
+
+The network runs once over the training data as they are, and once over each perturbed view of them.
+Every candidate of every layer is fitted out of fold. What agrees best with noisy labels of new
+inputs answers: on perturbed rows, corrected for the memory that survives, and on a hold-out where
+there is one. The input is a layer among others.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .._overlap import fingerprints
+from .._passes import Task
+from .._stream import Source, stream, stream_views
+from ..discriminant import FourierFeatures
+from ..perturbation import Perturbation
+from .fitting import Candidate, Fitted, Grid, LayerFit
+from .greedy import Scores
+from .kept_rows import FOLDS, KeptRows
+from .memory import Memory, survival_on_holdout, survival_without
+
+__all__ = ["Fits", "Settings", "fit_candidates", "keep_holdout", "keep_rows", "measure_memory"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is tried; each constant's sensitivity is in the documentation of the study.
+
+    Attributes
+    ----------
+    ridges : tuple of float
+        Of linear discriminants, over the mean variance.
+    feature_ridges : tuple of float
+        Of discriminants of random features.
+    features : int
+        Random features of a layer; half as many as samples where these are few.
+    rounds : int
+        Fits to the given labels, and to what was decoded.
+    """
+
+    ridges: tuple[float, ...] = (0.01, 0.3)
+    feature_ridges: tuple[float, ...] = (0.03, 1.0)
+    features: int = 2048
+    rounds: int = 3
+
+
+# Samples that say how far apart rows are.
+_LOOKED_AT = 1024
+# Wider rows are read by random features only: their covariance would be too large.
+_WIDEST = 4096
+# Shares of the memory that may be used: rows of all layers, features of one, scores of candidates.
+_OF_ROWS, _OF_FEATURES, _OF_SCORES = 0.3, 0.25, 0.15
+
+
+@dataclass
+class Held:
+    """A hold-out: rows of each layer, float32 (m, width), labels (m,) and fingerprints."""
+
+    layers: dict[str, Tensor]
+    labels: Tensor
+    prints: Any
+
+
+@dataclass
+class Fits:
+    """All candidates, with their scores.
+
+    Attributes
+    ----------
+    fitted : dict of Candidate to Fitted
+        Everything, in a fixed order; scores are of this process's samples.
+    features : dict of str to FourierFeatures
+        By layer.
+    scores : Scores
+        Everybody's scores of the samples that choose, each candidate's on one scale.
+    classes : Tensor of int64, shape (C,)
+        The classes that occur.
+    steps : int
+        Every so many samples chose.
+    """
+
+    fitted: dict[Candidate, Fitted]
+    features: dict[str, FourierFeatures]
+    scores: Scores
+    classes: Tensor
+    steps: int
+    candidates: list[Candidate] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.candidates = list(self.fitted)
+
+
+def keep_rows(
+    network: nn.Module, task: Task, source: Source, perturbation: Perturbation | None, views: int
+) -> KeptRows:
+    """Run the network over the training data, as they are and perturbed, and keep all rows."""
+    number = views if perturbation is not None else 0
+    kept = KeptRows(1 + number, int(_OF_ROWS * task.memory))
+    changes = [partial(_changed, perturbation, view) for view in range(number)]
+    with task.team.together():
+        for seen in stream_views(
+            network, source, task.taps, task.device, changes,
+            stage="reading views", progress=task.progress,
+        ):  # fmt: skip
+            labels = torch.from_numpy(task.given(seen[0].batch, source))
+            kept.add([each.layers for each in seen], labels, fingerprints(seen[0].batch))
+    return kept
+
+
+def _changed(perturbation: Perturbation, view: int, batch: Any) -> Any:
+    return perturbation(batch, view)
+
+
+def keep_holdout(network: nn.Module, task: Task, source: Source) -> Held:
+    """Run the network over the hold-out, and keep all rows."""
+    found: dict[str, list[Tensor]] = {name: [] for name in (tap.name for tap in task.taps)}
+    labels, prints = [torch.empty(0, dtype=torch.int64)], [np.empty(0, dtype=np.uint64)]
+    with task.team.together():
+        for rows in stream(
+            network, source, task.taps, task.device,
+            stage="reading the hold-out", progress=task.progress,
+        ):  # fmt: skip
+            labels.append(torch.from_numpy(task.given(rows.batch, source)))
+            prints.append(fingerprints(rows.batch))
+            for name, mine in rows.layers.items():
+                found[name].append(mine.float())
+    layers = {name: torch.cat(parts) for name, parts in found.items() if parts}
+    return Held(layers, torch.cat(labels), np.concatenate(prints))
+
+
+def fit_candidates(
+    kept: KeptRows,
+    held: Held | None,
+    task: Task,
+    fits: bool,
+    settings: Settings,
+    layers: Sequence[str] | None = None,
+) -> Fits:
+    """Fit every candidate of every layer, and score samples by what has not seen their labels.
+
+    Parameters
+    ----------
+    fits : bool
+        Whether perturbed rows may be fitted with.
+    """
+    team = task.team
+    parts = [kept.part(fold) for fold in range(FOLDS)]
+    counts = team.total(
+        torch.stack([torch.bincount(p.labels, minlength=task.n_classes) for p in parts])
+    )
+    classes = torch.nonzero(counts.sum(0))[:, 0]
+    place = torch.full((task.n_classes,), -1)
+    place[classes] = torch.arange(len(classes))
+    labels = [place[part.labels] for part in parts]
+    n = int(counts.sum())
+    names = list(kept.widths) if layers is None else list(layers)
+    views = list(range(1, kept.views))
+    kinds = (False, True) if views and fits else (False,)
+    n_features = min(settings.features, n // 2 + 1)
+    number = len(names) * len(kinds) * settings.rounds
+    number *= len(settings.ridges) + len(settings.feature_ridges)
+    each = 8 * len(classes) * number * kept.n
+    steps = max(1, -(-each // int(_OF_SCORES * task.memory)))
+    fitted: dict[Candidate, Fitted] = {}
+    features: dict[str, FourierFeatures] = {}
+    holdout: list[Tensor] = []
+    for name in names:
+        rows = _some_rows(kept, name, task)
+        for lift in (False, True):
+            if not lift and kept.widths[name] > _WIDEST:
+                continue
+            maps = None
+            if lift:
+                drawn = FourierFeatures.drawn(rows, n_features, task.seed)
+                tensors = [drawn.directions, drawn.phases] if team.rank == 0 else None
+                maps = features[name] = FourierFeatures(*team.share(tensors, 0))
+            seen = rows if maps is None else maps(rows)
+            ridges = settings.feature_ridges if lift else settings.ridges
+            found = LayerFit(
+                kept, name, maps, labels, counts[:, classes], seen.mean(0),
+                Grid(ridges, settings.rounds, kinds), views, team,
+                int(_OF_FEATURES * task.memory),
+            ).fit(steps)  # fmt: skip
+            fitted |= found
+            if held is not None:
+                mine = held.layers[name]
+                mine = mine if maps is None else maps(mine)
+                holdout += [each.whole(mine).cpu() for each in found.values()]
+    return _together(
+        fitted, features, holdout, labels, held, place, classes, steps, len(views), task
+    )  # fmt: skip
+
+
+def _some_rows(kept: KeptRows, layer: str, task: Task) -> Tensor:
+    """Return rows of the same few samples in every process."""
+    found = task.team.gather(kept.some(layer, _LOOKED_AT))
+    prints = np.concatenate([part[0] for part in found])
+    rows = torch.cat([part[1].to(task.device) for part in found])
+    order = np.argsort(prints, kind="stable")[:_LOOKED_AT]
+    return rows[torch.from_numpy(order).to(rows.device)]
+
+
+def _together(
+    fitted: dict[Candidate, Fitted],
+    features: dict[str, FourierFeatures],
+    holdout: list[Tensor],
+    labels: list[Tensor],
+    held: Held | None,
+    place: Tensor,
+    classes: Tensor,
+    steps: int,
+    views: int,
+    task: Task,
+) -> Fits:
+    """Return everybody's scores, each candidate's brought to one scale."""
+    team = task.team
+    plain, moved, on_holdout = [], [], []
+    for number, each in enumerate(fitted.values()):
+        mine = (each.plain, each.moved, holdout[number] if holdout else None)
+        found = team.gather(mine) if team.size > 1 else [mine]
+        wholes = [torch.cat([part[k] for part in found]) for k in (0, 1)]  # type: ignore[misc]
+        each.moved_spread = _spread(wholes[1])
+        # New inputs are like perturbed ones, not like those that may be remembered.
+        each.spread = each.moved_spread / max(1, views)
+        plain.append(_centred(wholes[0]) / _spread(wholes[0]))
+        moved.append(_centred(wholes[1]) / each.moved_spread)
+        if holdout:
+            mine_held = torch.cat([part[2] for part in found])  # type: ignore[misc]
+            each.spread = _spread(mine_held)
+            on_holdout.append(_centred(mine_held) / each.spread)
+    given = torch.cat([mine[::steps] for mine in labels])
+    given = torch.cat(team.gather(given)) if team.size > 1 else given
+    of_held = None
+    if held is not None:
+        mine = place[held.labels]
+        of_held = torch.cat(team.gather(mine)) if team.size > 1 else mine
+    return Fits(fitted, features, Scores(plain, moved, given, on_holdout, of_held), classes, steps)
+
+
+def _centred(scores: Tensor) -> Tensor:
+    return scores - scores.mean(1, keepdim=True)
+
+
+def _spread(scores: Tensor) -> float:
+    found = float(_centred(scores).double().std(correction=0)) if scores.numel() else 1.0
+    return found if found > 0 else 1.0
+
+
+def measure_memory(fits: Fits, perturbed: bool) -> Memory:
+    """Return how often candidates agree with labels, and how much memory survives."""
+    scores = fits.scores
+    plain = torch.stack([each.argmax(1) for each in scores.plain])
+    moved = torch.stack([each.argmax(1) for each in scores.moved])
+    agree = [(each == scores.labels).double().mean(1) for each in (plain, moved)]
+    survival = 0.0
+    if perturbed:
+        layers = [each.layer for each in fits.candidates]
+        survival = survival_without(plain, moved, scores.labels, layers, len(fits.classes))
+    if scores.held is None or not len(scores.holdout):
+        return Memory(*agree, None, survival, survival, 0.0)
+    held = torch.stack([each.argmax(1) == scores.held for each in scores.holdout])
+    found, trust = survival_on_holdout(*agree, held)
+    return Memory(*agree, held.double().mean(1), found, survival, trust)
