@@ -15,6 +15,7 @@ from underscript._mixing import below, fractions, mixed, mixed_tensor
 from underscript._notes import Notes
 from underscript.errors import DataError
 from underscript.perturbation import Perturbation, choose_perturbation
+from underscript.perturbation._choice import _against_shuffled
 from underscript.perturbation._images import Shifts, image_axes, moved_images
 from underscript.perturbation._numbers import Noise, gaussian, spreads
 from underscript.perturbation._words import WordsDropped
@@ -273,6 +274,19 @@ def test_a_perturbation_answered_by_chance_is_none_and_says_so():
     assert found is None
     assert "of 300 inputs with shifts as it does without" in message
     assert "by chance" in message
+
+
+def test_shuffled_answers_agree_as_often_and_as_unevenly_as_is_said():
+    rng = np.random.default_rng(0)
+    plain = torch.from_numpy(rng.integers(0, 3, 50))
+    first = torch.from_numpy(rng.integers(0, 3, 50))
+    views = [first, first, torch.from_numpy(rng.integers(0, 3, 50))]
+    agreement, chance, error = _against_shuffled(plain, views)
+    assert agreement == pytest.approx(np.mean([(plain == v).double().mean() for v in views]))
+    shuffled = [plain[torch.from_numpy(rng.permutation(50))] for _ in range(4000)]
+    found = [np.mean([float((order == v).double().mean()) for v in views]) for order in shuffled]
+    assert chance == pytest.approx(np.mean(found), abs=0.003)
+    assert error == pytest.approx(np.std(found), rel=0.05)
 
 
 def test_none_and_what_is_unknown():
