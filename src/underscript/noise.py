@@ -288,7 +288,8 @@ class Noise:
                 name: mean, f"{name}_low": max(0.0, mean - error),
                 f"{name}_high": min(1.0, mean + error),
             }  # fmt: skip
-        return replace(other, **found, beyond_chance=max(self.beyond_chance, other.beyond_chance))
+        averaged: Noise = replace(other, **found)  # type: ignore[arg-type]
+        return replace(averaged, beyond_chance=max(self.beyond_chance, other.beyond_chance))
 
     def over(self, classes: Tensor, n_classes: int) -> "Noise":
         """Return the same for more classes than occur: the others are never mistaken."""

@@ -62,8 +62,8 @@ class Chosen:
     noise : Noise
         How noisy labels are, and how right the decoder is.
     memory : pandas.DataFrame
-        The memory meter: `layer`, `plain`, `perturbed`, `holdout`, `corrected`: agreement with given labels, out of
-        fold.
+        The memory meter: `layer`, `plain`, `perturbed`, `holdout`, `corrected`: agreement with
+        given labels, out of fold.
     survival : Memory
         How much memory survives the perturbation.
     values : Tensor of float32, shape (n, K)
@@ -404,7 +404,7 @@ def _combined(
     for at in members:
         each = fits.candidates[at]
         views.setdefault((each.layer, each.n_features), []).append(each)
-    made = []
+    made: list[Member] = []
     for (layer, n_features), some in views.items():
         weights, offsets = None, None
         for each in some:

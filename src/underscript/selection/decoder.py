@@ -100,9 +100,10 @@ def keep_rows(
     network: nn.Module, task: Task, source: Source, perturbation: Perturbation | None, views: int
 ) -> KeptRows:
     """Run the network over the training data, as they are and perturbed, and keep all rows."""
-    number = views if perturbation is not None else 0
-    kept = KeptRows(1 + number, int(_OF_ROWS * task.memory))
-    changes = [partial(_changed, perturbation, view) for view in range(number)]
+    changes = []
+    if perturbation is not None:
+        changes = [partial(perturbation, view=view) for view in range(views)]
+    kept = KeptRows(1 + len(changes), int(_OF_ROWS * task.memory))
     with task.team.together():
         for seen in stream_views(
             network, source, task.taps, task.device, changes,
@@ -111,10 +112,6 @@ def keep_rows(
             labels = torch.from_numpy(task.given(seen[0].batch, source))
             kept.add([each.layers for each in seen], labels, fingerprints(seen[0].batch))
     return kept
-
-
-def _changed(perturbation: Perturbation, view: int, batch: Any) -> Any:
-    return perturbation(batch, view)
 
 
 def keep_holdout(network: nn.Module, task: Task, source: Source) -> Held:
@@ -238,8 +235,7 @@ def _together(
     given = torch.cat(team.gather(given)) if team.size > 1 else given
     of_held = None
     if held is not None:
-        mine = place[held.labels]
-        of_held = torch.cat(team.gather(mine)) if team.size > 1 else mine
+        of_held = torch.cat(team.gather(place[held.labels]))
     return Fits(fitted, features, Scores(plain, moved, given, on_holdout, of_held), classes, steps)
 
 
@@ -257,13 +253,13 @@ def measure_memory(fits: Fits, perturbed: bool) -> Memory:
     scores = fits.scores
     plain = torch.stack([each.argmax(1) for each in scores.plain])
     moved = torch.stack([each.argmax(1) for each in scores.moved])
-    agree = [(each == scores.labels).double().mean(1) for each in (plain, moved)]
+    of_plain, of_moved = ((each == scores.labels).double().mean(1) for each in (plain, moved))
     survival = 0.0
     if perturbed:
         layers = [each.layer for each in fits.candidates]
         survival = survival_without(plain, moved, scores.labels, layers, len(fits.classes))
     if scores.held is None or not len(scores.holdout):
-        return Memory(*agree, None, survival, survival, 0.0)
+        return Memory(of_plain, of_moved, None, survival, survival, 0.0)
     held = torch.stack([each.argmax(1) == scores.held for each in scores.holdout])
-    found, trust = survival_on_holdout(*agree, held)
-    return Memory(*agree, held.double().mean(1), found, survival, trust)
+    found, trust = survival_on_holdout(of_plain, of_moved, held)
+    return Memory(of_plain, of_moved, held.double().mean(1), found, survival, trust)

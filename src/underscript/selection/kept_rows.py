@@ -76,7 +76,7 @@ class _Column:
         if self.file is None:
             if len(self.chunks) > 1:
                 self.chunks = [torch.cat(self.chunks)]
-            yield from (part for rows in self.chunks for part in rows.split(size))
+            yield from (part for rows in self.chunks for part in torch.split(rows, size))
             return
         self.file.flush()
         if not self.n:
