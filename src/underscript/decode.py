@@ -124,9 +124,9 @@ def decode(
         Processes that share the work; all of them make the same call and get the same result.
     auto : bool
         Let the best decoder be an ensemble of discriminants that chooses layers, features and
-        ridges itself, by noisy labels (probe ``auto`` of the table). Otherwise it is the best of `probes` on the
-        hold-out; without one, on a tenth of the training data that is kept from the decoders, a
-        poor substitute.
+        ridges itself, by noisy labels (probe ``auto`` of the table). Otherwise it is the best of
+        `probes` on the hold-out; without one, on a tenth of the training data that is kept from
+        the decoders, a poor substitute.
     pool : str or sequence of str, optional
         How feature maps, shape (channels, height, width), and layers of tokens, shape (tokens,
         width), become one row a sample; each way is a layer of its own, named ``layer@2x2``,

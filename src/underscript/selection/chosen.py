@@ -62,8 +62,8 @@ class Chosen:
     noise : Noise
         How noisy labels are, and how right the decoder is.
     memory : pandas.DataFrame
-        The memory meter: `layer`, `plain`, `perturbed`, `holdout`, `corrected`: agreement with given labels, out of
-        fold.
+        The memory meter: `layer`, `plain`, `perturbed`, `holdout`, `corrected`: agreement with
+        given labels, out of fold.
     survival : Memory
         How much memory survives the perturbation.
     values : Tensor of float32, shape (n, K)
