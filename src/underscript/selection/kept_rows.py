@@ -1,8 +1,10 @@
 """A layer's rows of every view of the training data, read from the network once and kept."""
 
 import tempfile
+import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from io import FileIO
 
 import numpy as np
 import torch
@@ -45,7 +47,7 @@ class _Column:
 
     width: int
     chunks: list[Tensor] = field(default_factory=list)
-    file: "tempfile._TemporaryFileWrapper[bytes] | None" = None
+    file: FileIO | None = None
     n: int = 0
 
     def append(self, rows: Tensor) -> None:
@@ -56,19 +58,25 @@ class _Column:
             self._write(rows)
 
     def spill(self) -> None:
-        """Go on in a file."""
+        """Go on in a file, which is gone with the column, even if the process is killed."""
         try:
-            self.file = tempfile.NamedTemporaryFile()  # noqa: SIM115 - lives as long as the column
+            # Nothing is left to be written when it is read or closed.
+            self.file = tempfile.TemporaryFile(  # noqa: SIM115
+                prefix="underscript-rows-", buffering=0
+            )
         except OSError as error:
             raise _no_room(error) from error
+        weakref.finalize(self, self.file.close)
         for rows in self.chunks:
             self._write(rows)
         self.chunks = []
 
     def _write(self, rows: Tensor) -> None:
         assert self.file is not None
+        left = memoryview(rows.cpu().numpy().tobytes())
         try:
-            self.file.write(rows.cpu().numpy().tobytes())
+            while len(left):
+                left = left[self.file.write(left) :]
         except OSError as error:
             raise _no_room(error) from error
 
@@ -78,11 +86,10 @@ class _Column:
                 self.chunks = [torch.cat(self.chunks)]
             yield from (part for rows in self.chunks for part in torch.split(rows, size))
             return
-        self.file.flush()
         if not self.n:
             return
         mapped: NDArray[np.float32] = np.memmap(
-            self.file.name, np.float32, "r", shape=(self.n, self.width)
+            self.file, np.float32, "r", shape=(self.n, self.width)
         )
         for start in range(0, self.n, size):
             yield torch.from_numpy(np.array(mapped[start : start + size]))
