@@ -32,6 +32,7 @@ from .fitting import Candidate
 from .greedy import select_ensemble
 from .kept_rows import FOLDS, KeptRows
 from .memory import Memory, corrected
+from .unseen import Unseen
 
 __all__ = ["Chosen", "choose"]
 
@@ -123,6 +124,10 @@ class Chosen:
             reason += ": there is nothing to repair." if noise.nothing_wrong else "."
         score = Score(self.key, self.agreement, self.n)
         return Selection(self.key, self.criterion, score, None, reason)
+
+    def unseen(self, ordered: bool) -> Unseen:
+        """Return what is said of training labels; `ordered`: every pass reads them in one order."""
+        return Unseen(self.values, self.kept.index, self.kept.prints, ordered)
 
     def prepare(self, choosing: Choosing) -> None:
         """Add what is known of the input of a network's read-out to what may be written there."""

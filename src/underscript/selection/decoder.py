@@ -109,8 +109,13 @@ def keep_rows(
             network, source, task.taps, task.device, changes,
             stage="reading views", progress=task.progress,
         ):  # fmt: skip
-            labels = torch.from_numpy(task.given(seen[0].batch, source))
-            kept.add([each.layers for each in seen], labels, fingerprints(seen[0].batch))
+            batch = seen[0].batch
+            labels, prints = torch.from_numpy(task.given(batch, source)), fingerprints(batch)
+            if len(prints) != batch.size:
+                # Inputs without a tensor: their place tells them apart, no two count as equal.
+                place = np.arange(kept.n, kept.n + batch.size)
+                prints = (place if batch.index is None else batch.index).astype(np.uint64)
+            kept.add([each.layers for each in seen], labels, prints, batch.index)
     return kept
 
 

@@ -114,6 +114,7 @@ class KeptRows:
         self._labels: list[list[Tensor]] = [[] for _ in range(FOLDS)]
         self._places: list[list[Tensor]] = [[] for _ in range(FOLDS)]
         self._prints: list[list[NDArray[np.uint64]]] = [[] for _ in range(FOLDS)]
+        self._index: list[NDArray[np.int64] | None] = []
         self.n = self._bytes = 0
         self._spilt = False
 
@@ -122,10 +123,12 @@ class KeptRows:
         views: Sequence[dict[str, Tensor]],
         labels: Tensor,
         prints: NDArray[np.uint64],
+        index: NDArray[np.int64] | None = None,
     ) -> None:
         """Take a batch: of each view the rows (n, width) of each layer; labels and fingerprints.
 
-        Equal inputs fall into one fold, whatever the order of the data.
+        Equal inputs fall into one fold, whatever the order of the data. The index is where samples
+        stand in the data set, if that is known.
         """
         folds = torch.from_numpy((mixed(prints) % np.uint64(FOLDS)).astype(np.int64))
         here = [torch.nonzero(folds == fold)[:, 0] for fold in range(FOLDS)]
@@ -144,11 +147,27 @@ class KeptRows:
             self._labels[fold].append(labels[at])
             self._places[fold].append(at + self.n)
             self._prints[fold].append(prints[at.numpy()])
+        self._index.append(index)
         self.n += len(labels)
         if self._bytes > self.memory and not self._spilt:
             self._spilt = True
             for column in self._columns.values():
                 column.spill()
+
+    @property
+    def index(self) -> NDArray[np.int64] | None:
+        """Where samples stand in the data set, in the order in which they came, if it is known."""
+        known = [part for part in self._index if part is not None]
+        return np.concatenate(known) if known and len(known) == len(self._index) else None
+
+    @property
+    def prints(self) -> NDArray[np.uint64]:
+        """The fingerprints of all samples, in the order in which they came."""
+        found = np.empty(self.n, dtype=np.uint64)
+        for fold in range(FOLDS):
+            part = self.part(fold)
+            found[part.places.numpy()] = part.prints
+        return found
 
     def part(self, fold: int) -> Part:
         """Return what is known of a fold's samples."""
