@@ -69,6 +69,14 @@ def boom():
     raise RuntimeError("first line\\nsecond line")
 
 
+def nudged(inputs):
+    return inputs + 0.02
+
+
+def cut(inputs):
+    return inputs[:, :4]
+
+
 def slowly():
     import time
 
@@ -165,6 +173,22 @@ def test_an_earlier_run_is_replaced_and_report_made_again(folder, capsys):
     assert left_behind(folder) == ["run"]
 
 
+@pytest.mark.parametrize(
+    ("command", "arguments", "kept"),
+    [
+        ("decode", [], {"perturb": "noise", "views": 3}),
+        ("decode", ["--perturb", "none"], {"perturb": None, "views": 3}),
+        ("audit", ["--perturb", "mine.py:nudged", "--views", "1"], {"perturb": "own", "views": 1}),
+    ],
+)
+def test_perturbations_are_chosen_by_word_or_function(folder, capsys, command, arguments, kept):
+    more = decode("--holdout", "mine.py:val", "--no-controls", "--out", "run", "--json")[1:]
+    assert main([command, *more, *arguments]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {key: found["settings"][key] for key in kept} == kept
+    assert [row["layer"] for row in found["memory"]["layers"]] == ["input", "1"]
+
+
 def test_layers_lists_what_can_be_decoded(folder, capsys):
     assert main(["layers", "mine.py:build", "--example", "mine.py:train", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
@@ -197,6 +221,13 @@ def test_data_describes_a_data_set(capsys):
         (decode("--variance", "half"), "shares in (0, 1]"),
         (decode("--probes", "knn"), "masc, velpic"),
         (decode("--batch-size", "many"), "--batch-size"),
+        (decode("--perturb", "shifts"), "--perturb: expected auto, none or FILE.py:name"),
+        (decode("--perturb", "mine.py:nudge"), "no attribute 'nudge'; the closest are nudged"),
+        (decode("--perturb", "mine.py:noisy"), "mine.py:noisy to be a function; found ndarray"),
+        (decode("--perturb", "mine.py:cut"), "perturb: your function"),
+        (decode("--perturb", "mine.py:boom"), "raised TypeError: boom() takes 0"),
+        (decode("--views", "0"), "--views: expected a whole number of at least 1; found '0'"),
+        (decode("--views", "few"), "--views: expected a whole number of at least 1; found 'few'"),
         (decode("--weights", "missing.safetensors"), "missing.safetensors is not a file"),
         (decode("--weights", "mine.py"), "nothing in it was run"),
         (decode("--device", "abacus"), "abacus"),

@@ -6,9 +6,10 @@ import importlib
 import importlib.util
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
@@ -37,27 +38,49 @@ def load_object(spec: str, what: str) -> Any:
     DataError
         If the file or the attribute is not there, or either raises.
     """
-    file, colon, name = spec.rpartition(":")
-    if not colon or not file or not name:
-        raise DataError(f"{what}: expected FILE.py:name; found {spec!r}")
+    file = spec.rpartition(":")[0]
     with contextlib.redirect_stdout(sys.stderr):
-        module = _load_module(file, what)
-        if not hasattr(module, name):
-            own = [key for key in vars(module) if not key.startswith("_")]
-            close = difflib.get_close_matches(name, own, n=3, cutoff=0.4)
-            hint = f"; the closest are {', '.join(close)}" if close else ""
-            raise DataError(f"{what}: {file} has no attribute {name!r}{hint}")
-        thing = getattr(module, name)
+        thing = _attribute(spec, what)
         if callable(thing) and not isinstance(thing, nn.Module):
             try:
                 thing = thing()
             except UnderscriptError:
                 raise
             except Exception as error:
+                name = spec.rpartition(":")[2]
                 raise DataError(f"{what}: {name}() raised {_where(error, file)}") from error
     if thing is None:
         raise DataError(f"{what}: {spec} is None; expected it to return the thing")
     return thing
+
+
+def load_function(spec: str, what: str) -> Callable[[Any], Any]:
+    """Return the function that ``FILE.py:name`` or ``module:name`` names, without calling it.
+
+    Raises
+    ------
+    DataError
+        If the file or the attribute is not there, or it cannot be called.
+    """
+    with contextlib.redirect_stdout(sys.stderr):
+        function = _attribute(spec, what)
+    if not callable(function) or isinstance(function, type):
+        kind = "a class" if isinstance(function, type) else type(function).__name__
+        raise DataError(f"{what}: expected {spec} to be a function; found {kind}")
+    return cast(Callable[[Any], Any], function)
+
+
+def _attribute(spec: str, what: str) -> Any:
+    file, colon, name = spec.rpartition(":")
+    if not colon or not file or not name:
+        raise DataError(f"{what}: expected FILE.py:name; found {spec!r}")
+    module = _load_module(file, what)
+    if not hasattr(module, name):
+        own = [key for key in vars(module) if not key.startswith("_")]
+        close = difflib.get_close_matches(name, own, n=3, cutoff=0.4)
+        hint = f"; the closest are {', '.join(close)}" if close else ""
+        raise DataError(f"{what}: {file} has no attribute {name!r}{hint}")
+    return getattr(module, name)
 
 
 def load_data(spec: str, what: str, *, column: bool = False) -> Any:

@@ -9,7 +9,7 @@ import shlex
 import signal
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NoReturn
@@ -26,7 +26,7 @@ from ._files import fresh_folder
 from ._pooling import CHOICES
 from ._run_folder import is_run
 from ._team import joined
-from ._user import load_data, load_model
+from ._user import load_data, load_function, load_model
 from .decode import decode
 from .decoding import Decoding, load
 from .errors import DataError, TeamError, UnderscriptError
@@ -161,6 +161,7 @@ def _decode(options: argparse.Namespace) -> None:
             labels = _optional(options.labels, "--labels", column=True)
             true_labels = _optional(options.true_labels, "--true-labels", column=True)
             names = None if options.classes is None else read_names(options.classes)
+            perturb = _perturbation(options.perturb)
         found = decode(
             model,
             train,
@@ -179,6 +180,8 @@ def _decode(options: argparse.Namespace) -> None:
             memory=options.memory,
             group=team.group,
             class_names=names,
+            perturb=perturb,
+            views=options.views,
         )
         if work is not None:
             _finish(found, options, options.out, work)
@@ -266,6 +269,15 @@ def _console(stderr: bool = False) -> Console:
 
 def _optional(spec: str | None, what: str, *, column: bool = False) -> Any:
     return None if spec is None else load_data(spec, what, column=column)
+
+
+def _perturbation(choice: str) -> str | Callable[[Any], Any]:
+    """Return what ``--perturb`` says: a word as it is, or the function that is named."""
+    if choice in ("auto", "none"):
+        return choice
+    if ":" not in choice:
+        raise DataError(f"--perturb: expected auto, none or FILE.py:name; found {choice!r}")
+    return load_function(choice, "--perturb")
 
 
 def _print_json(value: Any) -> None:
@@ -437,6 +449,13 @@ def _add_decode_options(command: argparse.ArgumentParser) -> None:
         help=f"comma-separated: {', '.join(PROBES)} (default masc)")  # fmt: skip
     add("--variance", type=_shares, default=(0.99,), metavar="SHARES",
         help="variance shares of MASC, comma-separated (default 0.99)")  # fmt: skip
+    add("--perturb", default="auto", metavar="auto|none|FILE.py:fn",
+        help="how inputs are changed so that they still mean the same, which tells memory from "
+        "knowledge: by their kind (auto, the default), not at all (none), or by a function of "
+        "yours that takes and returns what the model takes")  # fmt: skip
+    add("--views", type=_count, default=3, metavar="N",
+        help="perturbed copies of each training input (default 3); each costs a run of the "
+        "network")  # fmt: skip
     add("--no-controls", dest="controls", action="store_false", help="no random twin, no input")
     add("--device", help="such as cpu or cuda; default: where the model is")
     add("--batch-size", type=int, default=512)
@@ -475,6 +494,15 @@ def _bytes(text: str) -> int:
         return as_bytes(text)
     except DataError as error:
         raise argparse.ArgumentTypeError(str(error).removeprefix("memory: ")) from None
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(
+            f"expected a whole number of at least 1; found {text!r}. --perturb none leaves inputs "
+            "as they are"
+        )
+    return int(text)
 
 
 def _degrees(text: str) -> tuple[float, ...]:

@@ -15,9 +15,10 @@ from .._passes import Decoders, Task
 from .._stream import Source, stream
 from ..combined import COMBINED, CombinedDiscriminant, Member
 from ..discriminant import FourierFeatures, Linear, RidgeDiscriminant
-from ..noise import Noise, calibrate, class_bias, estimate_noise
+from ..noise import Noise
 from ..perturbation import Perturbation
 from ..repair import Choosing
+from .calibration import estimate
 from .choice import Key, Score, Selection
 from .decoder import (
     Fits,
@@ -36,8 +37,6 @@ from .unseen import Unseen
 
 __all__ = ["Chosen", "choose"]
 
-# Samples that noise is estimated with, at most: more would narrow no interval that matters.
-_ESTIMATED_WITH = 10_000
 # Fewer hold-out samples for each class that occurs choose nothing.
 _PER_CLASS = 2
 # Members of the ensemble of one layer.
@@ -265,7 +264,8 @@ def choose(
             "hold-out, so all layers answer together. Give a hold-out, or a perturbation"
         )
         members = _one_of_each(fits, mine)
-    noise, temperature, bias, out_of_fold = _estimates(fits, memory, members, task)
+    told = estimate(fits.scores, memory, members, task.seed)
+    noise, temperature = told.noise.over(fits.classes, task.n_classes), told.temperature
     decoders = {}
     for layer in dict.fromkeys(layers):
         among = [at for at, other in enumerate(layers) if other == layer]
@@ -277,11 +277,12 @@ def choose(
         decoders[layer] = _combined(fits, of_layer, temperature, None, task)
     alone = {layers[at] for at in members}
     place = alone.pop() if len(alone) == 1 else COMBINED
-    decoders[place] = _combined(fits, members, temperature, bias, task)
+    decoders[place] = _combined(fits, members, temperature, told.bias, task)
     values = _out_of_fold(fits, kept, members, task)
     places = torch.cat([kept.part(fold).places for fold in range(FOLDS)])
     ordered = torch.full((len(values), task.n_classes), -torch.inf)
-    ordered[places[:, None], fits.classes] = (values * out_of_fold[0] + out_of_fold[1]).float()
+    odds = values * told.out_of_fold_temperature + told.out_of_fold_bias
+    ordered[places[:, None], fits.classes] = odds.float()
     agreement, n = _agreement(fits, memory, members)
     return Chosen(
         key=_key(place), decoders=decoders,
@@ -356,49 +357,6 @@ def _agreement(fits: Fits, memory: Memory, members: Sequence[int]) -> tuple[floa
     ]
     found = float(corrected(shares[0], shares[1], memory.survival))
     return min(1.0, max(0.0, found)), len(scores.labels)
-
-
-def _estimates(
-    fits: Fits, memory: Memory, members: Sequence[int], task: Task
-) -> tuple[Noise, float, Tensor, tuple[float, Tensor]]:
-    """Estimate noise, temperature and the classes' biases (C,), and the latter two out of fold.
-
-    From perturbed training inputs out of fold, and from the hold-out; each counts by its precision.
-    What memory adds to agreement is an error of the first.
-    """
-    scores = fits.scores
-    kinds = [(sum(scores.moved[at] for at in members), scores.labels)]
-    if scores.held is not None:
-        kinds.append((sum(scores.holdout[at] for at in members), scores.held))
-    found = []
-    for values, labels in kinds:
-        step = max(1, len(labels) // _ESTIMATED_WITH)
-        some, given = values[::step], labels[::step]  # type: ignore[index]
-        calibration = calibrate(some, given)
-        bias = class_bias(some, given, calibration)
-        shifted = some + bias / calibration.temperature
-        scale = calibration.temperature
-        calibration = calibrate(shifted, given)
-        noise = estimate_noise(shifted, given, calibration, task.seed)
-        bias = bias * (calibration.temperature / scale)
-        found.append((noise, calibration.temperature, bias))
-    noise, temperature, bias = found[0]
-    moved, plain = (
-        float((sum(each[at] for at in members).argmax(1) == scores.labels).double().mean())  # type: ignore[union-attr]
-        for each in (scores.moved, scores.plain)
-    )
-    noise = noise.widened(moved - corrected_share(plain, moved, memory.survival))
-    if len(found) > 1:
-        noise = noise.averaged(found[1][0])
-        # Probabilities are of new inputs, as the hold-out's are.
-        if memory.trust > 0.5:
-            _, temperature, bias = found[1]
-    return noise.over(fits.classes, task.n_classes), temperature, bias, found[0][1:]
-
-
-def corrected_share(plain: float, moved: float, survival: float) -> float:
-    """Return the agreement with labels of new inputs, a share of 0 to 1."""
-    return min(1.0, max(0.0, (moved - survival * plain) / (1 - survival)))
 
 
 def _combined(
