@@ -110,12 +110,8 @@ def keep_rows(
             stage="reading views", progress=task.progress,
         ):  # fmt: skip
             batch = seen[0].batch
-            labels, prints = torch.from_numpy(task.given(batch, source)), fingerprints(batch)
-            if len(prints) != batch.size:
-                # Inputs without a tensor: their place tells them apart, no two count as equal.
-                place = np.arange(kept.n, kept.n + batch.size)
-                prints = (place if batch.index is None else batch.index).astype(np.uint64)
-            kept.add([each.layers for each in seen], labels, prints, batch.index)
+            labels = torch.from_numpy(task.given(batch, source))
+            kept.add([each.layers for each in seen], labels, fingerprints(batch), batch.index)
     return kept
 
 
@@ -168,7 +164,7 @@ def fit_candidates(
     number = len(names) * len(kinds) * settings.rounds
     number *= len(settings.ridges) + len(settings.feature_ridges)
     each = 8 * len(classes) * number * kept.n
-    steps = max(1, -(-each // int(_OF_SCORES * task.memory)))
+    steps = max(1, -(-each // max(1, int(_OF_SCORES * task.memory))))
     fitted: dict[Candidate, Fitted] = {}
     features: dict[str, FourierFeatures] = {}
     holdout: list[Tensor] = []
@@ -183,9 +179,11 @@ def fit_candidates(
                 tensors = [drawn.directions, drawn.phases] if team.rank == 0 else None
                 maps = features[name] = FourierFeatures(*team.share(tensors, 0))
             seen = rows if maps is None else maps(rows)
+            # What a process computes may differ in the last digit from what another does.
+            (centre,) = team.share([seen.mean(0)] if team.rank == 0 else None, 0)
             ridges = settings.feature_ridges if lift else settings.ridges
             found = LayerFit(
-                kept, name, maps, labels, counts[:, classes], seen.mean(0),
+                kept, name, maps, labels, counts[:, classes], centre,
                 Grid(ridges, settings.rounds, kinds), views, team,
                 int(_OF_FEATURES * task.memory),
             ).fit(steps)  # fmt: skip
@@ -201,7 +199,8 @@ def fit_candidates(
 
 def _some_rows(kept: KeptRows, layer: str, task: Task) -> Tensor:
     """Return rows of the same few samples in every process."""
-    found = task.team.gather(kept.some(layer, _LOOKED_AT))
+    prints_of, rows_of = kept.some(layer, _LOOKED_AT)
+    found = task.team.gather((prints_of, rows_of.cpu()))
     prints = np.concatenate([part[0] for part in found])
     rows = torch.cat([part[1].to(task.device) for part in found])
     order = np.argsort(prints, kind="stable")[:_LOOKED_AT]

@@ -164,6 +164,10 @@ class KeptRows:
         Equal inputs fall into one fold, whatever the order of the data. The index is where samples
         stand in the data set, if that is known.
         """
+        if len(prints) != len(labels):
+            # Inputs without a tensor: their place tells them apart, no two count as equal.
+            places = np.arange(self.n, self.n + len(labels)) if index is None else index
+            prints = places.astype(np.uint64)
         folds = torch.from_numpy((mixed(prints) % np.uint64(FOLDS)).astype(np.int64))
         here = [torch.nonzero(folds == fold)[:, 0] for fold in range(FOLDS)]
         for view, layers in enumerate(views):
