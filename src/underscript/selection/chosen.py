@@ -296,7 +296,15 @@ def choose(
 def _checked(held: Held, kept: KeptRows, task: Task, notes: Notes) -> Held | None:
     """Return the hold-out if it can choose; note what is wrong with it."""
     team = task.team
+    given = torch.cat([kept.part(fold).labels for fold in range(FOLDS)])
+    occurs = team.total(torch.bincount(given, minlength=task.n_classes)) > 0
     counts = team.total(torch.bincount(held.labels, minlength=task.n_classes))
+    if int(unknown := counts[~occurs].sum()):
+        notes.add(
+            f"holdout: {unknown} of its samples have labels that no training sample has: they "
+            "choose nothing"
+        )
+        held, counts = held.take(occurs[held.labels]), counts * occurs
     prints = np.concatenate(team.gather(held.prints))
     mine = np.concatenate([kept.part(fold).prints for fold in range(FOLDS)])
     found = np.isin(prints, mine)
@@ -307,9 +315,9 @@ def _checked(held: Held, kept: KeptRows, task: Task, notes: Notes) -> Held | Non
             "network has seen their labels"
         )
     some = int((counts > 0).sum())
-    least = _PER_CLASS * task.n_classes
-    if some < 2 or len(prints) < least:
-        what = "one class" if some < 2 else f"{len(prints)} samples"
+    n, least = int(counts.sum()), _PER_CLASS * task.n_classes
+    if some < 2 or n < least:
+        what = "one class" if some < 2 else f"{n} samples"
         notes.add(
             f"holdout: {what} cannot choose (expected at least 2 classes and {least} samples); "
             "chosen with the training data alone"

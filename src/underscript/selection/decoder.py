@@ -9,10 +9,10 @@ there is one. The input is a layer among others.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from .._overlap import fingerprints
@@ -64,7 +64,13 @@ class Held:
 
     layers: dict[str, Tensor]
     labels: Tensor
-    prints: Any
+    prints: NDArray[np.uint64]
+
+    def take(self, keep: Tensor) -> "Held":
+        """Return the samples for which `keep`, bool (m,), is true."""
+        layers = {name: rows[keep.to(rows.device)] for name, rows in self.layers.items()}
+        known = len(self.prints) == len(keep)
+        return Held(layers, self.labels[keep], self.prints[keep.numpy()] if known else self.prints)
 
 
 @dataclass
@@ -117,7 +123,8 @@ def keep_rows(
 
 def keep_holdout(network: nn.Module, task: Task, source: Source) -> Held:
     """Run the network over the hold-out, and keep all rows."""
-    found: dict[str, list[Tensor]] = {name: [] for name in (tap.name for tap in task.taps)}
+    # A process of a team may have none of them.
+    found = {tap.name: [torch.empty(0, tap.width, device=task.device)] for tap in task.taps}
     labels, prints = [torch.empty(0, dtype=torch.int64)], [np.empty(0, dtype=np.uint64)]
     with task.team.together():
         for rows in stream(
@@ -128,7 +135,7 @@ def keep_holdout(network: nn.Module, task: Task, source: Source) -> Held:
             prints.append(fingerprints(rows.batch))
             for name, mine in rows.layers.items():
                 found[name].append(mine.float())
-    layers = {name: torch.cat(parts) for name, parts in found.items() if parts}
+    layers = {name: torch.cat(parts) for name, parts in found.items()}
     return Held(layers, torch.cat(labels), np.concatenate(prints))
 
 
