@@ -1,6 +1,6 @@
 """What was chosen: a decoder, what it says of every training label, and how sure that is."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,10 +26,9 @@ from .decoder import (
     Settings,
     fit_candidates,
     keep_holdout,
-    keep_rows,
     measure_memory,
 )
-from .fitting import Candidate
+from .fitting import Candidate, Grid, LayerFit
 from .greedy import select_ensemble
 from .kept_rows import FOLDS, KeptRows
 from .memory import Memory, corrected
@@ -124,34 +123,47 @@ class Chosen:
         return Selection(self.key, self.criterion, score, None, reason)
 
     def prepare(self, choosing: Choosing) -> None:
-        """Add what is known of the input of a network's read-out to what may be written there."""
-        layer, task = choosing.target.layer, self.task
-        width = self.kept.widths[layer]
-        sums = torch.zeros(task.n_classes, width, dtype=torch.float64)
-        counts = torch.zeros(task.n_classes, dtype=torch.int64)
-        products = torch.zeros(width, width, dtype=torch.float64)
+        """Add what is known of the input of a network's read-out to what may be written there.
+
+        Its discriminants, fitted to given labels and to those that the whole ensemble decodes.
+        """
+        layer, task, kept = choosing.target.layer, self.task, self.kept
+        n_classes, team = task.n_classes, task.team
         decoded = self.values.argmax(1)
-        for fold in range(FOLDS):
-            places, start = self.kept.part(fold).places, 0
-            for (block,) in self.kept.blocks(layer, fold, [0]):
+        labels = [decoded[kept.part(fold).places] for fold in range(FOLDS)]
+        counts = team.total(
+            torch.stack([torch.bincount(mine, minlength=n_classes) for mine in labels])
+        )
+        width = kept.widths[layer]
+        sums = torch.zeros(n_classes, width, dtype=torch.float64)
+        products = torch.zeros(width, width, dtype=torch.float64)
+        for fold, mine in enumerate(labels):
+            start = 0
+            for (block,) in kept.blocks(layer, fold, [0]):
                 rows = block.double().cpu()
-                said = decoded[places[start : start + len(rows)]]
-                sums.index_add_(0, said, rows)
-                counts += torch.bincount(said, minlength=task.n_classes)
+                sums.index_add_(0, mine[start : start + len(rows)], rows)
                 products += rows.T @ rows
                 start += len(rows)
-        team = task.team
-        sums, counts, products = team.total(sums), team.total(counts), team.total(products)
+        sums, products = team.total(sums), team.total(products)
+        n = counts.sum(0)
         # The vector whose products with rows are nearest to 1, by least squares.
         products.diagonal().add_(1e-6 * float(products.diagonal().mean()))
         one = torch.linalg.solve(products, sums.sum(0)).float()
+        mine = {c: f for c, f in self.fits.fitted.items() if c.layer == layer and not c.n_features}
         linears = [
-            (each.ridge, _expanded(fitted.whole, self.fits.classes, task.n_classes))
-            for each, fitted in self.fits.fitted.items()
-            if each.layer == layer and not each.n_features
+            (each.ridge, _expanded(fitted.whole, self.fits.classes, n_classes))
+            for each, fitted in mine.items()
         ]
-        means = sums / counts.clamp(min=1)[:, None]
-        choosing.add(linears, one, (means, counts))
+        views = list(range(1, kept.views)) if any(each.perturbed for each in mine) else []
+        ridges = tuple(sorted({each.ridge for each in mine}))
+        some = sums.sum(0) / max(1, int(n.sum()))
+        again = LayerFit(
+            kept, layer, None, labels, counts, some.float().to(task.device),
+            Grid(ridges, 1, (False, True) if views else (False,)), views, team, 0,
+        ).fit(max(1, kept.n))  # fmt: skip
+        linears += [(each.ridge, fitted.whole) for each, fitted in again.items()]
+        means = sums / n.clamp(min=1)[:, None]
+        choosing.add(linears, one, (means, n))
 
     def candidates(self, test: Source | None) -> pd.DataFrame:
         """Return every candidate, with its accuracy on test data if there are any.
@@ -206,9 +218,9 @@ def _key(layer: str) -> Key:
 def choose(
     network: nn.Module,
     task: Task,
-    sources: Mapping[str, Source],
+    kept: KeptRows,
+    holdout: Source | None,
     perturbation: Perturbation | None,
-    views: int,
     notes: Notes,
     chosen_from: Sequence[str],
     settings: Settings | None = None,
@@ -223,13 +235,12 @@ def choose(
         The network; it is run, not changed.
     task : Task
         The layers and how they are read.
-    sources : mapping of str to Source
-        This process's ``train`` and, where there is one, ``holdout``: data with noisy labels that
-        the network was not trained on.
+    kept : KeptRows
+        This process's rows of the training data, as they are and perturbed.
+    holdout : Source or None
+        Data with noisy labels that the network was not trained on: this process's share.
     perturbation : Perturbation or None
-        How inputs are changed.
-    views : int
-        Perturbed views of each training input.
+        How inputs were changed.
     notes : Notes
         Where what a user should know is added.
     chosen_from : sequence of str
@@ -240,10 +251,9 @@ def choose(
         Whether the network may have memorised labels; one that was never trained has not.
     """
     settings = settings or Settings()
-    kept = keep_rows(network, task, sources["train"], perturbation, views)
     held = None
-    if "holdout" in sources:
-        held = _checked(keep_holdout(network, task, sources["holdout"]), kept, task, notes)
+    if holdout is not None:
+        held = _checked(keep_holdout(network, task, holdout), kept, task, notes)
     fits_views = perturbation is not None and perturbation.fits
     fits = fit_candidates(kept, held, task, fits_views, settings)
     memory = measure_memory(fits, perturbation is not None)
