@@ -31,18 +31,11 @@ def even(k: int, rate: float) -> np.ndarray:
     return np.full((k, k), rate / (k - 1)) + np.eye(k) * (1 - rate - rate / (k - 1))
 
 
-class Says:
-    """A decoder with probabilities whose rows are its decision values."""
-
-    def decide(self, rows):
-        return rows
-
-
 def answers(values, given, said: Noise, inputs=None, index=None) -> Answers:
     values = torch.as_tensor(np.asarray(values))
     inputs = values if inputs is None else torch.as_tensor(inputs)
     batch = Batch((inputs,), {}, None, index, len(values))
-    return Answers.of(Says(), values, np.asarray(given, dtype=np.int64), batch, came_from(said))
+    return Answers.of_values(values, np.asarray(given, dtype=np.int64), batch, came_from(said))
 
 
 def scores(n: int, k: int, rate: float, seed: int = 0, sure: float = 6.0):

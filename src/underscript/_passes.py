@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -29,6 +30,7 @@ from .subspace import PROBES, nearest_together
 
 if TYPE_CHECKING:
     from .repair import Choosing
+    from .selection.unseen import Unseen
 
 logger = logging.getLogger(__name__)
 
@@ -296,7 +298,7 @@ def count(
     watch: Key | None = None,
     calibration: Key | None = None,
     noise: Noise | None = None,
-    values: Tensor | None = None,
+    unseen: "Unseen | None" = None,
     worst: Worst | None = None,
     choosing: "Choosing | None" = None,
 ) -> Counts:
@@ -305,9 +307,9 @@ def count(
     The watched decoder's `worst` samples are kept too, if asked for.
 
     Of the decoder whose `calibration` is asked for, keep how sure it is and whether it is right.
-    The noise, where it was estimated, says how good the watched samples' labels are, and `values`
-    (n, K), in the order of the data, what the watched decoder says of samples whose labels it has
-    not seen. `choosing` tries what could be the network's read-out.
+    The noise, where it was estimated, says how good the watched samples' labels are, and `unseen`
+    what the watched decoder says of samples whose labels it has not seen. `choosing` tries what
+    could be the network's read-out.
     """
     counts = Counts()
     origins = None if noise is None else came_from(noise)
@@ -338,11 +340,12 @@ def count(
                 )
             decoded = None
             if watch is not None:
-                if values is not None and origins is not None:
-                    mine = values[counts.n - rows.batch.size : counts.n]
-                    said = Answers.of_values(mine, sets["given"], rows.batch, origins)
+                mine = rows_for(watch.layer, rows.layers)
+                if unseen is not None and origins is not None:
+                    before = counts.n - rows.batch.size
+                    values = unseen.of(rows.batch, before, partial(decoders[watch].decide, mine))
+                    said = Answers.of_values(values, sets["given"], rows.batch, origins)
                 else:
-                    mine = rows_for(watch.layer, rows.layers)
                     said = Answers.of(decoders[watch], mine, sets["given"], rows.batch)
                 counts.add(watch, torch.from_numpy(said.predicted), sets)
                 gathered.add(said)

@@ -85,9 +85,10 @@ def retrain(
     """Train a copy of a network on for a few epochs, on cleaned labels.
 
     Inputs are perturbed as they were for the decoder, another way in each epoch, where `labels` is
-    a decoding that perturbed them: what is never seen twice is not memorised. Adam, its rate falling to nothing over the epochs; each sample weighs as much as its label is
-    sure. The epoch is chosen that predicts most of the hold-out's noisy labels, epoch 0 (no
-    training at all) among them.
+    a decoding that perturbed them: what is never seen twice is not memorised. Adam, its rate
+    falling to nothing over the epochs; each sample weighs as much as its label is sure. The epoch
+    is chosen that predicts most of the hold-out's noisy labels, epoch 0 (no training at all) among
+    them.
 
     Parameters
     ----------

@@ -32,6 +32,7 @@ from .fitting import Candidate, Grid, LayerFit
 from .greedy import select_ensemble
 from .kept_rows import FOLDS, KeptRows
 from .memory import Memory, corrected
+from .unseen import Unseen
 
 __all__ = ["Chosen", "choose"]
 
@@ -122,6 +123,10 @@ class Chosen:
         score = Score(self.key, self.agreement, self.n)
         return Selection(self.key, self.criterion, score, None, reason)
 
+    def unseen(self, ordered: bool) -> Unseen:
+        """Return what is said of training labels; `ordered`: every pass reads them in one order."""
+        return Unseen(self.values, self.kept.index, self.kept.prints, ordered)
+
     def prepare(self, choosing: Choosing) -> None:
         """Add what is known of the input of a network's read-out to what may be written there.
 
@@ -149,19 +154,25 @@ class Chosen:
         # The vector whose products with rows are nearest to 1, by least squares.
         products.diagonal().add_(1e-6 * float(products.diagonal().mean()))
         one = torch.linalg.solve(products, sums.sum(0)).float()
-        mine = {c: f for c, f in self.fits.fitted.items() if c.layer == layer and not c.n_features}
-        linears = [
-            (each.ridge, _expanded(fitted.whole, self.fits.classes, n_classes))
-            for each, fitted in mine.items()
-        ]
-        views = list(range(1, kept.views)) if any(each.perturbed for each in mine) else []
-        ridges = tuple(sorted({each.ridge for each in mine}))
+        given = {c: f for c, f in self.fits.fitted.items() if c.layer == layer and not c.n_features}
+        views = list(range(1, kept.views)) if any(each.perturbed for each in given) else []
+        kinds = (False, True) if views else (False,)
         some = sums.sum(0) / max(1, int(n.sum()))
         again = LayerFit(
             kept, layer, None, labels, counts, some.float().to(task.device),
-            Grid(ridges, 1, (False, True) if views else (False,)), views, team, 0,
-        ).fit(max(1, kept.n))  # fmt: skip
-        linears += [(each.ridge, fitted.whole) for each, fitted in again.items()]
+            Grid(tuple(sorted({each.ridge for each in given})), 1, kinds), views, team, 0,
+        ).fit(self.fits.steps)  # fmt: skip
+        # What predicts most of the ensemble's labels of samples that it was not fitted to.
+        wanted = torch.cat([each[:: self.fits.steps] for each in labels])
+        found: list[tuple[float, float, Linear]] = []
+        for classes, fits in ((self.fits.classes, given), (torch.arange(n_classes), again)):
+            for each, fitted in fits.items():
+                said = classes[fitted.moved.argmax(1)]
+                right = team.total(torch.tensor([float((said == wanted).sum()), len(wanted)]))
+                linear = _expanded(fitted.whole, classes, n_classes)
+                found.append((float(right[0] / right[1].clamp(min=1)), each.ridge, linear))
+        _, ridge, linear = max(found, key=lambda each: each[0])
+        linears = [(ridge, linear)]
         means = sums / n.clamp(min=1)[:, None]
         choosing.add(linears, one, (means, n))
 

@@ -121,8 +121,14 @@ class RowsKeeper:
 
     def see(self, views: Sequence[Rows], labels: Labels) -> None:
         """Keep a batch's rows."""
-        prints = fingerprints(views[0].batch)
-        self.kept.add([each.layers for each in views], torch.from_numpy(labels), prints)
+        batch = views[0].batch
+        prints = fingerprints(batch)
+        if len(prints) != batch.size:
+            # Inputs without a tensor: their place tells them apart, no two count as equal.
+            place = np.arange(self.kept.n, self.kept.n + batch.size)
+            prints = (place if batch.index is None else batch.index).astype(np.uint64)
+        layers = [each.layers for each in views]
+        self.kept.add(layers, torch.from_numpy(labels), prints, batch.index)
 
 
 def keep_holdout(network: nn.Module, task: Task, source: Source) -> Held:
