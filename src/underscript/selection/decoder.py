@@ -6,7 +6,7 @@ inputs answers: on perturbed rows, corrected for the memory that survives, and o
 there is one. The input is a layer among others.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -15,9 +15,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from .._batches import Batch
+from .._labels import Labels
 from .._overlap import fingerprints
 from .._passes import Task
-from .._stream import Source, stream, stream_views
+from .._stream import Rows, Source, stream
 from ..discriminant import FourierFeatures
 from ..perturbation import Perturbation
 from .fitting import Candidate, Fitted, Grid, LayerFit
@@ -25,7 +27,7 @@ from .greedy import Scores
 from .kept_rows import FOLDS, KeptRows
 from .memory import Memory, survival_on_holdout, survival_without
 
-__all__ = ["Fits", "Settings", "fit_candidates", "keep_holdout", "keep_rows", "measure_memory"]
+__all__ = ["Fits", "RowsKeeper", "Settings", "fit_candidates", "keep_holdout", "measure_memory"]
 
 
 @dataclass(frozen=True)
@@ -102,23 +104,33 @@ class Fits:
         self.candidates = list(self.fitted)
 
 
-def keep_rows(
-    network: nn.Module, task: Task, source: Source, perturbation: Perturbation | None, views: int
-) -> KeptRows:
-    """Run the network over the training data, as they are and perturbed, and keep all rows."""
-    changes = []
-    if perturbation is not None:
-        changes = [partial(perturbation, view=view) for view in range(views)]
-    kept = KeptRows(1 + len(changes), int(_OF_ROWS * task.memory))
-    with task.team.together():
-        for seen in stream_views(
-            network, source, task.taps, task.device, changes,
-            stage="reading views", progress=task.progress,
-        ):  # fmt: skip
-            batch = seen[0].batch
-            labels = torch.from_numpy(task.given(batch, source))
-            kept.add([each.layers for each in seen], labels, fingerprints(batch), batch.index)
-    return kept
+class RowsKeeper:
+    """Keeps the rows of the training data and of their perturbed views while they are read.
+
+    Parameters
+    ----------
+    task : Task
+        The layers, and the memory that there is.
+    perturbation : Perturbation or None
+        How inputs are changed.
+    views : int
+        Into so many views.
+    """
+
+    def __init__(self, task: Task, perturbation: Perturbation | None, views: int):
+        number = views if perturbation is not None else 0
+        self.taps = task.taps
+        self.changes: list[Callable[[Batch], Batch]] = []
+        if perturbation is not None:
+            self.changes = [partial(perturbation, view=view) for view in range(number)]
+        self.kept = KeptRows(1 + number, int(_OF_ROWS * task.memory))
+        # A process of a team may have no samples.
+        self.kept.widths.update({tap.name: tap.width for tap in task.taps})
+
+    def see(self, views: Sequence[Rows], labels: Labels) -> None:
+        """Keep a batch's rows."""
+        batch, layers = views[0].batch, [each.layers for each in views]
+        self.kept.add(layers, torch.from_numpy(labels), fingerprints(batch), batch.index)
 
 
 def keep_holdout(network: nn.Module, task: Task, source: Source) -> Held:
