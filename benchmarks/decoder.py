@@ -70,7 +70,13 @@ def source(part: tuple[Any, ...], labels: int = 1) -> Any:
 
 
 def judge(
-    name: str, root: Path, zoo: Path, held: bool, device: str, retrain: bool = False, **settings: Any
+    name: str,
+    root: Path,
+    zoo: Path,
+    held: bool,
+    device: str,
+    retrain: bool = False,
+    **settings: Any,
 ) -> dict[str, Any]:  # fmt: skip
     """Decode one network and say how good that was."""
     from sklearn.metrics import average_precision_score, roc_auc_score

@@ -16,12 +16,13 @@ import json
 import os
 import time
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn.functional import cross_entropy, pad, relu
 
 HUMAN = {"worse": "worse_label", "random1": "random_label1", "aggregate": "aggre_label"}
 BEST_STOPPED = 10  # epochs of a network that is stopped early, as for cleanlab's five
@@ -56,7 +57,9 @@ def _recipes() -> dict[str, Recipe]:
         Recipe("c0.25-0", "cifar10", "c0.25", 20_000),
         Recipe("aggregate-0", "cifar10", "aggregate", 20_000),
         Recipe("clean-0", "cifar10", "c0", 20_000),
-        Recipe("worse-augmented-0", "cifar10", "worse", 20_000, augment=True, stop=0.95, epochs=400),
+        Recipe(
+            "worse-augmented-0", "cifar10", "worse", 20_000, augment=True, stop=0.95, epochs=400
+        ),
         Recipe("worse-50k", "cifar10", "worse", 50_000, held=0),
         Recipe("random1-50k", "cifar10", "random1", 50_000, held=0),
         Recipe("tune-worse-1", "cifar10", "worse", 20_000, first=22_000, seed=1),
@@ -71,7 +74,9 @@ def _recipes() -> dict[str, Recipe]:
         Recipe("mnist-c0.8", "mnist", "c0.8", 55_000, arch="mlp", stop=0.99),
         Recipe("fashion-c0.8", "fashion-mnist", "c0.8", 55_000, arch="cnn", stop=0.97),
         Recipe("tune-mnist-c0.8-1", "mnist", "c0.8", 20_000, arch="mlp", stop=0.99, seed=1),
-        Recipe("tune-fashion-c0.4-1", "fashion-mnist", "c0.4", 20_000, arch="cnn", stop=0.99, seed=1),
+        Recipe(
+            "tune-fashion-c0.4-1", "fashion-mnist", "c0.4", 20_000, arch="cnn", stop=0.99, seed=1
+        ),
     ]  # fmt: skip
     return {recipe.name: recipe for recipe in some}
 
@@ -95,8 +100,9 @@ class Block(nn.Module):
             )
 
     def forward(self, x: Tensor) -> Tensor:
-        out = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
-        return F.relu(out + self.around(x))
+        """Return what the block makes of a batch of maps."""
+        out = self.bn2(self.conv2(relu(self.bn1(self.conv1(x)))))
+        return relu(out + self.around(x))
 
 
 class Residual(nn.Module):
@@ -113,6 +119,7 @@ class Residual(nn.Module):
         self.readout = nn.Linear(256, n_classes)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the logits of a batch of images."""
         x = self.block3(self.block2(self.block1(self.stem(x))))
         return self.readout(self.flatten(self.pool(x)))
 
@@ -125,7 +132,7 @@ def network(recipe: Recipe) -> nn.Module:
     if recipe.arch == "mlp":
         sides = [784, 128, 512, 2048, 2048]
         layers: dict[str, nn.Module] = {"flatten": nn.Flatten()}
-        for number, (a, b) in enumerate(zip(sides, sides[1:], strict=False), 1):
+        for number, (a, b) in enumerate(pairwise(sides), 1):
             layers[f"fc{number}"] = nn.Sequential(nn.Linear(a, b), nn.ReLU())
         model = nn.Sequential()
         for name, module in (layers | {"readout": nn.Linear(2048, 10)}).items():
@@ -133,7 +140,7 @@ def network(recipe: Recipe) -> nn.Module:
         return model
     model = nn.Sequential()
     channels = [1, 16, 16, 32, 32, 64, 64]
-    for number, (a, b) in enumerate(zip(channels, channels[1:], strict=False), 1):
+    for number, (a, b) in enumerate(pairwise(channels), 1):
         model.add_module(f"conv{number}", nn.Sequential(nn.Conv2d(a, b, 3, 1, 1), nn.ReLU()))
         if number % 2 == 0:
             model.add_module(f"pool{number // 2}", nn.MaxPool2d(2))
@@ -212,7 +219,7 @@ def augmented(x: Tensor, generator: torch.Generator) -> Tensor:
     n, _, height, width = x.shape
     flips = torch.rand(n, generator=generator, device=x.device) < 0.5
     x = torch.where(flips[:, None, None, None], x.flip(3), x)
-    x = F.pad(x, (4, 4, 4, 4))
+    x = pad(x, (4, 4, 4, 4))
     rows = torch.randint(9, (n, 1), generator=generator, device=x.device)
     rows = rows + torch.arange(height, device=x.device)
     columns = torch.randint(9, (n, 1), generator=generator, device=x.device)
@@ -257,7 +264,7 @@ class _Step:
         self.optimiser.zero_grad(set_to_none=True)
         with torch.autocast(x.device.type, torch.bfloat16, self.fast, cache_enabled=False):
             logits = self.model(x).float()
-        F.cross_entropy(logits, y).backward()
+        cross_entropy(logits, y).backward()
         self.optimiser.step()
         return (logits.detach().argmax(1) == y).sum()
 
@@ -283,7 +290,11 @@ class _Step:
 
 
 def train(
-    model: nn.Module, x: Tensor, y: Tensor, recipe: Recipe, test: tuple[Tensor, Tensor] | None = None,
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    recipe: Recipe,
+    test: tuple[Tensor, Tensor] | None = None,
     epochs: int | None = None, seconds: float = float("inf"),
 ) -> list[dict[str, float]]:  # fmt: skip
     """Train until a share of the labels is fitted, or for some epochs; return a line an epoch.
@@ -351,8 +362,9 @@ def make(
     (out / f"{recipe.name}.json").write_text(json.dumps(facts, indent=1))
     (out / f"{recipe.name}.tmp").rename(out / f"{recipe.name}.pt")
     print(
-        f"{recipe.name}: {len(lines)} epochs, fits {facts['fitted']:.4f} (wrong {facts['wrong']:.3f}),"
-        f" test {facts['test']:.4f}, best epoch {facts['best_epoch_oracle']:.4f}",
+        f"{recipe.name}: {len(lines)} epochs, fits {facts['fitted']:.4f} "
+        f"(wrong {facts['wrong']:.3f}), test {facts['test']:.4f}, "
+        f"best epoch {facts['best_epoch_oracle']:.4f}",
         flush=True,
     )
 

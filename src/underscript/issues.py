@@ -131,11 +131,10 @@ class Answers:
     def flags(self, noise: Noise | None) -> NDArray[np.bool_]:
         """Say which given labels are probably wrong, bool (n,).
 
-        With an estimate of the noise each class has as many as its labels are expected to be
-        wrong, those of the lowest quality that the decoder contradicts. Expected are the sum
-        of 1 − quality, or more where the estimated rate says so: what the decoder half
-        believes lowers the one, noise that looks like doubt the other. Without an estimate all
-        that the decoder contradicts are flagged; where nothing can be decoded, none.
+        With an estimate of the noise those of the lowest quality, as many as make the expected F1
+        of the flags largest, quality being the probability that a label is right; of them those
+        that the decoder contradicts. Without an estimate all that it contradicts are flagged; where
+        nothing can be decoded, none.
         """
         contradicted = np.asarray(self.predicted != self.given)
         if noise is None:
@@ -143,13 +142,12 @@ class Answers:
         flags = np.zeros(len(self.given), dtype=bool)
         if noise.hopeless:
             return flags
-        sizes = np.bincount(self.given)
-        wrong = np.bincount(self.given, weights=1 - self.quality)
-        wrong *= max(1.0, noise.rate * len(self.given) / max(wrong.sum(), 1e-9))
-        # By class and within it by quality; contradicted ones first among equals.
-        order = np.lexsort((~contradicted, self.quality, self.given))
-        place = np.arange(len(order)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-        flags[order] = place < np.repeat(np.round(wrong), sizes)
+        order = np.lexsort((~contradicted, self.quality))
+        wrong = 1 - self.quality[order]
+        # Of k flags the expected F1 is 2 × (wrong among them) / (k + all that are wrong).
+        number = np.arange(1, len(order) + 1)
+        expected = np.cumsum(wrong) / (number + wrong.sum())
+        flags[order[: int(expected.argmax()) + 1]] = True
         return np.asarray(flags & contradicted)
 
 

@@ -192,6 +192,8 @@ class Noise:
         Standard errors by which decoder and labels agree more often than by chance.
     by_class : bool
         Whether the noise depends on the class: `transitions` was fitted with K (K − 1) numbers.
+    second_rate : float or None
+        The rate by another way, from labels of nearest neighbours.
     """
 
     rate: float
@@ -205,6 +207,7 @@ class Noise:
     n: int
     beyond_chance: float
     by_class: bool
+    second_rate: float | None = None
 
     @property
     def hopeless(self) -> bool:
@@ -267,28 +270,18 @@ class Noise:
             accuracy_low=accuracy[0], accuracy_high=accuracy[1],
         )  # fmt: skip
 
-    def averaged(self, other: "Noise") -> "Noise":
-        """Return the mean of two estimates, each by its precision; the other's where equal.
+    def averaged(self, other: "Noise", weight: float) -> "Noise":
+        """Return the mean of two estimates, the other's by weight; its matrix where that is half.
 
-        What they differ by beyond their errors widens the intervals.
+        The intervals' ends are averaged alike.
         """
-        found: dict[str, float] = {}
-        for name in ("rate", "accuracy"):
-            values = [getattr(each, name) for each in (self, other)]
-            errors = [
-                max(getattr(each, f"{name}_high") - getattr(each, f"{name}_low"), 1e-6) / 3.92
-                for each in (self, other)
-            ]
-            weights = [error**-2 for error in errors]
-            total = sum(weights)
-            mean = sum(w * v for w, v in zip(weights, values, strict=True)) / total
-            spread = sum(w * (v - mean) ** 2 for w, v in zip(weights, values, strict=True)) / total
-            error = 1.96 * (1 / total + spread) ** 0.5
-            found |= {
-                name: mean, f"{name}_low": max(0.0, mean - error),
-                f"{name}_high": min(1.0, mean + error),
-            }  # fmt: skip
-        return replace(other, **found, beyond_chance=max(self.beyond_chance, other.beyond_chance))
+        names = ("rate", "accuracy")
+        found = {
+            name: (1 - weight) * getattr(self, name) + weight * getattr(other, name)
+            for name in [f"{each}{end}" for each in names for end in ("", "_low", "_high")]
+        }
+        beyond = max(self.beyond_chance, other.beyond_chance)
+        return replace(other if weight > 0.5 else self, **found, beyond_chance=beyond)
 
     def over(self, classes: Tensor, n_classes: int) -> "Noise":
         """Return the same for more classes than occur: the others are never mistaken."""

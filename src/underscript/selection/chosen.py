@@ -1,6 +1,6 @@
 """What was chosen: a decoder, what it says of every training label, and how sure that is."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,9 +15,10 @@ from .._passes import Decoders, Task
 from .._stream import Source, stream
 from ..combined import COMBINED, CombinedDiscriminant, Member
 from ..discriminant import FourierFeatures, Linear, RidgeDiscriminant
-from ..noise import Noise, calibrate, class_bias, estimate_noise
+from ..noise import Noise
 from ..perturbation import Perturbation
 from ..repair import Choosing
+from .calibration import estimate
 from .choice import Key, Score, Selection
 from .decoder import (
     Fits,
@@ -25,18 +26,16 @@ from .decoder import (
     Settings,
     fit_candidates,
     keep_holdout,
-    keep_rows,
     measure_memory,
 )
-from .fitting import Candidate
+from .fitting import Candidate, Grid, LayerFit
 from .greedy import select_ensemble
 from .kept_rows import FOLDS, KeptRows
 from .memory import Memory, corrected
+from .unseen import Unseen
 
 __all__ = ["Chosen", "choose"]
 
-# Samples that noise is estimated with, at most: more would narrow no interval that matters.
-_ESTIMATED_WITH = 10_000
 # Fewer hold-out samples for each class that occurs choose nothing.
 _PER_CLASS = 2
 # Members of the ensemble of one layer.
@@ -124,35 +123,58 @@ class Chosen:
         score = Score(self.key, self.agreement, self.n)
         return Selection(self.key, self.criterion, score, None, reason)
 
+    def unseen(self, ordered: bool) -> Unseen:
+        """Return what is said of training labels; `ordered`: every pass reads them in one order."""
+        return Unseen(self.values, self.kept.index, self.kept.prints, ordered)
+
     def prepare(self, choosing: Choosing) -> None:
-        """Add what is known of the input of a network's read-out to what may be written there."""
-        layer, task = choosing.target.layer, self.task
-        width = self.kept.widths[layer]
-        sums = torch.zeros(task.n_classes, width, dtype=torch.float64)
-        counts = torch.zeros(task.n_classes, dtype=torch.int64)
-        products = torch.zeros(width, width, dtype=torch.float64)
+        """Add what is known of the input of a network's read-out to what may be written there.
+
+        Its discriminants, fitted to given labels and to those that the whole ensemble decodes.
+        """
+        layer, task, kept = choosing.target.layer, self.task, self.kept
+        n_classes, team = task.n_classes, task.team
         decoded = self.values.argmax(1)
-        for fold in range(FOLDS):
-            places, start = self.kept.part(fold).places, 0
-            for (block,) in self.kept.blocks(layer, fold, [0]):
+        labels = [decoded[kept.part(fold).places] for fold in range(FOLDS)]
+        counts = team.total(
+            torch.stack([torch.bincount(mine, minlength=n_classes) for mine in labels])
+        )
+        width = kept.widths[layer]
+        sums = torch.zeros(n_classes, width, dtype=torch.float64)
+        products = torch.zeros(width, width, dtype=torch.float64)
+        for fold, mine in enumerate(labels):
+            start = 0
+            for (block,) in kept.blocks(layer, fold, [0]):
                 rows = block.double().cpu()
-                said = decoded[places[start : start + len(rows)]]
-                sums.index_add_(0, said, rows)
-                counts += torch.bincount(said, minlength=task.n_classes)
+                sums.index_add_(0, mine[start : start + len(rows)], rows)
                 products += rows.T @ rows
                 start += len(rows)
-        team = task.team
-        sums, counts, products = team.total(sums), team.total(counts), team.total(products)
+        sums, products = team.total(sums), team.total(products)
+        n = counts.sum(0)
         # The vector whose products with rows are nearest to 1, by least squares.
         products.diagonal().add_(1e-6 * float(products.diagonal().mean()))
         one = torch.linalg.solve(products, sums.sum(0)).float()
-        linears = [
-            (each.ridge, _expanded(fitted.whole, self.fits.classes, task.n_classes))
-            for each, fitted in self.fits.fitted.items()
-            if each.layer == layer and not each.n_features
-        ]
-        means = sums / counts.clamp(min=1)[:, None]
-        choosing.add(linears, one, (means, counts))
+        given = {c: f for c, f in self.fits.fitted.items() if c.layer == layer and not c.n_features}
+        views = list(range(1, kept.views)) if any(each.perturbed for each in given) else []
+        kinds = (False, True) if views else (False,)
+        some = sums.sum(0) / max(1, int(n.sum()))
+        again = LayerFit(
+            kept, layer, None, labels, counts, some.float().to(task.device),
+            Grid(tuple(sorted({each.ridge for each in given})), 1, kinds), views, team, 0,
+        ).fit(self.fits.steps)  # fmt: skip
+        # What predicts most of the ensemble's labels of samples that it was not fitted to.
+        wanted = torch.cat([each[:: self.fits.steps] for each in labels])
+        found: list[tuple[float, float, Linear]] = []
+        for classes, fits in ((self.fits.classes, given), (torch.arange(n_classes), again)):
+            for each, fitted in fits.items():
+                said = classes[fitted.moved.argmax(1)]
+                right = team.total(torch.tensor([float((said == wanted).sum()), len(wanted)]))
+                linear = _expanded(fitted.whole, classes, n_classes)
+                found.append((float(right[0] / right[1].clamp(min=1)), each.ridge, linear))
+        _, ridge, linear = max(found, key=lambda each: each[0])
+        linears = [(ridge, linear)]
+        means = sums / n.clamp(min=1)[:, None]
+        choosing.add(linears, one, (means, n))
 
     def candidates(self, test: Source | None) -> pd.DataFrame:
         """Return every candidate, with its accuracy on test data if there are any.
@@ -207,9 +229,9 @@ def _key(layer: str) -> Key:
 def choose(
     network: nn.Module,
     task: Task,
-    sources: Mapping[str, Source],
+    kept: KeptRows,
+    holdout: Source | None,
     perturbation: Perturbation | None,
-    views: int,
     notes: Notes,
     chosen_from: Sequence[str],
     settings: Settings | None = None,
@@ -224,13 +246,12 @@ def choose(
         The network; it is run, not changed.
     task : Task
         The layers and how they are read.
-    sources : mapping of str to Source
-        This process's ``train`` and, where there is one, ``holdout``: data with noisy labels that
-        the network was not trained on.
+    kept : KeptRows
+        This process's rows of the training data, as they are and perturbed.
+    holdout : Source or None
+        Data with noisy labels that the network was not trained on: this process's share.
     perturbation : Perturbation or None
-        How inputs are changed.
-    views : int
-        Perturbed views of each training input.
+        How inputs were changed.
     notes : Notes
         Where what a user should know is added.
     chosen_from : sequence of str
@@ -241,10 +262,9 @@ def choose(
         Whether the network may have memorised labels; one that was never trained has not.
     """
     settings = settings or Settings()
-    kept = keep_rows(network, task, sources["train"], perturbation, views)
     held = None
-    if "holdout" in sources:
-        held = _checked(keep_holdout(network, task, sources["holdout"]), kept, task, notes)
+    if holdout is not None:
+        held = _checked(keep_holdout(network, task, holdout), kept, task, notes)
     fits_views = perturbation is not None and perturbation.fits
     fits = fit_candidates(kept, held, task, fits_views, settings)
     memory = measure_memory(fits, perturbation is not None)
@@ -260,7 +280,8 @@ def choose(
             "hold-out, so all layers answer together. Give a hold-out, or a perturbation"
         )
         members = _one_of_each(fits, mine)
-    noise, temperature, bias, out_of_fold = _estimates(fits, memory, members, task)
+    told = estimate(fits.scores, memory, members, task.seed)
+    noise, temperature = told.noise.over(fits.classes, task.n_classes), told.temperature
     decoders = {}
     for layer in dict.fromkeys(layers):
         among = [at for at, other in enumerate(layers) if other == layer]
@@ -272,11 +293,12 @@ def choose(
         decoders[layer] = _combined(fits, of_layer, temperature, None, task)
     alone = {layers[at] for at in members}
     place = alone.pop() if len(alone) == 1 else COMBINED
-    decoders[place] = _combined(fits, members, temperature, bias, task)
+    decoders[place] = _combined(fits, members, temperature, told.bias, task)
     values = _out_of_fold(fits, kept, members, task)
     places = torch.cat([kept.part(fold).places for fold in range(FOLDS)])
     ordered = torch.full((len(values), task.n_classes), -torch.inf)
-    ordered[places[:, None], fits.classes] = (values * out_of_fold[0] + out_of_fold[1]).float()
+    odds = values * told.out_of_fold_temperature + told.out_of_fold_bias
+    ordered[places[:, None], fits.classes] = odds.float()
     agreement, n = _agreement(fits, memory, members)
     return Chosen(
         key=_key(place), decoders=decoders,
@@ -290,7 +312,15 @@ def choose(
 def _checked(held: Held, kept: KeptRows, task: Task, notes: Notes) -> Held | None:
     """Return the hold-out if it can choose; note what is wrong with it."""
     team = task.team
+    given = torch.cat([kept.part(fold).labels for fold in range(FOLDS)])
+    occurs = team.total(torch.bincount(given, minlength=task.n_classes)) > 0
     counts = team.total(torch.bincount(held.labels, minlength=task.n_classes))
+    if int(unknown := counts[~occurs].sum()):
+        notes.add(
+            f"holdout: {unknown} of its samples have labels that no training sample has: they "
+            "choose nothing"
+        )
+        held, counts = held.take(occurs[held.labels]), counts * occurs
     prints = np.concatenate(team.gather(held.prints))
     mine = np.concatenate([kept.part(fold).prints for fold in range(FOLDS)])
     found = np.isin(prints, mine)
@@ -301,9 +331,9 @@ def _checked(held: Held, kept: KeptRows, task: Task, notes: Notes) -> Held | Non
             "network has seen their labels"
         )
     some = int((counts > 0).sum())
-    least = _PER_CLASS * task.n_classes
-    if some < 2 or len(prints) < least:
-        what = "one class" if some < 2 else f"{len(prints)} samples"
+    n, least = int(counts.sum()), _PER_CLASS * task.n_classes
+    if some < 2 or n < least:
+        what = "one class" if some < 2 else f"{n} samples"
         notes.add(
             f"holdout: {what} cannot choose (expected at least 2 classes and {least} samples); "
             "chosen with the training data alone"
@@ -353,49 +383,6 @@ def _agreement(fits: Fits, memory: Memory, members: Sequence[int]) -> tuple[floa
     return min(1.0, max(0.0, found)), len(scores.labels)
 
 
-def _estimates(
-    fits: Fits, memory: Memory, members: Sequence[int], task: Task
-) -> tuple[Noise, float, Tensor, tuple[float, Tensor]]:
-    """Estimate noise, temperature and the classes' biases (C,), and the latter two out of fold.
-
-    From perturbed training inputs out of fold, and from the hold-out; each counts by its precision.
-    What memory adds to agreement is an error of the first.
-    """
-    scores = fits.scores
-    kinds = [(sum(scores.moved[at] for at in members), scores.labels)]
-    if scores.held is not None:
-        kinds.append((sum(scores.holdout[at] for at in members), scores.held))
-    found = []
-    for values, labels in kinds:
-        step = max(1, len(labels) // _ESTIMATED_WITH)
-        some, given = values[::step], labels[::step]  # type: ignore[index]
-        calibration = calibrate(some, given)
-        bias = class_bias(some, given, calibration)
-        shifted = some + bias / calibration.temperature
-        scale = calibration.temperature
-        calibration = calibrate(shifted, given)
-        noise = estimate_noise(shifted, given, calibration, task.seed)
-        bias = bias * (calibration.temperature / scale)
-        found.append((noise, calibration.temperature, bias))
-    noise, temperature, bias = found[0]
-    moved, plain = (
-        float((sum(each[at] for at in members).argmax(1) == scores.labels).double().mean())  # type: ignore[union-attr]
-        for each in (scores.moved, scores.plain)
-    )
-    noise = noise.widened(moved - corrected_share(plain, moved, memory.survival))
-    if len(found) > 1:
-        noise = noise.averaged(found[1][0])
-        # Probabilities are of new inputs, as the hold-out's are.
-        if memory.trust > 0.5:
-            _, temperature, bias = found[1]
-    return noise.over(fits.classes, task.n_classes), temperature, bias, found[0][1:]
-
-
-def corrected_share(plain: float, moved: float, survival: float) -> float:
-    """Return the agreement with labels of new inputs, a share of 0 to 1."""
-    return min(1.0, max(0.0, (moved - survival * plain) / (1 - survival)))
-
-
 def _combined(
     fits: Fits, members: Sequence[int], temperature: float, bias: Tensor | None, task: Task
 ) -> CombinedDiscriminant:
@@ -404,7 +391,7 @@ def _combined(
     for at in members:
         each = fits.candidates[at]
         views.setdefault((each.layer, each.n_features), []).append(each)
-    made = []
+    made: list[Member] = []
     for (layer, n_features), some in views.items():
         weights, offsets = None, None
         for each in some:
@@ -455,7 +442,9 @@ def _out_of_fold(
             fitted, start = fits.fitted[each], 0
             for blocks in kept.blocks(each.layer, fold, views):
                 for rows in blocks:
-                    seen = fits.features[each.layer](rows) if each.n_features else rows
+                    # What went to a file comes back on the CPU.
+                    seen = rows.to(task.device)
+                    seen = fits.features[each.layer](seen) if each.n_features else seen
                     scores = fitted.without[fold](seen).cpu() / _spread_of(fits, at)
                     lowest = scores.masked_fill(torch.isinf(scores), torch.inf).amin(1, True)
                     scores = torch.where(torch.isinf(scores), lowest, scores)

@@ -6,18 +6,20 @@ inputs answers: on perturbed rows, corrected for the memory that survives, and o
 there is one. The input is a layer among others.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from .._batches import Batch
+from .._labels import Labels
 from .._overlap import fingerprints
 from .._passes import Task
-from .._stream import Source, stream, stream_views
+from .._stream import Rows, Source, stream
 from ..discriminant import FourierFeatures
 from ..perturbation import Perturbation
 from .fitting import Candidate, Fitted, Grid, LayerFit
@@ -25,7 +27,7 @@ from .greedy import Scores
 from .kept_rows import FOLDS, KeptRows
 from .memory import Memory, survival_on_holdout, survival_without
 
-__all__ = ["Fits", "Settings", "fit_candidates", "keep_holdout", "keep_rows", "measure_memory"]
+__all__ = ["Fits", "RowsKeeper", "Settings", "fit_candidates", "keep_holdout", "measure_memory"]
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,13 @@ class Held:
 
     layers: dict[str, Tensor]
     labels: Tensor
-    prints: Any
+    prints: NDArray[np.uint64]
+
+    def take(self, keep: Tensor) -> "Held":
+        """Return the samples for which `keep`, bool (m,), is true."""
+        layers = {name: rows[keep.to(rows.device)] for name, rows in self.layers.items()}
+        known = len(self.prints) == len(keep)
+        return Held(layers, self.labels[keep], self.prints[keep.numpy()] if known else self.prints)
 
 
 @dataclass
@@ -96,30 +104,39 @@ class Fits:
         self.candidates = list(self.fitted)
 
 
-def keep_rows(
-    network: nn.Module, task: Task, source: Source, perturbation: Perturbation | None, views: int
-) -> KeptRows:
-    """Run the network over the training data, as they are and perturbed, and keep all rows."""
-    number = views if perturbation is not None else 0
-    kept = KeptRows(1 + number, int(_OF_ROWS * task.memory))
-    changes = [partial(_changed, perturbation, view) for view in range(number)]
-    with task.team.together():
-        for seen in stream_views(
-            network, source, task.taps, task.device, changes,
-            stage="reading views", progress=task.progress,
-        ):  # fmt: skip
-            labels = torch.from_numpy(task.given(seen[0].batch, source))
-            kept.add([each.layers for each in seen], labels, fingerprints(seen[0].batch))
-    return kept
+class RowsKeeper:
+    """Keeps the rows of the training data and of their perturbed views while they are read.
 
+    Parameters
+    ----------
+    task : Task
+        The layers, and the memory that there is.
+    perturbation : Perturbation or None
+        How inputs are changed.
+    views : int
+        Into so many views.
+    """
 
-def _changed(perturbation: Perturbation, view: int, batch: Any) -> Any:
-    return perturbation(batch, view)
+    def __init__(self, task: Task, perturbation: Perturbation | None, views: int):
+        number = views if perturbation is not None else 0
+        self.taps = task.taps
+        self.changes: list[Callable[[Batch], Batch]] = []
+        if perturbation is not None:
+            self.changes = [partial(perturbation, view=view) for view in range(number)]
+        self.kept = KeptRows(1 + number, int(_OF_ROWS * task.memory))
+        # A process of a team may have no samples.
+        self.kept.widths.update({tap.name: tap.width for tap in task.taps})
+
+    def see(self, views: Sequence[Rows], labels: Labels) -> None:
+        """Keep a batch's rows."""
+        batch, layers = views[0].batch, [each.layers for each in views]
+        self.kept.add(layers, torch.from_numpy(labels), fingerprints(batch), batch.index)
 
 
 def keep_holdout(network: nn.Module, task: Task, source: Source) -> Held:
     """Run the network over the hold-out, and keep all rows."""
-    found: dict[str, list[Tensor]] = {name: [] for name in (tap.name for tap in task.taps)}
+    # A process of a team may have none of them.
+    found = {tap.name: [torch.empty(0, tap.width, device=task.device)] for tap in task.taps}
     labels, prints = [torch.empty(0, dtype=torch.int64)], [np.empty(0, dtype=np.uint64)]
     with task.team.together():
         for rows in stream(
@@ -130,7 +147,7 @@ def keep_holdout(network: nn.Module, task: Task, source: Source) -> Held:
             prints.append(fingerprints(rows.batch))
             for name, mine in rows.layers.items():
                 found[name].append(mine.float())
-    layers = {name: torch.cat(parts) for name, parts in found.items() if parts}
+    layers = {name: torch.cat(parts) for name, parts in found.items()}
     return Held(layers, torch.cat(labels), np.concatenate(prints))
 
 
@@ -166,7 +183,7 @@ def fit_candidates(
     number = len(names) * len(kinds) * settings.rounds
     number *= len(settings.ridges) + len(settings.feature_ridges)
     each = 8 * len(classes) * number * kept.n
-    steps = max(1, -(-each // int(_OF_SCORES * task.memory)))
+    steps = max(1, -(-each // max(1, int(_OF_SCORES * task.memory))))
     fitted: dict[Candidate, Fitted] = {}
     features: dict[str, FourierFeatures] = {}
     holdout: list[Tensor] = []
@@ -181,9 +198,11 @@ def fit_candidates(
                 tensors = [drawn.directions, drawn.phases] if team.rank == 0 else None
                 maps = features[name] = FourierFeatures(*team.share(tensors, 0))
             seen = rows if maps is None else maps(rows)
+            # What a process computes may differ in the last digit from what another does.
+            (centre,) = team.share([seen.mean(0)] if team.rank == 0 else None, 0)
             ridges = settings.feature_ridges if lift else settings.ridges
             found = LayerFit(
-                kept, name, maps, labels, counts[:, classes], seen.mean(0),
+                kept, name, maps, labels, counts[:, classes], centre,
                 Grid(ridges, settings.rounds, kinds), views, team,
                 int(_OF_FEATURES * task.memory),
             ).fit(steps)  # fmt: skip
@@ -199,7 +218,8 @@ def fit_candidates(
 
 def _some_rows(kept: KeptRows, layer: str, task: Task) -> Tensor:
     """Return rows of the same few samples in every process."""
-    found = task.team.gather(kept.some(layer, _LOOKED_AT))
+    prints_of, rows_of = kept.some(layer, _LOOKED_AT)
+    found = task.team.gather((prints_of, rows_of.cpu()))
     prints = np.concatenate([part[0] for part in found])
     rows = torch.cat([part[1].to(task.device) for part in found])
     order = np.argsort(prints, kind="stable")[:_LOOKED_AT]
@@ -238,8 +258,7 @@ def _together(
     given = torch.cat(team.gather(given)) if team.size > 1 else given
     of_held = None
     if held is not None:
-        mine = place[held.labels]
-        of_held = torch.cat(team.gather(mine)) if team.size > 1 else mine
+        of_held = torch.cat(team.gather(place[held.labels]))
     return Fits(fitted, features, Scores(plain, moved, given, on_holdout, of_held), classes, steps)
 
 
@@ -257,13 +276,13 @@ def measure_memory(fits: Fits, perturbed: bool) -> Memory:
     scores = fits.scores
     plain = torch.stack([each.argmax(1) for each in scores.plain])
     moved = torch.stack([each.argmax(1) for each in scores.moved])
-    agree = [(each == scores.labels).double().mean(1) for each in (plain, moved)]
+    of_plain, of_moved = ((each == scores.labels).double().mean(1) for each in (plain, moved))
     survival = 0.0
     if perturbed:
         layers = [each.layer for each in fits.candidates]
         survival = survival_without(plain, moved, scores.labels, layers, len(fits.classes))
     if scores.held is None or not len(scores.holdout):
-        return Memory(*agree, None, survival, survival, 0.0)
+        return Memory(of_plain, of_moved, None, survival, survival, 0.0)
     held = torch.stack([each.argmax(1) == scores.held for each in scores.holdout])
-    found, trust = survival_on_holdout(*agree, held)
-    return Memory(*agree, held.double().mean(1), found, survival, trust)
+    found, trust = survival_on_holdout(of_plain, of_moved, held)
+    return Memory(of_plain, of_moved, held.double().mean(1), found, survival, trust)

@@ -174,8 +174,10 @@ class LayerFit:
                     start += len(plain)
             return
         for fold, at, parts in self._blocks():
-            moved = sum(parts[1:]) if len(parts) > 1 else torch.zeros_like(parts[0])
-            yield fold, at, parts[0], moved  # type: ignore[misc]
+            moved = torch.zeros_like(parts[0])
+            for part in parts[1:]:
+                moved += part
+            yield fold, at, parts[0], moved
 
     def _blocks(self) -> Iterator[tuple[int, slice, list[Tensor]]]:
         for fold in range(FOLDS):
@@ -383,6 +385,7 @@ def _add_by_class(sums: Tensor, rows: Tensor, labels: Int[Tensor, " n"]) -> None
 
 def _factor(matrix: Tensor) -> Tensor:
     """Return the Cholesky factor; in float64 where float32 does not reach."""
+    factor: Tensor
     factor, info = torch.linalg.cholesky_ex(matrix)
     if int(info):
         precise = matrix.double()

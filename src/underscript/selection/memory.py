@@ -15,6 +15,7 @@ perturbation: A = (1 − ρ) A\* + ρ A₀. ρ is the same for all candidates of
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -53,7 +54,10 @@ class Memory:
     trust: float
 
 
-def corrected(plain: Tensor, moved: Tensor, survival: float) -> Tensor:
+T = TypeVar("T", float, Tensor)
+
+
+def corrected(plain: T, moved: T, survival: float) -> T:
     """Return the agreement with labels of new inputs, A* = (A − ρ A₀) / (1 − ρ)."""
     return (moved - survival * plain) / (1 - survival)
 

@@ -1,0 +1,150 @@
+"""What an ensemble's scores and noisy labels tell: noise, probabilities, and how sure that is."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ..noise import Noise, calibrate, class_bias, estimate_noise
+from .greedy import Scores
+from .memory import Memory, corrected
+
+__all__ = ["Estimates", "estimate", "rate_of_neighbours"]
+
+# Samples that noise is estimated with, at most: more would narrow no interval that matters.
+_ESTIMATED_WITH = 10_000
+# Of so many samples the two nearest neighbours are looked for, among all of the above.
+_NEIGHBOURS_OF = 4_000
+_STEPS = 300
+
+
+@dataclass(frozen=True)
+class Estimates:
+    """What is estimated of the labels and of an ensemble.
+
+    Attributes
+    ----------
+    noise : Noise
+        Of the classes that occur.
+    temperature, out_of_fold_temperature : float
+        What summed scores of new inputs are multiplied by, and those of training inputs.
+    bias, out_of_fold_bias : Tensor of float64, shape (C,)
+        Then added to the classes' log-odds.
+    """
+
+    noise: Noise
+    temperature: float
+    bias: Tensor
+    out_of_fold_temperature: float
+    out_of_fold_bias: Tensor
+
+
+def estimate(scores: Scores, memory: Memory, members: Sequence[int], seed: int) -> Estimates:
+    """Estimate noise and calibration of an ensemble's summed scores.
+
+    From perturbed training inputs, out of fold, and from a hold-out, which counts as much as it
+    counts when members are chosen. Of the training inputs whose label the ensemble predicts some
+    are left out: as many as predict it from memory that survives the perturbation. A second
+    estimate of the rate comes from the labels of nearest neighbours; the interval reaches as far.
+    """
+    plain, moved = (_summed(each, members) for each in (scores.plain, scores.moved))
+    agrees = moved.argmax(1) == scores.labels
+    share = float(agrees.double().mean())
+    as_they_are = float((plain.argmax(1) == scores.labels).double().mean())
+    expected = min(share, max(0.0, corrected(as_they_are, share, memory.survival)))
+    kept = _thinned(agrees, expected)
+    noise, temperature, bias = _fitted(moved[kept], scores.labels[kept], seed)
+    # That memory is told exactly is not known: half of what was left out counts as an error.
+    noise = noise.widened((share - expected) / 2)
+    out_of_fold = temperature, bias
+    if scores.held is not None:
+        held = _fitted(_summed(scores.holdout, members), scores.held, seed)
+        noise = noise.averaged(held[0], memory.trust)
+        if memory.trust > 0.5:
+            _, temperature, bias = held
+            out_of_fold = temperature, bias
+    second = rate_of_neighbours(moved, scores.labels, seed)
+    noise = replace(
+        noise, second_rate=second,
+        rate_low=min(noise.rate_low, second), rate_high=max(noise.rate_high, second),
+    )  # fmt: skip
+    return Estimates(noise, temperature, bias, *out_of_fold)
+
+
+def _summed(scores: Sequence[Tensor], members: Sequence[int]) -> Float[Tensor, "n classes"]:
+    return torch.stack([scores[at] for at in members]).sum(0)
+
+
+def _thinned(agrees: Tensor, expected: float) -> Int[Tensor, " kept"]:
+    """Return samples of which a share of `expected` agree: some that agree are left out, evenly."""
+    agreeing, others = torch.nonzero(agrees)[:, 0], torch.nonzero(~agrees)[:, 0]
+    if not len(others) or expected >= 1:
+        return torch.arange(len(agrees))
+    number = min(len(agreeing), round(len(others) * expected / (1 - expected)))
+    if number:
+        agreeing = agreeing[torch.linspace(0, len(agreeing) - 1, number).round().long()]
+    return torch.cat([agreeing[:number], others]).sort().values
+
+
+def _fitted(
+    scores: Float[Tensor, "n classes"], labels: Int[Tensor, " n"], seed: int
+) -> tuple[Noise, float, Tensor]:
+    """Return noise, temperature and biases of some samples' scores."""
+    step = max(1, len(labels) // _ESTIMATED_WITH)
+    scores, labels = scores[::step].double(), labels[::step]
+    calibration = calibrate(scores, labels)
+    bias = class_bias(scores, labels, calibration)
+    shifted = scores + bias / calibration.temperature
+    again = calibrate(shifted, labels)
+    noise = estimate_noise(shifted, labels, again, seed)
+    return noise, again.temperature, bias * (again.temperature / calibration.temperature)
+
+
+def rate_of_neighbours(
+    scores: Float[Tensor, "n classes"], labels: Int[Tensor, " n"], seed: int
+) -> float:
+    """Return the noise rate that labels of two nearest neighbours tell.
+
+    A sample and its two nearest neighbours (by the angle between scores) are taken to be of one
+    class; what their three labels have in common tells priors and transition matrix, by EM (HOC:
+    Zhu, Song and Liu, ICML 2021, arXiv 2102.05291). Where neighbours are of several classes the
+    rate comes out too large.
+
+    Parameters
+    ----------
+    scores : Tensor, shape (n, C)
+        Of samples whose labels they were not fitted to.
+    labels : Tensor of int64, shape (n,)
+        Noisy labels.
+    seed : int
+        Of the samples that are looked at.
+    """
+    step = max(1, len(labels) // _ESTIMATED_WITH)
+    rows = torch.nn.functional.normalize((scores - scores.mean(1, True))[::step].float(), dim=1)
+    labels = labels[::step]
+    if len(labels) < 3:
+        return 0.0
+    generator = torch.Generator().manual_seed(seed)
+    chosen = torch.randperm(len(labels), generator=generator)[:_NEIGHBOURS_OF]
+    triples = []
+    for some in torch.split(chosen, 512):
+        near = rows[some] @ rows.T
+        near[torch.arange(len(some)), some] = -torch.inf
+        triples.append(torch.cat([some[:, None], near.topk(2, dim=1).indices], 1))
+    seen = labels[torch.cat(triples)]
+    n_classes = scores.shape[1]
+    matrix = 0.7 * torch.eye(n_classes, dtype=torch.float64) + 0.3 / n_classes
+    priors = torch.full((n_classes,), 1 / n_classes, dtype=torch.float64)
+    for _ in range(_STEPS):
+        joint = priors * matrix.T[seen].prod(1)
+        joint /= joint.sum(1, keepdim=True).clamp(min=1e-300)
+        counts = torch.zeros(n_classes, n_classes, dtype=torch.float64)
+        for place in range(3):
+            counts.index_add_(0, seen[:, place], joint)
+        before, priors = priors, joint.mean(0)
+        matrix = (counts.T + 1e-9) / (counts.T + 1e-9).sum(1, keepdim=True)
+        if float((priors - before).abs().max()) < 1e-6:
+            break
+    return float(1 - (priors * matrix.diagonal()).sum())

@@ -1,0 +1,155 @@
+"""The decoder's candidates in plain float64, without speed; and rows to try them on.
+
+Nothing here is shared with the library, but for the rule that says which fold an input falls into.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from underscript._mixing import mixed
+from underscript._team import ALONE
+from underscript.selection.fitting import Candidate, Fitted, Grid, LayerFit
+from underscript.selection.kept_rows import FOLDS, KeptRows
+
+
+@dataclass
+class Rows:
+    """Views of a layer's rows, (n, width) each, the plain one first; labels and fingerprints."""
+
+    views: list[np.ndarray]
+    given: np.ndarray
+    true: np.ndarray
+    prints: np.ndarray
+
+    @property
+    def folds(self):
+        return (mixed(self.prints) % np.uint64(FOLDS)).astype(np.int64)
+
+    @property
+    def by_fold(self):
+        """Samples in the order in which the library keeps them."""
+        return np.argsort(self.folds, kind="stable")
+
+    def taken(self, order):
+        views = [view[order] for view in self.views]
+        return Rows(views, self.given[order], self.true[order], self.prints[order])
+
+
+def rows(n=900, width=24, n_classes=5, moved=2, wrong=0.3, remembered=0.6, seed=0):
+    """Draw rows of known classes, the plain ones of which also hint at the given labels."""
+    rng = np.random.default_rng(seed)
+    true = rng.integers(0, n_classes, n)
+    given = np.where(rng.random(n) < wrong, rng.integers(0, n_classes, n), true)
+    centres, hints = rng.normal(size=(2, n_classes, width))
+    base = centres[true] + 1.5 * rng.normal(size=(n, width)) + 3
+    base = base * np.linspace(0.2, 2, width)
+    views = [base + remembered * hints[given]]
+    views += [base + 0.3 * rng.normal(size=(n, width)) for _ in range(moved)]
+    prints = rng.integers(0, 2**63, n, dtype=np.uint64)
+    return Rows([view.astype(np.float32) for view in views], given, true, prints)
+
+
+def prints_of(folds):
+    """Return fingerprints, all of them different, that fall into these folds."""
+    numbers = np.arange(20 * FOLDS * len(folds), dtype=np.uint64)
+    found = mixed(numbers) % np.uint64(FOLDS)
+    free = [iter(numbers[found == fold]) for fold in range(FOLDS)]
+    return np.array([next(free[fold]) for fold in folds], dtype=np.uint64)
+
+
+def kept(some: Rows, memory=1 << 30, batch=250, layer="fc"):
+    """Keep rows as the library does, batch by batch."""
+    found = KeptRows(len(some.views), memory)
+    for start in range(0, len(some.given), batch):
+        part = slice(start, start + batch)
+        found.add(
+            [{layer: torch.from_numpy(view[part])} for view in some.views],
+            torch.from_numpy(some.given[part]),
+            some.prints[part],
+        )
+    return found
+
+
+def fitted(
+    some: Rows, grid: Grid, n_classes=None, features=None, room=1 << 30, steps=1, **how
+) -> dict[Candidate, Fitted]:
+    """Fit the library's candidates."""
+    mine = kept(some, **how)
+    n_classes = n_classes or int(some.given.max()) + 1
+    labels = [mine.part(fold).labels for fold in range(FOLDS)]
+    counts = torch.stack([torch.bincount(part, minlength=n_classes) for part in labels])
+    _, first = mine.some("fc", 200)
+    centre = (first if features is None else features(first)).mean(0)
+    views = list(range(1, len(some.views)))
+    fit = LayerFit(
+        mine, "fc", features, labels, counts, centre, grid, views, ALONE, room
+    )  # fmt: skip
+    return fit.fit(steps)
+
+
+@dataclass
+class Plain:
+    """One candidate: `whole` and `without` are pairs (weights (width, K), biases (K,))."""
+
+    whole: tuple[np.ndarray, np.ndarray]
+    without: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
+    plain: np.ndarray = field(default_factory=lambda: np.empty(0))
+    moved: np.ndarray = field(default_factory=lambda: np.empty(0))
+
+
+def discriminants(parts: Sequence[np.ndarray], labels, n_classes, ridge, rounds):
+    """Fit rounds of discriminants to rows: each to the labels that the last one decodes of them."""
+    parts = [np.asarray(part, dtype=np.float64) for part in parts]
+    stacked = np.concatenate(parts)
+    mean = stacked.mean(0)
+    covariance = np.cov(stacked, rowvar=False, bias=True)
+    covariance += ridge * np.diag(covariance).mean() * np.eye(len(covariance))
+    found, means = [], np.full((n_classes, len(mean)), np.nan)
+    for _ in range(rounds):
+        for k in range(n_classes):
+            if (labels == k).any():
+                means[k] = np.concatenate([part[labels == k] for part in parts]).mean(0) - mean
+        weights = np.linalg.solve(covariance, means.T)
+        bias = -0.5 * np.diag(means @ weights) - mean @ weights
+        found.append((weights, bias))
+        labels = np.nan_to_num(scores(found[-1], parts), nan=-np.inf).argmax(1)
+    return found
+
+
+def scores(linear, parts):
+    """Return scores (n, K), summed over views; NaN for a class that was never seen."""
+    return sum(np.asarray(part, dtype=np.float64) @ linear[0] + linear[1] for part in parts)
+
+
+def candidates(some: Rows, grid: Grid, n_classes=None, features=None):
+    """Return every candidate by (perturbed, ridge, round); out-of-fold scores in samples' order."""
+    n_classes = n_classes or int(some.given.max()) + 1
+    views = [np.asarray(view, dtype=np.float64) for view in some.views]
+    if features is not None:
+        views = [features(torch.from_numpy(view)).numpy() for view in views]
+    folds, found = some.folds, {}
+    for perturbed in grid.perturbed:
+        parts = views if perturbed else views[:1]
+        for ridge in grid.ridges:
+            how = n_classes, ridge, grid.rounds
+            whole = discriminants(parts, some.given, *how)
+            mine = [Plain(each) for each in whole]
+            for each in mine:
+                each.plain = np.zeros((len(folds), n_classes))
+                each.moved = np.zeros((len(folds), n_classes))
+            for fold in range(FOLDS):
+                others, here = folds != fold, folds == fold
+                kept_from = discriminants(
+                    [part[others] for part in parts], some.given[others], *how
+                )
+                for each, linear in zip(mine, kept_from, strict=True):
+                    each.without.append(linear)
+                    each.plain[here] = scores(linear, [views[0][here]])
+                    moved = [view[here] for view in views[1:]] or [views[0][here]]
+                    each.moved[here] = scores(linear, moved)
+            for number, each in enumerate(mine):
+                found[perturbed, ridge, number] = each
+    return found
