@@ -1,7 +1,7 @@
 """What the memory meter says, in sentences: the same for page and terminal."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..plots._style import printable
 from ._words import percent
@@ -84,7 +84,7 @@ def meter(d: "Decoding") -> Meter | None:
     )
 
 
-def _rows(d: "Decoding") -> dict[str, dict[str, float]]:
+def _rows(d: "Decoding") -> dict[str, dict[Any, float]]:
     return {str(row.pop("layer")): row for row in d.memory.to_dict("records")}
 
 
