@@ -18,7 +18,7 @@ from underscript import refine
 from underscript._candidates import Candidate, View
 from underscript._judges import Judged, as_one, said, summed
 from underscript._offers import Estimates, Offer, layers_or_input, overruled
-from underscript._overlap import _fingerprints
+from underscript._overlap import fingerprints_of
 from underscript.discriminant import Linear
 from underscript.noise import Noise, calibrate, estimate_noise
 
@@ -477,11 +477,11 @@ def test_a_hold_out_from_the_training_data_is_noticed(noisy):
 
 def test_fingerprints_differ_where_inputs_differ():
     rows = torch.from_numpy(load_digits().data.astype(np.float32))
-    same = _fingerprints(rows)
+    same = fingerprints_of(rows)
     assert len(np.unique(same)) == len(np.unique(rows.numpy(), axis=0))
-    assert (same == _fingerprints(rows.double())).all()
+    assert (same == fingerprints_of(rows.double())).all()
     rows[:, 0] += 1
-    assert (same != _fingerprints(rows)).all()
+    assert (same != fingerprints_of(rows)).all()
 
 
 def test_it_comes_back_from_a_folder(noisy, found, tmp_path):
