@@ -259,20 +259,13 @@ def test_a_layer_kept_as_rows_gives_the_table_of_one_summed_as_moments(monkeypat
 
 def test_a_layer_wider_than_its_classes_are_large_is_kept_as_rows():
     x, y = models.data("images", 60)
-<<<<<<< HEAD
     model = models.build("residual", seed=3)
     found = us.decode(model, (x, y), progress=False, auto=False, pool="flatten")
-=======
-    found = us.decode(
-        models.build("residual", seed=3), (x, y), progress=False, auto=False, pool="flatten"
-    )
->>>>>>> perturb
     paths = {layer["layer"]: layer["path"] for layer in found.summary["layers"]}
     assert paths["layer1"] == "rows"  # 108 values, 15 samples a class
     assert paths["fc:input"] == "moments"  # 12 values
     rows = found.table[(found.table["layer"] == "layer1") & (found.table["model"] == "trained")]
     tapped = {}
-    model = models.build("residual", seed=3)
     model.layer1.register_forward_hook(lambda m, a, out: tapped.update(rows=out.flatten(1)))
     with torch.no_grad():
         model(x)
