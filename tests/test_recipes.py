@@ -55,10 +55,15 @@ def test_a_residual_network_is_read_at_its_activations_and_stages(run, capsys):
         "layer3.0.relu#0", "layer3.0", "layer3.1.relu#0", "layer3",
         "fc:input",
     ]  # fmt: skip
-    assert default_layers(found) == expected
-    pooled = [f"{n}@mean" if n not in ("input", "fc:input") else n for n in expected]
-    assert default_layers(found, pool="mean") == pooled
-    assert found["decoding"].summary["settings"]["layers"] == pooled
+    assert default_layers(found, pool="flatten") == expected
+
+    def read(pool: str) -> list[str]:
+        return [f"{n}@{pool}" if n not in ("input", "fc:input") else n for n in expected]
+
+    assert default_layers(found) == read("2x2")
+    assert found["decoding"].summary["settings"]["layers"] == read("2x2")
+    # What goes into the last layer is the mean of layer3 already.
+    assert default_layers(found, pool="mean") == [n for n in read("mean") if n != "layer3@mean"]
 
 
 @pytest.mark.slow
