@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from .._batches import Batch
 from .._labels import Labels
+from .._mixing import mixed
 from .._overlap import fingerprints
 from .._passes import Task
 from .._stream import Rows, Source, stream
@@ -174,7 +175,7 @@ def fit_candidates(
     classes = torch.nonzero(counts.sum(0))[:, 0]
     place = torch.full((task.n_classes,), -1)
     place[classes] = torch.arange(len(classes))
-    labels = [place[part.labels] for part in parts]
+    labels, prints = [place[part.labels] for part in parts], [part.prints for part in parts]
     n = int(counts.sum())
     names = list(kept.widths) if layers is None else list(layers)
     views = list(range(1, kept.views))
@@ -212,7 +213,7 @@ def fit_candidates(
                 mine = mine if maps is None else maps(mine)
                 holdout += [each.whole(mine).cpu() for each in found.values()]
     return _together(
-        fitted, features, holdout, labels, held, place, classes, steps, len(views), task
+        fitted, features, holdout, labels, prints, held, place, classes, steps, len(views), task
     )  # fmt: skip
 
 
@@ -231,6 +232,7 @@ def _together(
     features: dict[str, FourierFeatures],
     holdout: list[Tensor],
     labels: list[Tensor],
+    prints: list[NDArray[np.uint64]],
     held: Held | None,
     place: Tensor,
     classes: Tensor,
@@ -240,11 +242,15 @@ def _together(
 ) -> Fits:
     """Return everybody's scores, each candidate's brought to one scale."""
     team = task.team
+    # Some count and others do not, here and there: which ones is no matter of the data's order.
+    every = team.gather(np.concatenate([mine[::steps] for mine in prints]))
+    order = torch.from_numpy(np.argsort(mixed(np.concatenate(every)), kind="stable"))
+    given = torch.cat(team.gather(torch.cat([mine[::steps] for mine in labels])))[order]
     plain, moved, on_holdout = [], [], []
     for number, each in enumerate(fitted.values()):
         mine = (each.plain, each.moved, holdout[number] if holdout else None)
         found = team.gather(mine) if team.size > 1 else [mine]
-        wholes = [torch.cat([part[k] for part in found]) for k in (0, 1)]  # type: ignore[misc]
+        wholes = [torch.cat([part[k] for part in found])[order] for k in (0, 1)]  # type: ignore[misc]
         each.moved_spread = _spread(wholes[1])
         # New inputs are like perturbed ones, not like those that may be remembered.
         each.spread = each.moved_spread / max(1, views)
@@ -254,8 +260,6 @@ def _together(
             mine_held = torch.cat([part[2] for part in found])  # type: ignore[misc]
             each.spread = _spread(mine_held)
             on_holdout.append(_centred(mine_held) / each.spread)
-    given = torch.cat([mine[::steps] for mine in labels])
-    given = torch.cat(team.gather(given)) if team.size > 1 else given
     of_held = None
     if held is not None:
         of_held = torch.cat(team.gather(place[held.labels]))
