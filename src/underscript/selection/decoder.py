@@ -22,11 +22,12 @@ from .._overlap import fingerprints
 from .._passes import Task
 from .._stream import Rows, Source, stream
 from ..discriminant import FourierFeatures
+from ..noise import SMALLEST, calibrate
 from ..perturbation import Perturbation
 from .fitting import Candidate, Fitted, Grid, LayerFit
 from .greedy import Scores
 from .kept_rows import FOLDS, KeptRows
-from .memory import Memory, survival_on_holdout, survival_without
+from .memory import Memory, by_agreement, survival_on_holdout, survival_without
 
 __all__ = ["Fits", "RowsKeeper", "Settings", "fit_candidates", "keep_holdout", "measure_memory"]
 
@@ -55,6 +56,7 @@ class Settings:
 
 # Samples that say how far apart rows are.
 _LOOKED_AT = 1024
+_LOOKED_AT_NOISE = 10_000
 # Wider rows are read by random features only: their covariance would be too large.
 _WIDEST = 4096
 # Shares of the memory that may be used: rows of all layers, features of one, scores of candidates.
@@ -284,9 +286,27 @@ def measure_memory(fits: Fits, perturbed: bool) -> Memory:
     survival = 0.0
     if perturbed:
         layers = [each.layer for each in fits.candidates]
-        survival = survival_without(plain, moved, scores.labels, layers, len(fits.classes))
+        order = by_agreement(of_plain, layers)
+        if not _next_to_no_noise(fits, order[: len(order) // 2]):
+            survival = survival_without(plain, moved, scores.labels, layers, len(fits.classes))
     if scores.held is None or not len(scores.holdout):
         return Memory(of_plain, of_moved, None, survival, survival, 0.0)
     held = torch.stack([each.argmax(1) == scores.held for each in scores.holdout])
     found, trust = survival_on_holdout(of_plain, of_moved, held)
     return Memory(of_plain, of_moved, held.double().mean(1), found, survival, trust)
+
+
+def _next_to_no_noise(fits: Fits, layers: Sequence[str]) -> bool:
+    """Say whether some layers find hardly any label wrong.
+
+    Then what they contradict is right for the most part, and tells nothing of memory.
+    """
+    some = [
+        at for at, each in enumerate(fits.candidates) if each.layer in layers and not each.round
+    ]
+    if not some:
+        return True
+    together = torch.stack([fits.scores.moved[at] for at in some]).sum(0)
+    step = max(1, len(together) // _LOOKED_AT_NOISE)
+    found = calibrate(together[::step], fits.scores.labels[::step])
+    return found.redrawn * (1 - 1 / len(fits.classes)) < SMALLEST

@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-__all__ = ["Memory", "corrected", "survival_on_holdout", "survival_without"]
+__all__ = ["Memory", "by_agreement", "corrected", "survival_on_holdout", "survival_without"]
 
 # Memory that survives entirely cannot be told from knowledge.
 MOST = 0.97
@@ -62,6 +62,15 @@ def corrected(plain: T, moved: T, survival: float) -> T:
     return (moved - survival * plain) / (1 - survival)
 
 
+def by_agreement(agree: Float[Tensor, " candidates"], layers: Sequence[str]) -> list[str]:
+    """Return layers by their candidates' mean agreement with given labels, the least first."""
+    of_layer = {
+        name: float(agree[[at for at, other in enumerate(layers) if other == name]].mean())
+        for name in dict.fromkeys(layers)
+    }
+    return sorted(of_layer, key=lambda name: of_layer[name])
+
+
 def survival_without(
     plain: Int[Tensor, "candidates n"],
     moved: Int[Tensor, "candidates n"],
@@ -88,12 +97,7 @@ def survival_without(
     n_classes : int
         Classes that occur.
     """
-    agree = (plain == labels).double().mean(1)
-    of_layer = {
-        name: float(agree[[at for at, other in enumerate(layers) if other == name]].mean())
-        for name in dict.fromkeys(layers)
-    }
-    order = sorted(of_layer, key=lambda name: of_layer[name])
+    order = by_agreement((plain == labels).double().mean(1), layers)
     if len(order) < 2:
         return 0.0
     last = [at for at, name in enumerate(layers) if name == order[-1]]
