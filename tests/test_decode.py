@@ -259,14 +259,8 @@ def test_a_layer_kept_as_rows_gives_the_table_of_one_summed_as_moments(monkeypat
 
 def test_a_layer_wider_than_its_classes_are_large_is_kept_as_rows():
     x, y = models.data("images", 60)
-<<<<<<< HEAD
     model = models.build("residual", seed=3)
     found = us.decode(model, (x, y), progress=False, auto=False, pool="flatten")
-=======
-    found = us.decode(
-        models.build("residual", seed=3), (x, y), progress=False, auto=False, pool="flatten"
-    )
->>>>>>> perturb
     paths = {layer["layer"]: layer["path"] for layer in found.summary["layers"]}
     assert paths["layer1"] == "rows"  # 108 values, 15 samples a class
     assert paths["fc:input"] == "moments"  # 12 values
