@@ -7,8 +7,8 @@ perturbation: A = (1 − ρ) A\* + ρ A₀. ρ is the same for all candidates of
 
 - with a hold-out, as that with which A\* of all candidates is most nearly their agreement there;
 - without one, from what becomes of memories that are known to be such. Samples whose given label
-  no candidate of the layers that lose least to the perturbation predicts, most of which agree on
-  another, are mostly mislabelled. How often the layer that loses most still repeats these labels,
+  no candidate of the layers that agree least predicts, most of which agree on another, are mostly
+  mislabelled. How often the layer that agrees most still repeats these labels,
   beyond how often it says so of rightly labelled samples of the class, is memory; ρ is the share of
   it that is left on perturbed inputs.
 """
@@ -71,11 +71,11 @@ def survival_without(
 ) -> float:
     """Return ρ from the answers of all candidates on inputs as they are, and perturbed.
 
-    Layers are ordered by how much agreement the perturbation costs them. The last one remembers
-    most. What contradicts labels is the first layer alone, and the first half of the layers: the
-    first knows little, so that some labels that it contradicts are right, and ρ comes out too
-    large; the half knows more, so that what stands against a memory is strong, and ρ comes out too
-    small. Their geometric mean is taken.
+    Layers are ordered by their agreement on inputs as they are. The last one remembers most. What
+    contradicts labels is the first layer alone, and the first half of the layers: the first knows
+    little, so that some labels that it contradicts are right, and ρ comes out too large; the half
+    knows more, so that what stands against a memory is strong, and ρ comes out too small. Their
+    geometric mean is taken.
 
     Parameters
     ----------
@@ -88,9 +88,9 @@ def survival_without(
     n_classes : int
         Classes that occur.
     """
-    loses = (plain == labels).double().mean(1) - (moved == labels).double().mean(1)
+    agree = (plain == labels).double().mean(1)
     of_layer = {
-        name: float(loses[[at for at, other in enumerate(layers) if other == name]].mean())
+        name: float(agree[[at for at, other in enumerate(layers) if other == name]].mean())
         for name in dict.fromkeys(layers)
     }
     order = sorted(of_layer, key=lambda name: of_layer[name])
