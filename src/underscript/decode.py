@@ -281,7 +281,7 @@ def decode(
                 counts = count(
                     network, task, sources[role], tried, f"decoding {role}",
                     watch=watch, calibration=sure, noise=noise,
-                    unseen=None if chosen is None else chosen.unseen(source.ordered),
+                    unseen=None if chosen is None else chosen.unseen,
                     worst=None if watch is None else worst,
                     choosing=None if role == "test" else choosing,
                 )  # fmt: skip

@@ -59,6 +59,8 @@ _LOOKED_AT = 1024
 _LOOKED_AT_NOISE = 10_000
 # Wider rows are read by random features only: their covariance would be too large.
 _WIDEST = 4096
+# So many samples choose at least, whatever they take.
+_CHOOSE = 500
 # Shares of the memory that may be used: rows of all layers, features of one, scores of candidates.
 _OF_ROWS, _OF_FEATURES, _OF_SCORES = 0.3, 0.25, 0.15
 
@@ -187,6 +189,7 @@ def fit_candidates(
     number *= len(settings.ridges) + len(settings.feature_ridges)
     each = 8 * len(classes) * number * kept.n
     steps = max(1, -(-each // max(1, int(_OF_SCORES * task.memory))))
+    steps = min(steps, max(1, kept.n // _CHOOSE))
     fitted: dict[Candidate, Fitted] = {}
     features: dict[str, FourierFeatures] = {}
     holdout: list[Tensor] = []
