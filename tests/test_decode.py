@@ -67,9 +67,10 @@ def test_the_tables_columns_and_rows_are_the_contract():
     keys = ["model", "layer", "probe", "variance", "subspace_labels", "split", "labels"]
     assert not table.duplicated(keys).any()
     refined = table[(table["probe"] == "auto") & (table["model"] == "trained")]
-    assert refined.groupby("layer").size().to_dict() == {
-        "input": 4, "relu1": 4, "relu2": 4,
-    }  # fmt: skip
+    sizes = refined.groupby("layer").size().to_dict()
+    # An ensemble of several layers is a row of its own.
+    assert sizes.pop("(combined)", 4) == 4
+    assert sizes == {"input": 4, "relu1": 4, "relu2": 4}
     decoded = table[~table["probe"].isin(["model", "auto"]) & (table["model"] == "trained")]
     # 3 layers × (MASC at 2 shares + VeLPIC) × 2 kinds of subspace labels × (train given, train
     # true, test, holdout)
@@ -139,6 +140,8 @@ def test_the_models_own_accuracy_is_the_probe_model_of_the_layer_output():
     assert found == pytest.approx(right)
 
 
+# Token numbers without a mask, and a network that was never trained, are not perturbed.
+@pytest.mark.filterwarnings("ignore:not perturbed", "ignore:nothing tells memory")
 @pytest.mark.parametrize("name", models.MODELS)
 def test_the_models_own_accuracy_for_every_way_of_returning_logits(name):
     model, (x, y) = models.build(name, seed=3), models.data_for(name, 80)
@@ -160,7 +163,12 @@ def test_the_summary_and_the_verdict_tell_the_tables_numbers():
     by_split = {(r.split, r.labels): r.accuracy for r in chosen.itertuples()}
     summary = found.summary
     assert summary["selected"]["test_accuracy"] == by_split["test", "given"]
-    assert summary["selected"]["criterion_accuracy"] == by_split["holdout", "given"]
+    if summary["selected"]["criterion"] == "holdout":
+        assert summary["selected"]["criterion_accuracy"] == by_split["holdout", "given"]
+    else:  # an estimate, from perturbed training inputs
+        assert summary["memory"]["holdout_trust"] <= 0.5
+        expected = by_split["holdout", "given"]
+        assert summary["selected"]["criterion_accuracy"] == pytest.approx(expected, abs=0.15)
     assert summary["wrong_label_share"] == (Y.numpy() != GIVEN).mean()
     assert f"{by_split['test', 'given']:.1%}" in found.verdict
     assert f"{summary['wrong_label_share']:.1%}" in found.verdict
@@ -251,13 +259,13 @@ def test_a_layer_kept_as_rows_gives_the_table_of_one_summed_as_moments(monkeypat
 
 def test_a_layer_wider_than_its_classes_are_large_is_kept_as_rows():
     x, y = models.data("images", 60)
-    found = us.decode(models.build("residual", seed=3), (x, y), progress=False, auto=False)
+    model = models.build("residual", seed=3)
+    found = us.decode(model, (x, y), progress=False, auto=False, pool="flatten")
     paths = {layer["layer"]: layer["path"] for layer in found.summary["layers"]}
     assert paths["layer1"] == "rows"  # 108 values, 15 samples a class
     assert paths["fc:input"] == "moments"  # 12 values
     rows = found.table[(found.table["layer"] == "layer1") & (found.table["model"] == "trained")]
     tapped = {}
-    model = models.build("residual", seed=3)
     model.layer1.register_forward_hook(lambda m, a, out: tapped.update(rows=out.flatten(1)))
     with torch.no_grad():
         model(x)
@@ -471,7 +479,9 @@ def test_label_issues_are_one_row_a_sample_in_the_data_sets_order():
     assert issues.index.name == "index"
     assert issues.index.tolist() == list(range(N))
     assert issues["given_label"].tolist() == GIVEN.tolist()
-    assert issues["predicted_label"].tolist() == found.best.predict(X).tolist()
+    # Of each sample by what was fitted without its label, unlike the decoder that is kept.
+    alike = issues["predicted_label"] == found.best.predict(X)
+    assert 0.9 < alike.mean() < 1
     assert issues["is_label_issue"].dtype == bool
     contradicted = issues["given_label"] != issues["predicted_label"]
     assert (issues["margin"] < 0).tolist() == contradicted.tolist()
@@ -540,6 +550,8 @@ def test_label_issues_of_a_shuffled_loader_with_index_are_in_order():
 # The chosen decoder -------------------------------------------------------------------------
 
 
+# Token numbers without a mask, and a network that was never trained, are not perturbed.
+@pytest.mark.filterwarnings("ignore:not perturbed", "ignore:nothing tells memory")
 @pytest.mark.parametrize("name", models.MODELS)
 def test_predict_decision_function_and_module_agree(name):
     model, (x, y) = models.build(name, seed=3), models.data_for(name, 80)
@@ -551,8 +563,10 @@ def test_predict_decision_function_and_module_agree(name):
     with torch.no_grad():
         np.testing.assert_allclose(found.best.module.eval()(x).numpy(), values, atol=1e-5)
     assert not any(module._forward_hooks for module in model.modules())
+    # Training samples are counted as their label issues say: out of fold.
+    issues = found.label_issues()
     train = found.table[found.table["selected"]]["accuracy"].item()
-    assert train == pytest.approx((found.best.predict(x) == y.numpy()).mean())
+    assert train == pytest.approx((issues["predicted_label"] == issues["given_label"]).mean())
 
 
 def test_the_module_leaves_no_hook_when_the_model_raises():

@@ -47,7 +47,7 @@ def test_features_are_decoded_without_a_network(tmp_path):
 
 def test_it_is_what_a_network_makes_of_the_input_layer():
     through = us.decode(models.build("mlp"), (X, Y), layers="input", controls=False,
-                        variance=0.5, progress=False)  # fmt: skip
+                        variance=0.5, progress=False, perturb="none")  # fmt: skip
     alone = decode()
     for found in (through, alone):
         found.table = found.table[found.table["probe"] != "model"].reset_index(drop=True)

@@ -31,18 +31,11 @@ def even(k: int, rate: float) -> np.ndarray:
     return np.full((k, k), rate / (k - 1)) + np.eye(k) * (1 - rate - rate / (k - 1))
 
 
-class Says:
-    """A decoder with probabilities whose rows are its decision values."""
-
-    def decide(self, rows):
-        return rows
-
-
 def answers(values, given, said: Noise, inputs=None, index=None) -> Answers:
     values = torch.as_tensor(np.asarray(values))
     inputs = values if inputs is None else torch.as_tensor(inputs)
     batch = Batch((inputs,), {}, None, index, len(values))
-    return Answers.of(Says(), values, np.asarray(given, dtype=np.int64), batch, came_from(said))
+    return Answers.of_values(values, np.asarray(given, dtype=np.int64), batch, came_from(said))
 
 
 def scores(n: int, k: int, rate: float, seed: int = 0, sure: float = 6.0):
@@ -105,20 +98,28 @@ def test_batches_and_their_order_change_nothing(monkeypatch):
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.3, 0.6])
-def test_there_are_as_many_flags_as_errors_in_each_class_too(rate):
+def test_flags_find_as_much_as_any_number_of_them_would(rate):
     values, true, given = scores(20_000, 5, rate)
     said = noise(even(5, rate), rate)
     found = answers(values, given, said)
     flags, contradicted = found.flags(said), found.predicted != given
     wrong = given != true
-    assert flags.sum() == pytest.approx(wrong.sum(), rel=0.08)
+
+    def f1(hits, size):
+        return 2 * hits / (size + wrong.sum())
+
+    ranked = np.cumsum(wrong[np.argsort(found.quality, kind="stable")])
+    best = f1(ranked, np.arange(1, len(ranked) + 1)).max()
+    assert f1((flags & wrong).sum(), flags.sum()) > best - 0.005
+    # The largest F1, not as many flags as errors, which was within 8 %: of rare errors fewer are
+    # worth it.
+    assert flags.sum() == pytest.approx(wrong.sum(), rel=0.15)
     for k in range(5):
         mine = given == k
-        assert flags[mine].sum() == pytest.approx(wrong[mine].sum(), rel=0.15)
-        # The worst of the class.
-        spared = mine & contradicted & ~flags
-        if spared.any():
-            assert found.quality[mine & flags].max() <= found.quality[spared].min()
+        assert flags[mine].sum() == pytest.approx(wrong[mine].sum(), rel=0.2)
+    # The worst ones.
+    spared = contradicted & ~flags
+    assert found.quality[flags].max() <= found.quality[spared].min()
 
 
 def test_flags_are_contradicted_and_none_are_where_nothing_can_be_decoded():

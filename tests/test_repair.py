@@ -48,6 +48,8 @@ def predictions(model: nn.Module, x: Tensor) -> Any:
 # Transfer -------------------------------------------------------------------------------------
 
 
+# Token numbers without a mask are not perturbed.
+@pytest.mark.filterwarnings("ignore:not perturbed", "ignore:nothing tells memory")
 @pytest.mark.parametrize("name", ["mlp", "residual", "transformer", "tuple", "dropout"])
 def test_the_copy_differs_in_its_read_out_alone_and_is_better(name):
     decoding, model, x = decoded(name)

@@ -26,7 +26,7 @@ from underscript.decoding import Decoding
 from underscript.errors import DataError, OutputError
 from underscript.plots import COLOURS
 from underscript.plots._style import spread
-from underscript.report import console_table, key_numbers
+from underscript.report import console_table, key_numbers, terminal_report
 from underscript.report import render_report as render
 from underscript.report import write_report as write
 from underscript.report._facts import confusions, next_steps, reading
@@ -76,6 +76,17 @@ def noise_of(n_classes: int, rate: float = 0.36) -> dict[str, Any]:
         "transitions_error": np.full((n_classes, n_classes), 0.02).tolist(),
         "hopeless": False, "nothing_wrong": False,
     }  # fmt: skip
+
+
+def memory_of(layers: list[str], holdout: bool = True) -> dict[str, Any]:
+    """Deeper layers remember more; perturbed inputs and the hold-out tell what."""
+    rows = [
+        {"layer": name, "plain": 0.6 + 0.35 * deep, "perturbed": 0.58 - 0.1 * deep,
+         "holdout": 0.59 - 0.1 * deep if holdout else None, "corrected": 0.57 - 0.1 * deep}
+        for name, deep in zip(layers, np.arange(len(layers)) / len(layers), strict=True)
+    ]  # fmt: skip
+    return {"survival": 0.12, "survival_without_holdout": 0.08,
+            "holdout_trust": 0.9 if holdout else 0.0, "layers": rows}  # fmt: skip
 
 
 def make_table(
@@ -175,11 +186,13 @@ def make_summary(table: pd.DataFrame, layer: str) -> dict[str, Any]:
         "gain_points": gain,
         "wrong_label_share": 0.361,
         "noise": noise_of(10),
+        "memory": memory_of(list(table.loc[table.probe != "model", "layer"].unique())),
         "peak_memory_bytes": 712_400_000,
         "layers": [{"layer": name, "width": 1, "path": name} for name in table.layer.unique()],
         "settings": {
             "data": "digits", "arch": "mlp", "corruption": 0.4, "variance": 0.99,
             "probes": ["masc"], "controls": True, "device": "cpu", "layers": None,
+            "perturb": "shifts", "views": 3,
         },
         "seeds": {"corruption": 0, "weights": 0, "random_twin": 1, "split": 0},
         "versions": {"underscript": "0.1.0", "python": "3.12.8", "torch": "2.13.0+cpu",
@@ -215,6 +228,9 @@ def evil() -> tuple[dict[str, Any], pd.DataFrame]:
     table.loc[table.layer == "fc2", "layer"] = "$\\frac{$ [red]&amp;\x00\u202e#0b63b0"
     summary["selected"]["layer"] = summary["oracle"]["layer"] = EVIL
     summary["selected"]["layers"] = [EVIL]
+    summary["memory"] = memory_of(
+        [str(name) for name in table[table.probe != "model"].layer.unique()]
+    )
     summary["model"]["class"] = EVIL
     summary["verdict"] = f"Layer {EVIL} still knows 93.9 %."
     summary["command"] = f"underscript decode --model '{EVIL}' --layers \"</code>*\""
@@ -233,7 +249,9 @@ def deep() -> tuple[dict[str, Any], pd.DataFrame]:
         bend = math.sin(i / 13)
         layers[name] = (768, 0.4 + 0.4 * bend, 0.5 + 0.42 * bend, 0.42 - 0.004 * i if i else None)
     table = make_table(layers, (0.38, 1.0, 0.4))
-    return make_summary(table, "backbone.encoder.blocks.22.attention.projection.output"), table
+    summary = make_summary(table, "backbone.encoder.blocks.22.attention.projection.output")
+    summary["memory"] = memory_of([*layers], holdout=False)
+    return summary, table
 
 
 def single() -> tuple[dict[str, Any], pd.DataFrame]:
@@ -253,7 +271,7 @@ def bare() -> tuple[dict[str, Any], pd.DataFrame]:
     table = pd.concat([table.assign(selected=False), linear], ignore_index=True)
     table.loc[(table.probe == "velpic") & (table.layer == "fc1"), "selected"] = True
     summary |= {"kind": "decode", "oracle": None, "gain_points": None, "training": None}
-    summary |= {"wrong_label_share": None, "command": None, "noise": None}
+    summary |= {"wrong_label_share": None, "command": None, "noise": None, "memory": None}
     summary["model"]["accuracy"] |= {"test": None, "train_true": None, "holdout": None}
     summary["selected"] |= {"probe": "velpic", "variance": None, "rank": 1.0}
     summary["selected"] |= {"test_accuracy": None, "train_true_accuracy": None}
@@ -351,6 +369,56 @@ def test_page_is_whole_offline_and_escaped(make: Any) -> None:
     assert {name for name in used if name != "data:,"} <= set(ids)
     assert "DejaVu" not in text  # the figure takes the page's font
     assert "#0b63b0" not in "".join(a.get("style") or "" for _, a in page.tags)  # and colours
+
+
+def test_the_memory_meter_says_what_is_memory() -> None:
+    summary, table = digits()
+    page = Page(render_report(summary, table))
+    assert (
+        "fc4 repeats 88% of the given labels of the exact training inputs, but only 51%"
+        in page.text
+    )
+    assert "estimated as 12% with the hold-out (8% by the training data alone)" in page.text
+    labels = [found["aria-label"] or "" for tag, found in page.tags if tag == "svg"]
+    assert sum("exact inputs: input 60.0" in label for label in labels) == 2
+    console = Console(file=io.StringIO(), width=120)
+    console.print(terminal_report(run_of(summary, table)))
+    assert "fc4 repeats 88%" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_the_memory_meter_works_without_a_holdout_and_without_a_perturbation() -> None:
+    summary, table = digits()
+    summary["memory"] = memory_of(["input", "fc1", "fc4"], holdout=False)
+    page = Page(render_report(summary, table))
+    assert "but only 51% of the same inputs slightly shifted: the rest is memory" in page.text
+    assert "hold-out that the network" not in page.text
+    # What the change costs the input, which remembers nothing, is no memory.
+    for row in summary["memory"]["layers"]:
+        row["plain"] = row["perturbed"] + 0.2
+    assert "little is memorised" in Page(render_report(summary, table)).text
+    summary["memory"] = memory_of(["input", "fc1", "fc4"])
+    summary["settings"]["perturb"] = None
+    text = Page(render_report(summary, table)).text
+    assert "of those of held-out inputs" in text
+    assert "slightly shifted" not in text
+
+
+@pytest.mark.parametrize("memory", [None, memory_of(["input"])])
+def test_without_a_measured_network_there_is_no_memory_meter(memory: Any) -> None:
+    summary, table = digits()
+    summary["memory"] = memory
+    assert "What is memory" not in render_report(summary, table)
+    if memory is None:
+        with pytest.raises(DataError, match="auto=True"):
+            plots.memory_meter(run_of(summary, table))
+
+
+def test_names_in_the_memory_meter_are_escaped() -> None:
+    summary, table = evil()
+    summary["memory"]["layers"][-1]["layer"] = EVIL + "$x_"
+    text = render_report(summary, table)
+    assert EVIL not in text
+    assert f"{EVIL}$x_ repeats" in Page(text).text
 
 
 @sample

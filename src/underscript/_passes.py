@@ -3,7 +3,8 @@
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from ._capture import Tap
 from ._classifier import SubspaceClassifier, fit_together
 from ._labels import Labels, check_different, check_range, pick
 from ._notes import Notes
-from ._stream import Rows, Source, known_index, progress_bar, stream
+from ._stream import Rows, Source, known_index, progress_bar, stream, stream_views
 from ._survey import Place
 from ._team import ALONE, Team
 from .combined import COMBINED, CombinedDiscriminant, rows_for
@@ -29,6 +30,7 @@ from .subspace import PROBES, nearest_together
 
 if TYPE_CHECKING:
     from .repair import Choosing
+    from .selection.unseen import Unseen
 
 logger = logging.getLogger(__name__)
 
@@ -86,13 +88,35 @@ class Task:
         return sets
 
 
+class Watcher(Protocol):
+    """What sees the training data while they are read for something else."""
+
+    @property
+    def taps(self) -> list[Tap]:
+        """Everything that is to be read: at least what else is."""
+
+    @property
+    def changes(self) -> Sequence[Callable[[Batch], Batch]]:
+        """How each batch is changed; the network runs once more for each."""
+
+    def see(self, views: Sequence[Rows], labels: Labels) -> None:
+        """Take a batch as it is and changed, and its given labels."""
+
+
 def fit(
-    network: nn.Module, task: Task, source: Source, notes: Notes, who: str, hold_out: bool
-) -> tuple[Decoders, Decoders, int]:
+    network: nn.Module,
+    task: Task,
+    source: Source,
+    notes: Notes,
+    who: str,
+    hold_out: bool,
+    watcher: "Watcher | None" = None,
+) -> tuple[Decoders, Decoders]:
     """Run the training data once and fit every decoder of every layer.
 
-    Returns the decoders, those fitted without the held-out tenth if `hold_out` is true, and the
-    number of samples.
+    A watcher sees every batch too, changed in the ways that it asks for.
+
+    Returns the decoders, and those fitted without the held-out tenth if `hold_out` is true.
     """
     # Parts of the data rather than repeated sums: the whole is the held-out tenth and the rest.
     parts: tuple[str, ...] = ("kept", "held") if hold_out else ("corrupted",)
@@ -102,10 +126,13 @@ def fit(
     stage = f"{who}reading layers"
     indices: list[Labels] = []
     with team.together():
-        for rows in stream(
-            network, source, task.taps, task.device, stage=stage, progress=task.progress
-        ):
+        for rows, *others in stream_views(
+            network, source, task.taps if watcher is None else watcher.taps, task.device,
+            () if watcher is None else watcher.changes, stage=stage, progress=task.progress,
+        ):  # fmt: skip
             labels = task.label_sets(rows, source)
+            if watcher is not None:
+                watcher.see([rows, *others], labels["given"])
             if rows.batch.index is not None:
                 indices.append(rows.batch.index)
             by_part = {"corrupted": labels["given"]}
@@ -116,9 +143,9 @@ def fit(
                 held = held_out_tenth(known_index(rows.batch, source.role, what), task.seed)
                 by_part["held"] = np.where(held, labels["given"], -1)
                 by_part["kept"] = np.where(held, -1, labels["given"])
-            for name, tapped in rows.layers.items():
+            for name, of_layer in statistics.items():
                 for part in parts:
-                    statistics[name][part].update(tapped, torch.from_numpy(by_part[part]))
+                    of_layer[part].update(rows.layers[name], torch.from_numpy(by_part[part]))
     check_different([part for parts_of in team.gather(indices) for part in parts_of], source.role)
     task.paths.update({name: sets[parts[0]].path for name, sets in statistics.items()})
     first = next(iter(statistics.values()))
@@ -142,7 +169,7 @@ def fit(
                 if "true" in sets:
                     decoders.update(_fit_keys(sets["true"], task.keys(name, "true"), team))
                     bar.update()
-    return decoders, selecting, int(of_classes.sum())
+    return decoders, selecting
 
 
 def _empty(task: Task, source: Source, parts: Sequence[str]) -> dict[str, Statistics]:
@@ -271,7 +298,7 @@ def count(
     watch: Key | None = None,
     calibration: Key | None = None,
     noise: Noise | None = None,
-    values: Tensor | None = None,
+    unseen: "Unseen | None" = None,
     worst: Worst | None = None,
     choosing: "Choosing | None" = None,
 ) -> Counts:
@@ -280,9 +307,9 @@ def count(
     The watched decoder's `worst` samples are kept too, if asked for.
 
     Of the decoder whose `calibration` is asked for, keep how sure it is and whether it is right.
-    The noise, where it was estimated, says how good the watched samples' labels are, and `values`
-    (n, K), in the order of the data, what the watched decoder says of samples whose labels it has
-    not seen. `choosing` tries what could be the network's read-out.
+    The noise, where it was estimated, says how good the watched samples' labels are, and `unseen`
+    what the watched decoder says of samples whose labels it has not seen. `choosing` tries what
+    could be the network's read-out.
     """
     counts = Counts()
     origins = None if noise is None else came_from(noise)
@@ -313,11 +340,11 @@ def count(
                 )
             decoded = None
             if watch is not None:
-                if values is not None and origins is not None:
-                    mine = values[counts.n - rows.batch.size : counts.n]
-                    said = Answers.of_values(mine, sets["given"], rows.batch, origins)
+                mine = rows_for(watch.layer, rows.layers)
+                if unseen is not None and origins is not None:
+                    values = unseen.of(rows.batch, partial(decoders[watch].decide, mine))
+                    said = Answers.of_values(values, sets["given"], rows.batch, origins)
                 else:
-                    mine = rows_for(watch.layer, rows.layers)
                     said = Answers.of(decoders[watch], mine, sets["given"], rows.batch)
                 counts.add(watch, torch.from_numpy(said.predicted), sets)
                 gathered.add(said)

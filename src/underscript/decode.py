@@ -39,7 +39,7 @@ from .repair import Choosing, Target, find_read_out
 from .rows import MEMORY
 from .selection import Key, held_out_tenth, select
 from .selection.chosen import Chosen, choose
-from .selection.decoder import Settings
+from .selection.decoder import RowsKeeper, Settings
 from .subspace import PROBES, MinimumAngleSubspaceClassifier
 
 # So many training inputs are remembered, to export the decoder with.
@@ -133,9 +133,9 @@ def decode(
         ``layer@mean``. A grid such as ``"2x2"`` is that of a map's means. ``"mean"`` is the mean
         of a map's whole area or of all tokens, ``"first"`` and ``"last"`` one of these, without
         padding as the batches' ``attention_mask`` says; ``"flatten"`` keeps all values side by
-        side. By default maps are read as 2x2 (or 1x1: at most 2,048 numbers), an image that is the
-        input as the finest grid of at most 2,048 numbers, tokens that a mask is known of as their
-        mean, and all else whole.
+        side. By default maps are read as 4x4 (2x2 or 1x1: at most 2,048 numbers), an image that is
+        the input as the finest grid of at most 2,048 numbers, tokens that a mask is known of as
+        their mean, and all else whole.
     class_names : sequence of str, optional
         Names of all classes in the order of the model's read-out: shown with label issues, and
         what labels that are text stand for.
@@ -223,9 +223,22 @@ def decode(
     worst = Worst(show, seen.n_classes)
 
     with undisturbed(network):
+        keeper = None
+        if auto:
+            with clock("perturb"):
+                # Every process looks at the same samples.
+                if not alone:
+                    perturbation = choose_perturbation(
+                        perturb, network, whole.first(_TRIED_ON), place, seed, notes
+                    )
+                # The input is a layer among others even where it is not decoded.
+                seeing = replace(task, places=_with_input(places, seen.all_places))
+                keeper = RowsKeeper(seeing, perturbation, views)
         with clock("fit"):
             hold_out = holdout is None and not auto
-            trained, selecting, _ = fit(network, task, sources["train"], notes, "", hold_out)
+            trained, selecting = fit(
+                network, task, sources["train"], notes, "", hold_out, keeper
+            )  # fmt: skip
         if isinstance(target, Target):
             choosing = Choosing(target, trained[vectors])
             if "velpic" not in probes:
@@ -233,15 +246,10 @@ def decode(
                 selecting.pop(vectors, None)
         if auto:
             with clock("choose"):
-                # Every process looks at the same samples.
-                perturbation = None
-                if not alone:
-                    perturbation = choose_perturbation(
-                        perturb, network, whole.first(_TRIED_ON), place, seed, notes
-                    )
-                # The input is a layer among others even where it is not decoded.
-                seeing = replace(task, places=_with_input(places, seen.all_places))
-                chosen = choose(network, seeing, sources, perturbation, views, notes, asked)
+                assert keeper is not None
+                chosen = choose(
+                    network, seeing, keeper.kept, sources.get("holdout"), perturbation, notes, asked
+                )
                 trained |= chosen.keyed([place.tap.name for place in places])
                 choice, noise = chosen.selection, chosen.noise
                 if choosing is not None:
@@ -273,7 +281,7 @@ def decode(
                 counts = count(
                     network, task, sources[role], tried, f"decoding {role}",
                     watch=watch, calibration=sure, noise=noise,
-                    values=None if chosen is None else chosen.values,
+                    unseen=None if chosen is None else chosen.unseen,
                     worst=None if watch is None else worst,
                     choosing=None if role == "test" else choosing,
                 )  # fmt: skip
@@ -374,12 +382,16 @@ def _control(
     records: list[dict[str, Any]] = []
     try:
         with undisturbed(twin):
-            decoders, _, _ = fit(twin, task, sources["train"], notes, "random twin: ", False)
-            if voters:
+            seeing = replace(task, places=voters)
+            keeper = RowsKeeper(seeing, None, 0) if voters else None
+            decoders, _ = fit(
+                twin, task, sources["train"], notes, "random twin: ", False, keeper
+            )  # fmt: skip
+            if keeper is not None:
                 # What there is to say of the data was said of the network.
                 names = [place.tap.name for place in task.places]
                 fitted = choose(
-                    twin, replace(task, places=voters), sources, None, 0, Notes(), names,
+                    twin, seeing, keeper.kept, sources.get("holdout"), None, Notes(), names,
                     Settings(rounds=1), remembers=False,
                 )  # fmt: skip
                 decoders |= fitted.keyed(names)

@@ -197,7 +197,7 @@ class Decoding:
         Parameters
         ----------
         weights : {"discriminant", "velpic", "own"}, optional
-            The refined discriminant of the layer's input, the class vectors of VeLPIC, or the
+            The linear discriminant of the layer's input, the class vectors of VeLPIC, or the
             weights as they are; by default what agrees best with the decoded labels, unless a
             hold-out clearly prefers another.
         bias : {"refitted", "zero", "kept"}, optional
@@ -402,7 +402,7 @@ def verdict(summary: Mapping[str, Any], table: pd.DataFrame) -> str:
     own, chosen = summary["model"]["accuracy"], summary["selected"]
     wrong = summary["wrong_label_share"]
     labels = f", of which {wrong:.1%} are wrong," if wrong is not None else ""
-    what = {"auto": "the refined decoder"}.get(chosen["probe"], chosen["probe"].upper())
+    what = {"auto": "the decoded ensemble"}.get(chosen["probe"], chosen["probe"].upper())
     *others, last = chosen["layers"]
     name = f"{what} on {', '.join(others)}{' and ' if others else ''}{last}"
     if own["train_given"] is None:

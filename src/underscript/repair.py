@@ -1,8 +1,8 @@
 """A repaired network: a copy whose last linear layer is rewritten, and nothing else.
 
-The decoders of that layer's input that are linear fit into its weights: the discriminants that were
-refined, and the class vectors of VeLPIC. They are tried while others are counted, so they cost two
-more products a batch; which is written is chosen with noisy labels only.
+The decoders of that layer's input that are linear fit into its weights: the linear discriminants
+among the candidates, and the class vectors of VeLPIC. They are tried while others are counted, so
+they cost two more products a batch; which is written is chosen with noisy labels only.
 """
 
 from collections.abc import Mapping, Sequence

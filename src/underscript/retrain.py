@@ -84,9 +84,11 @@ def retrain(
 ) -> Retrained:
     """Train a copy of a network on for a few epochs, on cleaned labels.
 
-    Adam, its rate falling to nothing over the epochs; each sample weighs as much as its label is
-    sure. The epoch is chosen that predicts most of the hold-out's noisy labels, epoch 0 (no
-    training at all) among them.
+    Inputs are perturbed as they were for the decoder, another way in each epoch, where `labels` is
+    a decoding that perturbed them: what is never seen twice is not memorised. Adam, its rate
+    falling to nothing over the epochs; each sample weighs as much as its label is sure. The epoch
+    is chosen that predicts most of the hold-out's noisy labels, epoch 0 (no training at all) among
+    them.
 
     Parameters
     ----------
@@ -137,6 +139,9 @@ def retrain(
     if source.length is None:
         raise DataError("train: expected a Dataset with a length or arrays, to read in any order")
     cleaned = _Cleaned.of(labels)
+    perturbation = labels.best.perturbation if isinstance(labels, Decoding) else None
+    if perturbation is not None and not perturbation.fits:
+        perturbation = None
     places = np.arange(source.length)
     said, n_choice = "noisy labels of a hold-out", 0
     if holdout is not None:
@@ -187,7 +192,8 @@ def retrain(
                 for batch in source.reordered(shuffled, batch_size):
                     # Batch norm has no statistics of one sample.
                     if batch.size > 1 or len(places) == 1:
-                        loss = _step(network, batch, cleaned, place, optimiser)
+                        seen = batch if perturbation is None else perturbation(batch, epoch)
+                        loss = _step(network, seen, cleaned, place, optimiser)
                         losses += loss * batch.size
                     schedule.step()
                     bar.update(batch.size)
@@ -220,6 +226,7 @@ def retrain(
         "settings": {
             "epochs": epochs, "learning_rate": learning_rate, "batch_size": batch_size,
             "patience": patience, "device": str(place), "optimiser": "Adam",
+            "perturb": None if perturbation is None else perturbation.name,
         },
         "seed": seed,
         "versions": versions(),

@@ -217,7 +217,7 @@ def study_table(folders: dict[Path, Plan], runs: Sequence[int]) -> pd.DataFrame:
     table["recovered"] = ((table["accuracy"] - table["model"]) / lost).where(lost > 0)
     table["regret"] = table["oracle"] - table["accuracy"]
     table["rate_error"] = table["rate"] - table["wrong_labels"]
-    table["cost"] = table["refine_s"] / (table["fit_s"] + table["evaluate_s"])
+    table["cost"] = table["choose_s"] / (table["fit_s"] + table["evaluate_s"])
     return table
 
 

@@ -308,7 +308,7 @@ def _run_auto(work: Work) -> dict[str, Any]:
                 "rate_high": noise["rate_high"], "hopeless": noise["hopeless"],
                 "nothing_wrong": noise["nothing_wrong"],
                 "wrong_labels": wrong_share(data.train.true, data.train.given),
-                "refine_s": about["timing"]["refine"], "fit_s": about["timing"]["fit"],
+                "choose_s": about["timing"]["choose"], "fit_s": about["timing"]["fit"],
                 "evaluate_s": about["timing"]["evaluate"],
             }
         )  # fmt: skip

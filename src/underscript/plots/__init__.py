@@ -6,18 +6,21 @@ a column in print. Nothing here touches pyplot, the global settings of matplotli
 
 >>> from underscript import plots
 >>> sorted(plots.__all__)  # doctest: +NORMALIZE_WHITESPACE
-['COLOURS', 'angle_map', 'layer_curve', 'noise_matrix', 'quality_histogram', 'rank_curve']
+['COLOURS', 'angle_map', 'layer_curve', 'memory_meter', 'noise_matrix', 'quality_histogram',
+ 'rank_curve']
 """
 
 from ._curve import layer_curve
 from ._distributions import quality_histogram, rank_curve
 from ._maps import angle_map, noise_matrix
+from ._memory import memory_meter
 from ._style import COLOURS
 
 __all__ = [
     "COLOURS",
     "angle_map",
     "layer_curve",
+    "memory_meter",
     "noise_matrix",
     "quality_histogram",
     "rank_curve",

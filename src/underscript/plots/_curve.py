@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["layer_curve"]
 
 _MOST_TICKS = 14
-_ROOM_FOR_LABELS = 5.0  # inches of figure; below that the curves are named in a legend
+ROOM_FOR_LABELS = 5.0  # inches of figure; below that the curves are named in a legend
 
 
 @dataclass(frozen=True)
@@ -86,8 +86,8 @@ def layer_curve(d: "Decoding | Sequence[Decoding]", ax: Axes | None = None) -> A
     chosen = runs[0].summary["selected"]["layer"] if len(runs) == 1 else ""
     with plain_text():
         ax, figure = axes(ax, 6.8, 4.0)
-        names_beside = figure.get_figwidth() >= _ROOM_FOR_LABELS
-        point = _frame(ax, layers, chosen, SPLIT_TITLES[split])
+        names_beside = figure.get_figwidth() >= ROOM_FOR_LABELS
+        point = frame_layers(ax, layers, chosen, SPLIT_TITLES[split])
 
         ends: list[tuple[float, str, str]] = []
         if n_classes := runs[0].summary["model"]["n_classes"]:
@@ -125,9 +125,9 @@ def layer_curve(d: "Decoding | Sequence[Decoding]", ax: Axes | None = None) -> A
         if chosen in layers:
             _mark_selected(ax, layers.index(chosen), curves, level, point)
         if names_beside:
-            _name_ends(ax, ends, 15 * point)
+            name_ends(ax, ends, 15 * point)
         else:
-            _legend_above(ax, ends)
+            legend_above(ax, ends)
     return ax
 
 
@@ -178,7 +178,7 @@ def _curves(
     return found
 
 
-def _frame(ax: Axes, layers: Sequence[str], selected: str, title: str) -> float:
+def frame_layers(ax: Axes, layers: Sequence[str], selected: str, title: str) -> float:
     """Set axes, ticks and title; of many layers every k-th is named, and the selected one.
 
     Returns what one point on paper is on the axis of accuracies, roughly: the layout, which would
@@ -192,7 +192,7 @@ def _frame(ax: Axes, layers: Sequence[str], selected: str, title: str) -> float:
         shown = sorted([i for i in shown if abs(i - chosen) >= step / 2] + [chosen])
     short = short_names(layers)
     names = [short[i] for i in shown]
-    share = 0.66 if figure.get_figwidth() >= _ROOM_FOR_LABELS else 0.84  # of the width, the axis
+    share = 0.66 if figure.get_figwidth() >= ROOM_FOR_LABELS else 0.84  # of the width, the axis
     room = share * 72 * figure.get_figwidth() / 6.2  # in characters of a tick's name
     # Centred names must leave each other room; those at the ends may stand out a little.
     lengths = [len(name) for name in names]
@@ -279,7 +279,7 @@ def _mark_selected(ax: Axes, at: int, curves: Sequence[_Curve], level: float, po
     )
 
 
-def _name_ends(ax: Axes, ends: Sequence[tuple[float, str, str]], gap: float) -> None:
+def name_ends(ax: Axes, ends: Sequence[tuple[float, str, str]], gap: float) -> None:
     """Write each curve's name to the right of its end, moved apart where they would overlap."""
     order = sorted(ends, key=lambda end: end[0])
     places = spread([value for value, _, _ in order], gap, 0.0, 100.0)
@@ -297,7 +297,7 @@ def _name_ends(ax: Axes, ends: Sequence[tuple[float, str, str]], gap: float) -> 
         )
 
 
-def _legend_above(ax: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
+def legend_above(ax: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
     """Name the curves in two columns above the title; chance is named at its line."""
     figure = ax.get_figure(root=True)
     assert figure is not None

@@ -102,7 +102,10 @@ def oracle_words(d: "Decoding") -> str | None:
     oracle = d.summary["oracle"]
     if oracle is None:
         return None
-    name = f"{decoder_name(oracle['probe'], oracle['variance'])} on {printable(oracle['layer'])}"
+    # One candidate may be it, or an ensemble.
+    what = decoder_name(oracle["probe"], oracle["variance"])
+    what = "a decoder of" if oracle["probe"] == "auto" else f"{what} on"
+    name = f"{what} {printable(oracle['layer'])}"
     regret = oracle["regret_points"]
     if regret < 0.05:
         return f"No other candidate does better on the test data (oracle: {name})."

@@ -15,7 +15,14 @@ from PIL import Image
 from .._classes import class_names
 from .._files import RUN_FORMAT
 from ..errors import DataError
-from ..plots import angle_map, layer_curve, noise_matrix, quality_histogram, rank_curve
+from ..plots import (
+    angle_map,
+    layer_curve,
+    memory_meter,
+    noise_matrix,
+    quality_histogram,
+    rank_curve,
+)
 from ..plots._rows import main_rows
 from ..plots._style import printable
 from ._facts import (
@@ -28,6 +35,7 @@ from ._facts import (
     reading,
 )
 from ._layers import layer_groups
+from ._memory import Meter, meter
 from ._page import page_of, write_page
 from ._svg import inline
 from ._words import decoder_name, percent, size
@@ -100,6 +108,7 @@ def render_report(d: "Decoding") -> str:
         split, rows = main_rows(summary, table)
         names = [printable(name) for name in class_names(summary)]
         likely, some_pairs = confusions(d)
+        memory = meter(d)
         return page_of(
             "report.html.j2",
             summary=summary,
@@ -114,6 +123,8 @@ def render_report(d: "Decoding") -> str:
             split={"test": "test", "holdout": "held-out", "train": "training"}[split],
             n=int(rows["n"].iloc[0]),
             curves=_curves(d, summary, rows),
+            memory=memory,
+            meters=[] if memory is None else _meters(d, memory),
             shown=_what_is_drawn(summary, table, split),
             noise=noise_words(d),
             likely=likely,
@@ -156,6 +167,16 @@ def _curves(d: "Decoding", summary: Mapping[str, Any], rows: pd.DataFrame) -> tu
         inline(draw, "wide", (7.6, 4.1), label=label, kind="wide"),
         inline(draw, "narrow", (4.2, 4.1), label=label, kind="narrow"),
     )
+
+
+def _meters(d: "Decoding", said: Meter) -> list[Markup]:
+    """Return the memory meter for wide windows and for phones."""
+    return [
+        inline(lambda ax: memory_meter(d, ax), name, inches, label=said.label, kind=kind)
+        for name, inches, kind in (
+            ("memory", (7.6, 3.0), "wide"), ("memory-narrow", (4.2, 3.2), "narrow"),
+        )
+    ]  # fmt: skip
 
 
 def _in_words(summary: Mapping[str, Any], rows: pd.DataFrame) -> str:

@@ -21,6 +21,7 @@ from ._facts import (
     reading,
 )
 from ._layers import NUMERIC, layer_groups
+from ._memory import meter
 
 if TYPE_CHECKING:
     from ..decoding import Decoding
@@ -49,7 +50,9 @@ def terminal_report(d: "Decoding", audit: Sequence[RenderableType] = ()) -> Grou
     chosen = Text("Chosen: ", style="bold")
     reason = f"{chosen_words(d)}. {printable(d.summary['selected']['reason'])}"
     chosen.append(reason, style="not bold")
-    said = [*map(Text, reading(d)), Text(), chosen]
+    memory = meter(d)
+    lines = reading(d) if memory is None else [memory.said, *reading(d)]
+    said = [*map(Text, lines), Text(), chosen]
     if oracle := oracle_words(d):
         said.append(Text(oracle))
     decoded: list[RenderableType] = [console_table(d), *said, Text()]

@@ -10,7 +10,7 @@ PROBE_NAMES = {
     "masc": "MASC",
     "velpic": "VeLPIC",
     "model": "read-out",
-    "auto": "refined decoder",
+    "auto": "decoded ensemble",
 }
 
 

@@ -4,7 +4,7 @@ Clean labels and test data never enter here: the scores come from labels as nois
 labels. Under class-independent noise the accuracy on noisy labels rises with the accuracy on clean
 ones, so the best on a hold-out that the network was not trained on is the right choice up to the
 hold-out's statistical error. Training data held out from the decoders alone are a poor substitute:
-deep layers echo the labels that the network memorised.
+deep layers repeat the labels that the network memorised.
 """
 
 from collections.abc import Sequence

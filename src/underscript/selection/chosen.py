@@ -1,6 +1,6 @@
 """What was chosen: a decoder, what it says of every training label, and how sure that is."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,13 +26,13 @@ from .decoder import (
     Settings,
     fit_candidates,
     keep_holdout,
-    keep_rows,
     measure_memory,
 )
-from .fitting import Candidate
+from .fitting import Candidate, Grid, LayerFit
 from .greedy import select_ensemble
 from .kept_rows import FOLDS, KeptRows
 from .memory import Memory, corrected
+from .unseen import Unseen
 
 __all__ = ["Chosen", "choose"]
 
@@ -123,35 +123,59 @@ class Chosen:
         score = Score(self.key, self.agreement, self.n)
         return Selection(self.key, self.criterion, score, None, reason)
 
+    @property
+    def unseen(self) -> Unseen:
+        """What is said of training labels, to be found again in another pass."""
+        return Unseen(self.values, self.kept.prints, self.kept.index)
+
     def prepare(self, choosing: Choosing) -> None:
-        """Add what is known of the input of a network's read-out to what may be written there."""
-        layer, task = choosing.target.layer, self.task
-        width = self.kept.widths[layer]
-        sums = torch.zeros(task.n_classes, width, dtype=torch.float64)
-        counts = torch.zeros(task.n_classes, dtype=torch.int64)
-        products = torch.zeros(width, width, dtype=torch.float64)
+        """Add what is known of the input of a network's read-out to what may be written there.
+
+        Its discriminants, fitted to given labels and to those that the whole ensemble decodes.
+        """
+        layer, task, kept = choosing.target.layer, self.task, self.kept
+        n_classes, team = task.n_classes, task.team
         decoded = self.values.argmax(1)
-        for fold in range(FOLDS):
-            places, start = self.kept.part(fold).places, 0
-            for (block,) in self.kept.blocks(layer, fold, [0]):
+        labels = [decoded[kept.part(fold).places] for fold in range(FOLDS)]
+        counts = team.total(
+            torch.stack([torch.bincount(mine, minlength=n_classes) for mine in labels])
+        )
+        width = kept.widths[layer]
+        sums = torch.zeros(n_classes, width, dtype=torch.float64)
+        products = torch.zeros(width, width, dtype=torch.float64)
+        for fold, mine in enumerate(labels):
+            start = 0
+            for (block,) in kept.blocks(layer, fold, [0]):
                 rows = block.double().cpu()
-                said = decoded[places[start : start + len(rows)]]
-                sums.index_add_(0, said, rows)
-                counts += torch.bincount(said, minlength=task.n_classes)
+                sums.index_add_(0, mine[start : start + len(rows)], rows)
                 products += rows.T @ rows
                 start += len(rows)
-        team = task.team
-        sums, counts, products = team.total(sums), team.total(counts), team.total(products)
+        sums, products = team.total(sums), team.total(products)
+        n = counts.sum(0)
         # The vector whose products with rows are nearest to 1, by least squares.
         products.diagonal().add_(1e-6 * float(products.diagonal().mean()))
         one = torch.linalg.solve(products, sums.sum(0)).float()
-        linears = [
-            (each.ridge, _expanded(fitted.whole, self.fits.classes, task.n_classes))
-            for each, fitted in self.fits.fitted.items()
-            if each.layer == layer and not each.n_features
-        ]
-        means = sums / counts.clamp(min=1)[:, None]
-        choosing.add(linears, one, (means, counts))
+        given = {c: f for c, f in self.fits.fitted.items() if c.layer == layer and not c.n_features}
+        views = list(range(1, kept.views)) if any(each.perturbed for each in given) else []
+        kinds = (False, True) if views else (False,)
+        some = sums.sum(0) / max(1, int(n.sum()))
+        again = LayerFit(
+            kept, layer, None, labels, counts, some.float().to(task.device),
+            Grid(tuple(sorted({each.ridge for each in given})), 1, kinds), views, team, 0,
+        ).fit(self.fits.steps)  # fmt: skip
+        # What predicts most of the ensemble's labels of samples that it was not fitted to.
+        wanted = torch.cat([each[:: self.fits.steps] for each in labels])
+        found: list[tuple[float, float, Linear]] = []
+        for classes, fits in ((self.fits.classes, given), (torch.arange(n_classes), again)):
+            for each, fitted in fits.items():
+                said = classes[fitted.moved.argmax(1)]
+                right = team.total(torch.tensor([float((said == wanted).sum()), len(wanted)]))
+                linear = _expanded(fitted.whole, classes, n_classes)
+                found.append((float(right[0] / right[1].clamp(min=1)), each.ridge, linear))
+        _, ridge, linear = max(found, key=lambda each: each[0])
+        linears = [(ridge, linear)]
+        means = sums / n.clamp(min=1)[:, None]
+        choosing.add(linears, one, (means, n))
 
     def candidates(self, test: Source | None) -> pd.DataFrame:
         """Return every candidate, with its accuracy on test data if there are any.
@@ -206,9 +230,9 @@ def _key(layer: str) -> Key:
 def choose(
     network: nn.Module,
     task: Task,
-    sources: Mapping[str, Source],
+    kept: KeptRows,
+    holdout: Source | None,
     perturbation: Perturbation | None,
-    views: int,
     notes: Notes,
     chosen_from: Sequence[str],
     settings: Settings | None = None,
@@ -223,13 +247,12 @@ def choose(
         The network; it is run, not changed.
     task : Task
         The layers and how they are read.
-    sources : mapping of str to Source
-        This process's ``train`` and, where there is one, ``holdout``: data with noisy labels that
-        the network was not trained on.
+    kept : KeptRows
+        This process's rows of the training data, as they are and perturbed.
+    holdout : Source or None
+        Data with noisy labels that the network was not trained on: this process's share.
     perturbation : Perturbation or None
-        How inputs are changed.
-    views : int
-        Perturbed views of each training input.
+        How inputs were changed.
     notes : Notes
         Where what a user should know is added.
     chosen_from : sequence of str
@@ -240,10 +263,9 @@ def choose(
         Whether the network may have memorised labels; one that was never trained has not.
     """
     settings = settings or Settings()
-    kept = keep_rows(network, task, sources["train"], perturbation, views)
     held = None
-    if "holdout" in sources:
-        held = _checked(keep_holdout(network, task, sources["holdout"]), kept, task, notes)
+    if holdout is not None:
+        held = _checked(keep_holdout(network, task, holdout), kept, task, notes)
     fits_views = perturbation is not None and perturbation.fits
     fits = fit_candidates(kept, held, task, fits_views, settings)
     memory = measure_memory(fits, perturbation is not None)
@@ -291,7 +313,15 @@ def choose(
 def _checked(held: Held, kept: KeptRows, task: Task, notes: Notes) -> Held | None:
     """Return the hold-out if it can choose; note what is wrong with it."""
     team = task.team
+    given = torch.cat([kept.part(fold).labels for fold in range(FOLDS)])
+    occurs = team.total(torch.bincount(given, minlength=task.n_classes)) > 0
     counts = team.total(torch.bincount(held.labels, minlength=task.n_classes))
+    if int(unknown := counts[~occurs].sum()):
+        notes.add(
+            f"holdout: {unknown} of its samples have labels that no training sample has: they "
+            "choose nothing"
+        )
+        held, counts = held.take(occurs[held.labels]), counts * occurs
     prints = np.concatenate(team.gather(held.prints))
     mine = np.concatenate([kept.part(fold).prints for fold in range(FOLDS)])
     found = np.isin(prints, mine)
@@ -302,9 +332,9 @@ def _checked(held: Held, kept: KeptRows, task: Task, notes: Notes) -> Held | Non
             "network has seen their labels"
         )
     some = int((counts > 0).sum())
-    least = _PER_CLASS * task.n_classes
-    if some < 2 or len(prints) < least:
-        what = "one class" if some < 2 else f"{len(prints)} samples"
+    n, least = int(counts.sum()), _PER_CLASS * task.n_classes
+    if some < 2 or n < least:
+        what = "one class" if some < 2 else f"{n} samples"
         notes.add(
             f"holdout: {what} cannot choose (expected at least 2 classes and {least} samples); "
             "chosen with the training data alone"
@@ -413,7 +443,9 @@ def _out_of_fold(
             fitted, start = fits.fitted[each], 0
             for blocks in kept.blocks(each.layer, fold, views):
                 for rows in blocks:
-                    seen = fits.features[each.layer](rows) if each.n_features else rows
+                    # What went to a file comes back on the CPU.
+                    seen = rows.to(task.device)
+                    seen = fits.features[each.layer](seen) if each.n_features else seen
                     scores = fitted.without[fold](seen).cpu() / _spread_of(fits, at)
                     lowest = scores.masked_fill(torch.isinf(scores), torch.inf).amin(1, True)
                     scores = torch.where(torch.isinf(scores), lowest, scores)

@@ -6,26 +6,30 @@ inputs answers: on perturbed rows, corrected for the memory that survives, and o
 there is one. The input is a layer among others.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from .._batches import Batch
+from .._labels import Labels
+from .._mixing import mixed
 from .._overlap import fingerprints
 from .._passes import Task
-from .._stream import Source, stream, stream_views
+from .._stream import Rows, Source, stream
 from ..discriminant import FourierFeatures
+from ..noise import SMALLEST, calibrate
 from ..perturbation import Perturbation
 from .fitting import Candidate, Fitted, Grid, LayerFit
 from .greedy import Scores
 from .kept_rows import FOLDS, KeptRows
-from .memory import Memory, survival_on_holdout, survival_without
+from .memory import Memory, by_agreement, survival_on_holdout, survival_without
 
-__all__ = ["Fits", "Settings", "fit_candidates", "keep_holdout", "keep_rows", "measure_memory"]
+__all__ = ["Fits", "RowsKeeper", "Settings", "fit_candidates", "keep_holdout", "measure_memory"]
 
 
 @dataclass(frozen=True)
@@ -52,8 +56,11 @@ class Settings:
 
 # Samples that say how far apart rows are.
 _LOOKED_AT = 1024
+_LOOKED_AT_NOISE = 10_000
 # Wider rows are read by random features only: their covariance would be too large.
 _WIDEST = 4096
+# So many samples choose at least, whatever they take.
+_CHOOSE = 500
 # Shares of the memory that may be used: rows of all layers, features of one, scores of candidates.
 _OF_ROWS, _OF_FEATURES, _OF_SCORES = 0.3, 0.25, 0.15
 
@@ -64,7 +71,13 @@ class Held:
 
     layers: dict[str, Tensor]
     labels: Tensor
-    prints: Any
+    prints: NDArray[np.uint64]
+
+    def take(self, keep: Tensor) -> "Held":
+        """Return the samples for which `keep`, bool (m,), is true."""
+        layers = {name: rows[keep.to(rows.device)] for name, rows in self.layers.items()}
+        known = len(self.prints) == len(keep)
+        return Held(layers, self.labels[keep], self.prints[keep.numpy()] if known else self.prints)
 
 
 @dataclass
@@ -96,27 +109,39 @@ class Fits:
         self.candidates = list(self.fitted)
 
 
-def keep_rows(
-    network: nn.Module, task: Task, source: Source, perturbation: Perturbation | None, views: int
-) -> KeptRows:
-    """Run the network over the training data, as they are and perturbed, and keep all rows."""
-    changes = []
-    if perturbation is not None:
-        changes = [partial(perturbation, view=view) for view in range(views)]
-    kept = KeptRows(1 + len(changes), int(_OF_ROWS * task.memory))
-    with task.team.together():
-        for seen in stream_views(
-            network, source, task.taps, task.device, changes,
-            stage="reading views", progress=task.progress,
-        ):  # fmt: skip
-            labels = torch.from_numpy(task.given(seen[0].batch, source))
-            kept.add([each.layers for each in seen], labels, fingerprints(seen[0].batch))
-    return kept
+class RowsKeeper:
+    """Keeps the rows of the training data and of their perturbed views while they are read.
+
+    Parameters
+    ----------
+    task : Task
+        The layers, and the memory that there is.
+    perturbation : Perturbation or None
+        How inputs are changed.
+    views : int
+        Into so many views.
+    """
+
+    def __init__(self, task: Task, perturbation: Perturbation | None, views: int):
+        number = views if perturbation is not None else 0
+        self.taps = task.taps
+        self.changes: list[Callable[[Batch], Batch]] = []
+        if perturbation is not None:
+            self.changes = [partial(perturbation, view=view) for view in range(number)]
+        self.kept = KeptRows(1 + number, int(_OF_ROWS * task.memory))
+        # A process of a team may have no samples.
+        self.kept.widths.update({tap.name: tap.width for tap in task.taps})
+
+    def see(self, views: Sequence[Rows], labels: Labels) -> None:
+        """Keep a batch's rows."""
+        batch, layers = views[0].batch, [each.layers for each in views]
+        self.kept.add(layers, torch.from_numpy(labels), fingerprints(batch), batch.index)
 
 
 def keep_holdout(network: nn.Module, task: Task, source: Source) -> Held:
     """Run the network over the hold-out, and keep all rows."""
-    found: dict[str, list[Tensor]] = {name: [] for name in (tap.name for tap in task.taps)}
+    # A process of a team may have none of them.
+    found = {tap.name: [torch.empty(0, tap.width, device=task.device)] for tap in task.taps}
     labels, prints = [torch.empty(0, dtype=torch.int64)], [np.empty(0, dtype=np.uint64)]
     with task.team.together():
         for rows in stream(
@@ -127,7 +152,7 @@ def keep_holdout(network: nn.Module, task: Task, source: Source) -> Held:
             prints.append(fingerprints(rows.batch))
             for name, mine in rows.layers.items():
                 found[name].append(mine.float())
-    layers = {name: torch.cat(parts) for name, parts in found.items() if parts}
+    layers = {name: torch.cat(parts) for name, parts in found.items()}
     return Held(layers, torch.cat(labels), np.concatenate(prints))
 
 
@@ -154,7 +179,7 @@ def fit_candidates(
     classes = torch.nonzero(counts.sum(0))[:, 0]
     place = torch.full((task.n_classes,), -1)
     place[classes] = torch.arange(len(classes))
-    labels = [place[part.labels] for part in parts]
+    labels, prints = [place[part.labels] for part in parts], [part.prints for part in parts]
     n = int(counts.sum())
     names = list(kept.widths) if layers is None else list(layers)
     views = list(range(1, kept.views))
@@ -163,7 +188,8 @@ def fit_candidates(
     number = len(names) * len(kinds) * settings.rounds
     number *= len(settings.ridges) + len(settings.feature_ridges)
     each = 8 * len(classes) * number * kept.n
-    steps = max(1, -(-each // int(_OF_SCORES * task.memory)))
+    steps = max(1, -(-each // max(1, int(_OF_SCORES * task.memory))))
+    steps = min(steps, max(1, kept.n // _CHOOSE))
     fitted: dict[Candidate, Fitted] = {}
     features: dict[str, FourierFeatures] = {}
     holdout: list[Tensor] = []
@@ -178,9 +204,11 @@ def fit_candidates(
                 tensors = [drawn.directions, drawn.phases] if team.rank == 0 else None
                 maps = features[name] = FourierFeatures(*team.share(tensors, 0))
             seen = rows if maps is None else maps(rows)
+            # What a process computes may differ in the last digit from what another does.
+            (centre,) = team.share([seen.mean(0)] if team.rank == 0 else None, 0)
             ridges = settings.feature_ridges if lift else settings.ridges
             found = LayerFit(
-                kept, name, maps, labels, counts[:, classes], seen.mean(0),
+                kept, name, maps, labels, counts[:, classes], centre,
                 Grid(ridges, settings.rounds, kinds), views, team,
                 int(_OF_FEATURES * task.memory),
             ).fit(steps)  # fmt: skip
@@ -190,13 +218,14 @@ def fit_candidates(
                 mine = mine if maps is None else maps(mine)
                 holdout += [each.whole(mine).cpu() for each in found.values()]
     return _together(
-        fitted, features, holdout, labels, held, place, classes, steps, len(views), task
+        fitted, features, holdout, labels, prints, held, place, classes, steps, len(views), task
     )  # fmt: skip
 
 
 def _some_rows(kept: KeptRows, layer: str, task: Task) -> Tensor:
     """Return rows of the same few samples in every process."""
-    found = task.team.gather(kept.some(layer, _LOOKED_AT))
+    prints_of, rows_of = kept.some(layer, _LOOKED_AT)
+    found = task.team.gather((prints_of, rows_of.cpu()))
     prints = np.concatenate([part[0] for part in found])
     rows = torch.cat([part[1].to(task.device) for part in found])
     order = np.argsort(prints, kind="stable")[:_LOOKED_AT]
@@ -208,6 +237,7 @@ def _together(
     features: dict[str, FourierFeatures],
     holdout: list[Tensor],
     labels: list[Tensor],
+    prints: list[NDArray[np.uint64]],
     held: Held | None,
     place: Tensor,
     classes: Tensor,
@@ -217,11 +247,15 @@ def _together(
 ) -> Fits:
     """Return everybody's scores, each candidate's brought to one scale."""
     team = task.team
+    # Some count and others do not, here and there: which ones is no matter of the data's order.
+    every = team.gather(np.concatenate([mine[::steps] for mine in prints]))
+    order = torch.from_numpy(np.argsort(mixed(np.concatenate(every)), kind="stable"))
+    given = torch.cat(team.gather(torch.cat([mine[::steps] for mine in labels])))[order]
     plain, moved, on_holdout = [], [], []
     for number, each in enumerate(fitted.values()):
         mine = (each.plain, each.moved, holdout[number] if holdout else None)
         found = team.gather(mine) if team.size > 1 else [mine]
-        wholes = [torch.cat([part[k] for part in found]) for k in (0, 1)]  # type: ignore[misc]
+        wholes = [torch.cat([part[k] for part in found])[order] for k in (0, 1)]  # type: ignore[misc]
         each.moved_spread = _spread(wholes[1])
         # New inputs are like perturbed ones, not like those that may be remembered.
         each.spread = each.moved_spread / max(1, views)
@@ -231,8 +265,6 @@ def _together(
             mine_held = torch.cat([part[2] for part in found])  # type: ignore[misc]
             each.spread = _spread(mine_held)
             on_holdout.append(_centred(mine_held) / each.spread)
-    given = torch.cat([mine[::steps] for mine in labels])
-    given = torch.cat(team.gather(given)) if team.size > 1 else given
     of_held = None
     if held is not None:
         of_held = torch.cat(team.gather(place[held.labels]))
@@ -257,9 +289,27 @@ def measure_memory(fits: Fits, perturbed: bool) -> Memory:
     survival = 0.0
     if perturbed:
         layers = [each.layer for each in fits.candidates]
-        survival = survival_without(plain, moved, scores.labels, layers, len(fits.classes))
+        order = by_agreement(of_plain, layers)
+        if not _next_to_no_noise(fits, order[: len(order) // 2]):
+            survival = survival_without(plain, moved, scores.labels, layers, len(fits.classes))
     if scores.held is None or not len(scores.holdout):
         return Memory(of_plain, of_moved, None, survival, survival, 0.0)
     held = torch.stack([each.argmax(1) == scores.held for each in scores.holdout])
     found, trust = survival_on_holdout(of_plain, of_moved, held)
     return Memory(of_plain, of_moved, held.double().mean(1), found, survival, trust)
+
+
+def _next_to_no_noise(fits: Fits, layers: Sequence[str]) -> bool:
+    """Say whether some layers find hardly any label wrong.
+
+    Then what they contradict is right for the most part, and tells nothing of memory.
+    """
+    some = [
+        at for at, each in enumerate(fits.candidates) if each.layer in layers and not each.round
+    ]
+    if not some:
+        return True
+    together = torch.stack([fits.scores.moved[at] for at in some]).sum(0)
+    step = max(1, len(together) // _LOOKED_AT_NOISE)
+    found = calibrate(together[::step], fits.scores.labels[::step])
+    return found.redrawn * (1 - 1 / len(fits.classes)) < SMALLEST

@@ -1,10 +1,10 @@
 """A layer's rows of every view of the training data, read from the network once and kept."""
 
+import os
 import tempfile
 import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from io import FileIO
 
 import numpy as np
 import torch
@@ -18,8 +18,8 @@ __all__ = ["FOLDS", "KeptRows", "Part"]
 
 # Parts that the training data are cut into: no fit of what scores a sample has seen its label.
 FOLDS = 3
-# Rows that are worked on at once.
-_BLOCK = 4096
+# Rows that are worked on at once, and of wide layers bytes.
+_BLOCK, _BLOCK_BYTES = 4096, 64 << 20
 
 
 @dataclass
@@ -41,44 +41,68 @@ class Part:
     prints: NDArray[np.uint64]
 
 
-@dataclass
-class _Column:
-    """Rows of one layer, view and fold: in memory, or in a file without a name."""
+class _File:
+    """A file without a name: nothing is left of it even if the process is killed."""
 
-    width: int
-    chunks: list[Tensor] = field(default_factory=list)
-    file: FileIO | None = None
-    n: int = 0
-
-    def append(self, rows: Tensor) -> None:
-        self.n += len(rows)
-        if self.file is None:
-            self.chunks.append(rows.clone())
-        else:
-            self._write(rows)
-
-    def spill(self) -> None:
-        """Go on in a file, which is gone with the column, even if the process is killed."""
+    def __init__(self) -> None:
         try:
-            # Nothing is left to be written when it is read or closed.
-            self.file = tempfile.TemporaryFile(  # noqa: SIM115
+            self.file = tempfile.TemporaryFile(  # noqa: SIM115 - lives as long as the rows
                 prefix="underscript-rows-", buffering=0
             )
         except OSError as error:
             raise _no_room(error) from error
         weakref.finalize(self, self.file.close)
-        for rows in self.chunks:
-            self._write(rows)
-        self.chunks = []
+        self.size = 0
 
-    def _write(self, rows: Tensor) -> None:
-        assert self.file is not None
-        left = memoryview(rows.cpu().numpy().tobytes())
+    def write(self, rows: Tensor) -> int:
+        """Add rows, float32, and return where they begin."""
+        start, left = self.size, _bytes(rows.detach().cpu().contiguous())
         try:
             while len(left):
-                left = left[self.file.write(left) :]
+                written = self.file.write(left)
+                left, self.size = left[written:], self.size + written
         except OSError as error:
             raise _no_room(error) from error
+        return start
+
+    def read(self, start: int, rows: Tensor) -> None:
+        """Fill a tensor with what was written at a place."""
+        left = _bytes(rows)
+        while len(left):
+            got = os.preadv(self.file.fileno(), [left], start)
+            if not got:
+                raise OutputError("the temporary file of rows is shorter than what was written")
+            left, start = left[got:], start + got
+
+
+def _bytes(rows: Tensor) -> memoryview:
+    """Return a contiguous tensor's own memory; changing one changes the other."""
+    return memoryview(rows.numpy().view("B").reshape(-1))  # type: ignore[arg-type]
+
+
+@dataclass
+class _Column:
+    """Rows of one layer, view and fold: in memory, or in the file that all columns share."""
+
+    width: int
+    chunks: list[Tensor] = field(default_factory=list)
+    file: _File | None = None
+    written: list[tuple[int, int]] = field(default_factory=list)
+
+    def append(self, rows: Tensor) -> None:
+        if not len(rows):
+            return
+        if self.file is None:
+            self.chunks.append(rows.clone())
+        else:
+            self.written.append((self.file.write(rows), len(rows)))
+
+    def spill(self, file: _File) -> None:
+        """Go on in a file."""
+        self.file = file
+        chunks, self.chunks = self.chunks, []
+        for rows in chunks:
+            self.append(rows)
 
     def blocks(self, size: int) -> Iterator[Tensor]:
         if self.file is None:
@@ -86,20 +110,24 @@ class _Column:
                 self.chunks = [torch.cat(self.chunks)]
             yield from (part for rows in self.chunks for part in torch.split(rows, size))
             return
-        if not self.n:
-            return
-        mapped: NDArray[np.float32] = np.memmap(
-            self.file, np.float32, "r", shape=(self.n, self.width)
-        )
-        for start in range(0, self.n, size):
-            yield torch.from_numpy(np.array(mapped[start : start + size]))
+        rows, filled = torch.empty(size, self.width), 0
+        for start, length in self.written:
+            done = 0
+            while done < length:
+                n = min(length - done, size - filled)
+                self.file.read(start + 4 * self.width * done, rows[filled : filled + n])
+                filled, done = filled + n, done + n
+                if filled == size:
+                    yield rows
+                    rows, filled = torch.empty(size, self.width), 0
+        if filled:
+            yield rows[:filled]
 
 
 def _no_room(error: OSError) -> OutputError:
-    reason = error.strerror or str(error)
     return OutputError(
-        f"{tempfile.gettempdir()}: rows cannot be kept there ({reason}); free room, set TMPDIR to "
-        "a larger folder, or decode fewer layers"
+        f"cannot keep rows in {tempfile.gettempdir()}: {error.strerror or error}; decode fewer or "
+        "narrower layers, allow more memory, or set TMPDIR to a larger disk"
     )
 
 
@@ -121,19 +149,26 @@ class KeptRows:
         self._labels: list[list[Tensor]] = [[] for _ in range(FOLDS)]
         self._places: list[list[Tensor]] = [[] for _ in range(FOLDS)]
         self._prints: list[list[NDArray[np.uint64]]] = [[] for _ in range(FOLDS)]
+        self._index: list[NDArray[np.int64] | None] = []
         self.n = self._bytes = 0
-        self._spilt = False
+        self._file: _File | None = None
 
     def add(
         self,
         views: Sequence[dict[str, Tensor]],
         labels: Tensor,
         prints: NDArray[np.uint64],
+        index: NDArray[np.int64] | None = None,
     ) -> None:
         """Take a batch: of each view the rows (n, width) of each layer; labels and fingerprints.
 
-        Equal inputs fall into one fold, whatever the order of the data.
+        Equal inputs fall into one fold, whatever the order of the data. The index is where samples
+        stand in the data set, if that is known.
         """
+        if len(prints) != len(labels):
+            # Inputs without a tensor: their place tells them apart, no two count as equal.
+            places = np.arange(self.n, self.n + len(labels)) if index is None else index
+            prints = places.astype(np.uint64)
         folds = torch.from_numpy((mixed(prints) % np.uint64(FOLDS)).astype(np.int64))
         here = [torch.nonzero(folds == fold)[:, 0] for fold in range(FOLDS)]
         for view, layers in enumerate(views):
@@ -143,19 +178,35 @@ class KeptRows:
                     column = self._columns.get((name, view, fold))
                     if column is None:
                         column = self._columns[name, view, fold] = _Column(rows.shape[1])
-                        if self._spilt:
-                            column.spill()
+                        if self._file is not None:
+                            column.spill(self._file)
                     column.append(rows[at.to(rows.device)].float())
                 self._bytes += 4 * rows.numel()
         for fold, at in enumerate(here):
             self._labels[fold].append(labels[at])
             self._places[fold].append(at + self.n)
             self._prints[fold].append(prints[at.numpy()])
+        self._index.append(index)
         self.n += len(labels)
-        if self._bytes > self.memory and not self._spilt:
-            self._spilt = True
+        if self._bytes > self.memory and self._file is None:
+            self._file = _File()
             for column in self._columns.values():
-                column.spill()
+                column.spill(self._file)
+
+    @property
+    def index(self) -> NDArray[np.int64] | None:
+        """Where samples stand in the data set, in the order in which they came, if it is known."""
+        known = [part for part in self._index if part is not None]
+        return np.concatenate(known) if known and len(known) == len(self._index) else None
+
+    @property
+    def prints(self) -> NDArray[np.uint64]:
+        """The fingerprints of all samples, in the order in which they came."""
+        found = np.empty(self.n, dtype=np.uint64)
+        for fold in range(FOLDS):
+            part = self.part(fold)
+            found[part.places.numpy()] = part.prints
+        return found
 
     def part(self, fold: int) -> Part:
         """Return what is known of a fold's samples."""
@@ -171,6 +222,7 @@ class KeptRows:
     ) -> Iterator[list[Tensor]]:
         """Give a fold's rows of some views, float32 (n, width) each, block by block."""
         columns = [self._columns.get((layer, view, fold)) for view in views]
+        size = min(size, max(1, _BLOCK_BYTES // (4 * max(1, self.widths.get(layer, 1)))))
         if any(column is None for column in columns):
             return
         yield from map(
