@@ -176,6 +176,7 @@ def test_where_few_samples_choose_all_are_scored_by_what_has_not_seen_them(it, m
         _out_of_fold(fits, kept, members, task), expected, rtol=1e-3, atol=1e-3
     )
 
+    monkeypatch.setattr(decoder, "_CHOOSE", 100)
     monkeypatch.setattr(decoder, "_OF_SCORES", 1e-9 + 8 * 5 * 72 * N / (2.5 * task.memory))
     few = decode(it.model, it.train)
     assert made[1].fits.steps == 3
@@ -388,3 +389,12 @@ def test_classes_of_features_may_have_gaps():
     found, gaps = decode(None, (x, given)), decode(None, (x, 10 * (given + 1)))
     np.testing.assert_array_equal(10 * (issues(found) + 1), issues(gaps))
     assert same(issues(found), true) > 0.95
+
+
+@pytest.mark.parametrize("n", [2, 5, 60])
+def test_equal_inputs_of_all_classes_leave_no_number_missing(n):
+    found = decode(None, (np.ones((n, 6), dtype=np.float32), np.arange(n) % 2))
+    columns = ["label_quality", "margin", "confidence"]
+    assert found.label_issues()[columns].notna().all(axis=None)
+    assert np.isfinite(found.best.decision_function(np.ones((1, 6), dtype=np.float32))).all()
+    assert found.summary["noise"]["hopeless"]

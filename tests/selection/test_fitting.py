@@ -145,12 +145,15 @@ def test_a_class_that_a_fit_has_never_seen_is_never_its_answer(n_classes):
         assert agreement(mine.moved, expected) >= 0.999
 
 
-def test_a_fold_without_samples_leaves_finite_scores():
+@pytest.mark.parametrize("folds", [1, 2])
+def test_folds_without_samples_leave_finite_scores(folds):
     some = rows(n=200)
-    some.prints = prints_of(np.arange(200) % 2)
+    some.prints = prints_of(np.arange(200) % folds)
     for mine in fitted(some, GRID).values():
         assert bool(torch.isfinite(mine.plain).all())
         assert bool(torch.isfinite(mine.moved).all())
+        # What is fitted without the only fold has seen nothing.
+        assert (folds == 1) == (not bool(mine.plain.any()))
 
 
 def test_rows_that_do_not_vary_leave_finite_scores():

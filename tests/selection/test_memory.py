@@ -4,6 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from underscript.selection.decoder import Fits, measure_memory
+from underscript.selection.fitting import Candidate
+from underscript.selection.greedy import Scores
 from underscript.selection.memory import corrected, survival_on_holdout, survival_without
 
 SURVIVALS = [0.0, 0.1, 0.5, 0.9]
@@ -119,25 +122,51 @@ def test_survival_is_found_without_a_holdout(survival, wrong):
     assert survival_without(*answers(survival, wrong)) == pytest.approx(survival, abs=0.1)
 
 
+NOTHING = dict.fromkeys(KNOWS, 0.0)
 # Deep layers know labels that shallow ones contradict; that is taken for memory that survives.
 TAKEN_FOR_MEMORY = pytest.mark.xfail(
     strict=True,
-    reason="ρ is found at 0.97 instead of 0 where deep layers know more, and most labels are right",
+    reason="ρ is found at 0.97 instead of 0 where deep layers know more and nothing is remembered",
 )
 
 
 @pytest.mark.parametrize(
     "wrong",
     [
-        pytest.param(0.0, marks=TAKEN_FOR_MEMORY),
         pytest.param(0.1, marks=TAKEN_FOR_MEMORY),
-        0.4,
+        pytest.param(0.4, marks=TAKEN_FOR_MEMORY),
         0.7,
     ],
 )
 def test_where_nothing_is_remembered_nothing_survives(wrong):
-    nothing = dict.fromkeys(KNOWS, 0.0)
-    assert survival_without(*answers(0.5, wrong, nothing)) <= 0.05
+    assert survival_without(*answers(0.5, wrong, NOTHING)) <= 0.05
+
+
+def measured(plain, moved, given, layers, k):
+    """Measure memory as the decoder does, of answers as scores."""
+    scores = [
+        [torch.nn.functional.one_hot(mine, k).float() for mine in each] for each in (plain, moved)
+    ]
+    names = [Candidate(layer, 0, True, 0.1 + at, 0) for at, layer in enumerate(layers)]
+    made = Scores(*scores, given, [], None)
+    fits = Fits(dict.fromkeys(names), {}, made, torch.arange(k), 1)
+    return measure_memory(fits, perturbed=True)
+
+
+@pytest.mark.parametrize("remembers", [NOTHING, REMEMBERS])
+def test_where_no_label_is_wrong_nothing_is_corrected(remembers):
+    memory = measured(*answers(0.5, 0.0, remembers))
+    assert memory.survival == memory.survival_without == 0
+    assert memory.holdout is None
+    assert memory.trust == 0
+
+
+def test_memory_is_measured_on_answers():
+    plain, moved, given, layers, k = answers(0.5)
+    memory = measured(plain, moved, given, layers, k)
+    assert memory.survival == pytest.approx(0.5, abs=0.1)
+    torch.testing.assert_close(memory.plain, (plain == given).double().mean(1))
+    torch.testing.assert_close(memory.moved, (moved == given).double().mean(1))
 
 
 def test_one_layer_alone_cannot_tell():
