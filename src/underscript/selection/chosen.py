@@ -448,6 +448,7 @@ def _out_of_fold(
                     seen = fits.features[each.layer](seen) if each.n_features else seen
                     scores = fitted.without[fold](seen).cpu() / _spread_of(fits, at)
                     lowest = scores.masked_fill(torch.isinf(scores), torch.inf).amin(1, True)
+                    lowest = lowest.masked_fill(torch.isinf(lowest), 0.0)
                     scores = torch.where(torch.isinf(scores), lowest, scores)
                     mine[start : start + len(rows)] += scores
                 start += len(blocks[0])

@@ -360,7 +360,8 @@ def _about(linear: Linear, centre: Tensor, scale: Tensor | None) -> Linear:
 def _scores(rows: Tensor, linears: Sequence[Linear], parts: int) -> Float[Tensor, "n all_classes"]:
     """Return the scores of all discriminants side by side, summed over so many views.
 
-    A class that a fit has never seen gets the row's lowest score, never the highest.
+    A class that a fit has never seen gets the row's lowest score, never the highest; a fit that has
+    seen nothing scores 0.
     """
     weights = torch.cat([linear.coefficients for linear in linears])
     offsets = torch.cat([linear.intercepts for linear in linears])
@@ -371,6 +372,7 @@ def _scores(rows: Tensor, linears: Sequence[Linear], parts: int) -> Float[Tensor
         by_fit = scores.view(len(rows), len(linears), -1)
         away = absent.view(len(linears), -1)
         lowest = by_fit.masked_fill(away, torch.inf).amin(2, keepdim=True)
+        lowest = lowest.masked_fill(torch.isinf(lowest), 0.0)
         scores = torch.where(away, lowest, by_fit).view(len(rows), -1)
     return scores
 
