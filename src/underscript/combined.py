@@ -17,7 +17,7 @@ __all__ = ["COMBINED", "CombinedDiscriminant", "Member", "rows_for"]
 COMBINED = "(combined)"
 
 # Tensors that members of the same view have in common.
-_SHARED = ("directions", "phases")
+_SHARED = ("directions", "phases", "scale")
 
 LayerRows = Tensor | Mapping[str, Tensor]
 

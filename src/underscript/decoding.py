@@ -111,8 +111,8 @@ class Decoding:
         pandas.DataFrame
             One row a sample; the index is the data set's in either order. See `issues.COLUMNS`:
 
-            - `is_label_issue`: the label is probably wrong. Of each class so many as are expected
-              to be wrong, those of the lowest quality, and only where the decoder contradicts the
+            - `is_label_issue`: the label is probably wrong. Those of the lowest quality, as many as
+              make the expected F1 of the flags largest, and only where the decoder contradicts the
               label; none where the noise is beyond decoding (``summary["noise"]["hopeless"]``).
             - `label_quality`: the probability that the given label is right, 0 to 1. With
               ``auto=False`` there are no probabilities: then (1 + margin) / 2, and every

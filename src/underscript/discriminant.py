@@ -47,15 +47,24 @@ class FourierFeatures:
         W: normal numbers divided by the kernel's length.
     phases : Tensor of float32, shape (n_features,)
         b, in radians.
+    scale : Tensor of float32, shape (width,), or None
+        What each column is divided by first: columns of different units have no common length.
     """
 
     directions: Tensor
     phases: Tensor
+    scale: Tensor | None = None
 
     @classmethod
-    def drawn(cls, rows: Float[Tensor, "n width"], n_features: int, seed: int) -> Self:
+    def drawn(
+        cls,
+        rows: Float[Tensor, "n width"],
+        n_features: int,
+        seed: int,
+        scale: Float[Tensor, " width"] | None = None,
+    ) -> Self:
         """Draw features; the kernel is as long as these rows' median distance."""
-        unit = _unit(rows.float())
+        unit = _unit(rows.float() if scale is None else rows.float() / scale)
         half = len(unit) // 2
         apart = (unit[:half] - unit[half : 2 * half]).norm(dim=1)
         apart = apart[apart > 0]
@@ -63,11 +72,12 @@ class FourierFeatures:
         generator = torch.Generator().manual_seed(seed)
         directions = torch.randn(rows.shape[1], n_features, generator=generator) / length
         phases = torch.rand(n_features, generator=generator) * (2 * torch.pi)
-        return cls(directions.to(rows.device), phases.to(rows.device))
+        return cls(directions.to(rows.device), phases.to(rows.device), scale)
 
     def __call__(self, rows: Float[Tensor, "n width"]) -> Float[Tensor, "n features"]:
         """Return the features of rows: float64 for float64 rows, else float32."""
-        unit = _unit(_precise(rows))
+        rows = _precise(rows)
+        unit = _unit(rows if self.scale is None else rows / self.scale.to(rows))
         projected: Tensor = torch.addmm(self.phases.to(unit), unit, self.directions.to(unit))
         return projected.cos_()
 
@@ -387,6 +397,8 @@ class RidgeDiscriminant(Baseline):
         if self._map is not None:
             made["directions"] = self._map.directions.cpu().contiguous()
             made["phases"] = self._map.phases.cpu().contiguous()
+            if self._map.scale is not None:
+                made["scale"] = self._map.scale.cpu().contiguous()
         return made
 
     def set_tensors(self, tensors: Mapping[str, Tensor]) -> Self:
@@ -400,12 +412,15 @@ class RidgeDiscriminant(Baseline):
         linear = Linear(tensors["coefficients"], tensors["intercepts"])
         features = None
         if self.n_features:
-            features = FourierFeatures(tensors["directions"], tensors["phases"])
+            features = FourierFeatures(
+                tensors["directions"], tensors["phases"], tensors.get("scale")
+            )  # fmt: skip
         inner = linear.coefficients.shape[1] if linear.coefficients.ndim == 2 else -1
         fits = linear.intercepts.shape == linear.coefficients.shape[:1]
         if features is not None:
             shape = features.directions.shape
             fits &= len(shape) == 2 and features.phases.shape == shape[1:] and shape[1] == inner
+            fits &= features.scale is None or features.scale.shape == shape[:1]
         if not fits or inner < 0:
             raise ValueError("the coefficients do not fit the classes and features")
         return self.set_fitted(linear, features, float(tensors["temperature"]))
@@ -425,7 +440,10 @@ class RidgeDiscriminant(Baseline):
         line, features = self._linear, self._map
         self._linear = Linear(line.coefficients.to(device), line.intercepts.to(device))
         if features is not None:
-            self._map = FourierFeatures(features.directions.to(device), features.phases.to(device))
+            scale = None if features.scale is None else features.scale.to(device)
+            self._map = FourierFeatures(
+                features.directions.to(device), features.phases.to(device), scale
+            )  # fmt: skip
         return self
 
     def _fit(self, X: NDArray[Any], y: NDArray[Any]) -> None:

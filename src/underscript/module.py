@@ -120,6 +120,7 @@ class _View(nn.Module):
     bias: Tensor
     directions: Tensor
     phases: Tensor
+    scale: Tensor | None
 
     def __init__(self, layer: str, members: Sequence[RidgeDiscriminant]):
         super().__init__()
@@ -132,11 +133,13 @@ class _View(nn.Module):
         if self.curved:
             self.register_buffer("directions", tensors[0]["directions"].clone())
             self.register_buffer("phases", tensors[0]["phases"].clone())
+            scale = tensors[0].get("scale")
+            self.register_buffer("scale", None if scale is None else scale.clone())
 
     def forward(self, rows: Mapping[str, Tensor]) -> Tensor:
         mine = rows[self.layer]
         if self.curved:
-            mine = FourierFeatures(self.directions, self.phases)(mine)
+            mine = FourierFeatures(self.directions, self.phases, self.scale)(mine)
         return torch.addmm(self.bias.to(mine), mine, self.weight.T.to(mine))
 
 

@@ -371,10 +371,6 @@ def test_rare_classes_keep_their_labels(seed):
     assert noise["rate_low"] <= wrong.mean() <= noise["rate_high"]
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="columns are not brought to one scale: 94.6 to 99.0 % right become 88.9 to 92.7 %",
-)
 @pytest.mark.parametrize("seed", range(2))
 def test_a_column_on_another_scale_is_read_as_any_other(seed):
     x, given, true = features(16, 4, 0.3, [250] * 4, seed)

@@ -112,7 +112,7 @@ def _said(d: "Decoding", how: str, held: bool) -> str:
             f"of {where}{beyond}: little is memorised."
         )
     start = (
-        f"{printable(layer)} repeats {_share(row['plain'])} of the given labels of the exact "
+        f"Layer {printable(layer)} repeats {_share(row['plain'])} of the given labels of the exact "
         f"training inputs, but only {_share(row[other])}"
     )
     if held:

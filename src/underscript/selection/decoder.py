@@ -59,6 +59,8 @@ _LOOKED_AT = 1024
 _LOOKED_AT_NOISE = 10_000
 # Wider rows are read by random features only: their covariance would be too large.
 _WIDEST = 4096
+# A column's standard deviation over the median column's, at least.
+_LEAST = 0.1
 # So many samples choose at least, whatever they take.
 _CHOOSE = 500
 # Shares of the memory that may be used: rows of all layers, features of one, scores of candidates.
@@ -182,6 +184,8 @@ def fit_candidates(
     labels, prints = [place[part.labels] for part in parts], [part.prints for part in parts]
     n = int(counts.sum())
     names = list(kept.widths) if layers is None else list(layers)
+    # Columns of features may be of different units; those of a layer, or of an image, are of one.
+    flat = [p.tap.name for p in task.places if p.tap.side == "model" and len(p.shape) == 1]
     views = list(range(1, kept.views))
     kinds = (False, True) if views and fits else (False,)
     n_features = min(settings.features, n // 2 + 1)
@@ -195,14 +199,16 @@ def fit_candidates(
     holdout: list[Tensor] = []
     for name in names:
         rows = _some_rows(kept, name, task)
+        scale = _scale(rows, task) if name in flat else None
         for lift in (False, True):
             if not lift and kept.widths[name] > _WIDEST:
                 continue
             maps = None
             if lift:
-                drawn = FourierFeatures.drawn(rows, n_features, task.seed)
+                drawn = FourierFeatures.drawn(rows, n_features, task.seed, scale)
                 tensors = [drawn.directions, drawn.phases] if team.rank == 0 else None
-                maps = features[name] = FourierFeatures(*team.share(tensors, 0))
+                directions, phases = team.share(tensors, 0)
+                maps = features[name] = FourierFeatures(directions, phases, scale)
             seen = rows if maps is None else maps(rows)
             # What a process computes may differ in the last digit from what another does.
             (centre,) = team.share([seen.mean(0)] if team.rank == 0 else None, 0)
@@ -210,7 +216,7 @@ def fit_candidates(
             found = LayerFit(
                 kept, name, maps, labels, counts[:, classes], centre,
                 Grid(ridges, settings.rounds, kinds), views, team,
-                int(_OF_FEATURES * task.memory),
+                int(_OF_FEATURES * task.memory), None if lift else scale,
             ).fit(steps)  # fmt: skip
             fitted |= found
             if held is not None:
@@ -230,6 +236,18 @@ def _some_rows(kept: KeptRows, layer: str, task: Task) -> Tensor:
     rows = torch.cat([part[1].to(task.device) for part in found])
     order = np.argsort(prints, kind="stable")[:_LOOKED_AT]
     return rows[torch.from_numpy(order).to(rows.device)]
+
+
+def _scale(rows: Tensor, task: Task) -> Tensor:
+    """Return what brings columns to one scale: their standard deviations.
+
+    Columns that hardly vary are not blown up: a deviation counts as a tenth of the median at least.
+    """
+    found = rows.float().std(0, correction=0)
+    positive = found[found > 0]
+    least = float(positive.median()) * _LEAST if len(positive) else 1.0
+    (scale,) = task.team.share([found.clamp(min=least)] if task.team.rank == 0 else None, 0)
+    return scale
 
 
 def _together(

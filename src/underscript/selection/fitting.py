@@ -108,6 +108,9 @@ class LayerFit:
         The layer.
     features : FourierFeatures or None
         Random features of its rows, or None for the rows themselves.
+    scale : Tensor of float32, shape (width,), or None
+        Without features: what columns are divided by for fitting. What is fitted reads rows as
+        they are.
     labels : list of Tensor of int64, shape (n_k,)
         Given labels by fold, 0 … C − 1, all of which occur.
     counts : Tensor of int64, shape (FOLDS, C)
@@ -134,6 +137,7 @@ class LayerFit:
     views: Sequence[int]
     team: Team
     room: int
+    scale: Tensor | None = None
     _cache: list[list[tuple[Tensor, Tensor]]] | None = field(default=None, init=False)
     _factors: dict[tuple[int, bool, float], tuple[Tensor, Tensor]] = field(
         default_factory=dict, init=False
@@ -189,7 +193,8 @@ class LayerFit:
 
     def _mapped(self, rows: Tensor) -> Tensor:
         rows = rows.to(self.centre.device)
-        return (rows if self.features is None else self.features(rows)) - self.centre
+        about = (rows if self.features is None else self.features(rows)) - self.centre
+        return about if self.scale is None else about / self.scale
 
     def _gathered(self) -> list[_Sums]:
         """Read all rows once: products, sums and class sums of each fold, everybody's."""
@@ -336,7 +341,9 @@ class LayerFit:
         n_features = 0 if self.features is None else len(self.features.phases)
         found = {}
         for place, (perturbed, ridge, number) in enumerate(keys):
-            fits = [_about(each, self.centre) for each in linears[number][perturbed, ridge]]
+            fits = [
+                _about(each, self.centre, self.scale) for each in linears[number][perturbed, ridge]
+            ]
             candidate = Candidate(self.layer, n_features, perturbed, ridge, number)
             found[candidate] = Fitted(
                 fits[WHOLE], fits[:WHOLE], plain[:, place].clone(), moved[:, place].clone()
@@ -344,9 +351,10 @@ class LayerFit:
         return found
 
 
-def _about(linear: Linear, centre: Tensor) -> Linear:
-    """Return a discriminant of rows about a centre as one of the rows themselves."""
-    return Linear(linear.coefficients, linear.intercepts - linear.coefficients @ centre)
+def _about(linear: Linear, centre: Tensor, scale: Tensor | None) -> Linear:
+    """Return a discriminant of scaled rows about a centre as one of the rows themselves."""
+    weights = linear.coefficients if scale is None else linear.coefficients / scale
+    return Linear(weights, linear.intercepts - weights @ centre)
 
 
 def _scores(rows: Tensor, linears: Sequence[Linear], parts: int) -> Float[Tensor, "n all_classes"]:
