@@ -31,11 +31,10 @@ def load(name: str, root: Path, zoo: Path) -> tuple[nn.Module, dict[str, Any]]:
         folder = texts.model_folder()
         parts = texts.load(name, root, folder)
         model = texts.network(folder, len(parts["names"]), texts.RECIPES[name][0])
-        data = {
-            part: ({"input_ids": ids, "attention_mask": mask}, given, true)
-            for part, (ids, mask, given, true) in parts.items()
-            if part in ("train", "holdout", "test")
-        }
+        data = {}
+        for part in ("train", "holdout", "test"):
+            ids, mask, given, true = parts[part]
+            data[part] = ({"input_ids": ids, "attention_mask": mask}, given, true)
     else:
         recipe = networks.RECIPES[name]
         model, found = networks.network(recipe), networks.load(recipe, root)

@@ -3,10 +3,16 @@
 `rivals` returns a table: the network itself; SAP; the robust discriminants of all layers together
 (RoG); and the read-out fitted again to shifted and flipped inputs. Only a row that is called an
 oracle uses the test data to choose.
+
+    python -m benchmarks.rivals c0.25-0 --root ROOT --networks runs/networks --out runs/rivals
+
+writes the table of a network of `benchmarks.networks`; `benchmarks.decoder` decodes the same one.
 """
 
+import argparse
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -249,3 +255,33 @@ def _probabilities(probe: RobustDiscriminant, rows: np.ndarray) -> np.ndarray:
 
 def _share(linear: Linear, rows: Tensor, labels: np.ndarray) -> float:
     return float((linear(rows.float()).argmax(1).numpy() == np.asarray(labels)).mean())
+
+
+def main() -> None:
+    """Print and write the tables of some networks."""
+    from .decoder import load
+
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="+")
+    parser.add_argument("--root", type=Path, required=True)
+    parser.add_argument("--networks", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--device")
+    parser.add_argument("--trusted", type=int, default=1000)
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    for name in arguments.names:
+        model, data = load(name, arguments.root, arguments.networks)
+        train, held, test = (
+            (data[part][0], data[part][kind].numpy())
+            for part, kind in (("train", 1), ("holdout", 1), ("test", 2))
+        )
+        table = rivals(
+            model, train, held, test, device=arguments.device, n_trusted=arguments.trusted
+        )
+        table.to_csv(arguments.out / f"{name}.csv", index=False)
+        print(name, table.to_string(index=False), sep="\n", flush=True)
+
+
+if __name__ == "__main__":
+    main()

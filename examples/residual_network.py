@@ -61,7 +61,7 @@ for _ in range(12):
         nn.functional.cross_entropy(model(train[0][batch]), train[1][batch]).backward()
         optimiser.step()
 
-# Feature maps are read as grids of 2 × 2 means, layer1@2x2: whole ones have hundreds of thousands
+# Feature maps are read as grids of 4 × 4 means, layer1@4x4: whole ones have hundreds of thousands
 # of values at 224 × 224 pixels. pool="flatten" reads them whole, pool="mean" as one mean a channel.
 table = us.list_layers(model, train)
 print(table[table["default"]].to_string(index=False))

@@ -122,8 +122,8 @@ def test_a_lacking_class_is_not_predicted_for_dead_rows_either():
     assert 0 < dead.sum() < N, "the test needs some dead rows"
     issues = found.label_issues()
     assert (found.best.predict(X) != 0).all()
+    # Of what was fitted without each sample's label as well.
     assert (issues["predicted_label"] != 0).all()
-    assert issues["predicted_label"].tolist() == found.best.predict(X).tolist()
 
 
 # Bad data -----------------------------------------------------------------------------------

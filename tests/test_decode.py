@@ -266,7 +266,6 @@ def test_a_layer_wider_than_its_classes_are_large_is_kept_as_rows():
     assert paths["fc:input"] == "moments"  # 12 values
     rows = found.table[(found.table["layer"] == "layer1") & (found.table["model"] == "trained")]
     tapped = {}
-    model = models.build("residual", seed=3)
     model.layer1.register_forward_hook(lambda m, a, out: tapped.update(rows=out.flatten(1)))
     with torch.no_grad():
         model(x)

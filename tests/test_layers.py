@@ -31,16 +31,15 @@ def captured(
 DEFAULTS = {
     "mlp": ["input", "relu1", "relu2"],
     "residual": [
-        # The pool that follows layer1 makes of it what is read as layer1@2x2.
-        "input", "relu@2x2", "layer1.0.relu#0@2x2", "layer1.0@2x2", "layer1.1.relu#0@2x2",
-        "fc:input",
+        "input", "relu@4x4", "layer1.0.relu#0@4x4", "layer1.0@4x4", "layer1.1.relu#0@4x4",
+        "layer1@4x4", "fc:input",
     ],
     "functional": ["input", "fc2:input", "readout:input"],
     "transformer": [
         "input", "encoder.layers.0", "encoder", "head:input",
     ],
     "attention": ["input", "attn[0]", "head:input"],
-    "conv-only": ["input", "act@2x2"],
+    "conv-only": ["input", "act@4x4"],
     "tuple": ["input", "body"],
     "dict": ["input", "body"],
     "object": ["input", "body"],
@@ -244,6 +243,19 @@ def test_choosing_layers_of_the_mlp(layers, expected):
     assert list(captured(models.build("mlp"), models.data_for("mlp")[0], layers)) == expected
 
 
+@pytest.mark.parametrize(("side", "once"), [(1, True), (2, False), (4, True)])
+def test_what_the_last_pool_makes_of_a_map_is_not_read_twice(side, once):
+    model, (x, _) = models.build("residual"), models.data_for("residual")
+    model.pool, model.fc = nn.AdaptiveAvgPool2d(side), nn.Linear(3 * side**2, models.CLASSES)
+    pool = "mean" if side == 1 else None
+    last = f"layer1@{pool or '4x4'}"
+    rows = captured(model, x, None, pool)
+    assert (last not in rows) == once
+    assert "fc:input" in rows
+    if once:
+        torch.testing.assert_close(captured(model, x, last)[last], rows["fc:input"])
+
+
 @pytest.mark.parametrize(
     ("layers", "expected"),
     [
@@ -261,7 +273,7 @@ def test_choosing_layers_of_the_mlp(layers, expected):
 def test_choosing_layers_of_the_residual_network(layers, expected):
     model, (x, _) = models.build("residual"), models.data_for("residual")
     assert list(captured(model, x, layers, "flatten")) == expected
-    assert list(captured(model, x, layers)) == [f"{name}@2x2" for name in expected]
+    assert list(captured(model, x, layers)) == [f"{name}@4x4" for name in expected]
 
 
 def test_a_part_of_a_tuple_is_named_by_its_key():

@@ -48,17 +48,19 @@ def test_the_decoded_classifier_is_much_better_than_the_memorised_one(name, run,
 def test_a_residual_network_is_read_at_its_activations_and_stages(run, capsys):
     found = run("residual_network")
     assert_much_better(found, capsys)
-    expected = [
-        "input", "relu",
-        "layer1.0.relu#0", "layer1.0", "layer1.1.relu#0", "layer1",
+    fine = ["relu", "layer1.0.relu#0", "layer1.0", "layer1.1.relu#0", "layer1"]
+    small = [
         "layer2.0.relu#0", "layer2.0", "layer2.1.relu#0", "layer2",
         "layer3.0.relu#0", "layer3.0", "layer3.1.relu#0", "layer3",
-        "fc:input",
     ]  # fmt: skip
+    # Maps of 8 × 8 are read as grids, those of 4 × 4 and 2 × 2 as they are.
+    expected = ["input", *(f"{name}@4x4" for name in fine), *small, "fc:input"]
     assert default_layers(found) == expected
-    pooled = [f"{n}@mean" if n not in ("input", "fc:input") else n for n in expected]
-    assert default_layers(found, pool="mean") == pooled
-    assert found["decoding"].summary["settings"]["layers"] == pooled
+    assert found["decoding"].summary["settings"]["layers"] == expected
+    assert default_layers(found, pool="flatten") == ["input", *fine, *small, "fc:input"]
+    # What goes into the head is the mean of layer3, which is not read twice.
+    means = [f"{name}@mean" for name in (*fine, *small[:-1])]
+    assert default_layers(found, pool="mean") == ["input", *means, "fc:input"]
 
 
 @pytest.mark.slow

@@ -342,8 +342,7 @@ def count(
             if watch is not None:
                 mine = rows_for(watch.layer, rows.layers)
                 if unseen is not None and origins is not None:
-                    before = counts.n - rows.batch.size
-                    values = unseen.of(rows.batch, before, partial(decoders[watch].decide, mine))
+                    values = unseen.of(rows.batch, partial(decoders[watch].decide, mine))
                     said = Answers.of_values(values, sets["given"], rows.batch, origins)
                 else:
                     said = Answers.of(decoders[watch], mine, sets["given"], rows.batch)

@@ -26,11 +26,11 @@ AUTO = "auto"
 WORDS = "words"
 # What to say where others are expected.
 CHOICES = f"{', '.join(POOLS)} or a grid such as 2x2"
-# Rows and columns of means: 2x2, 1x4.
+# Rows and columns of means: 4x4, 1x16.
 _GRID = re.compile(r"([1-9][0-9]{0,3})x([1-9][0-9]{0,3})")
-# A feature map is read as so many rows and columns of means; so many numbers at most. The input,
-# which has few channels, takes as fine a grid as that allows.
-_SIDE, _MOST = 2, 2048
+# A feature map is read as the first of so many rows and columns of means that gives at most so many
+# numbers. The input, which has few channels, takes as fine a grid as that allows.
+_SIDES, _MOST = (4, 2, 1), 2048
 # So many words at most have a place of their own; of more, several share one.
 _PLACES = 1024
 # Under this name a batch says which tokens are words (1) and which are padding (0).
@@ -120,8 +120,9 @@ class Axes:
 def usual_grid(map_shape: tuple[int, int, int], finest: bool = False) -> str | None:
     """Return the grid of means that a feature map is read as, or None if it stays as it is.
 
-    Two rows and two columns (of one axis: four), or one mean where that is too many numbers; with
-    `finest`, as many as there may be.
+    Four rows and four columns, two of each, or one mean: the first that is few enough numbers, and
+    never more than the map has. Along one axis it is sixteen, four or one. With `finest`, as many
+    rows as columns as there may be.
     """
     channels, height, width = map_shape
     if finest:
@@ -129,9 +130,9 @@ def usual_grid(map_shape: tuple[int, int, int], finest: bool = False) -> str | N
             return None
         many = max(_MOST // channels, 1)
     else:
-        many = _SIDE**2 if _SIDE**2 * channels <= _MOST else 1
-    side = math.isqrt(many)
-    grid = (1, min(many, width)) if height == 1 else (min(side, height), min(side, width))
+        many = next((s**2 for s in _SIDES if s**2 * channels <= _MOST), 1)
+    side = many if 1 in (height, width) else math.isqrt(many)
+    grid = (min(side, height), min(side, width))
     return None if grid == (height, width) else f"{grid[0]}x{grid[1]}"
 
 

@@ -470,7 +470,7 @@ def _add_pool(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--pool", type=_names, metavar="NAMES",
         help=f"how tokens and feature maps are read, comma-separated: {CHOICES} (default: maps "
-        "as 2x2, tokens with an attention_mask as mean, all else as flatten); for one layer: "
+        "as 4x4, tokens with an attention_mask as mean, all else as flatten); for one layer: "
         "--layers NAME@mean",
     )  # fmt: skip
 

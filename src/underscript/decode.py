@@ -133,9 +133,9 @@ def decode(
         ``layer@mean``. A grid such as ``"2x2"`` is that of a map's means. ``"mean"`` is the mean
         of a map's whole area or of all tokens, ``"first"`` and ``"last"`` one of these, without
         padding as the batches' ``attention_mask`` says; ``"flatten"`` keeps all values side by
-        side. By default maps are read as 2x2 (or 1x1: at most 2,048 numbers), an image that is the
-        input as the finest grid of at most 2,048 numbers, tokens that a mask is known of as their
-        mean, and all else whole.
+        side. By default maps are read as 4x4 (2x2 or 1x1: at most 2,048 numbers), an image that is
+        the input as the finest grid of at most 2,048 numbers, tokens that a mask is known of as
+        their mean, and all else whole.
     class_names : sequence of str, optional
         Names of all classes in the order of the model's read-out: shown with label issues, and
         what labels that are text stand for.
@@ -281,7 +281,7 @@ def decode(
                 counts = count(
                     network, task, sources[role], tried, f"decoding {role}",
                     watch=watch, calibration=sure, noise=noise,
-                    unseen=None if chosen is None else chosen.unseen(source.ordered),
+                    unseen=None if chosen is None else chosen.unseen,
                     worst=None if watch is None else worst,
                     choosing=None if role == "test" else choosing,
                 )  # fmt: skip

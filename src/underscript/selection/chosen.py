@@ -123,9 +123,10 @@ class Chosen:
         score = Score(self.key, self.agreement, self.n)
         return Selection(self.key, self.criterion, score, None, reason)
 
-    def unseen(self, ordered: bool) -> Unseen:
-        """Return what is said of training labels; `ordered`: every pass reads them in one order."""
-        return Unseen(self.values, self.kept.index, self.kept.prints, ordered)
+    @property
+    def unseen(self) -> Unseen:
+        """What is said of training labels, to be found again in another pass."""
+        return Unseen(self.values, self.kept.prints, self.kept.index)
 
     def prepare(self, choosing: Choosing) -> None:
         """Add what is known of the input of a network's read-out to what may be written there.

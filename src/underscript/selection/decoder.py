@@ -17,15 +17,17 @@ from torch import Tensor, nn
 
 from .._batches import Batch
 from .._labels import Labels
+from .._mixing import mixed
 from .._overlap import fingerprints
 from .._passes import Task
 from .._stream import Rows, Source, stream
 from ..discriminant import FourierFeatures
+from ..noise import SMALLEST, calibrate
 from ..perturbation import Perturbation
 from .fitting import Candidate, Fitted, Grid, LayerFit
 from .greedy import Scores
 from .kept_rows import FOLDS, KeptRows
-from .memory import Memory, survival_on_holdout, survival_without
+from .memory import Memory, by_agreement, survival_on_holdout, survival_without
 
 __all__ = ["Fits", "RowsKeeper", "Settings", "fit_candidates", "keep_holdout", "measure_memory"]
 
@@ -54,8 +56,11 @@ class Settings:
 
 # Samples that say how far apart rows are.
 _LOOKED_AT = 1024
+_LOOKED_AT_NOISE = 10_000
 # Wider rows are read by random features only: their covariance would be too large.
 _WIDEST = 4096
+# So many samples choose at least, whatever they take.
+_CHOOSE = 500
 # Shares of the memory that may be used: rows of all layers, features of one, scores of candidates.
 _OF_ROWS, _OF_FEATURES, _OF_SCORES = 0.3, 0.25, 0.15
 
@@ -174,7 +179,7 @@ def fit_candidates(
     classes = torch.nonzero(counts.sum(0))[:, 0]
     place = torch.full((task.n_classes,), -1)
     place[classes] = torch.arange(len(classes))
-    labels = [place[part.labels] for part in parts]
+    labels, prints = [place[part.labels] for part in parts], [part.prints for part in parts]
     n = int(counts.sum())
     names = list(kept.widths) if layers is None else list(layers)
     views = list(range(1, kept.views))
@@ -184,6 +189,7 @@ def fit_candidates(
     number *= len(settings.ridges) + len(settings.feature_ridges)
     each = 8 * len(classes) * number * kept.n
     steps = max(1, -(-each // max(1, int(_OF_SCORES * task.memory))))
+    steps = min(steps, max(1, kept.n // _CHOOSE))
     fitted: dict[Candidate, Fitted] = {}
     features: dict[str, FourierFeatures] = {}
     holdout: list[Tensor] = []
@@ -212,7 +218,7 @@ def fit_candidates(
                 mine = mine if maps is None else maps(mine)
                 holdout += [each.whole(mine).cpu() for each in found.values()]
     return _together(
-        fitted, features, holdout, labels, held, place, classes, steps, len(views), task
+        fitted, features, holdout, labels, prints, held, place, classes, steps, len(views), task
     )  # fmt: skip
 
 
@@ -231,6 +237,7 @@ def _together(
     features: dict[str, FourierFeatures],
     holdout: list[Tensor],
     labels: list[Tensor],
+    prints: list[NDArray[np.uint64]],
     held: Held | None,
     place: Tensor,
     classes: Tensor,
@@ -240,11 +247,15 @@ def _together(
 ) -> Fits:
     """Return everybody's scores, each candidate's brought to one scale."""
     team = task.team
+    # Some count and others do not, here and there: which ones is no matter of the data's order.
+    every = team.gather(np.concatenate([mine[::steps] for mine in prints]))
+    order = torch.from_numpy(np.argsort(mixed(np.concatenate(every)), kind="stable"))
+    given = torch.cat(team.gather(torch.cat([mine[::steps] for mine in labels])))[order]
     plain, moved, on_holdout = [], [], []
     for number, each in enumerate(fitted.values()):
         mine = (each.plain, each.moved, holdout[number] if holdout else None)
         found = team.gather(mine) if team.size > 1 else [mine]
-        wholes = [torch.cat([part[k] for part in found]) for k in (0, 1)]  # type: ignore[misc]
+        wholes = [torch.cat([part[k] for part in found])[order] for k in (0, 1)]  # type: ignore[misc]
         each.moved_spread = _spread(wholes[1])
         # New inputs are like perturbed ones, not like those that may be remembered.
         each.spread = each.moved_spread / max(1, views)
@@ -254,8 +265,6 @@ def _together(
             mine_held = torch.cat([part[2] for part in found])  # type: ignore[misc]
             each.spread = _spread(mine_held)
             on_holdout.append(_centred(mine_held) / each.spread)
-    given = torch.cat([mine[::steps] for mine in labels])
-    given = torch.cat(team.gather(given)) if team.size > 1 else given
     of_held = None
     if held is not None:
         of_held = torch.cat(team.gather(place[held.labels]))
@@ -280,9 +289,27 @@ def measure_memory(fits: Fits, perturbed: bool) -> Memory:
     survival = 0.0
     if perturbed:
         layers = [each.layer for each in fits.candidates]
-        survival = survival_without(plain, moved, scores.labels, layers, len(fits.classes))
+        order = by_agreement(of_plain, layers)
+        if not _next_to_no_noise(fits, order[: len(order) // 2]):
+            survival = survival_without(plain, moved, scores.labels, layers, len(fits.classes))
     if scores.held is None or not len(scores.holdout):
         return Memory(of_plain, of_moved, None, survival, survival, 0.0)
     held = torch.stack([each.argmax(1) == scores.held for each in scores.holdout])
     found, trust = survival_on_holdout(of_plain, of_moved, held)
     return Memory(of_plain, of_moved, held.double().mean(1), found, survival, trust)
+
+
+def _next_to_no_noise(fits: Fits, layers: Sequence[str]) -> bool:
+    """Say whether some layers find hardly any label wrong.
+
+    Then what they contradict is right for the most part, and tells nothing of memory.
+    """
+    some = [
+        at for at, each in enumerate(fits.candidates) if each.layer in layers and not each.round
+    ]
+    if not some:
+        return True
+    together = torch.stack([fits.scores.moved[at] for at in some]).sum(0)
+    step = max(1, len(together) // _LOOKED_AT_NOISE)
+    found = calibrate(together[::step], fits.scores.labels[::step])
+    return found.redrawn * (1 - 1 / len(fits.classes)) < SMALLEST

@@ -18,8 +18,8 @@ __all__ = ["FOLDS", "KeptRows", "Part"]
 
 # Parts that the training data are cut into: no fit of what scores a sample has seen its label.
 FOLDS = 3
-# Rows that are worked on at once.
-_BLOCK = 4096
+# Rows that are worked on at once, and of wide layers bytes.
+_BLOCK, _BLOCK_BYTES = 4096, 64 << 20
 
 
 @dataclass
@@ -110,17 +110,18 @@ class _Column:
                 self.chunks = [torch.cat(self.chunks)]
             yield from (part for rows in self.chunks for part in torch.split(rows, size))
             return
-        left = list(self.written)
-        while left:
-            some, n = [], 0
-            while left and (not n or n + left[0][1] <= size):
-                some.append(left.pop(0))
-                n += some[-1][1]
-            rows, at = torch.empty(n, self.width), 0
-            for start, length in some:
-                self.file.read(start, rows[at : at + length])
-                at += length
-            yield rows
+        rows, filled = torch.empty(size, self.width), 0
+        for start, length in self.written:
+            done = 0
+            while done < length:
+                n = min(length - done, size - filled)
+                self.file.read(start + 4 * self.width * done, rows[filled : filled + n])
+                filled, done = filled + n, done + n
+                if filled == size:
+                    yield rows
+                    rows, filled = torch.empty(size, self.width), 0
+        if filled:
+            yield rows[:filled]
 
 
 def _no_room(error: OSError) -> OutputError:
@@ -221,6 +222,7 @@ class KeptRows:
     ) -> Iterator[list[Tensor]]:
         """Give a fold's rows of some views, float32 (n, width) each, block by block."""
         columns = [self._columns.get((layer, view, fold)) for view in views]
+        size = min(size, max(1, _BLOCK_BYTES // (4 * max(1, self.widths.get(layer, 1)))))
         if any(column is None for column in columns):
             return
         yield from map(

@@ -7,8 +7,8 @@ perturbation: A = (1 − ρ) A\* + ρ A₀. ρ is the same for all candidates of
 
 - with a hold-out, as that with which A\* of all candidates is most nearly their agreement there;
 - without one, from what becomes of memories that are known to be such. Samples whose given label
-  no candidate of the layers that lose least to the perturbation predicts, most of which agree on
-  another, are mostly mislabelled. How often the layer that loses most still repeats these labels,
+  no candidate of the layers that agree least predicts, most of which agree on another, are mostly
+  mislabelled. How often the layer that agrees most still repeats these labels,
   beyond how often it says so of rightly labelled samples of the class, is memory; ρ is the share of
   it that is left on perturbed inputs.
 """
@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-__all__ = ["Memory", "corrected", "survival_on_holdout", "survival_without"]
+__all__ = ["Memory", "by_agreement", "corrected", "survival_on_holdout", "survival_without"]
 
 # Memory that survives entirely cannot be told from knowledge.
 MOST = 0.97
@@ -62,6 +62,15 @@ def corrected(plain: T, moved: T, survival: float) -> T:
     return (moved - survival * plain) / (1 - survival)
 
 
+def by_agreement(agree: Float[Tensor, " candidates"], layers: Sequence[str]) -> list[str]:
+    """Return layers by their candidates' mean agreement with given labels, the least first."""
+    of_layer = {
+        name: float(agree[[at for at, other in enumerate(layers) if other == name]].mean())
+        for name in dict.fromkeys(layers)
+    }
+    return sorted(of_layer, key=lambda name: of_layer[name])
+
+
 def survival_without(
     plain: Int[Tensor, "candidates n"],
     moved: Int[Tensor, "candidates n"],
@@ -71,11 +80,11 @@ def survival_without(
 ) -> float:
     """Return ρ from the answers of all candidates on inputs as they are, and perturbed.
 
-    Layers are ordered by how much agreement the perturbation costs them. The last one remembers
-    most. What contradicts labels is the first layer alone, and the first half of the layers: the
-    first knows little, so that some labels that it contradicts are right, and ρ comes out too
-    large; the half knows more, so that what stands against a memory is strong, and ρ comes out too
-    small. Their geometric mean is taken.
+    Layers are ordered by their agreement on inputs as they are. The last one remembers most. What
+    contradicts labels is the first layer alone, and the first half of the layers: the first knows
+    little, so that some labels that it contradicts are right, and ρ comes out too large; the half
+    knows more, so that what stands against a memory is strong, and ρ comes out too small. Their
+    geometric mean is taken.
 
     Parameters
     ----------
@@ -88,12 +97,7 @@ def survival_without(
     n_classes : int
         Classes that occur.
     """
-    loses = (plain == labels).double().mean(1) - (moved == labels).double().mean(1)
-    of_layer = {
-        name: float(loses[[at for at, other in enumerate(layers) if other == name]].mean())
-        for name in dict.fromkeys(layers)
-    }
-    order = sorted(of_layer, key=lambda name: of_layer[name])
+    order = by_agreement((plain == labels).double().mean(1), layers)
     if len(order) < 2:
         return 0.0
     last = [at for at, name in enumerate(layers) if name == order[-1]]

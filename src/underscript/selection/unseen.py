@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,44 +24,56 @@ class Unseen:
     ----------
     values : Tensor of float32, shape (n, K)
         In the order in which they were read.
+    prints : ndarray of uint64, shape (n,)
+        Their inputs' fingerprints.
     index : ndarray of int64, shape (n,), or None
         The samples' places in the data set, where the data say so.
-    prints : ndarray of uint64, shape (n,)
-        Their inputs' fingerprints, in the order in which they were read.
-    ordered : bool
-        Whether every pass reads them in the same order.
     """
 
     values: Tensor
-    index: NDArray[np.int64] | None
     prints: NDArray[np.uint64]
-    ordered: bool
+    index: NDArray[np.int64] | None
 
-    def of(self, batch: Batch, start: int, otherwise: Callable[[], Tensor]) -> Tensor:
-        """Return the log-odds of a batch, float32 (m, K).
+    def of(self, batch: Batch, otherwise: Callable[[], Tensor]) -> Tensor:
+        """Return the log-odds of a batch, float32 (m, K), in whatever order it is read now.
 
         Parameters
         ----------
         batch : Batch
-            Training samples.
-        start : int
-            So many were read before it in this pass.
+            Training samples. Those whose input has changed since are known by their index.
         otherwise : callable
-            Returns log-odds (m, K) for samples that were not read before: data may be drawn anew
-            for each pass.
+            Returns log-odds (m, K) for samples that are known by neither.
         """
-        if self.ordered:
-            return self.values[start : start + batch.size]
-        known: NDArray[np.int64] | NDArray[np.uint64] = self.prints
-        mine: NDArray[np.int64] | NDArray[np.uint64] = fingerprints(batch)
-        if self.index is not None and batch.index is not None:
-            known, mine = self.index, batch.index
-        if len(mine) != batch.size:
-            return otherwise()
-        order = np.argsort(known, kind="stable")
-        at = order[np.searchsorted(known[order], mine).clip(max=len(known) - 1)]
-        found = torch.from_numpy(known[at] == mine)
+        at, found = np.zeros(batch.size, dtype=np.int64), np.zeros(batch.size, dtype=bool)
+        prints = fingerprints(batch)
+        if len(prints) == batch.size:
+            at, found = _looked_up(self._by_print, prints)
+        if not found.all() and self._by_index is not None and batch.index is not None:
+            other, known = _looked_up(self._by_index, batch.index)
+            at, found = np.where(found, at, other), found | known
         values = self.values[torch.from_numpy(at)]
-        if bool(found.all()):
+        if found.all():
             return values
-        return torch.where(found[:, None], values, otherwise().cpu().float())
+        return torch.where(torch.from_numpy(found)[:, None], values, otherwise().cpu().float())
+
+    @cached_property
+    def _by_print(self) -> tuple[NDArray[Any], NDArray[np.int64]]:
+        return _sorted(self.prints)
+
+    @cached_property
+    def _by_index(self) -> tuple[NDArray[Any], NDArray[np.int64]] | None:
+        return None if self.index is None else _sorted(self.index)
+
+
+def _sorted(names: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    order = np.argsort(names, kind="stable")
+    return names[order], order
+
+
+def _looked_up(
+    known: tuple[NDArray[Any], NDArray[np.int64]], names: NDArray[Any]
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Return where names stand among those that are known, and whether they do."""
+    ascending, order = known
+    near = np.searchsorted(ascending, names).clip(max=len(ascending) - 1)
+    return order[near], np.asarray(ascending[near] == names)

@@ -1,0 +1,390 @@
+"""The whole choice, on a small network that memorised its labels, and on features alone."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import underscript as us
+from underscript.errors import DataError
+from underscript.selection import decoder, greedy
+from underscript.selection.chosen import Chosen, _out_of_fold, choose
+
+pytestmark = pytest.mark.filterwarnings("ignore::underscript.errors.UnderscriptWarning")
+
+N, HELD = 480, 620
+
+
+class Memoriser:
+    """A network that fits 40 % wrong labels of five digits; and the data."""
+
+    def __init__(self) -> None:
+        digits, true = load_digits(n_class=5, return_X_y=True)
+        x = torch.from_numpy((digits / 8 - 1).astype(np.float32)).reshape(-1, 1, 8, 8)
+        self.x, self.true = x, true
+        self.given = us.corrupt_labels(true, 0.4, seed=1)
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.model = network(5)
+            step = torch.optim.Adam(self.model.parameters(), lr=3e-3)
+            labels = torch.from_numpy(self.given)
+            for _ in range(100):
+                for part in torch.randperm(N).split(80):
+                    step.zero_grad()
+                    nn.functional.cross_entropy(self.model(x[part]), labels[part]).backward()
+                    step.step()
+        self.model.eval()
+
+    @property
+    def train(self):
+        return self.x[:N], self.given[:N]
+
+    @property
+    def held(self):
+        return self.x[N:HELD], self.given[N:HELD]
+
+    @property
+    def test(self):
+        return self.x[HELD:], self.true[HELD:]
+
+
+def network(classes: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(64, 96), nn.ReLU(), nn.Linear(96, 64), nn.ReLU(),
+        nn.Linear(64, classes),
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _few_are_tried() -> Iterator[None]:
+    """Choose further members among fewer candidates: the same in a third of the time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(greedy, "_TRIED", 6)
+        yield
+
+
+@pytest.fixture(scope="module")
+def it() -> Memoriser:
+    return Memoriser()
+
+
+def decode(model: Any, train: Any, **how: Any) -> us.Decoding:
+    how = {"probes": ("velpic",), "controls": False, "progress": False, **how}
+    return us.decode(model, train, **how)
+
+
+@pytest.fixture(scope="module")
+def found(it) -> us.Decoding:
+    return decode(it.model, it.train)
+
+
+@pytest.fixture(scope="module")
+def with_holdout(it) -> us.Decoding:
+    return decode(it.model, it.train, holdout=it.held)
+
+
+@pytest.fixture(scope="module")
+def not_perturbed(it) -> us.Decoding:
+    return decode(it.model, it.train, perturb="none", holdout=it.held)
+
+
+def same(one: Any, other: Any) -> float:
+    return float((np.asarray(one) == np.asarray(other)).mean())
+
+
+def issues(found: us.Decoding) -> Any:
+    return found.label_issues()["predicted_label"].to_numpy()
+
+
+def assert_chosen_alike(one: us.Decoding, other: us.Decoding, x: Tensor) -> None:
+    """Compare all that is chosen without clean labels, bit for bit."""
+    names = ["layer", "layers", "reason", "criterion", "n", "criterion_accuracy"]
+    assert [one.summary["selected"][name] for name in names] == [
+        other.summary["selected"][name] for name in names
+    ]
+    assert one.summary["noise"] == other.summary["noise"]
+    assert one.summary["memory"] == other.summary["memory"]
+    assert one.label_issues().equals(other.label_issues())
+    np.testing.assert_array_equal(one.best.decision_function(x), other.best.decision_function(x))
+
+
+# The same again -----------------------------------------------------------------------------
+
+
+def test_a_memorised_network_is_decoded_better_than_it_answers(it, found):
+    own = same(it.model(it.test[0]).argmax(1), it.test[1])
+    assert same(it.model(it.train[0]).argmax(1), it.train[1]) > 0.98, "the test needs a memoriser"
+    assert same(found.best.predict(it.test[0]), it.test[1]) > own + 0.1
+    assert same(issues(found), it.true[:N]) > 0.9
+
+
+def test_decoding_twice_gives_the_same(it, found):
+    assert_chosen_alike(found, decode(it.model, it.train), it.x)
+
+
+def test_true_and_test_labels_change_nothing_that_is_chosen(it, found):
+    wrong = np.roll(it.true, 1)
+    other = decode(it.model, it.train, test=(it.x[HELD:], wrong[HELD:]), true_labels=wrong[:N])
+    assert_chosen_alike(found, other, it.x)
+
+
+def test_the_order_of_samples_changes_the_choice_by_rounding_alone(it, found):
+    order = np.random.default_rng(0).permutation(N)
+    other = decode(it.model, (it.x[order], it.given[order]))
+    assert same(found.best.predict(it.x), other.best.predict(it.x)) >= 0.995
+    assert same(issues(found)[order], issues(other)) >= 0.995
+    assert found.summary["selected"]["layers"] == other.summary["selected"]["layers"]
+
+
+def test_the_batch_size_changes_the_choice_by_rounding_alone(it, found):
+    data = TensorDataset(it.train[0], torch.from_numpy(it.train[1]))
+    for other in (
+        decode(it.model, it.train, batch_size=60),
+        decode(it.model, DataLoader(data, batch_size=200)),
+    ):
+        assert same(found.best.predict(it.x), other.best.predict(it.x)) >= 0.995
+        assert same(issues(found), issues(other)) >= 0.995
+
+
+def test_rows_that_are_kept_in_files_choose_the_same(it, found, monkeypatch):
+    monkeypatch.setattr(decoder, "_OF_ROWS", 1e-9)
+    assert_chosen_alike(found, decode(it.model, it.train), it.x)
+
+
+def test_where_few_samples_choose_all_are_scored_by_what_has_not_seen_them(it, monkeypatch):
+    made: list[Chosen] = []
+
+    def recorded(*args: Any, **how: Any) -> Chosen:
+        made.append(choose(*args, **how))
+        return made[-1]
+
+    monkeypatch.setattr(sys.modules["underscript.decode"], "choose", recorded)
+    decode(it.model, it.train)
+    fits, kept, task = made[0].fits, made[0].kept, made[0].task
+    members = [fits.candidates.index(member) for member in made[0].members]
+    assert fits.steps == 1
+    expected = _out_of_fold(fits, kept, members, task)
+    fits.steps = 2
+    torch.testing.assert_close(
+        _out_of_fold(fits, kept, members, task), expected, rtol=1e-3, atol=1e-3
+    )
+
+    monkeypatch.setattr(decoder, "_OF_SCORES", 1e-9 + 8 * 5 * 72 * N / (2.5 * task.memory))
+    few = decode(it.model, it.train)
+    assert made[1].fits.steps == 3
+    assert made[1].values.shape == (N, 5)
+    assert len(few.label_issues()) == N
+    assert same(issues(few), it.true[:N]) > 0.85
+
+
+# With and without a hold-out ----------------------------------------------------------------
+
+
+def test_a_holdout_chooses_and_is_in_the_meter(it, found, with_holdout):
+    assert same(with_holdout.best.predict(it.test[0]), it.test[1]) > 0.85
+    chosen = with_holdout.summary["selected"]
+    assert (chosen["criterion"] == "holdout") == (
+        with_holdout.summary["memory"]["holdout_trust"] > 0.5
+    )
+    assert with_holdout.memory["holdout"].notna().all()
+    assert found.memory["holdout"].isna().all()
+    assert found.summary["memory"]["holdout_trust"] == 0
+    assert found.summary["selected"]["criterion"] == "training data"
+
+
+def test_the_holdouts_agreement_is_that_of_the_decoder_that_is_used(it, with_holdout):
+    chosen = with_holdout.summary["selected"]
+    if chosen["criterion"] != "holdout":
+        pytest.skip("the hold-out did not decide")
+    assert chosen["n"] == HELD - N
+    table = with_holdout.table
+    row = table[table["selected"] & (table["split"] == "holdout")]
+    # The table's decoder is adjusted for priors; else it is the one that was chosen.
+    assert row["accuracy"].item() == pytest.approx(chosen["criterion_accuracy"], abs=0.05)
+
+
+def test_the_memory_meter_has_a_row_a_layer(it, found, with_holdout):
+    for one in (found, with_holdout):
+        meter = one.memory
+        assert meter.columns.tolist() == ["layer", "plain", "perturbed", "holdout", "corrected"]
+        assert meter["layer"].tolist() == ["input", "2", "4"]
+        shares = meter.drop(columns=["layer", "holdout"]).astype(float).to_numpy()
+        assert ((shares >= 0) & (shares <= 1)).all()
+        told = one.summary["memory"]
+        assert 0 <= told["survival"] < 1
+        assert 0 <= told["survival_without_holdout"] < 1
+        assert 0 <= told["holdout_trust"] <= 1
+    # Deep layers remember more of the plain inputs.
+    loses = (found.memory["plain"] - found.memory["perturbed"]).to_numpy()
+    assert loses[-1] > 0.1
+
+
+# Perturbations ------------------------------------------------------------------------------
+
+
+def test_nothing_tells_memory_from_knowledge_without_perturbation_and_holdout(it):
+    with pytest.warns(us.UnderscriptWarning, match="nothing tells memory from knowledge"):
+        found = decode(it.model, it.train, perturb="none")
+    assert any("nothing tells memory" in note for note in found.summary["warnings"])
+    assert found.summary["settings"]["perturb"] is None
+    # All layers answer together.
+    assert set(found.summary["selected"]["layers"]) == {"input", "2", "4"}
+    assert (found.memory["plain"] == found.memory["perturbed"]).all()
+    assert same(found.best.predict(it.test[0]), it.test[1]) > 0.7
+
+
+def test_a_holdout_alone_tells_it_too(it, not_perturbed):
+    assert not any("nothing tells memory" in note for note in not_perturbed.summary["warnings"])
+    assert same(not_perturbed.best.predict(it.test[0]), it.test[1]) > 0.85
+
+
+def test_a_function_of_ones_own_perturbs(it):
+    seen = []
+
+    def down(x: Tensor) -> Tensor:
+        seen.append(len(x))
+        return torch.cat([torch.full_like(x[:, :, :1], -1), x[:, :, :-1]], 2)
+
+    found = decode(it.model, it.train, perturb=down, views=1)
+    assert found.summary["settings"]["perturb"] == "own"
+    assert found.summary["settings"]["views"] == 1
+    assert sum(seen) >= N
+    assert (found.memory["plain"] != found.memory["perturbed"]).all()
+    assert same(found.best.predict(it.test[0]), it.test[1]) > 0.85
+    # The same images moved before, or by the decoder.
+    both = (
+        found.best.decision_function(it.test[0]) + found.best.decision_function(down(it.test[0]))
+    ) / 2
+    np.testing.assert_allclose(
+        found.best.decision_function(it.test[0], views=1), both, rtol=1e-3, atol=1e-3
+    )
+
+
+@pytest.mark.parametrize("views", [0, -1, True, 1.0, "3", None])
+def test_views_are_a_number_of_at_least_one(it, views):
+    with pytest.raises(DataError, match="views: expected a whole number of at least 1") as caught:
+        decode(it.model, it.train, views=views)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("perturb", ["x", "", None, 3])
+def test_an_unknown_perturbation_is_one_clear_line(it, perturb):
+    with pytest.raises(DataError, match="perturb: expected auto, none or a function"):
+        decode(it.model, it.train, perturb=perturb)
+
+
+def test_new_inputs_may_be_perturbed_too(it, found):
+    plain = found.best.predict(it.test[0])
+    views = found.best.predict(it.test[0], views=2)
+    assert views.shape == plain.shape
+    assert not np.array_equal(
+        found.best.decision_function(it.test[0]), found.best.decision_function(it.test[0], 2)
+    )
+    assert same(views, it.test[1]) > same(plain, it.test[1]) - 0.05
+    np.testing.assert_array_equal(found.best.predict(it.test[0], views=2), views)
+    np.testing.assert_array_equal(found.best.predict(it.test[0], views=0), plain)
+
+
+@pytest.mark.parametrize("views", [-1, True, 1.5])
+def test_views_of_new_inputs_are_a_number_of_at_least_none(it, found, views):
+    with pytest.raises(DataError, match="views: expected a whole number of at least 0"):
+        found.best.predict(it.test[0], views=views)
+
+
+def test_what_knows_no_perturbation_takes_no_views(it, not_perturbed):
+    with pytest.raises(DataError, match="this one knows no perturbation"):
+        not_perturbed.best.predict(it.test[0], views=2)
+
+
+# Classes ------------------------------------------------------------------------------------
+
+
+def test_class_ids_with_gaps_are_decoded_as_those_without(it, found):
+    ids = np.array([3, 10, 11, 29, 40])
+    other = network(41)
+    other.load_state_dict(
+        {k: v for k, v in it.model.state_dict().items() if not k.startswith("5.")}, strict=False
+    )
+    with torch.no_grad():
+        other[5].weight.zero_()
+        other[5].bias.fill_(-50.0)
+        other[5].weight[ids], other[5].bias[ids] = it.model[5].weight, it.model[5].bias
+    gaps = decode(other.eval(), (it.train[0], ids[it.train[1]]))
+    np.testing.assert_array_equal(ids[issues(found)], issues(gaps))
+    np.testing.assert_array_equal(ids[found.best.predict(it.x)], gaps.best.predict(it.x))
+    values = gaps.best.decision_function(it.x)
+    assert np.isneginf(np.delete(values, ids, 1)).all()
+    np.testing.assert_allclose(
+        values[:, ids], found.best.decision_function(it.x), rtol=1e-4, atol=1e-4
+    )
+    assert gaps.summary["noise"]["rate"] == pytest.approx(found.summary["noise"]["rate"], abs=0.01)
+
+
+# Saved --------------------------------------------------------------------------------------
+
+
+def test_a_run_that_was_saved_has_the_same_memory(it, with_holdout, tmp_path: Path):
+    with_holdout.save(tmp_path / "run")
+    loaded = us.load(tmp_path / "run", model=it.model)
+    assert loaded.memory.equals(with_holdout.memory)
+    assert loaded.summary["memory"] == with_holdout.summary["memory"]
+    np.testing.assert_array_equal(loaded.best.predict(it.x), with_holdout.best.predict(it.x))
+
+
+# Features, without a network ----------------------------------------------------------------
+
+
+def features(d, k, noise, sizes, seed=0):
+    """Gaussian classes of given sizes; a share of the labels wrong."""
+    rng = np.random.default_rng(seed)
+    centres = rng.normal(size=(k, d)).astype(np.float32)
+    true = np.repeat(np.arange(k), sizes)
+    x = centres[true] + rng.normal(size=(len(true), d)).astype(np.float32)
+    given = true.copy()
+    wrong = rng.random(len(true)) < noise
+    given[wrong] = (given[wrong] + rng.integers(1, k, wrong.sum())) % k
+    return x, given, true
+
+
+def relabelled(found: us.Decoding) -> Any:
+    table = found.label_issues()
+    return table["predicted_label"].where(table["is_label_issue"], table["given_label"]).to_numpy()
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_rare_classes_keep_their_labels(seed):
+    x, given, true = features(16, 5, 0.1, [1000, 300, 100, 30, 10], seed)
+    found = decode(None, (x, given))
+    flags = found.label_issues()["is_label_issue"].to_numpy()
+    wrong = given != true
+    assert (wrong & flags).sum() / flags.sum() > 0.75
+    assert same(relabelled(found), true) > same(given, true) + 0.03
+    noise = found.summary["noise"]
+    assert noise["rate_low"] <= wrong.mean() <= noise["rate_high"]
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="columns are not brought to one scale: 94.6 to 99.0 % right become 88.9 to 92.7 %",
+)
+@pytest.mark.parametrize("seed", range(2))
+def test_a_column_on_another_scale_is_read_as_any_other(seed):
+    x, given, true = features(16, 4, 0.3, [250] * 4, seed)
+    one = decode(None, (x, given))
+    x[:, 0] *= 100
+    other = decode(None, (x, given))
+    assert same(issues(other), true) > same(issues(one), true) - 0.01
+
+
+def test_classes_of_features_may_have_gaps():
+    x, given, true = features(16, 4, 0.3, [250] * 4)
+    found, gaps = decode(None, (x, given)), decode(None, (x, 10 * (given + 1)))
+    np.testing.assert_array_equal(10 * (issues(found) + 1), issues(gaps))
+    assert same(issues(found), true) > 0.95

@@ -1,0 +1,50 @@
+"""What was said of a sample is found again: by its input, else by its index."""
+
+import numpy as np
+import torch
+
+from underscript._batches import Batch
+from underscript._overlap import fingerprints
+from underscript.selection.unseen import Unseen
+
+N = 40
+INPUTS = torch.randn(N, 3, generator=torch.Generator().manual_seed(0))
+VALUES = torch.arange(2.0 * N).view(N, 2)
+
+
+def batch(places, inputs=INPUTS, index=None):
+    mine = (inputs[places],) if isinstance(inputs, torch.Tensor) else (["text"] * len(places),)
+    return Batch(mine, {}, None, index, len(places))
+
+
+def never():
+    raise AssertionError("everything is known")
+
+
+def unseen(index=True):
+    prints = fingerprints(batch(np.arange(N)))
+    return Unseen(VALUES, prints, np.arange(N) + 100 if index else None)
+
+
+def test_in_any_order_it_is_the_samples_own():
+    order = np.random.default_rng(0).permutation(N)
+    for index in (None, order + 100, order[::-1] + 100):  # the input counts for more
+        assert torch.equal(unseen().of(batch(order, index=index), never), VALUES[order])
+
+
+def test_of_inputs_that_are_drawn_anew_the_index_says_which_it_is():
+    order = np.random.default_rng(0).permutation(N)
+    for inputs in (INPUTS + 1, "texts"):
+        seen = batch(order, inputs, order + 100)
+        assert torch.equal(unseen().of(seen, never), VALUES[order])
+
+
+def test_what_is_known_by_neither_is_asked_for():
+    places = np.array([0, 5, 7])
+    inputs = INPUTS.clone()
+    inputs[5] += 1
+    asked = -torch.ones(3, 2)
+    for known in (unseen(), unseen(index=False)):
+        found = known.of(batch(places, inputs), lambda: asked)
+        assert found.tolist() == [VALUES[0].tolist(), [-1, -1], VALUES[7].tolist()]
+    assert torch.equal(unseen(index=False).of(batch(places, "texts"), lambda: asked), asked)
