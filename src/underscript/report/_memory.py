@@ -144,7 +144,7 @@ def _details(d: "Decoding", how: str, held: bool) -> tuple[str, ...]:
                 f" with the hold-out ({_share(found['survival_without_holdout'])} by the training "
                 "data alone)"
                 if held
-                else ", by labels that the layers which lose least contradict"
+                else ", from labels that the layers which agree least contradict"
             )
             + ". “Corrected” is what is left of the agreement on perturbed inputs without it."
         )
