@@ -541,9 +541,11 @@ def test_label_issues_of_a_shuffled_loader_with_index_are_in_order():
     options: dict[str, Any] = {"test": None, "true_labels": None, "controls": False}
     expected = run(**options)
     found = run(train=DataLoader(data, 32, shuffle=True), labels=GIVEN, **options)
-    pd.testing.assert_frame_equal(
-        found.label_issues(), expected.label_issues(), rtol=1e-4, atol=1e-5, check_index_type=False
-    )
+    mine, theirs = found.label_issues(), expected.label_issues()
+    # Margins are differences of log-odds of a dozen: of sums in float32 that are added up in
+    # another order the fifth digit may differ.
+    np.testing.assert_allclose(mine.pop("margin"), theirs.pop("margin"), rtol=1e-4, atol=3e-4)
+    pd.testing.assert_frame_equal(mine, theirs, rtol=1e-4, atol=3e-5, check_index_type=False)
     assert found.best.layer == expected.best.layer
 
 

@@ -133,7 +133,11 @@ def test_several_processes_give_the_table_of_one(folder, alone, processes, kind,
     assert done.returncode == 0, done.stderr
     layers, issues = tables(folder, out)
     pd.testing.assert_frame_equal(layers, expected[0])
-    pd.testing.assert_frame_equal(issues, expected[1], rtol=1e-4, atol=1e-5)
+    # Margins are differences of log-odds of a dozen: of sums in float32 that are added up in
+    # another order the fifth digit may differ.
+    margins, others = issues.pop("margin"), expected[1].drop(columns="margin")
+    np.testing.assert_allclose(margins, expected[1]["margin"], rtol=1e-4, atol=3e-4)
+    pd.testing.assert_frame_equal(issues, others, rtol=1e-4, atol=3e-5)
     assert done.stdout.count("Report:") == 1  # one of them speaks
 
 

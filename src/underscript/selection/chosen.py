@@ -380,8 +380,9 @@ def _agreement(fits: Fits, memory: Memory, members: Sequence[int]) -> tuple[floa
         (sum(each[at] for at in members).argmax(1) == scores.labels).double().mean()  # type: ignore[union-attr]
         for each in (scores.plain, scores.moved)
     ]
-    found = float(corrected(shares[0], shares[1], memory.survival))
-    return min(1.0, max(0.0, found)), len(scores.labels)
+    # Memory only adds to agreement; what is left without it cannot be more.
+    found = min(float(shares[1]), float(corrected(shares[0], shares[1], memory.survival)))
+    return max(0.0, found), len(scores.labels)
 
 
 def _combined(

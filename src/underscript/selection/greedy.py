@@ -59,10 +59,11 @@ def likelihoods(
     about = scores - scores.mean(1, keepdim=True)
     spread = float(about.std(correction=0)) or 1.0
     rows = []
-    even = 1 / scores.shape[1]
+    shares = torch.tensor(_REDRAWN, dtype=torch.float64)[:, None]
+    kept, even = (1 - shares).to(scores), (shares / scores.shape[1]).to(scores)
     for temperature in _TEMPERATURES:
         chance = torch.softmax(about * (temperature / spread), 1).gather(1, labels[:, None])[:, 0]
-        mixed = torch.stack([(1 - e) * chance + e * even for e in _REDRAWN])
+        mixed = kept * chance + even
         rows.append(mixed.clamp_(min=1e-12).log_().mean(1))
     return torch.stack(rows).double()
 
