@@ -421,7 +421,7 @@ def test_noise_is_half_a_standard_deviation_of_each_column():
     change = Perturbation("noise", False, 0, (Noise(spreads({"0": x})),))
     for strength in (1.0, 0.2):
         added = change(batch_of(x), 0, strength).args[0] - x
-        torch.testing.assert_close(added.std(0), 0.5 * strength * scale, rtol=0.05, atol=1e-6)
+        torch.testing.assert_close(added.std(0), strength * scale, rtol=0.05, atol=1e-6)
         assert (added.mean(0).abs() <= 0.05 * strength * scale + 1e-6).all()
     first, second = (change(batch_of(x), view).args[0] - x for view in (0, 1))
     both = torch.stack([first[:, 0], second[:, 0], first[:, 1], first[:, 3]])

@@ -1,7 +1,7 @@
 """What was chosen: a decoder, what it says of every training label, and how sure that is."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from .._notes import Notes
 from .._passes import Decoders, Task
 from .._stream import Source, stream
+from .._survey import INPUT
 from ..combined import COMBINED, CombinedDiscriminant, Member
 from ..discriminant import FourierFeatures, Linear, RidgeDiscriminant
 from ..noise import Noise
@@ -270,6 +271,12 @@ def choose(
     fits = fit_candidates(kept, held, task, fits_views, settings)
     memory = measure_memory(fits, perturbation is not None)
     layers = [each.layer for each in fits.candidates]
+    scores = fits.scores
+    fits.scores = replace(
+        scores,
+        plain=[scores.moved[at] if layer == INPUT else scores.plain[at]
+               for at, layer in enumerate(layers)],
+    )  # fmt: skip
     mine = [at for at, layer in enumerate(layers) if layer in chosen_from]
     judged = perturbation is not None or held is not None or not remembers
     judged |= set(layers) == {"input"}
@@ -363,7 +370,7 @@ def _one_of_each(fits: Fits, among: Sequence[int]) -> list[int]:
 
 def _criterion(memory: Memory) -> Tensor:
     """Return each candidate's agreement with noisy labels of new inputs, as estimated."""
-    found = corrected(memory.plain, memory.moved, memory.survival)
+    found = memory.expected
     if memory.holdout is None:
         return found
     return memory.trust * memory.holdout + (1 - memory.trust) * found
@@ -465,7 +472,7 @@ def _spread_of(fits: Fits, at: int) -> float:
 def _meter(fits: Fits, memory: Memory) -> pd.DataFrame:
     """Return the memory meter: of each layer a plain discriminant's agreement with labels."""
     rows: dict[str, dict[str, Any]] = {}
-    expected = corrected(memory.plain, memory.moved, memory.survival)
+    expected = memory.expected
     for at, each in enumerate(fits.candidates):
         if each.perturbed or each.round or each.layer in rows:
             continue

@@ -21,6 +21,7 @@ from .._mixing import mixed
 from .._overlap import fingerprints
 from .._passes import Task
 from .._stream import Rows, Source, stream
+from .._survey import INPUT
 from ..discriminant import FourierFeatures
 from ..noise import SMALLEST, calibrate
 from ..perturbation import Perturbation
@@ -304,6 +305,9 @@ def measure_memory(fits: Fits, perturbed: bool) -> Memory:
     plain = torch.stack([each.argmax(1) for each in scores.plain])
     moved = torch.stack([each.argmax(1) for each in scores.moved])
     of_plain, of_moved = ((each == scores.labels).double().mean(1) for each in (plain, moved))
+    # No network is before the input: nothing of it is remembered.
+    own = torch.tensor([each.layer == INPUT for each in fits.candidates])
+    base = torch.where(own, of_moved, of_plain)
     survival = 0.0
     if perturbed:
         layers = [each.layer for each in fits.candidates]
@@ -311,10 +315,10 @@ def measure_memory(fits: Fits, perturbed: bool) -> Memory:
         if not _next_to_no_noise(fits, order[: len(order) // 2]):
             survival = survival_without(plain, moved, scores.labels, layers, len(fits.classes))
     if scores.held is None or not len(scores.holdout):
-        return Memory(of_plain, of_moved, None, survival, survival, 0.0)
+        return Memory(of_plain, of_moved, base, None, survival, survival, 0.0)
     held = torch.stack([each.argmax(1) == scores.held for each in scores.holdout])
-    found, trust = survival_on_holdout(of_plain, of_moved, held)
-    return Memory(of_plain, of_moved, held.double().mean(1), found, survival, trust)
+    found, trust = survival_on_holdout(base, of_moved, held)
+    return Memory(of_plain, of_moved, base, held.double().mean(1), found, survival, trust)
 
 
 def _next_to_no_noise(fits: Fits, layers: Sequence[str]) -> bool:

@@ -36,6 +36,9 @@ class Memory:
     ----------
     plain, moved : Tensor of float64, shape (C,)
         Agreement with the given labels out of fold: on inputs as they are, and perturbed.
+    base : Tensor of float64, shape (C,)
+        What memory may be in: `plain`; of what reads the input alone, which remembers nothing,
+        `moved`.
     holdout : Tensor of float64, shape (C,), or None
         Agreement with a hold-out's labels.
     survival : float
@@ -48,10 +51,16 @@ class Memory:
 
     plain: Tensor
     moved: Tensor
+    base: Tensor
     holdout: Tensor | None
     survival: float
     survival_without: float
     trust: float
+
+    @property
+    def expected(self) -> Tensor:
+        """Agreement with labels of new inputs, as corrected, float64 (C,)."""
+        return corrected(self.base, self.moved, self.survival)
 
 
 T = TypeVar("T", float, Tensor)
