@@ -14,7 +14,7 @@ from ._samples import named_inputs, number_of, with_inputs
 
 __all__ = ["Noise", "gaussian", "spreads"]
 
-# Of each column's standard deviation. Of half of it memory of digits and of MNIST survives for the most part.
+# Of each column's standard deviation. Under half of it most memory of digits and MNIST survives.
 _SHARE = 1.0
 
 
