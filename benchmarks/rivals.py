@@ -205,7 +205,7 @@ def shifted(images: Tensor, generator: torch.Generator, most: int = MOST) -> Ten
 
 def layers_of(model: nn.Module, train: Pair) -> list[Place]:
     """Return the layers that are decoded by default, without the input."""
-    seen = survey(model, Source(train, "train").first())
+    seen = survey(model, Source(train, "train").first(), pool="flatten")
     return [place for place in seen.all_places if place.default and place.tap.side != "model"]
 
 

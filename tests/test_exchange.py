@@ -146,7 +146,8 @@ def test_pred_probs_are_the_decoders_in_the_order_of_the_label_issues(tmp_path):
     issues = found().label_issues()
     assert (probabilities.argmax(1) == issues["predicted_label"]).all()
     np.testing.assert_allclose(probabilities.max(1), issues["confidence"], rtol=1e-4)
-    np.testing.assert_allclose(probabilities, found().best.predict_proba(x), rtol=1e-4, atol=1e-7)
+    # Out of fold, on perturbed inputs: not what the decoder says of inputs that it was fitted to.
+    assert not np.allclose(probabilities, found().best.predict_proba(x), atol=0.01)
 
     class Backwards(torch.utils.data.Dataset):
         def __len__(self):

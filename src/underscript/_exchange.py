@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import NDArray
-from torch import softmax
+from torch import Tensor
 
+from ._batches import Batch
 from ._capture import undisturbed
 from ._class_names import for_spreadsheets
 from ._device import device_of
@@ -32,10 +34,11 @@ def pred_probs(
     index: NDArray[np.int64],
     path: Path | None,
     class_names: Sequence[str] | None = None,
+    odds: Tensor | None = None,
 ) -> Probabilities:
     """Return a decoder's probabilities (n, K), a row for each entry of `index`.
 
-    See `Decoding.pred_probs`.
+    See `Decoding.pred_probs`. With log-odds (n, K), in the order of `index`, theirs.
     """
     if not hasattr(best.estimator, "predict_proba"):
         raise AttributeError(f"{best.probe} has no probabilities; decode with auto=True")
@@ -48,10 +51,10 @@ def pred_probs(
                 "path=, a .npy file to keep them in"
             )
         found = np.empty(shape, dtype=np.float32)
-        _fill(found, best, source, index)
+        _fill(found, best, source, index, odds)
         return found
     with whole_file(path) as work, _mapped(work, shape) as found:
-        _fill(found, best, source, index)
+        _fill(found, best, source, index, odds)
     written: Probabilities = np.load(path, mmap_mode="r")
     return written
 
@@ -69,37 +72,52 @@ def _mapped(path: Path, shape: tuple[int, int]) -> Iterator[Probabilities]:
     found.flush()
 
 
-def _fill(found: Probabilities, best: Decoder, source: Source, index: NDArray[np.int64]) -> None:
+def _fill(
+    found: Probabilities,
+    best: Decoder,
+    source: Source,
+    index: NDArray[np.int64],
+    odds: Tensor | None,
+) -> None:
     """Write each sample's probabilities to its row."""
-    model = best._model()
     order = np.argsort(index, kind="stable")
     ordered = index[order]
     filled = np.zeros(len(index), dtype=bool)
     position = 0
-    with undisturbed(model):
-        for rows in stream(model, source, best.taps, device_of(model), stage="probabilities"):
-            size = rows.batch.size
-            mine = rows.batch.index
-            if mine is None:
-                mine = np.arange(position, position + size)
-            position += size
-            places = np.searchsorted(ordered, mine)
-            known = places < len(ordered)
-            known[known] = ordered[places[known]] == mine[known]
-            if not known.all():
-                raise DataError(
-                    f"pred_probs: found a sample with index {mine[~known][0]}, which was not "
-                    f"decoded; expected the {len(index):,} samples that were"
-                )
-            values = best.estimator.decide(rows_for(best.layer, rows.layers))
-            chances = softmax(values.double(), 1).cpu().numpy()
-            found[order[places]] = chances
-            filled[order[places]] = True
+    for batch, values in _batches(best, source, odds is None):
+        mine = batch.index
+        if mine is None:
+            mine = np.arange(position, position + batch.size)
+        position += batch.size
+        places = np.searchsorted(ordered, mine)
+        known = places < len(ordered)
+        known[known] = ordered[places[known]] == mine[known]
+        if not known.all():
+            raise DataError(
+                f"pred_probs: found a sample with index {mine[~known][0]}, which was not "
+                f"decoded; expected the {len(index):,} samples that were"
+            )
+        if odds is not None:
+            values = odds[torch.from_numpy(order[places])]
+        assert values is not None
+        found[order[places]] = torch.softmax(values.double(), 1).cpu().numpy()
+        filled[order[places]] = True
     if not filled.all():
         raise DataError(
             f"pred_probs: expected the {len(index):,} samples that were decoded; "
             f"found {int(filled.sum()):,} of them"
         )
+
+
+def _batches(best: Decoder, source: Source, decide: bool) -> Iterator[tuple[Batch, Tensor | None]]:
+    """Give batches, and where it is to decide what the decoder says of them."""
+    if not decide:
+        yield from ((batch, None) for batch in source.batches())
+        return
+    model = best._model()
+    with undisturbed(model):
+        for rows in stream(model, source, best.taps, device_of(model), stage="probabilities"):
+            yield rows.batch, best.estimator.decide(rows_for(best.layer, rows.layers))
 
 
 def write_spreadsheet(table: pd.DataFrame, path: Path) -> None:

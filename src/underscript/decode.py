@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ._capture import undisturbed
 from ._class_names import as_names, check_number
@@ -44,6 +44,8 @@ from .subspace import PROBES, MinimumAngleSubspaceClassifier
 
 # So many training inputs are remembered, to export the decoder with.
 EXAMPLE = 16
+# Bytes that log-odds of all training samples may take.
+_KEPT_ODDS = 1 << 28
 # So many tell whether a perturbation keeps what inputs mean.
 _TRIED_ON = 2048
 
@@ -353,11 +355,22 @@ def decode(
         calibration_error=calibration_error,
         memory=None if chosen is None else chosen.memory,
         survival=None if chosen is None else chosen.survival,
+        odds=_in_order(chosen, answers, team),
         settings=settings,
         seeds={"decode": seed},
         timing=clock.seconds,
         notes=notes.messages,
     )
+
+
+def _in_order(chosen: Chosen | None, answers: Sequence[Answers], team: Team) -> Tensor | None:
+    """Return out-of-fold log-odds in the order of the label issues, where they can be kept."""
+    if chosen is None or team.size > 1 or 4 * chosen.values.numel() > _KEPT_ODDS:
+        return None
+    indices = [part.index for part in answers if part.index is not None]
+    if len(indices) < len(answers):
+        return None
+    return chosen.values[torch.from_numpy(np.argsort(np.concatenate(indices), kind="stable"))]
 
 
 def _control(

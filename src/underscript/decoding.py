@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from ._class_names import with_names
 from ._exchange import pred_probs
@@ -62,10 +62,13 @@ class Decoding:
         geometry: pd.DataFrame | None = None,
         examples: Sequence[Example] = (),
         read_out: ReadOut | str = "",
+        odds: Tensor | None = None,
     ):
         self.table, self.summary, self.best = table, summary, best
         self.candidates, self.geometry, self.examples = candidates, geometry, list(examples)
         self._issues, self._read_out = issues, read_out
+        # Out-of-fold log-odds (n, K) in the order of the issues, where they are kept.
+        self._odds = odds
 
     def __repr__(self) -> str:
         return f"Decoding({self.summary['verdict']!r})"
@@ -148,8 +151,9 @@ class Decoding:
     ) -> NDArray[np.float32]:
         """Return the decoder's probabilities in the form that cleanlab takes.
 
-        They come from this one network, in-sample, but from a decoder that was refitted to
-        decoded labels and so does not repeat what the network memorised.
+        Out of fold: of each sample by what was not fitted to its label, on perturbed inputs, so
+        they do not repeat what the network memorised. A run that was loaded, or too large for them
+        to be kept (256 MiB), has the decoder's own, which it was fitted to.
 
         Parameters
         ----------
@@ -175,7 +179,8 @@ class Decoding:
         """
         index = self._issues.index.to_numpy()
         where = None if path is None else Path(path)
-        return pred_probs(self.best, train, index, where, self.summary["model"]["class_names"])
+        names = self.summary["model"]["class_names"]
+        return pred_probs(self.best, train, index, where, names, self._odds)
 
     def relabel(self) -> pd.DataFrame:
         """Return cleaned labels: the decoder's where a given one is probably wrong.
@@ -299,6 +304,7 @@ def describe(
     calibration_error: float | None,
     memory: pd.DataFrame | None,
     survival: Memory | None,
+    odds: Tensor | None,
     settings: dict[str, Any],
     seeds: dict[str, int],
     timing: dict[str, float],
@@ -383,7 +389,7 @@ def describe(
     summary["verdict"] = verdict(summary, table)
     flagged = set(issues.index[issues["is_label_issue"]])
     shown = [example for example in examples if example.index in flagged]
-    return Decoding(table, summary, best, issues, candidates, shapes, shown, read_out)
+    return Decoding(table, summary, best, issues, candidates, shapes, shown, read_out, odds)
 
 
 def _meter(memory: pd.DataFrame, survival: Memory) -> dict[str, Any]:
