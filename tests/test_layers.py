@@ -343,6 +343,8 @@ def test_a_layer_that_never_fires_is_an_error_only_if_asked_for():
     us.decode(model, data, controls=False)
 
 
+# One input is far from all others: noise as wide as they are apart changes what is answered.
+@pytest.mark.filterwarnings("ignore:not perturbed", "ignore:nothing tells memory")
 def test_a_layer_that_fires_another_number_of_times_is_an_error_that_names_it():
     model = models.VaryingNet().eval()
     x, y = models.data("rows", 80)

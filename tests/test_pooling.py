@@ -558,6 +558,8 @@ train = (x, y)
 """
 
 
+# There is no mask of the words, and no hold-out: both are told.
+@pytest.mark.filterwarnings("ignore:not perturbed", "ignore:nothing tells memory")
 def test_pool_on_the_command_line(tmp_path, monkeypatch, capsys):
     (tmp_path / "mine.py").write_text(MINE)
     monkeypatch.chdir(tmp_path)

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ._batches import Batch, per_sample
+from ._pooling import MASK
 
 # Rows that are turned into 64-bit numbers at once.
 _BLOCK = 64
@@ -17,9 +18,16 @@ def fingerprints(batch: Batch) -> NDArray[np.uint64]:
     """Return a number for each sample's input that differs for different inputs, uint64 (n,).
 
     The sum of its bytes, four at a time, with random weights and modulo 2⁶⁴: two inputs have the
-    same number with a probability of some 2⁻³².
+    same number with a probability of some 2⁻³². Padding, as a mask says it, does not count, on
+    whichever side it is.
     """
     inputs = inputs_of(batch)
+    mask = batch.kwargs.get(MASK)
+    if inputs is not None and isinstance(mask, Tensor) and mask.shape == inputs.shape:
+        # The tokens that are kept first, in their order; then zeros, which add nothing.
+        mask = mask.to(inputs.device) != 0
+        order = (~mask).int().argsort(dim=1, stable=True)
+        inputs = torch.where(mask.gather(1, order), inputs.gather(1, order), 0)
     return np.empty(0, dtype=np.uint64) if inputs is None else fingerprints_of(inputs)
 
 
