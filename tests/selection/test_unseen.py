@@ -5,7 +5,7 @@ import torch
 
 from underscript._batches import Batch
 from underscript._overlap import fingerprints
-from underscript.selection.unseen import Unseen
+from underscript.selection.unseen import Unseen, prints_of
 
 N = 40
 INPUTS = torch.randn(N, 3, generator=torch.Generator().manual_seed(0))
@@ -37,6 +37,24 @@ def test_of_inputs_that_are_drawn_anew_the_index_says_which_it_is():
     for inputs in (INPUTS + 1, "texts"):
         seen = batch(order, inputs, order + 100)
         assert torch.equal(unseen().of(seen, never), VALUES[order])
+
+
+def test_all_inputs_tell_samples_apart_and_no_padding():
+    same = torch.ones(N, 3)
+    two = Batch((same, INPUTS), {}, None, None, N)
+    assert len(set(prints_of(two).tolist())) == N
+    words = torch.randint(1, 9, (N, 5), generator=torch.Generator().manual_seed(0))
+    kept = torch.arange(5) < 1 + torch.arange(N)[:, None] % 5
+    found = []
+    for before, after in ((0, 0), (0, 4), (2, 1)):
+        pad = torch.nn.functional.pad
+        ids = pad(words * kept, (before, after), value=7)
+        mask = pad(kept.long(), (before, after))
+        inputs = {"attention_mask": mask, "input_ids": ids}
+        found.append(prints_of(Batch((), inputs, None, None, N)).tolist())
+    assert found[0] == found[1] == found[2]
+    told = {tuple(row[row > 0].tolist()) for row in words * kept}
+    assert len(set(found[0])) == len(told)
 
 
 def test_what_is_known_by_neither_is_asked_for():

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from .._batches import Batch
 from .._labels import Labels
 from .._mixing import mixed
-from .._overlap import fingerprints
 from .._passes import Task
 from .._stream import Rows, Source, stream
 from .._survey import INPUT
@@ -29,6 +28,7 @@ from .fitting import Candidate, Fitted, Grid, LayerFit
 from .greedy import Scores
 from .kept_rows import FOLDS, KeptRows
 from .memory import Memory, by_agreement, survival_on_holdout, survival_without
+from .unseen import prints_of
 
 __all__ = ["Fits", "RowsKeeper", "Settings", "fit_candidates", "keep_holdout", "measure_memory"]
 
@@ -138,7 +138,7 @@ class RowsKeeper:
     def see(self, views: Sequence[Rows], labels: Labels) -> None:
         """Keep a batch's rows."""
         batch, layers = views[0].batch, [each.layers for each in views]
-        self.kept.add(layers, torch.from_numpy(labels), fingerprints(batch), batch.index)
+        self.kept.add(layers, torch.from_numpy(labels), prints_of(batch), batch.index)
 
 
 def keep_holdout(network: nn.Module, task: Task, source: Source) -> Held:
@@ -152,7 +152,7 @@ def keep_holdout(network: nn.Module, task: Task, source: Source) -> Held:
             stage="reading the hold-out", progress=task.progress,
         ):  # fmt: skip
             labels.append(torch.from_numpy(task.given(rows.batch, source)))
-            prints.append(fingerprints(rows.batch))
+            prints.append(prints_of(rows.batch))
             for name, mine in rows.layers.items():
                 found[name].append(mine.float())
     layers = {name: torch.cat(parts) for name, parts in found.items()}

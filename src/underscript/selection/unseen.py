@@ -12,8 +12,21 @@ from torch import Tensor
 
 from .._batches import Batch
 from .._overlap import fingerprints
+from ..perturbation._samples import named_inputs, sample_numbers, word_mask
 
-__all__ = ["Unseen"]
+__all__ = ["Unseen", "prints_of"]
+
+
+def prints_of(batch: Batch) -> NDArray[np.uint64]:
+    """Return a number for each sample that tells inputs apart, uint64 (n,); empty without tensors.
+
+    All inputs count, unlike in `fingerprints`, and the padding of words does not.
+    """
+    if len(named_inputs(batch)) == 1 and word_mask(batch) is None:
+        return fingerprints(batch)
+    if not named_inputs(batch):
+        return np.empty(0, dtype=np.uint64)
+    return sample_numbers(batch, 0, 0).cpu().numpy().view(np.uint64)
 
 
 @dataclass
@@ -45,7 +58,7 @@ class Unseen:
             Returns log-odds (m, K) for samples that are known by neither.
         """
         at, found = np.zeros(batch.size, dtype=np.int64), np.zeros(batch.size, dtype=bool)
-        prints = fingerprints(batch)
+        prints = prints_of(batch)
         if len(prints) == batch.size:
             at, found = _looked_up(self._by_print, prints)
         if not found.all() and self._by_index is not None and batch.index is not None:
