@@ -189,6 +189,8 @@ def test_the_input_is_what_the_data_gave_even_if_the_model_overwrites_it():
         torch.testing.assert_close(rows["body.fc1"], model.body.fc1((given - 1) * 0.5))
 
 
+# It was never trained: with noise it may answer as by chance, and that is told.
+@pytest.mark.filterwarnings("ignore:not perturbed", "ignore:nothing tells memory")
 def test_the_users_arrays_are_not_changed_by_a_model_that_works_in_place():
     # A data loader's batches are copies, so such a model trains well; slices are not copies.
     model = models.InPlaceInputNet().eval()

@@ -138,6 +138,8 @@ def test_the_model_is_left_as_found_when_a_batch_raises(error, controls):
     assert_left_as_found(model, job, (error, DataError))
 
 
+# It was never trained: with noise it answers as by chance, and that is told.
+@pytest.mark.filterwarnings("ignore:not perturbed", "ignore:nothing tells memory")
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, Disturbance])
 def test_the_model_is_left_as_found_when_it_raises(error):
     model = RaisingModel(error)
