@@ -177,7 +177,7 @@ def line(found: dict[str, Any]) -> str:
         "retrained": found.get("retrained"), "AUROC": found.get("auroc"),
         "F1": found["f1_flags"], "F1≠": found["f1_contradicted"], "wrong": found["wrong"],
         "rate": found["rate"], "ρ": memory["survival"],
-        "ρ alone": memory["survival_without_holdout"], "trust": memory["holdout_trust"],
+        "ρ likely": memory["survival_likely"], "trust": memory["holdout_trust"],
         "labels right": found["right_after"],
     }  # fmt: skip
     shown = [f"{key} {100 * value:.1f}" for key, value in numbers.items() if value is not None]

@@ -85,7 +85,7 @@ def memory_of(layers: list[str], holdout: bool = True) -> dict[str, Any]:
          "holdout": 0.59 - 0.1 * deep if holdout else None, "corrected": 0.57 - 0.1 * deep}
         for name, deep in zip(layers, np.arange(len(layers)) / len(layers), strict=True)
     ]  # fmt: skip
-    return {"survival": 0.12, "survival_without_holdout": 0.08,
+    return {"survival": 0.12, "survival_likely": 0.08,
             "holdout_trust": 0.9 if holdout else 0.0, "layers": rows}  # fmt: skip
 
 

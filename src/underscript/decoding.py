@@ -397,7 +397,7 @@ def _meter(memory: pd.DataFrame, survival: Memory) -> dict[str, Any]:
     rows = memory.astype(object).where(memory.notna(), None).to_dict("records")
     return {
         "survival": survival.survival,
-        "survival_without_holdout": survival.survival_without,
+        "survival_likely": survival.likely,
         "holdout_trust": survival.trust,
         "layers": rows,
     }

@@ -23,9 +23,11 @@ from torch import Tensor
 __all__ = [
     "Calibration",
     "Noise",
+    "beyond_chance",
     "calibrate",
     "class_bias",
     "estimate_noise",
+    "estimated_transitions",
     "expected_calibration_error",
     "likelihood",
 ]
@@ -340,7 +342,7 @@ def estimate_noise(
     redrawn[0] = calibration.redrawn
     rates = redrawn * (1 - 1 / n_classes)
     accuracies = ((drawn @ agrees / n - redrawn / n_classes) / (1 - redrawn)).clamp(0, 1)
-    transitions, expected = _transitions(chances, labels, calibration.redrawn)
+    transitions, expected = estimated_transitions(chances, labels, calibration.redrawn)
     other = _with_transitions(scores, labels, calibration)
     if other is not None:
         chances, transitions, expected, _ = other
@@ -353,7 +355,7 @@ def estimate_noise(
     high = torch.maximum(torch.quantile(both[:, 1:], 0.975, dim=1), both[:, 0]).tolist()
     return Noise(
         float(rates[0]), low[0], high[0], float(accuracies[0]), low[1], high[1],
-        matrix, error, n, _beyond_chance(scores.argmax(1), labels, n_classes),
+        matrix, error, n, beyond_chance(float(agrees.mean()), scores.argmax(1), labels),
         other is not None,
     )  # fmt: skip
 
@@ -370,14 +372,24 @@ def likelihood(
     return calibration.mean if other is None else other[3]
 
 
-def _beyond_chance(predicted: Tensor, labels: Tensor, n_classes: int) -> float:
-    """Return how many standard errors more agree than if labels were dealt out anew."""
-    n = len(labels)
+def beyond_chance(
+    agreement: float, predicted: Int[Tensor, " n"], labels: Int[Tensor, " n"]
+) -> float:
+    """Return how many standard errors more agree than if labels were dealt out anew.
+
+    Parameters
+    ----------
+    agreement : float
+        The share of labels that is predicted.
+    predicted, labels : Tensor of int64, shape (n,)
+        What is predicted, and noisy labels.
+    """
+    n = max(1, len(labels))
+    n_classes = 1 + max(int(each.max()) if len(each) else 0 for each in (predicted, labels))
     each = [
         torch.bincount(values, minlength=n_classes).double() / n for values in (predicted, labels)
     ]
     chance = float(each[0] @ each[1])
-    agreement = float((predicted == labels).double().mean())
     # All of one class, predicted and given: agreement is all chance.
     return (agreement - chance) / float(np.sqrt(max(chance * (1 - chance) / n, 1e-12)))
 
@@ -393,7 +405,7 @@ def _with_transitions(
     for factor in _WIDER:
         chances = torch.softmax(scores * (factor * calibration.temperature), 1)
         redrawn, _ = _share(chances.gather(1, labels[:, None]).T, n_classes)
-        matrix, expected = _transitions(chances, labels, float(redrawn))
+        matrix, expected = estimated_transitions(chances, labels, float(redrawn))
         likelihood = float(_of_labels(chances, labels, matrix).log().sum())
         if likelihood > needed:
             needed = likelihood
@@ -445,18 +457,35 @@ def _even(n_classes: int, redrawn: float) -> Tensor:
     return matrix
 
 
-def _transitions(chances: Tensor, labels: Tensor, redrawn: float) -> tuple[Tensor, Tensor]:
+def estimated_transitions(
+    chances: Float[Tensor, "n classes"],
+    labels: Int[Tensor, " n"],
+    redrawn: float,
+    steps: int = _STEPS,
+) -> tuple[Tensor, Tensor]:
     """Return the likeliest transition matrix, and the expected samples of each true class.
 
-    As many samples as there are classes are added to each row, spread as if the noise were the
-    same for all classes: a row of few samples says little.
+    By EM, from labels of which a share is redrawn. As many samples as there are classes are added
+    to each row, spread as if the noise were the same for all classes: a row of few samples says
+    little.
+
+    Parameters
+    ----------
+    chances : Tensor of float64, shape (n, K)
+        Of each class.
+    labels : Tensor of int64, shape (n,)
+        Noisy labels.
+    redrawn : float
+        Where to start.
+    steps : int
+        Of EM, at most.
     """
     n_classes = chances.shape[1]
     # A zero would stay zero.
     share = max(redrawn, 0.2)
     matrix = _even(n_classes, share)
     given = torch.zeros(n_classes, n_classes, dtype=torch.float64)
-    for _ in range(_STEPS):
+    for _ in range(steps):
         joint = chances * matrix.T[labels]
         joint /= joint.sum(1, keepdim=True).clamp(min=1e-300)
         given.zero_().index_add_(0, labels, joint)

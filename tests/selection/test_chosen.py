@@ -220,7 +220,7 @@ def test_the_memory_meter_has_a_row_a_layer(it, found, with_holdout):
         assert ((shares >= 0) & (shares <= 1)).all()
         told = one.summary["memory"]
         assert 0 <= told["survival"] < 1
-        assert 0 <= told["survival_without_holdout"] < 1
+        assert 0 <= told["survival_likely"] < 1
         assert 0 <= told["holdout_trust"] <= 1
     # Deep layers remember more of the plain inputs.
     loses = (found.memory["plain"] - found.memory["perturbed"]).to_numpy()

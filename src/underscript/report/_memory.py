@@ -139,14 +139,14 @@ def _details(d: "Decoding", how: str, held: bool) -> tuple[str, ...]:
     if how:
         lines.append(
             f"Memory is keyed to the exact input, so most of it is gone on inputs {how}. A share "
-            f"ρ of it survives, estimated as {_share(found['survival'])}"
+            f"ρ of it survives: most likely {_share(found['survival_likely'])}, as "
             + (
-                f" with the hold-out ({_share(found['survival_without_holdout'])} by the training "
-                "data alone)"
+                "the hold-out has it, "
                 if held
-                else ", from labels that the layers which agree least contradict"
+                else "labels have it that the layer which agrees least contradicts, "
             )
-            + ". “Corrected” is what is left of the agreement on perturbed inputs without it."
+            + f"and at most {_share(found['survival'])}. “Corrected” is what is left of the "
+            "agreement on perturbed inputs without the most that it may be."
         )
     if how and (lost := _lost(d)):
         lines.append(

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..noise import Noise, calibrate, class_bias, estimate_noise
+from ..noise import Noise, beyond_chance, calibrate, class_bias, estimate_noise
 from .greedy import Scores
 from .memory import Memory, corrected
 
@@ -53,18 +53,21 @@ def estimate(scores: Scores, memory: Memory, members: Sequence[int], seed: int) 
     agrees = moved.argmax(1) == scores.labels
     share = float(agrees.double().mean())
     as_they_are = float((plain.argmax(1) == scores.labels).double().mean())
-    expected = min(share, max(0.0, corrected(as_they_are, share, memory.survival)))
+    expected = min(share, max(0.0, corrected(as_they_are, share, memory.likely)))
     kept = _thinned(agrees, expected)
     noise, temperature, bias = _fitted(moved[kept], scores.labels[kept], seed)
     # That memory is told exactly is not known: half of what was left out counts as an error.
     noise = noise.widened((share - expected) / 2)
+    # Nor may memory that survives look as if labels said something.
+    least = corrected(as_they_are, share, memory.survival)
+    beyond = beyond_chance(least, moved.argmax(1), scores.labels) * (1 - memory.survival)
+    noise = replace(noise, beyond_chance=beyond)
     out_of_fold = temperature, bias
     if scores.held is not None:
         held = _fitted(_summed(scores.holdout, members), scores.held, seed)
         noise = noise.averaged(held[0], memory.trust)
-        if memory.trust > 0.5:
-            _, temperature, bias = held
-            out_of_fold = temperature, bias
+        # New inputs are like those of a hold-out.
+        _, temperature, bias = held
     second = rate_of_neighbours(moved, scores.labels, seed)
     noise = replace(
         noise, second_rate=second,

@@ -30,7 +30,7 @@ from .decoder import (
     measure_memory,
 )
 from .fitting import Candidate, Grid, LayerFit
-from .greedy import select_ensemble
+from .greedy import likeliest_noise, select_ensemble
 from .kept_rows import FOLDS, KeptRows
 from .memory import Memory, corrected
 from .unseen import Unseen
@@ -111,7 +111,7 @@ class Chosen:
         else:
             reason += ", chosen by labels of training inputs that their fits had not seen"
         if survival.survival:
-            reason += f", corrected for the {survival.survival:.0%} of memory that survive"
+            reason += f", corrected for at most {survival.survival:.0%} of memory that survive"
         if noise.hopeless:
             reason += "; but the labels say no more than chance: nothing can be decoded from them."
         else:
@@ -281,7 +281,9 @@ def choose(
     judged = perturbation is not None or held is not None or not remembers
     judged |= set(layers) == {"input"}
     if judged:
-        members, _ = select_ensemble(fits.scores, memory.survival, memory.trust, mine)
+        how = fits.scores, memory.survival, memory.trust
+        wrong = likeliest_noise(*how, mine)
+        members, _ = select_ensemble(*how, mine, transitions=wrong)
     else:
         notes.add(
             "nothing tells memory from knowledge: inputs are not perturbed and there is no "
@@ -295,9 +297,7 @@ def choose(
         among = [at for at, other in enumerate(layers) if other == layer]
         of_layer = among[:1]
         if judged:
-            of_layer, _ = select_ensemble(
-                fits.scores, memory.survival, memory.trust, among, _OF_LAYER
-            )
+            of_layer, _ = select_ensemble(*how, among, _OF_LAYER, wrong)
         decoders[layer] = _combined(fits, of_layer, temperature, None, task)
     alone = {layers[at] for at in members}
     place = alone.pop() if len(alone) == 1 else COMBINED
@@ -311,7 +311,7 @@ def choose(
     return Chosen(
         key=_key(place), decoders=decoders,
         members=tuple(fits.candidates[at] for at in members),
-        criterion="holdout" if memory.trust > 0.5 else "training data",
+        criterion="training data" if memory.holdout is None else "holdout",
         agreement=agreement, n=n, noise=noise, memory=_meter(fits, memory), survival=memory,
         values=ordered, fits=fits, kept=kept, task=task, network=network,
     )  # fmt: skip
@@ -379,7 +379,7 @@ def _criterion(memory: Memory) -> Tensor:
 def _agreement(fits: Fits, memory: Memory, members: Sequence[int]) -> tuple[float, int]:
     """Return the share of noisy labels of new inputs that an ensemble predicts, and of how many."""
     scores = fits.scores
-    if scores.held is not None and memory.trust > 0.5:
+    if scores.held is not None:
         together = sum(scores.holdout[at] for at in members)
         agreed = (together.argmax(1) == scores.held).double()  # type: ignore[union-attr]
         return float(agreed.mean()), len(agreed)

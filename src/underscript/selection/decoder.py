@@ -27,7 +27,13 @@ from ..perturbation import Perturbation
 from .fitting import Candidate, Fitted, Grid, LayerFit
 from .greedy import Scores
 from .kept_rows import FOLDS, KeptRows
-from .memory import Memory, by_agreement, survival_on_holdout, survival_without
+from .memory import (
+    Memory,
+    by_agreement,
+    survival_on_holdout,
+    survival_without,
+    weight_of_holdout,
+)
 from .unseen import prints_of
 
 __all__ = ["Fits", "RowsKeeper", "Settings", "fit_candidates", "keep_holdout", "measure_memory"]
@@ -308,17 +314,24 @@ def measure_memory(fits: Fits, perturbed: bool) -> Memory:
     # No network is before the input: nothing of it is remembered.
     own = torch.tensor([each.layer == INPUT for each in fits.candidates])
     base = torch.where(own, of_moved, of_plain)
-    survival = 0.0
+    likely = most = 0.0
     if perturbed:
         layers = [each.layer for each in fits.candidates]
         order = by_agreement(of_plain, layers)
         if not _next_to_no_noise(fits, order[: len(order) // 2]):
-            survival = survival_without(plain, moved, scores.labels, layers, len(fits.classes))
+            kinds = [each.perturbed for each in fits.candidates]
+            likely, most = survival_without(
+                plain, moved, scores.labels, layers, kinds, len(fits.classes)
+            )
     if scores.held is None or not len(scores.holdout):
-        return Memory(of_plain, of_moved, base, None, survival, survival, 0.0)
-    held = torch.stack([each.argmax(1) == scores.held for each in scores.holdout])
-    found, trust = survival_on_holdout(base, of_moved, held)
-    return Memory(of_plain, of_moved, base, held.double().mean(1), found, survival, trust)
+        return Memory(of_plain, of_moved, base, None, most, likely, 0.0)
+    held = torch.stack([each.argmax(1) for each in scores.holdout]) == scores.held
+    on_holdout = held.double().mean(1)
+    likely = survival_on_holdout(base, of_moved, on_holdout)
+    most = max(most, likely)
+    predicts = [each == scores.labels for each in (torch.where(own[:, None], moved, plain), moved)]
+    trust = weight_of_holdout(*predicts, held, most)
+    return Memory(of_plain, of_moved, base, on_holdout, most, likely, trust)
 
 
 def _next_to_no_noise(fits: Fits, layers: Sequence[str]) -> bool:

@@ -3,7 +3,10 @@ r"""Greedy ensemble selection with replacement (Caruana et al., ICML 2004), by n
 An ensemble is worth the mean log-likelihood of noisy labels of new inputs. A label is what the
 ensemble says, or with probability e drawn from all K classes:
 :math:`p(y | x) = (1 - e)\, \mathrm{softmax}(t s(x))_y + e / K`, with the likeliest t and e of a
-grid. On perturbed training inputs it is corrected for the memory that survives, as agreement is
+grid. Where noise depends on the class, a label is drawn by a transition matrix T first:
+:math:`\sum_z \mathrm{softmax}(t s(x))_z T_{zy}` takes the place of the softmax. Otherwise labels
+that always go wrong the same way would be likelier the more an ensemble doubts between the two. On
+perturbed training inputs the likelihood is corrected for the memory that survives, as agreement is
 (see `memory`): what holds of the mean of one number a sample holds of that of any other.
 """
 
@@ -14,7 +17,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["STEPS", "Scores", "select_ensemble"]
+from ..noise import estimated_transitions
+from .memory import corrected
+
+__all__ = ["STEPS", "Scores", "likeliest_noise", "select_ensemble"]
 
 # Members of an ensemble, at most; the same candidate may be several of them.
 STEPS = 8
@@ -22,6 +28,10 @@ STEPS = 8
 _TRIED = 40
 # Samples that choose, of each kind; more would change nothing but the time.
 _CHOOSING = 10_000
+# So many candidates are tried with transition matrices: the likeliest without, and the most telling.
+_MATRICES = 10
+# Steps of EM for one.
+_EM = 20
 _TEMPERATURES = (0.5, 1.0, 2.0, 4.0, 8.0)
 _REDRAWN = tuple(step / 10 for step in range(10))
 
@@ -50,39 +60,152 @@ class Scores:
 
 
 def likelihoods(
-    scores: Float[Tensor, "n classes"], labels: Tensor
+    scores: Float[Tensor, "n classes"], labels: Tensor, transitions: Tensor | None = None
 ) -> Float[Tensor, "temperatures shares"]:
     """Return the mean log-likelihood of labels for each temperature and share that is redrawn.
 
-    Temperatures are relative to the scores' own spread.
+    Temperatures are relative to the scores' own spread. `transitions`, shape (K, K): the chance of
+    a label (column) given the class (row).
     """
-    about = scores - scores.mean(1, keepdim=True)
-    spread = float(about.std(correction=0)) or 1.0
+    about, spread = _about(scores)
+    # Of each sample and class the chance of the given label.
+    given = None if transitions is None else transitions.T.to(scores)[labels]
     rows = []
     shares = torch.tensor(_REDRAWN, dtype=torch.float64)[:, None]
     kept, even = (1 - shares).to(scores), (shares / scores.shape[1]).to(scores)
     for temperature in _TEMPERATURES:
-        chance = torch.softmax(about * (temperature / spread), 1).gather(1, labels[:, None])[:, 0]
+        chances = torch.softmax(about * (temperature / spread), 1)
+        if given is None:
+            chance = chances.gather(1, labels[:, None])[:, 0]
+        else:
+            chance = (chances * given).sum(1)
         mixed = kept * chance + even
         rows.append(mixed.clamp_(min=1e-12).log_().mean(1))
     return torch.stack(rows).double()
 
 
-class _Running:
-    """The sum of an ensemble's scores of some samples."""
+def _about(scores: Tensor) -> tuple[Tensor, float]:
+    about = scores - scores.mean(1, keepdim=True)
+    return about, float(about.std(correction=0)) or 1.0
 
-    def __init__(self, scores: Sequence[Tensor], labels: Tensor | None):
-        self.step = 1 if labels is None else max(1, len(labels) // _CHOOSING)
-        self.scores = [each[:: self.step] for each in scores]
-        self.labels = torch.empty(0) if labels is None else labels[:: self.step]
-        self.total = torch.zeros_like(self.scores[0]) if self.scores else torch.zeros(0)
 
-    def with_one(self, candidate: int) -> Tensor:
-        return likelihoods(self.total + self.scores[candidate], self.labels)
+class _Judge:
+    """What says how likely labels of new inputs are, as ensembles' scores have it.
 
-    def add(self, candidate: int) -> None:
-        if self.scores:
-            self.total = self.total + self.scores[candidate]
+    Parameters
+    ----------
+    scores : Scores
+        Of all candidates.
+    survival, trust : float
+        As for `select_ensemble`.
+    """
+
+    def __init__(self, scores: Scores, survival: float, trust: float):
+        self.survival, self.trust = survival, trust
+        parts = (
+            (scores.plain, scores.labels, trust < 1 and survival > 0),
+            (scores.moved, scores.labels, trust < 1),
+            (scores.holdout, scores.held, trust > 0),
+        )
+        self.parts = []
+        for mine, labels, counts in parts:
+            if not counts or labels is None:
+                self.parts.append(None)
+                continue
+            step = max(1, len(labels) // _CHOOSING)
+            self.parts.append(([each[::step] for each in mine], labels[::step]))
+
+    def summed(self, members: Sequence[int]) -> list[Tensor | None]:
+        """Return the summed scores of an ensemble: plain, perturbed, of the hold-out."""
+        return [
+            None if part is None else torch.stack([part[0][at] for at in members]).sum(0)
+            for part in self.parts
+        ]
+
+    def likelihood(
+        self, candidate: int, total: Sequence[Tensor | None], transitions: Tensor | None
+    ) -> float:
+        """Return the mean log-likelihood of a label if a candidate joins an ensemble's `total`."""
+        worth = torch.zeros(len(_TEMPERATURES), len(_REDRAWN), dtype=torch.float64)
+        found = []
+        for part, before in zip(self.parts, total, strict=True):
+            if part is None:
+                found.append(None)
+                continue
+            mine = part[0][candidate] if before is None else before + part[0][candidate]
+            found.append(likelihoods(mine, part[1], transitions))
+        plain, moved, held = found
+        if moved is not None:
+            mine = moved if plain is None else corrected(plain, moved, self.survival)
+            worth += (1 - self.trust) * mine
+        if held is not None:
+            worth += self.trust * held
+        return float(worth.max())
+
+    @property
+    def _labelled(self) -> list[tuple[list[Tensor], Tensor]]:
+        """What labels can be compared with: perturbed samples, and the hold-out."""
+        return [part for part in self.parts[1:] if part is not None]
+
+    def information(self, candidate: int) -> float:
+        """Return how much a candidate's answers tell of labels, whatever way these go wrong."""
+        found = []
+        for mine, labels in self._labelled:
+            n_classes = mine[candidate].shape[1]
+            pairs = mine[candidate].argmax(1) * n_classes + labels
+            joint = torch.bincount(pairs, minlength=n_classes**2).double().view(n_classes, -1)
+            joint /= len(labels)
+            alike = torch.outer(joint.sum(1), joint.sum(0))
+            found.append(float(torch.xlogy(joint, joint / alike.clamp(min=1e-300)).sum()))
+        return max(found)
+
+    def transitions(self, candidate: int) -> list[tuple[Tensor, float]]:
+        """Return the likeliest transition matrices of one candidate, and what their numbers cost.
+
+        One of perturbed samples, and one of the hold-out. The cost is Akaike's, a nat for each
+        number, over the samples.
+        """
+        found = []
+        for mine, labels in self._labelled:
+            about, spread = _about(mine[candidate])
+            n, n_classes = about.shape
+            best = (-float("inf"), torch.eye(n_classes, dtype=torch.float64))
+            for temperature in _TEMPERATURES:
+                chances = torch.softmax(about * (temperature / spread), 1).double()
+                matrix, _ = estimated_transitions(chances, labels, 0.2, _EM)
+                likely = (chances * matrix.T[labels]).sum(1).clamp(min=1e-12).log().mean()
+                best = max(best, (float(likely), matrix), key=lambda each: each[0])
+            found.append((best[1], n_classes * (n_classes - 1) / n))
+        return found
+
+
+def likeliest_noise(
+    scores: Scores, survival: float, trust: float, among: Collection[int]
+) -> Float[Tensor, "classes classes"] | None:
+    """Return the transition matrix of the labels, or None if they go wrong to all classes alike.
+
+    That of the candidate with which labels are likeliest. A matrix is taken if labels are likelier
+    by more than its K (K − 1) numbers (Akaike's criterion).
+
+    Parameters
+    ----------
+    scores, survival, trust, among
+        As for `select_ensemble`.
+    """
+    judge = _Judge(scores, survival, trust)
+    nothing: list[Tensor | None] = [None, None, None]
+    even = {each: judge.likelihood(each, nothing, None) for each in among}
+    found, best = None, max(even.values())
+    telling = {each: judge.information(each) for each in among}
+    tried = set()
+    for said in (even, telling):
+        tried |= {*sorted(among, key=lambda each, said=said: -said[each])[:_MATRICES]}
+    for each in sorted(tried):
+        for matrix, cost in judge.transitions(each):
+            likely = judge.likelihood(each, nothing, matrix) - cost
+            if likely > best:
+                found, best = matrix, likely
+    return found
 
 
 def select_ensemble(
@@ -91,6 +214,7 @@ def select_ensemble(
     trust: float,
     among: Collection[int],
     most: int = STEPS,
+    transitions: Float[Tensor, "classes classes"] | None = None,
 ) -> tuple[list[int], float]:
     """Return the members of the best ensemble of some candidates, and its mean log-likelihood.
 
@@ -106,34 +230,21 @@ def select_ensemble(
         Places of the candidates.
     most : int
         Members at most.
+    transitions : Tensor of float64, shape (K, K), optional
+        How labels go wrong, if it depends on the class; see `likeliest_noise`.
     """
-    plain = _Running(scores.plain, scores.labels)
-    moved = _Running(scores.moved, scores.labels)
-    held = _Running(scores.holdout, scores.held)
-
-    def worth(candidate: int) -> float:
-        found = torch.zeros(len(_TEMPERATURES), len(_REDRAWN), dtype=torch.float64)
-        if trust < 1:
-            mine = moved.with_one(candidate)
-            if survival:
-                mine = (mine - survival * plain.with_one(candidate)) / (1 - survival)
-            found += (1 - trust) * mine
-        if trust > 0:
-            found += trust * held.with_one(candidate)
-        return float(found.max())
-
+    judge = _Judge(scores, survival, trust)
     tried = list(among)
     chosen: list[int] = []
+    total: list[Tensor | None] = [None, None, None]
     now = -float("inf")
     for step in range(most):
-        values = {candidate: worth(candidate) for candidate in tried}
+        values = {each: judge.likelihood(each, total, transitions) for each in tried}
         best = max(tried, key=lambda candidate: values[candidate])
         if values[best] <= now:
             break
         if not step:
             tried = sorted(tried, key=lambda candidate: -values[candidate])[:_TRIED]
         chosen.append(best)
-        now = values[best]
-        for part in (plain, moved, held):
-            part.add(best)
+        now, total = values[best], judge.summed(chosen)
     return chosen, now

@@ -3,14 +3,18 @@ r"""How much of a layer's agreement with the given labels is memory, found witho
 Out of fold, a candidate agrees with the share A₀ of the given labels on inputs as they are, and
 with A on perturbed ones. What a network memorised is keyed to the exact input; of what a candidate
 owes to it (A₀ less A\*, the agreement with labels of new inputs) a share ρ survives the
-perturbation: A = (1 − ρ) A\* + ρ A₀. ρ is the same for all candidates of a network. It is found
+perturbation: A = (1 − ρ) A\* + ρ A₀. It is found
 
-- with a hold-out, as that with which A\* of all candidates is most nearly their agreement there;
-- without one, from what becomes of memories that are known to be such. Samples whose given label
-  no candidate of the layers that agree least predicts, most of which agree on another, are mostly
-  mislabelled. How often the layer that agrees most still repeats these labels,
-  beyond how often it says so of rightly labelled samples of the class, is memory; ρ is the share of
-  it that is left on perturbed inputs.
+- from what becomes of memories that are known to be such. Samples whose given label no candidate of
+  the layer that agrees least predicts, most of which agree on another, are mostly mislabelled. How
+  often the layer that agrees most still repeats these labels, beyond how often it says so of
+  rightly labelled samples of the class, is memory; ρ is the share of it that is left on perturbed
+  inputs;
+- and with a hold-out, as that with which A\* of all candidates is most nearly their agreement there.
+
+To choose by, ρ is taken as large as it may be. Where it is too small, candidates win by what they
+remember, and an ensemble of them loses tens of points; where it is too large, those that remember
+little win, which costs one or two.
 """
 
 from collections.abc import Sequence
@@ -21,11 +25,20 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-__all__ = ["Memory", "by_agreement", "corrected", "survival_on_holdout", "survival_without"]
+__all__ = [
+    "Memory",
+    "by_agreement",
+    "corrected",
+    "survival_on_holdout",
+    "survival_without",
+    "weight_of_holdout",
+]
 
 # Memory that survives nearly whole cannot be told from knowledge: differences would count tenfold.
 MOST = 0.9
 _GRID = 91
+# Standard errors to the 97.5 % limit.
+_LIMIT = 1.96
 
 
 @dataclass(frozen=True)
@@ -42,11 +55,11 @@ class Memory:
     holdout : Tensor of float64, shape (C,), or None
         Agreement with a hold-out's labels.
     survival : float
-        ρ, the share of memory that survives the perturbation.
-    survival_without : float
-        The same as found without the hold-out.
+        ρ, the share of memory that survives the perturbation, at most: to choose by.
+    likely : float
+        The same as it most likely is: to estimate by.
     trust : float
-        How much the hold-out counts beside the corrected agreement, 0 to 1.
+        The weight of the hold-out beside perturbed training inputs, 0 to 1.
     """
 
     plain: Tensor
@@ -54,7 +67,7 @@ class Memory:
     base: Tensor
     holdout: Tensor | None
     survival: float
-    survival_without: float
+    likely: float
     trust: float
 
     @property
@@ -85,15 +98,15 @@ def survival_without(
     moved: Int[Tensor, "candidates n"],
     labels: Int[Tensor, " n"],
     layers: Sequence[str],
+    perturbed: Sequence[bool],
     n_classes: int,
-) -> float:
-    """Return ρ from the answers of all candidates on inputs as they are, and perturbed.
+) -> tuple[float, float]:
+    """Return ρ, as it most likely is and at most, from answers as inputs are, and perturbed.
 
-    Layers are ordered by their agreement on inputs as they are. The last one remembers most. What
-    contradicts labels is the first layer alone, and the first half of the layers: the first knows
-    little, so that some labels that it contradicts are right, and ρ comes out too large; the half
-    knows more, so that what stands against a memory is strong, and ρ comes out too small. Their
-    geometric mean is taken.
+    Layers are ordered by their agreement on inputs as they are: the first one contradicts, the last
+    one remembers. What is fitted to perturbed rows and what is not may read more or less of what
+    survives: the larger of the two counts, with its 97.5 % limit for the most that ρ may be. If
+    nothing shows that anything is remembered, ρ is 0.
 
     Parameters
     ----------
@@ -103,27 +116,41 @@ def survival_without(
         Given labels.
     layers : sequence of str
         Each candidate's layer.
+    perturbed : sequence of bool
+        Whether each was fitted to perturbed rows, too.
     n_classes : int
         Classes that occur.
     """
     order = by_agreement((plain == labels).double().mean(1), layers)
     if len(order) < 2:
-        return 0.0
-    last = [at for at, name in enumerate(layers) if name == order[-1]]
-    found = []
-    for knowing in (order[:1], order[: len(order) // 2]):
-        those = [at for at, name in enumerate(layers) if name in knowing]
-        votes = torch.zeros(len(labels), n_classes)
-        for answers in moved[those]:
-            votes.scatter_add_(1, answers[:, None], torch.ones(len(labels), 1))
-        most, vote = votes.max(1)
-        mine = votes.gather(1, labels[:, None])[:, 0]
-        wrong, right = (mine == 0) & (2 * most > len(those)), vote == labels
+        return 0.0, 0.0
+    knowing = [at for at, name in enumerate(layers) if name == order[0]]
+    votes = torch.zeros(len(labels), n_classes)
+    for answers in moved[knowing]:
+        votes.scatter_add_(1, answers[:, None], torch.ones(len(labels), 1))
+    most, vote = votes.max(1)
+    mine = votes.gather(1, labels[:, None])[:, 0]
+    wrong, right = (mine == 0) & (2 * most > len(knowing)), vote == labels
+    if not wrong.any():
+        return 0.0, 0.0
+    found = [(0.0, 0.0)]
+    for kind in set(perturbed):
+        last = [
+            at for at, name in enumerate(layers) if name == order[-1] and perturbed[at] == kind
+        ]
+        if not last:
+            continue
         before, after = (
             _repeated(each[last], labels, vote, wrong, right, n_classes) for each in (plain, moved)
         )
-        found.append(min(MOST, max(0.0, after / before)) if before > 0 else 0.0)
-    return float((found[0] * found[1]) ** 0.5)
+        n = len(before)
+        if float(before.mean()) <= _LIMIT * float(before.std(correction=0)) / n**0.5:
+            continue
+        share = float(after.sum() / before.sum())
+        error = float((after - share * before).std(correction=0)) * n**0.5 / float(before.sum())
+        found.append((share, share + _LIMIT * error))
+    likely, most_likely = (max(each[end] for each in found) for end in (0, 1))
+    return min(MOST, likely), min(MOST, most_likely)
 
 
 def _repeated(
@@ -133,48 +160,65 @@ def _repeated(
     wrong: Bool[Tensor, " n"],
     right: Bool[Tensor, " n"],
     n_classes: int,
-) -> float:
-    """Return how much oftener than without memory given labels are repeated that look wrong."""
-    found = 0.0
+) -> Float[Tensor, " contradicted"]:
+    """Return of each sample that looks mislabelled how much oftener its label is repeated.
+
+    Than without memory: than it is said of rightly labelled samples of the class that the vote is
+    for.
+    """
+    found = torch.zeros(int(wrong.sum()), dtype=torch.float64)
     pairs = vote[wrong] * n_classes + labels[wrong]
     of_class = torch.bincount(vote[right], minlength=n_classes).double().clamp(min=1)
     for mine in answers:
-        repeats = float((mine[wrong] == labels[wrong]).double().sum())
         # How often the answer k is given to rightly labelled samples of a class.
         counts = torch.bincount(vote[right] * n_classes + mine[right], minlength=n_classes**2)
         rates = counts.double() / of_class.repeat_interleave(n_classes)
-        found += repeats - float(rates[pairs].sum())
-    return found
+        found += (mine[wrong] == labels[wrong]).double() - rates[pairs]
+    return found / len(answers)
 
 
 def survival_on_holdout(
     plain: Float[Tensor, " candidates"],
     moved: Float[Tensor, " candidates"],
-    agrees: Bool[Tensor, "candidates m"],
-) -> tuple[float, float]:
-    """Return ρ, and how much the hold-out counts beside the corrected agreement.
+    holdout: Float[Tensor, " candidates"],
+) -> float:
+    """Return ρ as that with which A* of all candidates is most nearly that on a hold-out.
 
     The hold-out's own error is the same for all candidates but for the samples on which they
-    differ; so A* and the agreement there may differ by a constant. What their difference varies
-    beyond the hold-out's sampling error is the error of A*: each of the two counts by its
-    precision.
+    differ; so A* and the agreement there may differ by a constant.
 
     Parameters
     ----------
     plain, moved : Tensor of float64, shape (C,)
         Agreement on training inputs as they are, and perturbed.
-    agrees : Tensor of bool, shape (C, m)
-        Which of the hold-out's labels each candidate predicts.
+    holdout : Tensor of float64, shape (C,)
+        Agreement on the hold-out.
     """
-    held = agrees.double()
-    on_holdout = held.mean(1)
-    # The sampling variance of a candidate's agreement about the mean of all.
-    sampling = float((held - held.mean(0)).var(1, correction=0).mean()) / held.shape[1]
-    best = (float("inf"), 0.0)
-    for step in range(_GRID):
-        survival = MOST * step / (_GRID - 1)
-        differ = float((corrected(plain, moved, survival) - on_holdout).var(correction=0))
-        best = min(best, (differ, survival))
-    differ, survival = best
-    trust = max(0.0, differ - sampling) / differ if differ > 0 else 0.0
-    return survival, trust
+    shares = [MOST * step / (_GRID - 1) for step in range(_GRID)]
+    return min(
+        shares,
+        key=lambda each: float((corrected(plain, moved, each) - holdout).var(correction=0)),
+    )
+
+
+def weight_of_holdout(
+    plain: Bool[Tensor, "candidates n"],
+    moved: Bool[Tensor, "candidates n"],
+    holdout: Bool[Tensor, "candidates m"],
+    survival: float,
+) -> float:
+    """Return how much a hold-out counts beside the corrected agreement: each by its precision.
+
+    What matters of sampling errors is what they differ by between candidates.
+
+    Parameters
+    ----------
+    plain, moved, holdout : Tensor of bool, shapes (C, n) and (C, m)
+        Which labels each candidate predicts.
+    survival : float
+        ρ.
+    """
+    errors = []
+    for agrees in (corrected(plain.float(), moved.float(), survival), holdout.float()):
+        errors.append(float((agrees - agrees.mean(0)).var(1, correction=0).mean()) / agrees.shape[1])
+    return errors[0] / sum(errors) if sum(errors) > 0 else 0.0
