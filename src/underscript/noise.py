@@ -25,11 +25,11 @@ __all__ = [
     "Noise",
     "beyond_chance",
     "calibrate",
+    "chance_right",
     "class_bias",
     "estimate_noise",
     "estimated_transitions",
     "expected_calibration_error",
-    "likelihood",
 ]
 
 # Temperatures times the spread of the scores; between two the likelihood is flat.
@@ -360,16 +360,23 @@ def estimate_noise(
     )  # fmt: skip
 
 
-def likelihood(
-    scores: Float[Tensor, "n classes"], labels: Int[Tensor, " n"], calibration: Calibration
-) -> float:
-    """Return the mean log-likelihood of a label, in nats, as the likelier model of noise has it.
+def chance_right(
+    scores: Float[Tensor, "n classes"], labels: Int[Tensor, " n"]
+) -> Float[Tensor, " n"]:
+    """Return the probability that each label is right, as the likelier model of noise has it.
 
-    Less what Akaike's criterion takes for the numbers of a transition matrix. Parameters are as for
-    `estimate_noise`.
+    Parameters are as for `calibrate`.
     """
-    other = _with_transitions(scores.double(), labels, calibration)
-    return calibration.mean if other is None else other[3]
+    scores = scores.double()
+    calibration = calibrate(scores, labels)
+    other = _with_transitions(scores, labels, calibration)
+    if other is None:
+        chances, share = torch.softmax(scores * calibration.temperature, 1), calibration.redrawn
+        matrix = _even(scores.shape[1], share)
+    else:
+        chances, matrix = other[0], other[1]
+    mine = chances.gather(1, labels[:, None])[:, 0] * matrix.diagonal()[labels]
+    return mine / _of_labels(chances, labels, matrix)
 
 
 def beyond_chance(

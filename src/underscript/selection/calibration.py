@@ -41,39 +41,69 @@ class Estimates:
     out_of_fold_bias: Tensor
 
 
-def estimate(scores: Scores, memory: Memory, members: Sequence[int], seed: int) -> Estimates:
+def estimate(
+    scores: Scores,
+    memory: Memory,
+    members: Sequence[int],
+    averaged: tuple[Float[Tensor, "m classes"], Int[Tensor, " m"]],
+    seed: int,
+) -> Estimates:
     """Estimate noise and calibration of an ensemble's summed scores.
 
     From perturbed training inputs, out of fold, and from a hold-out, which counts as much as it
     counts when members are chosen. Of the training inputs whose label the ensemble predicts some
     are left out: as many as predict it from memory that survives the perturbation. A second
     estimate of the rate comes from the labels of nearest neighbours; the interval reaches as far.
+
+    Parameters
+    ----------
+    scores : Scores
+        Of all candidates.
+    memory : Memory
+        How much of it survives.
+    members : sequence of int
+        The ensemble.
+    averaged : tuple of Tensor, shapes (m, K) and (m,)
+        The ensemble's scores of training inputs, out of fold, over all perturbed views; their
+        given labels.
+    seed : int
+        Of what is drawn.
     """
     plain, moved = (_summed(each, members) for each in (scores.plain, scores.moved))
-    agrees = moved.argmax(1) == scores.labels
+    shares = [float((each.argmax(1) == scores.labels).double().mean()) for each in (plain, moved)]
+    remembered = _remembered(*shares, memory.likely)
+    over_views, labels = averaged
+    agrees = over_views.argmax(1) == labels
     share = float(agrees.double().mean())
-    as_they_are = float((plain.argmax(1) == scores.labels).double().mean())
-    expected = min(share, max(0.0, corrected(as_they_are, share, memory.likely)))
+    expected = max(0.0, share - remembered) / (1 - remembered) if remembered < 1 else 0.0
     kept = _thinned(agrees, expected)
-    noise, temperature, bias = _fitted(moved[kept], scores.labels[kept], seed)
+    noise, *out_of_fold = _fitted(over_views[kept], labels[kept], seed)
     # That memory is told exactly is not known: half of what was left out counts as an error.
     noise = noise.widened((share - expected) / 2)
     # Nor may memory that survives look as if labels said something.
-    least = corrected(as_they_are, share, memory.survival)
+    least = corrected(*shares, memory.survival)
     beyond = beyond_chance(least, moved.argmax(1), scores.labels) * (1 - memory.survival)
     noise = replace(noise, beyond_chance=beyond)
-    out_of_fold = temperature, bias
+    # New inputs are like those of a hold-out, or like one perturbed view.
     if scores.held is not None:
-        held = _fitted(_summed(scores.holdout, members), scores.held, seed)
-        noise = noise.averaged(held[0], memory.trust)
-        # New inputs are like those of a hold-out.
-        _, temperature, bias = held
-    second = rate_of_neighbours(moved, scores.labels, seed)
+        held, temperature, bias = _fitted(_summed(scores.holdout, members), scores.held, seed)
+        noise = noise.averaged(held, memory.trust)
+    else:
+        of_one = moved.argmax(1) == scores.labels
+        kept = _thinned(of_one, max(0.0, shares[1] - remembered) / max(1 - remembered, 1e-6))
+        temperature, bias = _calibrated(moved[kept], scores.labels[kept])
+    second = rate_of_neighbours(over_views, labels, seed)
     noise = replace(
         noise, second_rate=second,
         rate_low=min(noise.rate_low, second), rate_high=max(noise.rate_high, second),
     )  # fmt: skip
     return Estimates(noise, temperature, bias, *out_of_fold)
+
+
+def _remembered(plain: float, moved: float, survival: float) -> float:
+    """Return the share of samples whose label is predicted on perturbed inputs from memory."""
+    expected = min(moved, max(0.0, corrected(plain, moved, survival)))
+    return (moved - expected) / (1 - expected) if expected < 1 else 0.0
 
 
 def _summed(scores: Sequence[Tensor], members: Sequence[int]) -> Float[Tensor, "n classes"]:
@@ -97,12 +127,21 @@ def _fitted(
     """Return noise, temperature and biases of some samples' scores."""
     step = max(1, len(labels) // _ESTIMATED_WITH)
     scores, labels = scores[::step].double(), labels[::step]
+    temperature, bias = _calibrated(scores, labels)
+    shifted = scores + bias / temperature
+    return estimate_noise(shifted, labels, calibrate(shifted, labels), seed), temperature, bias
+
+
+def _calibrated(
+    scores: Float[Tensor, "n classes"], labels: Int[Tensor, " n"]
+) -> tuple[float, Tensor]:
+    """Return temperature and the classes' biases, which are added to log-odds."""
+    step = max(1, len(labels) // _ESTIMATED_WITH)
+    scores, labels = scores[::step].double(), labels[::step]
     calibration = calibrate(scores, labels)
     bias = class_bias(scores, labels, calibration)
-    shifted = scores + bias / calibration.temperature
-    again = calibrate(shifted, labels)
-    noise = estimate_noise(shifted, labels, again, seed)
-    return noise, again.temperature, bias * (again.temperature / calibration.temperature)
+    again = calibrate(scores + bias / calibration.temperature, labels)
+    return again.temperature, bias * (again.temperature / calibration.temperature)
 
 
 def rate_of_neighbours(

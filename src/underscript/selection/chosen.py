@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from .._mixing import mixed
 from .._notes import Notes
 from .._passes import Decoders, Task
 from .._stream import Source, stream
@@ -290,7 +291,8 @@ def choose(
             "hold-out, so all layers answer together. Give a hold-out, or a perturbation"
         )
         members = _one_of_each(fits, mine)
-    told = estimate(fits.scores, memory, members, task.seed)
+    values = _out_of_fold(fits, kept, members, task)
+    told = estimate(fits.scores, memory, members, _of_all(values, kept, fits, task), task.seed)
     noise, temperature = told.noise.over(fits.classes, task.n_classes), told.temperature
     decoders = {}
     for layer in dict.fromkeys(layers):
@@ -302,7 +304,6 @@ def choose(
     alone = {layers[at] for at in members}
     place = alone.pop() if len(alone) == 1 else COMBINED
     decoders[place] = _combined(fits, members, temperature, told.bias, task)
-    values = _out_of_fold(fits, kept, members, task)
     places = torch.cat([kept.part(fold).places for fold in range(FOLDS)])
     ordered = torch.full((len(values), task.n_classes), -torch.inf)
     odds = values * told.out_of_fold_temperature + told.out_of_fold_bias
@@ -432,15 +433,10 @@ def _expanded(linear: Linear, classes: Tensor, n_classes: int) -> Linear:
 def _out_of_fold(
     fits: Fits, kept: KeptRows, members: Sequence[int], task: Task
 ) -> Float[Tensor, "n classes"]:
-    """Return the ensemble's scores of all of this process's samples, fold by fold, out of fold."""
-    if fits.steps == 1:
-        total = None
-        for at in members:
-            fitted = fits.fitted[fits.candidates[at]]
-            part = fitted.moved / _spread_of(fits, at)
-            total = part if total is None else total + part
-        assert total is not None
-        return total
+    """Return the ensemble's scores of this process's samples, fold by fold, out of fold.
+
+    The mean over perturbed views.
+    """
     views = list(range(1, kept.views)) or [0]
     found = []
     for fold in range(FOLDS):
@@ -454,7 +450,7 @@ def _out_of_fold(
                     # What went to a file comes back on the CPU.
                     seen = rows.to(task.device)
                     seen = fits.features[each.layer](seen) if each.n_features else seen
-                    scores = fitted.without[fold](seen).cpu() / _spread_of(fits, at)
+                    scores = fitted.without[fold](seen).cpu() / (_spread_of(fits, at) * len(views))
                     lowest = scores.masked_fill(torch.isinf(scores), torch.inf).amin(1, True)
                     lowest = lowest.masked_fill(torch.isinf(lowest), 0.0)
                     scores = torch.where(torch.isinf(scores), lowest, scores)
@@ -464,8 +460,23 @@ def _out_of_fold(
     return torch.cat(found)
 
 
+def _of_all(
+    values: Tensor, kept: KeptRows, fits: Fits, task: Task
+) -> tuple[Float[Tensor, "m classes"], Int[Tensor, " m"]]:
+    """Return everybody's values of the samples that choose, and their labels among classes."""
+    parts = [kept.part(fold) for fold in range(FOLDS)]
+    place = torch.full((task.n_classes,), -1)
+    place[fits.classes] = torch.arange(len(fits.classes))
+    labels = place[torch.cat([part.labels for part in parts])]
+    prints = np.concatenate([part.prints for part in parts])
+    found = task.team.gather((values[:: fits.steps], labels[:: fits.steps], prints[:: fits.steps]))
+    order = np.argsort(mixed(np.concatenate([part[2] for part in found])), kind="stable")
+    at = torch.from_numpy(order)
+    return torch.cat([part[0] for part in found])[at], torch.cat([part[1] for part in found])[at]
+
+
 def _spread_of(fits: Fits, at: int) -> float:
-    """Return what a candidate's summed perturbed scores were divided by."""
+    """Return what a candidate's scores of perturbed inputs were divided by."""
     return fits.fitted[fits.candidates[at]].moved_spread
 
 

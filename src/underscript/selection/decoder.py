@@ -22,7 +22,7 @@ from .._passes import Task
 from .._stream import Rows, Source, stream
 from .._survey import INPUT
 from ..discriminant import FourierFeatures
-from ..noise import SMALLEST, calibrate
+from ..noise import chance_right
 from ..perturbation import Perturbation
 from .fitting import Candidate, Fitted, Grid, LayerFit
 from .greedy import Scores
@@ -160,7 +160,8 @@ def keep_holdout(network: nn.Module, task: Task, source: Source) -> Held:
             labels.append(torch.from_numpy(task.given(rows.batch, source)))
             prints.append(prints_of(rows.batch))
             for name, mine in rows.layers.items():
-                found[name].append(mine.float())
+                # What is read off the input may have stayed where the data are.
+                found[name].append(mine.to(task.device).float())
     layers = {name: torch.cat(parts) for name, parts in found.items()}
     return Held(layers, torch.cat(labels), np.concatenate(prints))
 
@@ -231,7 +232,7 @@ def fit_candidates(
                 mine = mine if maps is None else maps(mine)
                 holdout += [each.whole(mine).cpu() for each in found.values()]
     return _together(
-        fitted, features, holdout, labels, prints, held, place, classes, steps, len(views), task
+        fitted, features, holdout, labels, prints, held, place, classes, steps, task
     )  # fmt: skip
 
 
@@ -267,7 +268,6 @@ def _together(
     place: Tensor,
     classes: Tensor,
     steps: int,
-    views: int,
     task: Task,
 ) -> Fits:
     """Return everybody's scores, each candidate's brought to one scale."""
@@ -283,7 +283,7 @@ def _together(
         wholes = [torch.cat([part[k] for part in found])[order] for k in (0, 1)]  # type: ignore[misc]
         each.moved_spread = _spread(wholes[1])
         # New inputs are like perturbed ones, not like those that may be remembered.
-        each.spread = each.moved_spread / max(1, views)
+        each.spread = each.moved_spread
         plain.append(_centred(wholes[0]) / _spread(wholes[0]))
         moved.append(_centred(wholes[1]) / each.moved_spread)
         if holdout:
@@ -317,12 +317,16 @@ def measure_memory(fits: Fits, perturbed: bool) -> Memory:
     likely = most = 0.0
     if perturbed:
         layers = [each.layer for each in fits.candidates]
-        order = by_agreement(of_plain, layers)
-        if not _next_to_no_noise(fits, order[: len(order) // 2]):
-            kinds = [each.perturbed for each in fits.candidates]
-            likely, most = survival_without(
-                plain, moved, scores.labels, layers, kinds, len(fits.classes)
-            )
+        kinds = [each.perturbed for each in fits.candidates]
+        first = by_agreement(of_plain, layers)[0]
+        step = max(1, len(scores.labels) // _LOOKED_AT_NOISE)
+        labels = scores.labels[::step]
+        known = [each[::step] for each, layer in zip(scores.moved, layers, strict=True)
+                 if layer == first]  # fmt: skip
+        likely, most = survival_without(
+            plain[:, ::step], moved[:, ::step], labels,
+            chance_right(torch.stack(known).sum(0), labels), layers, kinds, len(fits.classes),
+        )  # fmt: skip
     if scores.held is None or not len(scores.holdout):
         return Memory(of_plain, of_moved, base, None, most, likely, 0.0)
     held = torch.stack([each.argmax(1) for each in scores.holdout]) == scores.held
@@ -332,19 +336,3 @@ def measure_memory(fits: Fits, perturbed: bool) -> Memory:
     predicts = [each == scores.labels for each in (torch.where(own[:, None], moved, plain), moved)]
     trust = weight_of_holdout(*predicts, held, most)
     return Memory(of_plain, of_moved, base, on_holdout, most, likely, trust)
-
-
-def _next_to_no_noise(fits: Fits, layers: Sequence[str]) -> bool:
-    """Say whether some layers find hardly any label wrong.
-
-    Then what they contradict is right for the most part, and tells nothing of memory.
-    """
-    some = [
-        at for at, each in enumerate(fits.candidates) if each.layer in layers and not each.round
-    ]
-    if not some:
-        return True
-    together = torch.stack([fits.scores.moved[at] for at in some]).sum(0)
-    step = max(1, len(together) // _LOOKED_AT_NOISE)
-    found = calibrate(together[::step], fits.scores.labels[::step])
-    return found.redrawn * (1 - 1 / len(fits.classes)) < SMALLEST

@@ -74,7 +74,8 @@ class Fitted:
     without : list of Linear
         For each fold what is fitted to the others.
     plain, moved : Tensor of float32, shape (n, K)
-        Out-of-fold scores of rows as they are, and summed over perturbed ones.
+        Out-of-fold scores of rows as they are, and of the first perturbed view: one each, so that
+        what they agree with labels differs by memory alone.
     spread, moved_spread : float
         Standard deviations about each row's mean: of scores of one new input, and of `moved`.
     """
@@ -138,7 +139,7 @@ class LayerFit:
     team: Team
     room: int
     scale: Tensor | None = None
-    _cache: list[list[tuple[Tensor, Tensor]]] | None = field(default=None, init=False)
+    _cache: list[list[tuple[Tensor, Tensor, Tensor]]] | None = field(default=None, init=False)
     _factors: dict[tuple[int, bool, float], tuple[Tensor, Tensor]] = field(
         default_factory=dict, init=False
     )
@@ -168,20 +169,20 @@ class LayerFit:
         self._factors.clear()
         return found
 
-    def _lifted(self) -> Iterator[tuple[int, slice, Tensor, Tensor]]:
-        """Give each fold's rows about the centre: as they are, and the sum of perturbed ones."""
+    def _lifted(self) -> Iterator[tuple[int, slice, Tensor, Tensor, Tensor]]:
+        """Give each fold's rows about the centre.
+
+        As they are, the sum of perturbed ones, and of these the first.
+        """
         if self._cache is not None:
             for fold, blocks in enumerate(self._cache):
                 start = 0
-                for plain, moved in blocks:
-                    yield fold, slice(start, start + len(plain)), plain, moved
+                for plain, moved, first in blocks:
+                    yield fold, slice(start, start + len(plain)), plain, moved, first
                     start += len(plain)
             return
         for fold, at, parts in self._blocks():
-            moved = torch.zeros_like(parts[0])
-            for part in parts[1:]:
-                moved += part
-            yield fold, at, parts[0], moved
+            yield fold, at, parts[0], _sum_of(parts), parts[min(1, len(self.views))]
 
     def _blocks(self) -> Iterator[tuple[int, slice, list[Tensor]]]:
         for fold in range(FOLDS):
@@ -208,23 +209,22 @@ class LayerFit:
             )
             for _ in range(FOLDS)
         ]
-        cache: list[list[tuple[Tensor, Tensor]]] | None = [[] for _ in range(FOLDS)]
-        if 8 * width * self.rows.n > self.room:
+        cache: list[list[tuple[Tensor, Tensor, Tensor]]] | None = [[] for _ in range(FOLDS)]
+        if 12 * width * self.rows.n > self.room:
             cache = None
         with self.team.together():
             for fold, at, parts in self._blocks():
                 mine, labels = sums[fold], self.labels[fold][at].to(self.centre.device)
-                moved = torch.zeros_like(parts[0])
-                for part in parts[1:]:
-                    moved += part
-                    if fits:
+                moved = _sum_of(parts)
+                if fits:
+                    for part in parts[1:]:
                         add_products(mine.products[1], part)
                 add_products(mine.products[0], parts[0])
                 for kind, rows in enumerate((parts[0], moved)):
                     mine.totals[kind] += rows.sum(0)
                     _add_by_class(mine.of_class[kind], rows, labels)
                 if cache is not None:
-                    cache[fold].append((parts[0], moved))
+                    cache[fold].append((parts[0], moved, parts[min(1, len(self.views))]))
         self._cache = cache
         for mine in sums:
             for tensors in (mine.products, mine.totals, mine.of_class):
@@ -276,7 +276,7 @@ class LayerFit:
         sums = {key: torch.zeros_like(mean) for key, mean in before.items()}
         counts = {key: torch.zeros(n_classes, dtype=torch.int64) for key in before}
         with self.team.together():
-            for fold, _, plain, moved in self._lifted():
+            for fold, _, plain, moved, _ in self._lifted():
                 both = plain + moved
                 for perturbed in self.grid.perturbed:
                     rows, parts = (both, self._parts) if perturbed else (plain, 1)
@@ -326,12 +326,12 @@ class LayerFit:
         keys = [(p, r, n) for n, made in enumerate(linears) for p, r in made]
         kept: list[list[Tensor]] = [[], []]
         with self.team.together():
-            for fold, at, *rows in self._lifted():
+            for fold, at, plain_rows, _, first in self._lifted():
                 some = torch.arange(-at.start % steps, at.stop - at.start, steps)
+                some = some.to(plain_rows.device)
                 mine = [linears[number][p, ridge][fold] for p, ridge, number in keys]
-                for kind, parts in enumerate((1, max(1, len(self.views)))):
-                    part = rows[kind] if self.views or not kind else rows[0]
-                    kept[kind].append(_scores(part[some.to(part.device)], mine, parts).cpu())
+                for rows, scores in zip((plain_rows, first), kept, strict=True):
+                    scores.append(_scores(rows[some], mine, 1).cpu())
         plain, moved = (
             torch.cat(parts).view(-1, len(keys), self.n_classes)
             if parts
@@ -349,6 +349,14 @@ class LayerFit:
                 fits[WHOLE], fits[:WHOLE], plain[:, place].clone(), moved[:, place].clone()
             )
         return found
+
+
+def _sum_of(parts: Sequence[Tensor]) -> Tensor:
+    """Return the sum of the perturbed ones of a block's views; the first is as inputs are."""
+    total = torch.zeros_like(parts[0])
+    for part in parts[1:]:
+        total += part
+    return total
 
 
 def _about(linear: Linear, centre: Tensor, scale: Tensor | None) -> Linear:

@@ -43,7 +43,7 @@ class Scores:
     Attributes
     ----------
     plain, moved : list of Tensor of float32, shape (n, K)
-        Out of fold, of inputs as they are, and summed over perturbed ones.
+        Out of fold, of inputs as they are, and of perturbed ones.
     labels : Tensor of int64, shape (n,)
         Given labels.
     holdout : list of Tensor of float32, shape (m, K)

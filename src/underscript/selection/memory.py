@@ -6,10 +6,10 @@ owes to it (A₀ less A\*, the agreement with labels of new inputs) a share ρ s
 perturbation: A = (1 − ρ) A\* + ρ A₀. It is found
 
 - from what becomes of memories that are known to be such. Samples whose given label no candidate of
-  the layer that agrees least predicts, most of which agree on another, are mostly mislabelled. How
-  often the layer that agrees most still repeats these labels, beyond how often it says so of
-  rightly labelled samples of the class, is memory; ρ is the share of it that is left on perturbed
-  inputs;
+  the layer that agrees least predicts, most of which agree on another, are mostly mislabelled: how
+  many of them that layer's scores and the labels tell. How often the layer that agrees most still
+  repeats these labels, beyond how often it would without memory, is memory; ρ is the share of it
+  that is left on perturbed inputs;
 - and with a hold-out, as that with which A\* of all candidates is most nearly their agreement there.
 
 To choose by, ρ is taken as large as it may be. Where it is too small, candidates win by what they
@@ -97,6 +97,7 @@ def survival_without(
     plain: Int[Tensor, "candidates n"],
     moved: Int[Tensor, "candidates n"],
     labels: Int[Tensor, " n"],
+    right: Float[Tensor, " n"],
     layers: Sequence[str],
     perturbed: Sequence[bool],
     n_classes: int,
@@ -104,9 +105,11 @@ def survival_without(
     """Return ρ, as it most likely is and at most, from answers as inputs are, and perturbed.
 
     Layers are ordered by their agreement on inputs as they are: the first one contradicts, the last
-    one remembers. What is fitted to perturbed rows and what is not may read more or less of what
-    survives: the larger of the two counts, with its 97.5 % limit for the most that ρ may be. If
-    nothing shows that anything is remembered, ρ is 0.
+    one remembers. Without memory that one would say a contradicted label as often as of rightly
+    labelled samples of the class that the first one votes for, if the label is wrong; and as often
+    as of any perturbed sample, if it is right. What is fitted to perturbed rows and what is not may
+    read more or less of what survives: the larger of the two counts, with its 97.5 % limit for the
+    most that ρ may be. If nothing shows that anything is remembered, ρ is 0.
 
     Parameters
     ----------
@@ -114,6 +117,8 @@ def survival_without(
         Out-of-fold answers.
     labels : Tensor of int64, shape (n,)
         Given labels.
+    right : Tensor of float64, shape (n,)
+        The probability that each is right, as the first layer has it.
     layers : sequence of str
         Each candidate's layer.
     perturbed : sequence of bool
@@ -130,8 +135,9 @@ def survival_without(
         votes.scatter_add_(1, answers[:, None], torch.ones(len(labels), 1))
     most, vote = votes.max(1)
     mine = votes.gather(1, labels[:, None])[:, 0]
-    wrong, right = (mine == 0) & (2 * most > len(knowing)), vote == labels
-    if not wrong.any():
+    against, agreed = (mine == 0) & (2 * most > len(knowing)), vote == labels
+    n = int(against.sum())
+    if not n:
         return 0.0, 0.0
     found = [(0.0, 0.0)]
     for kind in set(perturbed):
@@ -140,40 +146,44 @@ def survival_without(
         ]
         if not last:
             continue
+        known = float((moved[last] == labels).double().mean())
         before, after = (
-            _repeated(each[last], labels, vote, wrong, right, n_classes) for each in (plain, moved)
+            _repeated(each[last], labels, vote, against, agreed, right[against], known, n_classes)
+            for each in (plain, moved)
         )
-        n = len(before)
         if float(before.mean()) <= _LIMIT * float(before.std(correction=0)) / n**0.5:
             continue
         share = float(after.sum() / before.sum())
         error = float((after - share * before).std(correction=0)) * n**0.5 / float(before.sum())
         found.append((share, share + _LIMIT * error))
-    likely, most_likely = (max(each[end] for each in found) for end in (0, 1))
-    return min(MOST, likely), min(MOST, most_likely)
+    likely, limit = (max(each[end] for each in found) for end in (0, 1))
+    return min(MOST, likely), min(MOST, limit)
 
 
 def _repeated(
     answers: Int[Tensor, "candidates n"],
     labels: Int[Tensor, " n"],
     vote: Int[Tensor, " n"],
-    wrong: Bool[Tensor, " n"],
-    right: Bool[Tensor, " n"],
+    against: Bool[Tensor, " n"],
+    agreed: Bool[Tensor, " n"],
+    right: Float[Tensor, " contradicted"],
+    known: float,
     n_classes: int,
 ) -> Float[Tensor, " contradicted"]:
-    """Return of each sample that looks mislabelled how much oftener its label is repeated.
+    """Return of each contradicted sample how much oftener its label is repeated than expected.
 
-    Than without memory: than it is said of rightly labelled samples of the class that the vote is
-    for.
+    Expected is what is said of samples of the class that the vote is for, if the label is wrong,
+    and `known`, if it is right.
     """
-    found = torch.zeros(int(wrong.sum()), dtype=torch.float64)
-    pairs = vote[wrong] * n_classes + labels[wrong]
-    of_class = torch.bincount(vote[right], minlength=n_classes).double().clamp(min=1)
+    found = torch.zeros(len(right), dtype=torch.float64)
+    pairs = vote[against] * n_classes + labels[against]
+    of_class = torch.bincount(vote[agreed], minlength=n_classes).double().clamp(min=1)
     for mine in answers:
         # How often the answer k is given to rightly labelled samples of a class.
-        counts = torch.bincount(vote[right] * n_classes + mine[right], minlength=n_classes**2)
+        counts = torch.bincount(vote[agreed] * n_classes + mine[agreed], minlength=n_classes**2)
         rates = counts.double() / of_class.repeat_interleave(n_classes)
-        found += (mine[wrong] == labels[wrong]).double() - rates[pairs]
+        found += (mine[against] == labels[against]).double()
+        found -= (1 - right) * rates[pairs] + right * known
     return found / len(answers)
 
 
