@@ -74,7 +74,7 @@ def judge(
     zoo: Path,
     held: bool,
     device: str,
-    retrain: bool = False,
+    retrain: float | None = None,
     **settings: Any,
 ) -> dict[str, Any]:  # fmt: skip
     """Decode one network and say how good that was."""
@@ -128,7 +128,8 @@ def judge(
         found["transfer"] = _accuracy(d.transfer(), inputs, right, device)
         if retrain:
             again = us.retrain(
-                model, source(data["train"]), d, holdout, epochs=3, progress=False
+                model, source(data["train"]), d, holdout, epochs=3, learning_rate=retrain,
+                progress=False,
             )  # fmt: skip
             found["retrained"] = _accuracy(again.model, inputs, right, device)
     return found
@@ -149,7 +150,7 @@ def main() -> None:
     parser.add_argument("--networks", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--retrain", action="store_true")
+    parser.add_argument("--retrain", type=float, help="for three epochs, at this learning rate")
     parser.add_argument("--only", choices=("holdout", "alone"))
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -162,7 +163,7 @@ def main() -> None:
             if not path.exists():
                 found = judge(
                     name, arguments.root, arguments.networks, held, arguments.device,
-                    arguments.retrain and held,
+                    arguments.retrain if held else None,
                 )  # fmt: skip
                 path.write_text(json.dumps(found))
             print(line(json.loads(path.read_text())), flush=True)
@@ -177,7 +178,7 @@ def line(found: dict[str, Any]) -> str:
         "retrained": found.get("retrained"), "AUROC": found.get("auroc"),
         "F1": found["f1_flags"], "F1≠": found["f1_contradicted"], "wrong": found["wrong"],
         "rate": found["rate"], "ρ": memory["survival"],
-        "ρ likely": memory["survival_likely"], "trust": memory["holdout_trust"],
+        "ρ likely": memory["survival_likely"], "trust": memory["holdout_weight"],
         "labels right": found["right_after"],
     }  # fmt: skip
     shown = [f"{key} {100 * value:.1f}" for key, value in numbers.items() if value is not None]

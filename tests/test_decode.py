@@ -166,7 +166,7 @@ def test_the_summary_and_the_verdict_tell_the_tables_numbers():
     if summary["selected"]["criterion"] == "holdout":
         assert summary["selected"]["criterion_accuracy"] == by_split["holdout", "given"]
     else:  # an estimate, from perturbed training inputs
-        assert summary["memory"]["holdout_trust"] <= 0.5
+        assert summary["memory"]["holdout_weight"] <= 0.5
         expected = by_split["holdout", "given"]
         assert summary["selected"]["criterion_accuracy"] == pytest.approx(expected, abs=0.15)
     assert summary["wrong_label_share"] == (Y.numpy() != GIVEN).mean()

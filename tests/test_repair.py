@@ -111,7 +111,7 @@ def test_a_read_out_without_a_bias_gets_the_discriminants_folded_in():
     model.readout.bias = None
     decoding, _, x = decoded("mlp", model)
     tried = [(e["weights"], e["bias"]) for e in decoding.summary["transfer"]["tried"]]
-    assert tried == [("own", "zero"), ("discriminant", "zero"), ("velpic", "zero")]
+    assert tried == [("own", "zero"), ("logistic", "zero"), ("velpic", "zero")]
     repaired = decoding.transfer()
     assert repaired.readout.bias is None
     said = decoding.label_issues()["predicted_label"]
@@ -133,7 +133,7 @@ def test_a_class_that_the_data_lack_is_never_predicted():
         decoding = us.decode(models.build("mlp", seed=3), (x[keep], given[keep]), controls=False,
                              progress=False, variance=0.5)  # fmt: skip
     for bias in ("refitted", "zero"):
-        repaired = decoding.transfer("discriminant", bias)
+        repaired = decoding.transfer("logistic", bias)
         assert all(torch.isfinite(value).all() for value in repaired.state_dict().values())
         if bias == "refitted":
             assert 2 not in predictions(repaired, x)
@@ -180,7 +180,7 @@ def test_options_that_are_not_offered_are_refused(found):
     with pytest.raises(DataError, match="weights of discriminant, velpic"):
         found[0].transfer("lda")
     with pytest.raises(DataError, match="'discriminant' with bias='kept' is not offered"):
-        found[0].transfer("discriminant", "kept")
+        found[0].transfer("logistic", "kept")
 
 
 def test_after_loading_it_gives_the_same_weights(tmp_path, found):

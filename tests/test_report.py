@@ -86,7 +86,7 @@ def memory_of(layers: list[str], holdout: bool = True) -> dict[str, Any]:
         for name, deep in zip(layers, np.arange(len(layers)) / len(layers), strict=True)
     ]  # fmt: skip
     return {"survival": 0.12, "survival_likely": 0.08,
-            "holdout_trust": 0.9 if holdout else 0.0, "layers": rows}  # fmt: skip
+            "holdout_weight": 0.9 if holdout else 0.0, "layers": rows}  # fmt: skip
 
 
 def make_table(

@@ -65,7 +65,7 @@ def add_repair(commands: Any, add_command: AddCommand) -> None:
     add("--holdout", metavar="FILE.py:val", help="noisy labels, not trained on: says when to stop")
     add("--test", metavar="FILE.py:test", help="chooses nothing")
     add("--epochs", type=int, default=10, help="at most (default 10)")
-    add("--learning-rate", type=float, default=3e-4, help="Adam's at the start (default 3e-4)")
+    add("--learning-rate", type=float, default=1e-3, help="Adam's at the start (default 1e-3)")
     add("--batch-size", type=int, default=128)
     add("--seed", type=int, default=0)
     add("--device", help="such as cpu or cuda; default: where the model is")

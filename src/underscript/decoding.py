@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -18,9 +19,9 @@ from ._intervals import of_share
 from ._made_with import machine, peak_memory, versions
 from ._run_folder import Run, is_run, read_run, write_run
 from .decoder import Decoder
-from .errors import ModelError
+from .errors import DataError, ModelError
 from .examples import Example
-from .issues import Answers, confused_pairs, summarised
+from .issues import Answers, confused_pairs, posterior, summarised
 from .noise import Noise
 from .repair import ReadOut, relabelled, transfer
 from .selection import Selection
@@ -63,12 +64,14 @@ class Decoding:
         examples: Sequence[Example] = (),
         read_out: ReadOut | str = "",
         odds: Tensor | None = None,
+        noise: Noise | None = None,
     ):
         self.table, self.summary, self.best = table, summary, best
         self.candidates, self.geometry, self.examples = candidates, geometry, list(examples)
         self._issues, self._read_out = issues, read_out
         # Out-of-fold log-odds (n, K) in the order of the issues, where they are kept.
         self._odds = odds
+        self._noise = noise
 
     def __repr__(self) -> str:
         return f"Decoding({self.summary['verdict']!r})"
@@ -194,6 +197,32 @@ class Decoding:
         """
         return relabelled(self._issues, bool(self.summary["settings"]["auto"]))
 
+    def soft_labels(self) -> NDArray[np.float32]:
+        """Return how likely each class is of each training sample, given also its label.
+
+        The decoder's out-of-fold probabilities and the estimated noise, by Bayes' rule. The best
+        labels to train on with.
+
+        Returns
+        -------
+        ndarray of float32, shape (n, K)
+            Rows add up to 1, in the order of `relabel`.
+
+        Raises
+        ------
+        DataError
+            If the probabilities were not kept: after loading a run, with several processes, with
+            ``auto=False``, or where they take more than 256 MiB.
+        """
+        if self._odds is None or self._noise is None:
+            raise DataError(
+                "soft_labels: the out-of-fold probabilities were not kept (after loading a run, "
+                "with several processes, with auto=False, or of too many samples and classes); "
+                "relabel() gives labels and confidences"
+            )
+        given = torch.from_numpy(self._issues["given_label"].to_numpy(np.int64, copy=True))
+        return posterior(self._odds, given, self._noise).numpy()
+
     def transfer(self, weights: str | None = None, bias: str | None = None) -> nn.Module:
         """Return a copy of the model whose last linear layer is rewritten, all else as it was.
 
@@ -201,13 +230,13 @@ class Decoding:
 
         Parameters
         ----------
-        weights : {"discriminant", "velpic", "own"}, optional
-            The linear discriminant of the layer's input, the class vectors of VeLPIC, or the
-            weights as they are; by default what agrees best with the decoded labels, unless a
+        weights : {"logistic", "velpic", "own"}, optional
+            A logistic regression of the layer's input, the class vectors of VeLPIC, or the weights
+            as they are; by default what agrees best with the decoded labels, unless a
             hold-out clearly prefers another.
         bias : {"refitted", "zero", "kept"}, optional
-            By default as `weights`. A discriminant's bias is folded into its weights where it is
-            to be zero.
+            By default as `weights`. A regression's bias is folded into its weights where it is to
+            be zero.
 
         Raises
         ------
@@ -389,7 +418,7 @@ def describe(
     summary["verdict"] = verdict(summary, table)
     flagged = set(issues.index[issues["is_label_issue"]])
     shown = [example for example in examples if example.index in flagged]
-    return Decoding(table, summary, best, issues, candidates, shapes, shown, read_out, odds)
+    return Decoding(table, summary, best, issues, candidates, shapes, shown, read_out, odds, noise)
 
 
 def _meter(memory: pd.DataFrame, survival: Memory) -> dict[str, Any]:
@@ -398,7 +427,7 @@ def _meter(memory: pd.DataFrame, survival: Memory) -> dict[str, Any]:
     return {
         "survival": survival.survival,
         "survival_likely": survival.likely,
-        "holdout_trust": survival.trust,
+        "holdout_weight": survival.weight,
         "layers": rows,
     }
 

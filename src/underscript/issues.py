@@ -7,7 +7,7 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -210,6 +210,28 @@ def came_from(noise: Noise) -> Tensor:
         matrix = np.full_like(matrix, noise.rate / (len(matrix) - 1))
         np.fill_diagonal(matrix, 1 - noise.rate)
     return torch.from_numpy((1 - SMALLEST) * matrix.T + SMALLEST / len(matrix))
+
+
+def posterior(
+    odds: Float[Tensor, "n classes"], given: Int[Tensor, " n"], noise: Noise
+) -> Float[Tensor, "n classes"]:
+    """Return how likely each class is, by log-odds that have not seen a label, and by that label.
+
+    Bayes' rule: the odds' probabilities times the chance of the given label under each class.
+
+    Parameters
+    ----------
+    odds : Tensor, shape (n, K)
+    given : Tensor of int64, shape (n,)
+    noise : Noise
+        What is known of the labels.
+
+    Returns
+    -------
+    Tensor of float32, shape (n, K)
+    """
+    chances = torch.softmax(odds.double(), 1) * came_from(noise)[given]
+    return (chances / chances.sum(1, keepdim=True).clamp(min=1e-300)).float()
 
 
 def _of_chances(

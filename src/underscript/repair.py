@@ -1,7 +1,7 @@
 """A repaired network: a copy whose last linear layer is rewritten, and nothing else.
 
-The decoders of that layer's input that are linear fit into its weights: the linear discriminants
-among the candidates, and the class vectors of VeLPIC. They are tried while others are counted, so
+What is linear in that layer's input fits into its weights: a logistic regression on what the
+ensemble decodes, and the class vectors of VeLPIC. They are tried while others are counted, so
 they cost two more products a batch; which is written is chosen with noisy labels only.
 """
 
@@ -29,7 +29,7 @@ __all__ = [
 ]  # fmt: skip
 
 BIASES = ("zero", "kept", "refitted")
-WEIGHTS = ("discriminant", "velpic", "own")
+WEIGHTS = ("logistic", "velpic", "own")
 # The logit of a class that the training data lacked: below any other, and finite.
 _NEVER = -1e4
 
@@ -43,7 +43,7 @@ class Option(NamedTuple):
     def __str__(self) -> str:
         if self.weights == "own":
             return "the weights as they are"
-        names = {"discriminant": "the discriminant", "velpic": "VeLPIC"}
+        names = {"logistic": "the logistic regression", "velpic": "VeLPIC"}
         return f"{names[self.weights]}'s weights, bias {self.bias}"
 
 
@@ -177,46 +177,39 @@ class Choosing:
     def __init__(self, target: Target, velpic: Any):
         self.target = target
         self.vectors: Tensor = velpic.tensors()["principal"].float()
-        # Option, ridge, weight and bias of each.
-        self.options: list[tuple[Option, float, Tensor, Tensor | None]] = [
-            (Option("velpic", "zero"), 0.0, self.vectors, None)
+        # Option, weight and bias of each.
+        self.options: list[tuple[Option, Tensor, Tensor | None]] = [
+            (Option("velpic", "zero"), self.vectors, None)
         ]
         if target.bias is not None:
-            self.options.append((Option("velpic", "kept"), 0.0, self.vectors, target.bias))
+            self.options.append((Option("velpic", "kept"), self.vectors, target.bias))
         self.n = 0
         self.agreed: Tensor | int = 0
         self.held: list[Tensor] = []
 
-    def add(
-        self,
-        linears: Sequence[tuple[float, Linear]],
-        one: Tensor,
-        means: tuple[Tensor, Tensor],
-    ) -> None:
-        """Add the discriminants of the layer, and what class means of decoded labels give.
+    def add(self, linear: Linear, one: Tensor, means: tuple[Tensor, Tensor]) -> None:
+        """Add a logistic regression of the layer, and what class means of decoded labels give.
 
         Parameters
         ----------
-        linears : sequence of (float, Linear)
-            Ridge and discriminant, over all classes.
+        linear : Linear
+            Over all classes.
         one : Tensor of float32, shape (width,)
             The vector whose products with rows are nearest to 1: it makes up for a bias.
         means : tuple of Tensor
             Class means (K, width) and counts (K,) of the decoded labels.
         """
-        found: list[tuple[Option, float, Tensor, Tensor | None]] = []
-        for ridge, linear in linears:
-            present = torch.isfinite(linear.intercepts)
-            offsets = torch.where(present, linear.intercepts, _NEVER)
-            if self.target.bias is not None:
-                option = Option("discriminant", "refitted")
-                found.append((option, ridge, linear.coefficients, offsets))
-            # A read-out without a bias: the layer's rows themselves make up for it.
-            folded = linear.coefficients + torch.outer(offsets, one.to(offsets))
-            found.append((Option("discriminant", "zero"), ridge, folded, None))
+        found: list[tuple[Option, Tensor, Tensor | None]] = []
+        present = torch.isfinite(linear.intercepts)
+        offsets = torch.where(present, linear.intercepts, _NEVER)
+        if self.target.bias is not None:
+            found.append((Option("logistic", "refitted"), linear.coefficients, offsets))
+        # A read-out without a bias: the layer's rows themselves make up for it.
+        folded = linear.coefficients + torch.outer(offsets, one.to(offsets))
+        found.append((Option("logistic", "zero"), folded, None))
         if self.target.bias is not None:
             offsets = _half_way(self.vectors, *means)
-            found.append((Option("velpic", "refitted"), 0.0, self.vectors, offsets))
+            found.append((Option("velpic", "refitted"), self.vectors, offsets))
         self.options = found + self.options
 
     def see(self, role: str, rows: Rows, given: Labels, decoded: Labels | None) -> None:
@@ -224,7 +217,7 @@ class Choosing:
         mine = rows.layers[self.target.layer].float()
         answers = [rows.logits.argmax(1).cpu()]
         products: dict[int, Tensor] = {}
-        for _, _, weight, bias in self.options:
+        for _, weight, bias in self.options:
             if id(weight) not in products:
                 products[id(weight)] = mine @ weight.T.to(mine)
             scores = products[id(weight)]
@@ -239,18 +232,14 @@ class Choosing:
     def finish(self, team: Team) -> ReadOut:
         """Return everybody's choice."""
         own = Option("own", "kept" if self.target.bias is not None else "zero")
-        options = [(own, 0.0), *((option, ridge) for option, ridge, _, _ in self.options)]
+        options = [own, *(option for option, _, _ in self.options)]
         mine = self.agreed + torch.zeros(len(options))
         parts = team.gather((mine, self.n, torch.cat(self.held, 1) if self.held else None))
         n = sum(part[1] for part in parts)
         agreements = (torch.stack([part[0] for part in parts]).sum(0) / max(n, 1)).tolist()
         held_parts = [part[2] for part in parts if part[2] is not None]
         held = torch.cat(held_parts, 1) if held_parts else None
-        # Of each option the ridge that agrees best; the first of equals.
-        best: dict[Option, int] = {}
-        for at, (option, _) in enumerate(options):
-            if option not in best or agreements[at] > agreements[best[option]]:
-                best[option] = at
+        best = {option: at for at, option in enumerate(options)}
         chosen = max(best, key=lambda option: agreements[best[option]])
         reason = f"{chosen}: agrees with the decoded labels of {agreements[best[chosen]]:.1%} of "
         reason += f"{n:,} training samples"
@@ -275,7 +264,7 @@ class Choosing:
         tensors: dict[str, Tensor] = {}
         for option, at in best.items():
             if option.weights != "own":
-                _, _, weight, bias = self.options[at - 1]
+                _, weight, bias = self.options[at - 1]
                 tensors[_weight_of(option)] = weight.float().cpu()
                 if option.bias == "refitted" and bias is not None:
                     tensors[f"{'.'.join(option)}.bias"] = bias.float().cpu()
@@ -309,7 +298,7 @@ def transfer(
         It stays as it is.
     read_out : ReadOut
         What was found for it.
-    weights : {"discriminant", "velpic"}, optional
+    weights : {"logistic", "velpic"}, optional
         Whose; by default what was chosen.
     bias : {"zero", "kept", "refitted"}, optional
         Which; by default what was chosen, of these weights.

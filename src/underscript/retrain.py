@@ -1,5 +1,6 @@
 """The network trained on for a few epochs on cleaned labels; noisy ones say when to stop."""
 
+import contextlib
 import json
 import math
 import os
@@ -75,7 +76,7 @@ def retrain(
     test: Any = None,
     *,
     epochs: int = 10,
-    learning_rate: float = 3e-4,
+    learning_rate: float = 1e-3,
     batch_size: int = 128,
     patience: int = 3,
     seed: int = 0,
@@ -85,10 +86,11 @@ def retrain(
     """Train a copy of a network on for a few epochs, on cleaned labels.
 
     Inputs are perturbed as they were for the decoder, another way in each epoch, where `labels` is
-    a decoding that perturbed them: what is never seen twice is not memorised. Adam, its rate
-    falling to nothing over the epochs; each sample weighs as much as its label is sure. The epoch
-    is chosen that predicts most of the hold-out's noisy labels, epoch 0 (no training at all) among
-    them.
+    a decoding that perturbed them: what is never seen twice is not memorised. A decoding's labels
+    are its `soft_labels`, where they were kept: the probability of each class. Otherwise each
+    sample weighs as much as its label is sure. Adam, its rate falling to nothing over the epochs.
+    The epoch is chosen that predicts most of the hold-out's noisy labels, epoch 0 (no training at
+    all) among them.
 
     Parameters
     ----------
@@ -108,7 +110,7 @@ def retrain(
     epochs, patience : int
         Most epochs; and so many without a better one end the training.
     learning_rate : float
-        At the start.
+        At the start: as large as the network was trained with.
     batch_size : int
         Samples a step.
     seed : int
@@ -237,16 +239,20 @@ def retrain(
 
 @dataclass(frozen=True)
 class _Cleaned:
-    """Labels and weights by index, sorted by it."""
+    """Labels and weights by index, sorted by it; or how likely each class is."""
 
     index: Labels
     labels: Labels
     weights: NDArray[np.float32]
     changed: int | None
+    chances: NDArray[np.float32] | None = None
 
     @classmethod
     def of(cls, given: Any) -> "_Cleaned":
+        soft: NDArray[np.float32] | None = None
         if isinstance(given, Decoding):
+            with contextlib.suppress(DataError):
+                soft = given.soft_labels()
             given = given.relabel()
         if not isinstance(given, pd.DataFrame):
             labels = as_labels(given, "labels")
@@ -266,10 +272,15 @@ class _Cleaned:
         changed = int(given["changed"].sum()) if "changed" in given else None
         order = np.argsort(index, kind="stable")
         labels = as_labels(given["label"].to_numpy(), "labels")
-        return cls(index[order], labels[order], weights[order], changed)
+        if soft is None:
+            return cls(index[order], labels[order], weights[order], changed)
+        return cls(
+            index[order], soft.argmax(1)[order], np.ones(len(order), np.float32), changed,
+            soft[order],
+        )  # fmt: skip
 
-    def at(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return labels and weights (n,) of a batch's samples."""
+    def at(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return labels and weights (n,) of a batch's samples, and chances (n, K) if known."""
         index = batch.index
         assert index is not None
         at = np.searchsorted(self.index, index)
@@ -279,7 +290,8 @@ class _Cleaned:
                 f"labels: there is none for the sample at index {index[~known][0]}; expected the "
                 "cleaned labels of these very data"
             )
-        return torch.from_numpy(self.labels[at]), torch.from_numpy(self.weights[at])
+        chances = None if self.chances is None else torch.from_numpy(self.chances[at])
+        return torch.from_numpy(self.labels[at]), torch.from_numpy(self.weights[at]), chances
 
 
 def _step(
@@ -291,9 +303,11 @@ def _step(
 ) -> float:
     """Take one step of training and return the mean loss."""
     logits = forward(network, batch, place, "retraining", grad=True)
-    labels, weights = (part.to(place) for part in cleaned.at(batch))
+    labels, weights, chances = cleaned.at(batch)
+    labels, weights = labels.to(place), weights.to(place)
     _check_classes(labels, logits)
-    losses = nn.functional.cross_entropy(logits, labels, reduction="none")
+    wanted = labels if chances is None else chances.to(logits)
+    losses = nn.functional.cross_entropy(logits, wanted, reduction="none")
     loss = (losses * weights).sum() / weights.sum().clamp(min=1e-6)
     if not bool(torch.isfinite(loss)):
         raise ModelError("retraining: the loss is not finite; lower the learning rate")

@@ -192,11 +192,11 @@ def test_a_holdout_chooses_and_is_in_the_meter(it, found, with_holdout):
     assert same(with_holdout.best.predict(it.test[0]), it.test[1]) > 0.85
     chosen = with_holdout.summary["selected"]
     assert (chosen["criterion"] == "holdout") == (
-        with_holdout.summary["memory"]["holdout_trust"] > 0.5
+        with_holdout.summary["memory"]["holdout_weight"] > 0.5
     )
     assert with_holdout.memory["holdout"].notna().all()
     assert found.memory["holdout"].isna().all()
-    assert found.summary["memory"]["holdout_trust"] == 0
+    assert found.summary["memory"]["holdout_weight"] == 0
     assert found.summary["selected"]["criterion"] == "training data"
 
 
@@ -221,7 +221,7 @@ def test_the_memory_meter_has_a_row_a_layer(it, found, with_holdout):
         told = one.summary["memory"]
         assert 0 <= told["survival"] < 1
         assert 0 <= told["survival_likely"] < 1
-        assert 0 <= told["holdout_trust"] <= 1
+        assert 0 <= told["holdout_weight"] <= 1
     # Deep layers remember more of the plain inputs.
     loses = (found.memory["plain"] - found.memory["perturbed"]).to_numpy()
     assert loses[-1] > 0.1

@@ -155,8 +155,8 @@ def _details(d: "Decoding", how: str, held: bool) -> tuple[str, ...]:
         )
     if how and held:
         lines.append(
-            "The candidates were scored by the hold-out and by perturbed training inputs, each "
-            f"by its precision: the hold-out counted for {_share(found['holdout_trust'])}."
+            "The candidates were scored by the hold-out and by perturbed training inputs: the "
+            f"hold-out counted for {_share(found['holdout_weight'])}."
         )
     return tuple(lines)
 

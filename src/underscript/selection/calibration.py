@@ -70,18 +70,21 @@ def estimate(
         Of what is drawn.
     """
     plain, moved = (_summed(each, members) for each in (scores.plain, scores.moved))
-    shares = [float((each.argmax(1) == scores.labels).double().mean()) for each in (plain, moved)]
-    remembered = _remembered(*shares, memory.likely)
+    as_they_are, perturbed = (
+        float((each.argmax(1) == scores.labels).double().mean()) for each in (plain, moved)
+    )
+    remembered = _remembered(as_they_are, perturbed, memory.likely)
     over_views, labels = averaged
     agrees = over_views.argmax(1) == labels
     share = float(agrees.double().mean())
     expected = max(0.0, share - remembered) / (1 - remembered) if remembered < 1 else 0.0
     kept = _thinned(agrees, expected)
-    noise, *out_of_fold = _fitted(over_views[kept], labels[kept], seed)
+    noise, temperature, bias = _fitted(over_views[kept], labels[kept], seed)
+    out_of_fold = temperature, bias
     # That memory is told exactly is not known: half of what was left out counts as an error.
     noise = noise.widened((share - expected) / 2)
     # Nor may memory that survives look as if labels said something.
-    least = corrected(*shares, memory.survival)
+    least = corrected(as_they_are, perturbed, memory.survival)
     beyond = beyond_chance(least, moved.argmax(1), scores.labels) * (1 - memory.survival)
     noise = replace(noise, beyond_chance=beyond)
     # New inputs are like those of a hold-out, or like one perturbed view.
@@ -90,7 +93,7 @@ def estimate(
         noise = noise.averaged(held, memory.trust)
     else:
         of_one = moved.argmax(1) == scores.labels
-        kept = _thinned(of_one, max(0.0, shares[1] - remembered) / max(1 - remembered, 1e-6))
+        kept = _thinned(of_one, max(0.0, perturbed - remembered) / max(1 - remembered, 1e-6))
         temperature, bias = _calibrated(moved[kept], scores.labels[kept])
     second = rate_of_neighbours(over_views, labels, seed)
     noise = replace(

@@ -1,6 +1,6 @@
 """What was chosen: a decoder, what it says of every training label, and how sure that is."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +17,7 @@ from .._stream import Source, stream
 from .._survey import INPUT
 from ..combined import COMBINED, CombinedDiscriminant, Member
 from ..discriminant import FourierFeatures, Linear, RidgeDiscriminant
+from ..issues import posterior
 from ..noise import Noise
 from ..perturbation import Perturbation
 from ..repair import Choosing
@@ -30,10 +31,11 @@ from .decoder import (
     keep_holdout,
     measure_memory,
 )
-from .fitting import Candidate, Grid, LayerFit
-from .greedy import likeliest_noise, select_ensemble
+from .fitting import Candidate
+from .greedy import likeliest_noise, select_ensemble, weight_by_cross_fitting
 from .kept_rows import FOLDS, KeptRows
 from .memory import Memory, corrected
+from .read_out import fit_read_out
 from .unseen import Unseen
 
 __all__ = ["Chosen", "choose"]
@@ -107,7 +109,7 @@ class Chosen:
         )
         if self.criterion == "holdout":
             reason += f", chosen by {self.n:,} noisy labels of a hold-out"
-            if survival.trust < 1:
+            if survival.weight < 1:
                 reason += " and by perturbed training inputs"
         else:
             reason += ", chosen by labels of training inputs that their fits had not seen"
@@ -130,54 +132,52 @@ class Chosen:
         """What is said of training labels, to be found again in another pass."""
         return Unseen(self.values, self.kept.prints, self.kept.index)
 
-    def prepare(self, choosing: Choosing) -> None:
-        """Add what is known of the input of a network's read-out to what may be written there.
+    def chances(self, given: Int[Tensor, " n"]) -> Float[Tensor, "n classes"]:
+        """Return how likely each class is of each of this process's samples, with its label."""
+        return posterior(self.values, given, self.noise)
 
-        Its discriminants, fitted to given labels and to those that the whole ensemble decodes.
-        """
+    def prepare(self, choosing: Choosing) -> None:
+        """Add what is known of the input of a network's read-out to what may be written there."""
         layer, task, kept = choosing.target.layer, self.task, self.kept
-        n_classes, team = task.n_classes, task.team
+        n_classes, team, width = task.n_classes, task.team, kept.widths[layer]
+        parts = [kept.part(fold) for fold in range(FOLDS)]
+        given = torch.empty(kept.n, dtype=torch.int64)
+        for part in parts:
+            given[part.places] = part.labels
+        chances = self.chances(given)
         decoded = self.values.argmax(1)
-        labels = [decoded[kept.part(fold).places] for fold in range(FOLDS)]
-        counts = team.total(
-            torch.stack([torch.bincount(mine, minlength=n_classes) for mine in labels])
-        )
-        width = kept.widths[layer]
         sums = torch.zeros(n_classes, width, dtype=torch.float64)
         products = torch.zeros(width, width, dtype=torch.float64)
-        for fold, mine in enumerate(labels):
+        for fold, part in enumerate(parts):
             start = 0
             for (block,) in kept.blocks(layer, fold, [0]):
                 rows = block.double().cpu()
-                sums.index_add_(0, mine[start : start + len(rows)], rows)
+                sums.index_add_(0, decoded[part.places[start : start + len(rows)]], rows)
                 products += rows.T @ rows
                 start += len(rows)
         sums, products = team.total(sums), team.total(products)
-        n = counts.sum(0)
+        n = team.total(torch.bincount(decoded, minlength=n_classes))
         # The vector whose products with rows are nearest to 1, by least squares.
         products.diagonal().add_(1e-6 * float(products.diagonal().mean()))
         one = torch.linalg.solve(products, sums.sum(0)).float()
-        given = {c: f for c, f in self.fits.fitted.items() if c.layer == layer and not c.n_features}
-        views = list(range(1, kept.views)) if any(each.perturbed for each in given) else []
-        kinds = (False, True) if views else (False,)
-        some = sums.sum(0) / max(1, int(n.sum()))
-        again = LayerFit(
-            kept, layer, None, labels, counts, some.float().to(task.device),
-            Grid(tuple(sorted({each.ridge for each in given})), 1, kinds), views, team, 0,
-        ).fit(self.fits.steps)  # fmt: skip
-        # What predicts most of the ensemble's labels of samples that it was not fitted to.
-        wanted = torch.cat([each[:: self.fits.steps] for each in labels])
-        found: list[tuple[float, float, Linear]] = []
-        for classes, fits in ((self.fits.classes, given), (torch.arange(n_classes), again)):
-            for each, fitted in fits.items():
-                said = classes[fitted.moved.argmax(1)]
-                right = team.total(torch.tensor([float((said == wanted).sum()), len(wanted)]))
-                linear = _expanded(fitted.whole, classes, n_classes)
-                found.append((float(right[0] / right[1].clamp(min=1)), each.ridge, linear))
-        _, ridge, linear = max(found, key=lambda each: each[0])
-        linears = [(ridge, linear)]
+        fits = any(each.perturbed for each in self.fits.candidates)
+        views = list(range(kept.views)) if fits else [0]
+
+        def blocks() -> Iterator[tuple[Tensor, Tensor]]:
+            for fold, part in enumerate(parts):
+                start = 0
+                for seen in kept.blocks(layer, fold, views):
+                    mine = chances[part.places[start : start + len(seen[0])]]
+                    start += len(seen[0])
+                    yield from ((rows, mine) for rows in seen)
+
+        size = kept.n * len(views), width, n_classes
+        linear = fit_read_out(blocks(), size, team, task.device)
+        absent = torch.ones(n_classes, dtype=torch.bool)
+        absent[self.fits.classes] = False
+        offsets = linear.intercepts.cpu().masked_fill(absent, -torch.inf)
         means = sums / n.clamp(min=1)[:, None]
-        choosing.add(linears, one, (means, n))
+        choosing.add(Linear(linear.coefficients.cpu(), offsets), one, (means, n))
 
     def candidates(self, test: Source | None) -> pd.DataFrame:
         """Return every candidate, with its accuracy on test data if there are any.
@@ -282,8 +282,12 @@ def choose(
     judged = perturbation is not None or held is not None or not remembers
     judged |= set(layers) == {"input"}
     if judged:
+        wrong = likeliest_noise(fits.scores, memory.survival, memory.trust, mine)
+        weight = weight_by_cross_fitting(
+            fits.scores, memory.survival, memory.trust, mine, wrong
+        )  # fmt: skip
+        memory = replace(memory, trust=weight)
         how = fits.scores, memory.survival, memory.trust
-        wrong = likeliest_noise(*how, mine)
         members, _ = select_ensemble(*how, mine, transitions=wrong)
     else:
         notes.add(
@@ -374,7 +378,7 @@ def _criterion(memory: Memory) -> Tensor:
     found = memory.expected
     if memory.holdout is None:
         return found
-    return memory.trust * memory.holdout + (1 - memory.trust) * found
+    return memory.weight * memory.holdout + (1 - memory.weight) * found
 
 
 def _agreement(fits: Fits, memory: Memory, members: Sequence[int]) -> tuple[float, int]:

@@ -333,6 +333,9 @@ def measure_memory(fits: Fits, perturbed: bool) -> Memory:
     on_holdout = held.double().mean(1)
     likely = survival_on_holdout(base, of_moved, on_holdout)
     most = max(most, likely)
-    predicts = [each == scores.labels for each in (torch.where(own[:, None], moved, plain), moved)]
-    trust = weight_of_holdout(*predicts, held, most)
+    if not perturbed:
+        # Training inputs as they are tell what is remembered.
+        return Memory(of_plain, of_moved, base, on_holdout, most, likely, 1.0)
+    as_they_are = torch.where(own[:, None], moved, plain) == scores.labels
+    trust = weight_of_holdout(as_they_are, moved == scores.labels, held, most)
     return Memory(of_plain, of_moved, base, on_holdout, most, likely, trust)

@@ -11,7 +11,7 @@ perturbed training inputs the likelihood is corrected for the memory that surviv
 """
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -20,7 +20,13 @@ from torch import Tensor
 from ..noise import estimated_transitions
 from .memory import corrected
 
-__all__ = ["STEPS", "Scores", "likeliest_noise", "select_ensemble"]
+__all__ = [
+    "STEPS",
+    "Scores",
+    "likeliest_noise",
+    "select_ensemble",
+    "weight_by_cross_fitting",
+]
 
 # Members of an ensemble, at most; the same candidate may be several of them.
 STEPS = 8
@@ -28,8 +34,10 @@ STEPS = 8
 _TRIED = 40
 # Samples that choose, of each kind; more would change nothing but the time.
 _CHOOSING = 10_000
-# So many candidates are tried with transition matrices: the likeliest without, and the most telling.
+# So many are tried with transition matrices: of the likeliest without, and of the most telling.
 _MATRICES = 10
+# Standard errors that make a difference clear.
+_LIMIT = 1.96
 # Steps of EM for one.
 _EM = 20
 _TEMPERATURES = (0.5, 1.0, 2.0, 4.0, 8.0)
@@ -84,6 +92,31 @@ def likelihoods(
     return torch.stack(rows).double()
 
 
+def _likeliest(
+    scores: Float[Tensor, "n classes"], labels: Tensor, transitions: Tensor | None
+) -> Float[Tensor, " n"]:
+    """Return each label's log-likelihood, with the likeliest temperature and share redrawn."""
+    found = likelihoods(scores, labels, transitions)
+    at, share = divmod(int(found.argmax()), len(_REDRAWN))
+    return _of_labels(scores, labels, transitions, _TEMPERATURES[at], _REDRAWN[share])
+
+
+def _of_labels(
+    scores: Float[Tensor, "n classes"],
+    labels: Tensor,
+    transitions: Tensor | None,
+    temperature: float,
+    share: float,
+) -> Float[Tensor, " n"]:
+    about, spread = _about(scores)
+    chances = torch.softmax(about * (temperature / spread), 1)
+    if transitions is None:
+        chance = chances.gather(1, labels[:, None])[:, 0]
+    else:
+        chance = (chances * transitions.T.to(scores)[labels]).sum(1)
+    return ((1 - share) * chance + share / scores.shape[1]).clamp(min=1e-12).log()
+
+
 def _about(scores: Tensor) -> tuple[Tensor, float]:
     about = scores - scores.mean(1, keepdim=True)
     return about, float(about.std(correction=0)) or 1.0
@@ -107,7 +140,7 @@ class _Judge:
             (scores.moved, scores.labels, trust < 1),
             (scores.holdout, scores.held, trust > 0),
         )
-        self.parts = []
+        self.parts: list[tuple[list[Tensor], Tensor] | None] = []
         for mine, labels, counts in parts:
             if not counts or labels is None:
                 self.parts.append(None)
@@ -199,7 +232,7 @@ def likeliest_noise(
     telling = {each: judge.information(each) for each in among}
     tried = set()
     for said in (even, telling):
-        tried |= {*sorted(among, key=lambda each, said=said: -said[each])[:_MATRICES]}
+        tried |= {*sorted(among, key=said.__getitem__, reverse=True)[:_MATRICES]}
     for each in sorted(tried):
         for matrix, cost in judge.transitions(each):
             likely = judge.likelihood(each, nothing, matrix) - cost
@@ -248,3 +281,42 @@ def select_ensemble(
         chosen.append(best)
         now, total = values[best], judge.summed(chosen)
     return chosen, now
+
+
+def weight_by_cross_fitting(
+    scores: Scores,
+    survival: float,
+    trust: float,
+    among: Collection[int],
+    transitions: Float[Tensor, "classes classes"] | None = None,
+) -> float:
+    """Return how much the hold-out counts: by its precision, or all.
+
+    Its precision is right if perturbed training inputs err by chance only. If the perturbation
+    changes what some layers know more than what others know, the hold-out alone says more. Each way
+    chooses an ensemble with one half of the hold-out, and is judged by the likelihood of the other
+    half's labels; the hold-out counts alone if that is clearly likelier, by two standard errors.
+
+    Parameters
+    ----------
+    scores, survival, trust, among, transitions
+        As for `select_ensemble`; `trust` is by precision.
+    """
+    if scores.held is None or not 0 < trust < 1 or len(scores.held) < 2:
+        return trust
+    gains = []
+    for half in (0, 1):
+        mine, others = slice(half, None, 2), slice(1 - half, None, 2)
+        known = replace(
+            scores, holdout=[each[mine] for each in scores.holdout], held=scores.held[mine]
+        )
+        rest = [each[others] for each in scores.holdout]
+        found = []
+        for weight in (trust, 1.0):
+            members, _ = select_ensemble(known, survival, weight, among, transitions=transitions)
+            total = torch.stack([rest[at] for at in members]).sum(0)
+            found.append(_likeliest(total, scores.held[others], transitions))
+        gains.append(found[1] - found[0])
+    gain = torch.cat(gains)
+    clearly = _LIMIT * float(gain.std(correction=0)) / len(gain) ** 0.5
+    return 1.0 if float(gain.mean()) > clearly else trust

@@ -10,7 +10,8 @@ perturbation: A = (1 − ρ) A\* + ρ A₀. It is found
   many of them that layer's scores and the labels tell. How often the layer that agrees most still
   repeats these labels, beyond how often it would without memory, is memory; ρ is the share of it
   that is left on perturbed inputs;
-- and with a hold-out, as that with which A\* of all candidates is most nearly their agreement there.
+- and with a hold-out, as that with which A\* of all candidates is most nearly their agreement
+  there.
 
 To choose by, ρ is taken as large as it may be. Where it is too small, candidates win by what they
 remember, and an ensemble of them loses tens of points; where it is too large, those that remember
@@ -59,7 +60,9 @@ class Memory:
     likely : float
         The same as it most likely is: to estimate by.
     trust : float
-        The weight of the hold-out beside perturbed training inputs, 0 to 1.
+        The weight of the hold-out beside perturbed training inputs by its precision, 0 to 1.
+    weight : float
+        Its weight when members were chosen.
     """
 
     plain: Tensor
@@ -69,6 +72,7 @@ class Memory:
     survival: float
     likely: float
     trust: float
+    weight: float = 0.0
 
     @property
     def expected(self) -> Tensor:
@@ -141,9 +145,7 @@ def survival_without(
         return 0.0, 0.0
     found = [(0.0, 0.0)]
     for kind in set(perturbed):
-        last = [
-            at for at, name in enumerate(layers) if name == order[-1] and perturbed[at] == kind
-        ]
+        last = [at for at, name in enumerate(layers) if name == order[-1] and perturbed[at] == kind]
         if not last:
             continue
         known = float((moved[last] == labels).double().mean())
@@ -230,5 +232,6 @@ def weight_of_holdout(
     """
     errors = []
     for agrees in (corrected(plain.float(), moved.float(), survival), holdout.float()):
-        errors.append(float((agrees - agrees.mean(0)).var(1, correction=0).mean()) / agrees.shape[1])
+        apart = (agrees - agrees.mean(0)).var(1, correction=0)
+        errors.append(float(apart.mean()) / agrees.shape[1])
     return errors[0] / sum(errors) if sum(errors) > 0 else 0.0

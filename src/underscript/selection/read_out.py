@@ -1,0 +1,85 @@
+"""A network's last linear layer, fitted again to what the whole ensemble knows of its inputs.
+
+A multinomial logistic regression of the layer's rows, as they are and perturbed, on the probability
+of each class given the ensemble's scores and the given label. What a layer remembers is of no use
+to it: those probabilities come from scores that have not seen the label, and mostly from layers
+before.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from .._team import Team
+from ..discriminant import Linear
+
+__all__ = ["fit_read_out"]
+
+# A weight's variance before anything is known, of columns on one scale.
+_VARIANCE = 0.25
+# Steps of L-BFGS, at most; samples are left out beyond so many products a step.
+_STEPS, _PRODUCTS = 60, 1 << 31
+
+
+def fit_read_out(
+    blocks: Iterator[tuple[Tensor, Tensor]],
+    size: Sequence[int],
+    team: Team,
+    device: torch.device,
+) -> Linear:
+    """Return weights (K, width) and biases (K,) of a logistic regression.
+
+    Parameters
+    ----------
+    blocks : iterator of pairs of Tensor
+        Rows, float32 (n, width), and probabilities of each class, float32 (n, K): this process's.
+    size : sequence of int
+        All rows of this process, their width, and K.
+    team : Team
+        The processes that share the rows.
+    device : torch.device
+        Where to compute.
+    """
+    n, width, n_classes = size
+    every = max(1, -(-n * width * n_classes * team.size // _PRODUCTS))
+    rows, chances, start = [], [], 0
+    for some, of_classes in blocks:
+        at = torch.arange(-start % every, len(some), every)
+        rows.append(some[at.to(some.device)].to(device).float())
+        chances.append(of_classes[at].to(device).float())
+        start += len(some)
+    x = torch.cat(rows) if rows else torch.empty(0, width, device=device)
+    y = torch.cat(chances) if chances else torch.empty(0, n_classes, device=device)
+    sums = torch.stack([x.double().sum(0), x.double().square().sum(0)])
+    sums = torch.cat([sums.flatten(), torch.tensor([float(len(x))]).to(sums)])
+    sums = team.total(sums)
+    number = float(sums[-1]) or 1.0
+    mean, square = sums[:width] / number, sums[width:-1] / number
+    spread = (square - mean.square()).clamp(min=0).sqrt()
+    spread = torch.where(spread > 0, spread, 1.0)
+    x = (x - mean.float()) / spread.float()
+    weights = torch.zeros(width + 1, n_classes, device=device, requires_grad=True)
+    optimiser = torch.optim.LBFGS(
+        [weights], max_iter=_STEPS, history_size=10, line_search_fn="strong_wolfe"
+    )
+
+    def loss() -> Tensor:
+        optimiser.zero_grad()
+        logits = x @ weights[:-1] + weights[-1]
+        mine = -(y * torch.log_softmax(logits, 1)).sum() / number
+        (slope,) = torch.autograd.grad(mine, weights)
+        both = torch.cat([slope.detach().double().flatten(), mine.detach().double()[None]])
+        both = team.total(both)
+        ours = weights.detach()[:-1]
+        slope = both[:-1].view_as(weights).float()
+        slope[:-1] += ours / (_VARIANCE * number)
+        weights.grad = slope
+        return (both[-1] + ours.double().square().sum() / (2 * _VARIANCE * number)).float()
+
+    with team.together(), torch.enable_grad():
+        optimiser.step(loss)  # type: ignore[no-untyped-call]
+    found = weights.detach().double()
+    of_rows = found[:-1] / spread[:, None]
+    biases = found[-1] - mean @ of_rows
+    return Linear(of_rows.T.float().contiguous(), biases.float())
