@@ -283,16 +283,20 @@ def _run_auto(work: Work) -> dict[str, Any]:
     rows: list[dict[str, Any]] = []
     told: dict[str, Any] = {}
     network, holdout = work.network(), data.holdout
+    # Subspaces of the same layers, whole, to compare with.
+    table, _ = _decoded(
+        work, network, probes=PROBES, variance=SHARES, evaluate=("test",),
+        subspace_labels=("corrupted",),
+    )  # fmt: skip
+    test = table[table["split"] == "test"]
+    work.write("subspaces.csv", test[test["probe"].isin(PROBES)])
     for held in (holdout, None) if holdout is not None else (None,):
-        # Subspaces of the same layers once, to compare with.
-        probes = {"probes": ("velpic",)} if rows else {"probes": PROBES, "variance": SHARES}
         table, about = _decoded(
             work, network, holdout=None if held is None else (held.images, held.given),
-            auto=True, evaluate=("test",), subspace_labels=("corrupted",), **probes,
+            auto=True, evaluate=("test",), subspace_labels=("corrupted",), probes=("velpic",),
+            pool=None,
         )  # fmt: skip
         test = table[table["split"] == "test"].set_index("layer")
-        if not rows:
-            work.write("subspaces.csv", test[test["probe"].isin(PROBES)].reset_index())
         tried = test[test["probe"] == "auto"]
         chosen, noise, oracle = about["selected"], about["noise"], about["oracle"]
         rows.append(

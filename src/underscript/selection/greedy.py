@@ -160,7 +160,7 @@ class _Judge:
     ) -> float:
         """Return the mean log-likelihood of a label if a candidate joins an ensemble's `total`."""
         worth = torch.zeros(len(_TEMPERATURES), len(_REDRAWN), dtype=torch.float64)
-        found = []
+        found: list[Tensor | None] = []
         for part, before in zip(self.parts, total, strict=True):
             if part is None:
                 found.append(None)
