@@ -64,8 +64,16 @@ class Texts(torch.utils.data.Dataset):
 def source(part: tuple[Any, ...], labels: int = 1) -> Any:
     """Return what `decode` takes, with given (1) or true (2) labels."""
     if isinstance(part[0], dict):
-        return torch.utils.data.DataLoader(Texts(part[0], part[labels]), batch_size=250)
+        texts_of = Texts(part[0], part[labels])
+        return torch.utils.data.DataLoader(texts_of, batch_size=64, collate_fn=_trimmed)
     return part[0], part[labels]
+
+
+def _trimmed(samples: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return a batch without the padding that all of its texts have."""
+    batch = torch.utils.data.default_collate(samples)
+    longest = int(batch["attention_mask"].sum(1).max())
+    return {k: v[:, :longest] if v.ndim == 2 else v for k, v in batch.items()}
 
 
 def judge(
