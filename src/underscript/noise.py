@@ -43,7 +43,7 @@ _DRAWS = 200
 _AROUND = 0.15
 # Noise below this is not told from none: decoders and labels are never that well calibrated.
 SMALLEST = 0.02
-# A decoder that is right less often cannot tell wrong labels from its own doubt.
+# A decoder that may be right less often cannot tell wrong labels from its own doubt.
 SURE = 0.75
 # Standard errors of agreement beyond chance that show that labels say something.
 BEYOND = 3.0
@@ -303,7 +303,7 @@ class Noise:
     @property
     def nothing_wrong(self) -> bool:
         """Whether so few labels are wrong that there is nothing to repair."""
-        return self.rate < SMALLEST and self.accuracy > SURE
+        return self.rate < SMALLEST and self.accuracy_low > SURE
 
 
 def estimate_noise(

@@ -42,6 +42,8 @@ __all__ = ["Chosen", "choose"]
 
 # Fewer hold-out samples for each class that occurs choose nothing.
 _PER_CLASS = 2
+# More survives than is lost: what is corrected is mostly the correction.
+_TOO_MUCH = 0.5
 # Members of the ensemble of one layer.
 _OF_LAYER = 3
 
@@ -271,6 +273,13 @@ def choose(
     fits_views = perturbation is not None and perturbation.fits
     fits = fit_candidates(kept, held, task, fits_views, settings)
     memory = measure_memory(fits, perturbation is not None)
+    if memory.likely > _TOO_MUCH and held is None:
+        notes.add(
+            f"some {memory.likely:.0%} of what the network memorised survives the perturbation, so "
+            "memory can hardly be told from knowledge: neither the noise rate nor the accuracy is "
+            "to be relied on, and few wrong labels are found. Give a hold-out, or a perturbation "
+            "that training did not use (perturb)"
+        )
     layers = [each.layer for each in fits.candidates]
     scores = fits.scores
     fits.scores = replace(
