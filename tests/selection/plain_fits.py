@@ -92,7 +92,10 @@ def fitted(
 
 @dataclass
 class Plain:
-    """One candidate: `whole` and `without` are pairs (weights (width, K), biases (K,))."""
+    """One candidate: `whole` and `without` are pairs (weights (width, K), biases (K,)).
+
+    `plain` and `moved` are out-of-fold scores of rows as they are, and of the first perturbed view.
+    """
 
     whole: tuple[np.ndarray, np.ndarray]
     without: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
@@ -148,8 +151,8 @@ def candidates(some: Rows, grid: Grid, n_classes=None, features=None):
                 for each, linear in zip(mine, kept_from, strict=True):
                     each.without.append(linear)
                     each.plain[here] = scores(linear, [views[0][here]])
-                    moved = [view[here] for view in views[1:]] or [views[0][here]]
-                    each.moved[here] = scores(linear, moved)
+                    first = views[1] if len(views) > 1 else views[0]
+                    each.moved[here] = scores(linear, [first[here]])
             for number, each in enumerate(mine):
                 found[perturbed, ridge, number] = each
     return found
