@@ -90,7 +90,7 @@ def estimate(
     # New inputs are like those of a hold-out, or like one perturbed view.
     if scores.held is not None:
         held, temperature, bias = _fitted(_summed(scores.holdout, members), scores.held, seed)
-        noise = noise.averaged(held, memory.trust)
+        noise = noise.averaged(held, memory.weight)
     else:
         of_one = moved.argmax(1) == scores.labels
         kept = _thinned(of_one, max(0.0, perturbed - remembered) / max(1 - remembered, 1e-6))

@@ -295,8 +295,8 @@ def choose(
         weight = weight_by_cross_fitting(
             fits.scores, memory.survival, memory.trust, mine, wrong
         )  # fmt: skip
-        memory = replace(memory, trust=weight)
-        how = fits.scores, memory.survival, memory.trust
+        memory = replace(memory, weight=weight)
+        how = fits.scores, memory.survival, memory.weight
         members, _ = select_ensemble(*how, mine, transitions=wrong)
     else:
         notes.add(
