@@ -378,7 +378,7 @@ def test_the_memory_meter_says_what_is_memory() -> None:
         "fc4 repeats 88% of the given labels of the exact training inputs, but only 51%"
         in page.text
     )
-    assert "estimated as 12% with the hold-out (8% by the training data alone)" in page.text
+    assert "most likely 8%, as the hold-out has it, and at most 12%" in page.text
     labels = [found["aria-label"] or "" for tag, found in page.tags if tag == "svg"]
     assert sum("exact inputs: input 60.0" in label for label in labels) == 2
     console = Console(file=io.StringIO(), width=120)

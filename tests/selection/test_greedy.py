@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from underscript.selection.greedy import STEPS, Scores, likelihoods, select_ensemble
+import underscript as us
+from underscript.selection.greedy import (
+    STEPS,
+    Scores,
+    likelihoods,
+    likeliest_noise,
+    select_ensemble,
+    weight_by_cross_fitting,
+)
 
 N, K = 600, 4
 NONE: list[torch.Tensor] = []
@@ -21,8 +29,9 @@ def knowing(given, share, seed, sure=3.0):
     return scores
 
 
-def plainly(scores, given):
+def plainly(scores, given, transitions=None):
     """Mean log-likelihoods, label by label."""
+    transitions = np.eye(K) if transitions is None else np.asarray(transitions)
     scores = scores.double().numpy()
     scores = scores - scores.mean(1, keepdims=True)
     scores = scores / scores.std()
@@ -32,7 +41,7 @@ def plainly(scores, given):
             e = column / 10
             for mine, label in zip(scores, given.tolist(), strict=True):
                 p = np.exp(t * mine) / np.exp(t * mine).sum()
-                found[row, column] += np.log((1 - e) * p[label] + e / K)
+                found[row, column] += np.log((1 - e) * (p @ transitions)[label] + e / K)
     return found / len(given)
 
 
@@ -41,6 +50,17 @@ def test_likelihoods_are_those_of_redrawn_labels(scale):
     given = labels(80)
     scores = scale * knowing(given, slice(0, 40), 1) + 7
     np.testing.assert_allclose(likelihoods(scores, given), plainly(scores, given), rtol=1e-3)
+
+
+def test_likelihoods_are_those_of_labels_that_a_matrix_draws():
+    given = labels(80)
+    scores = knowing(given, slice(0, 40), 1)
+    matrix = torch.rand(K, K, dtype=torch.float64) + torch.eye(K)
+    matrix /= matrix.sum(1, keepdim=True)
+    expected = plainly(scores, given, matrix)
+    np.testing.assert_allclose(likelihoods(scores, given, matrix), expected, rtol=1e-3)
+    same = torch.eye(K, dtype=torch.float64)
+    torch.testing.assert_close(likelihoods(scores, given, same), likelihoods(scores, given))
 
 
 def test_scores_that_say_nothing_have_the_likelihood_of_chance():
@@ -157,3 +177,104 @@ def test_labels_are_as_likely_as_the_grid_can_say_where_a_score_is_extreme():
     given = labels(50)
     scores = 1e4 * torch.nn.functional.one_hot((given + 1) % K, K).float()
     assert torch.isfinite(likelihoods(scores, given)).all()
+
+
+# Labels that go wrong by class --------------------------------------------------------------
+
+
+def sure_and_doubtful(seed, n=2000):
+    """Draw a candidate that says one class, right for 90 %, and one that adds the next to it."""
+    true = labels(n, seed)
+    draw = torch.Generator().manual_seed(seed + 100)
+    guessed = torch.randint(0, K, (n,), generator=draw)
+    said = torch.where(torch.rand(n, generator=draw) < 0.9, true, guessed)
+    first, following = (torch.nn.functional.one_hot(each % K, K) for each in (said, said + 1))
+    rough = 0.2 * torch.randn(2, n, K, generator=draw)
+    return true, [3 * first + rough[0], 3 * first + 3 * following + rough[1]]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_of_labels_that_go_to_the_next_class_a_sure_candidate_is_better_than_a_doubtful_one(seed):
+    true, candidates = sure_and_doubtful(seed)
+    noisy = torch.from_numpy(us.corrupt_labels(true, 0.4, K, kind="pair", seed=seed))
+    scores = training(candidates, noisy)
+    # Labels are as uncertain as the doubtful one is.
+    assert select_ensemble(scores, 0.0, 0.0, range(2))[0][0] == 1
+    found = likeliest_noise(scores, 0.0, 0.0, range(2))
+    assert select_ensemble(scores, 0.0, 0.0, range(2), transitions=found)[0][0] == 0
+    # What is wrong with the candidate counts as noise of labels.
+    draws = 0.6 * torch.eye(K) + 0.4 * torch.eye(K).roll(1, 1)
+    expected = (0.9 * draws + 0.1 / K).double()
+    torch.testing.assert_close(found, expected, rtol=0, atol=0.06)
+    torch.testing.assert_close(found.sum(1), torch.ones(K, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("n", [600, 4000])
+@pytest.mark.parametrize("seed", range(3))
+def test_labels_that_are_redrawn_evenly_have_no_matrix(n, seed):
+    true = labels(n, seed)
+    noisy = torch.from_numpy(us.corrupt_labels(true, 0.4, K, seed=seed))
+    for share in (slice(0, n), slice(0, n // 2)):
+        scores = training([knowing(true, share, 1), knowing(true, slice(0, n // 3), 2)], noisy)
+        assert likeliest_noise(scores, 0.0, 0.0, range(2)) is None
+
+
+def test_a_matrix_is_looked_for_in_what_counts():
+    true, candidates = sure_and_doubtful(0)
+    held, on_holdout = sure_and_doubtful(1)
+    pair, even = (
+        [torch.from_numpy(us.corrupt_labels(each, 0.4, K, kind=kind)) for each in (true, held)]
+        for kind in ("pair", "symmetric")
+    )
+    for given, of_held in ((pair[0], even[1]), (even[0], pair[1])):
+        scores = Scores(candidates, candidates, given, on_holdout, of_held)
+        for trust, labels_that_count in ((0.0, given), (1.0, of_held)):
+            found = likeliest_noise(scores, 0.0, trust, range(2))
+            goes_on = found is not None and float(found.roll(-1, 1).diagonal().min()) > 0.3
+            assert goes_on == (labels_that_count is pair[0] or labels_that_count is pair[1])
+
+
+# The hold-out's weight ----------------------------------------------------------------------
+
+
+def saying(given, share, seed):
+    """Scores of a candidate that is as sure of what it guesses as of what it knows, a share."""
+    draw = torch.Generator().manual_seed(seed)
+    guessed = torch.randint(0, K, (len(given),), generator=draw)
+    said = torch.where(torch.rand(len(given), generator=draw) < share, given, guessed)
+    rough = 0.3 * torch.randn(len(given), K, generator=draw)
+    return 3 * torch.nn.functional.one_hot(said, K) + rough
+
+
+@pytest.mark.parametrize("seed", range(0, 40, 10))
+def test_a_holdout_counts_alone_where_perturbed_inputs_clearly_mislead(seed):
+    given, held = labels(2000, seed), labels(800, seed + 1)
+    # On perturbed training inputs the first is better, on new ones the second.
+    moved = [saying(given, 0.8, seed + 2), saying(given, 0.5, seed + 3)]
+    on_holdout = [saying(held, 0.3, seed + 4), saying(held, 0.6, seed + 5)]
+    scores = Scores(moved, moved, given, on_holdout, held)
+    assert weight_by_cross_fitting(scores, 0.0, 0.1, range(2)) == 1.0
+    assert select_ensemble(scores, 0.0, 0.1, range(2))[0][0] == 0
+    assert select_ensemble(scores, 0.0, 1.0, range(2))[0][0] == 1
+    # One candidate alone is chosen either way.
+    assert weight_by_cross_fitting(scores, 0.0, 0.1, [0]) == 0.1
+
+
+@pytest.mark.parametrize("seed", range(0, 40, 10))
+def test_a_holdout_of_pure_noise_keeps_its_weight(seed):
+    given, held = labels(2000, seed), labels(50, seed + 1)
+    moved = [saying(given, 0.8, seed + 2), saying(given, 0.5, seed + 3)]
+    on_holdout = [saying(labels(50, seed + 4 + at), 0.8, seed + 6 + at) for at in range(2)]
+    scores = Scores(moved, moved, given, on_holdout, held)
+    for trust in (0.05, 0.3):
+        assert weight_by_cross_fitting(scores, 0.0, trust, range(2)) == trust
+
+
+def test_without_a_holdout_or_without_anything_else_there_is_nothing_to_weigh():
+    given, held = labels(), labels(200, 1)
+    moved, on_holdout = saying(given, 0.8, 2), saying(held, 0.8, 3)
+    alone = Scores([moved], [moved], given, NONE, None)
+    both = Scores([moved], [moved], given, [on_holdout], held)
+    assert weight_by_cross_fitting(alone, 0.0, 0.3, [0]) == 0.3
+    for trust in (0.0, 1.0):
+        assert weight_by_cross_fitting(both, 0.0, trust, [0]) == trust
