@@ -8,8 +8,8 @@ import underscript as us
 from underscript.selection.greedy import (
     STEPS,
     Scores,
-    likelihoods,
     likeliest_noise,
+    likelihoods,
     select_ensemble,
     weight_by_cross_fitting,
 )
