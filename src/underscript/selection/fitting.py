@@ -327,7 +327,7 @@ class LayerFit:
         kept: list[list[Tensor]] = [[], []]
         with self.team.together():
             for fold, at, plain_rows, _, first in self._lifted():
-                some = torch.arange(-at.start % steps, at.stop - at.start, steps)
+                some = torch.arange(at.stop - at.start)[-at.start % steps :: steps]
                 some = some.to(plain_rows.device)
                 mine = [linears[number][p, ridge][fold] for p, ridge, number in keys]
                 for rows, scores in zip((plain_rows, first), kept, strict=True):

@@ -45,7 +45,7 @@ def fit_read_out(
     every = max(1, -(-n * width * n_classes * team.size // _PRODUCTS))
     rows, chances, start = [], [], 0
     for some, of_classes in blocks:
-        at = torch.arange(-start % every, len(some), every)
+        at = torch.arange(len(some))[-start % every :: every]
         rows.append(some[at.to(some.device)].to(device).float())
         chances.append(of_classes[at].to(device).float())
         start += len(some)
