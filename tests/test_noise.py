@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 
 import underscript as us
-from underscript.noise import _share, calibrate, estimate_noise, expected_calibration_error
+from underscript.noise import (
+    _share,
+    beyond_chance,
+    calibrate,
+    chance_right,
+    estimate_noise,
+    estimated_transitions,
+    expected_calibration_error,
+)
 
 K = 5
 
@@ -44,7 +52,7 @@ def test_temperature_noise_and_accuracy_are_found(degree):
 def test_intervals_hold_the_truth_about_as_often_as_they_say():
     held = 0
     for seed in range(40):
-        scores, true = drawn(2000, seed=seed)
+        scores, true = drawn(1000, seed=seed)
         noisy = torch.from_numpy(us.corrupt_labels(true, 0.5, K, seed=seed))
         noise = estimate_noise(scores, noisy, calibrate(scores, noisy), seed)
         held += noise.rate_low <= 0.4 <= noise.rate_high
@@ -66,6 +74,96 @@ def test_transitions_of_pair_noise_are_found():
     np.testing.assert_allclose(found.transitions, expected, atol=0.06)
     np.testing.assert_allclose(found.transitions.sum(1), 1)
     assert (found.transitions_error < 0.02).all()
+
+
+def by_class(kind: str) -> torch.Tensor:
+    """Return how labels go wrong: 40 % redrawn, 30 % to the next class, or a matrix of its own."""
+    if kind == "even":
+        return 0.6 * torch.eye(K, dtype=torch.float64) + 0.4 / K
+    if kind == "pair":
+        return 0.7 * torch.eye(K, dtype=torch.float64) + 0.3 * torch.eye(K).roll(1, 1)
+    drawn = torch.rand(K, K, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    return 0.6 * torch.eye(K, dtype=torch.float64) + 0.4 * drawn / drawn.sum(1, keepdim=True)
+
+
+def passed_on(true: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
+    return torch.multinomial(matrix[true], 1, generator=torch.Generator().manual_seed(9))[:, 0]
+
+
+@pytest.mark.parametrize("kind", ["even", "pair", "other"])
+def test_how_likely_a_label_is_right_is_bayes_rule(kind):
+    temperature, matrix = 6.0, by_class(kind)
+    scores, true = drawn(20_000, temperature=temperature)
+    labels = passed_on(true, matrix)
+    chances = torch.softmax(temperature * scores.double(), 1).numpy()
+    every, given = np.arange(len(labels)), labels.numpy()
+    of_label = (chances @ matrix.numpy())[every, given]
+    expected = chances[every, given] * matrix.numpy()[given, given] / of_label
+    # Temperature and matrix are estimated.
+    found = chance_right(scores, labels).numpy()
+    assert np.abs(found - expected).mean() < 0.03
+    # Of those that are said to be so likely right, so many are right.
+    right = (labels == true).numpy()
+    for low in np.arange(0, 1, 0.2):
+        some = (found >= low) & (found <= low + 0.2)
+        error = 4 * (0.25 / some.sum()) ** 0.5
+        assert found[some].mean() == pytest.approx(right[some].mean(), abs=0.05 + error)
+
+
+def test_how_likely_an_evenly_redrawn_label_is_right_follows_from_its_calibration():
+    scores, true = drawn(3000, temperature=6.0)
+    labels = passed_on(true, by_class("even"))
+    found = calibrate(scores, labels)
+    scaled = found.temperature * scores.double().numpy()
+    of_label = (np.exp(scaled) / np.exp(scaled).sum(1, keepdims=True))[np.arange(3000), labels]
+    kept, drawn_again = 1 - found.redrawn, found.redrawn / K
+    expected = of_label * (kept + drawn_again) / (kept * of_label + drawn_again)
+    np.testing.assert_allclose(chance_right(scores, labels), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["even", "pair", "other"])
+def test_the_transitions_found_are_the_likeliest(kind):
+    matrix = by_class(kind)
+    scores, true = drawn(20_000, temperature=6.0)
+    labels = passed_on(true, matrix)
+    chances = torch.softmax(6.0 * scores.double(), 1)
+    found, counts = estimated_transitions(chances, labels, 0.2)
+    torch.testing.assert_close(found, matrix, rtol=0, atol=0.03)
+    torch.testing.assert_close(counts / len(labels), chances.mean(0), rtol=0, atol=0.02)
+
+    def likelihood(mine: torch.Tensor) -> float:
+        return float((chances @ mine)[torch.arange(len(labels)), labels].log().mean())
+
+    best, generator = likelihood(found), torch.Generator().manual_seed(0)
+    assert best >= likelihood(matrix) - 1e-6
+    for _ in range(20):
+        other = found * (1 + 0.2 * torch.rand(K, K, dtype=torch.float64, generator=generator))
+        assert likelihood(other / other.sum(1, keepdim=True)) < best
+    # Few steps are on the way there.
+    way = [likelihood(estimated_transitions(chances, labels, 0.2, n)[0]) for n in (1, 3, 9)]
+    assert way == sorted(way)
+    assert way[-1] <= best + 1e-9
+
+
+def test_what_agrees_by_chance_is_about_one_standard_error_from_it():
+    draw, found = np.random.default_rng(0), []
+    for _ in range(300):
+        # Both mostly say the first class: they agree more often than one in K times.
+        one, other = (torch.from_numpy(draw.geometric(0.5, 400).clip(1, K) - 1) for _ in range(2))
+        found.append(beyond_chance(float((one == other).double().mean()), one, other))
+    assert np.mean(found) == pytest.approx(0, abs=0.2)
+    assert np.std(found) == pytest.approx(1, abs=0.2)
+
+
+def test_beyond_chance_is_counted_in_standard_errors():
+    labels = torch.arange(400) % 4
+    # A quarter agrees by chance; three quarters do.
+    predicted = torch.where(torch.arange(400) < 300, labels, (labels + 1) % 4)
+    expected = (0.75 - 0.25) / (0.25 * 0.75 / 400) ** 0.5
+    assert beyond_chance(0.75, predicted, labels) == pytest.approx(expected)
+    constant = torch.zeros(400, dtype=torch.int64)
+    assert beyond_chance(1.0, constant, constant) == 0
+    assert np.isfinite(beyond_chance(0.0, constant[:0], constant[:0]))
 
 
 @settings(max_examples=20, deadline=None)

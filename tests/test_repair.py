@@ -1,6 +1,7 @@
 """A copy of the network with a rewritten read-out, and cleaned labels."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from underscript._capture import extract_logits
 from underscript.cli import main
 from underscript.discriminant import Covariance
 from underscript.errors import DataError, ModelError, OutputError
+from underscript.issues import posterior
 from underscript.repair import relabelled
 
 N = 240
@@ -94,6 +96,14 @@ def test_velpic_is_written_as_in_the_paper(found):
     assert bool(refitted.bias.abs().sum() > 0)
 
 
+def test_the_regression_is_fitted_to_soft_labels(found):
+    decoding, _, x = found
+    repaired = decoding.transfer("logistic", "refitted")
+    soft = decoding.soft_labels().argmax(1)
+    # Labels that were given are a part of what it is fitted to; the ensemble's are all of it.
+    assert (predictions(repaired, x) == soft).mean() > 0.8
+
+
 def test_a_network_that_is_right_may_keep_its_weights():
     x, y, _ = data("residual")
     options = {"controls": False, "progress": False, "variance": 0.5}
@@ -106,7 +116,7 @@ def test_a_network_that_is_right_may_keep_its_weights():
     assert all(torch.equal(value, same[key]) for key, value in right.state_dict().items())
 
 
-def test_a_read_out_without_a_bias_gets_the_discriminants_folded_in():
+def test_a_read_out_without_a_bias_gets_the_regressions_folded_in():
     model = models.build("mlp", seed=3)
     model.readout.bias = None
     decoding, _, x = decoded("mlp", model)
@@ -177,9 +187,9 @@ def test_what_cannot_be_transferred_is_one_clear_line(kind):
 
 
 def test_options_that_are_not_offered_are_refused(found):
-    with pytest.raises(DataError, match="weights of discriminant, velpic"):
+    with pytest.raises(DataError, match="weights of logistic, velpic"):
         found[0].transfer("lda")
-    with pytest.raises(DataError, match="'discriminant' with bias='kept' is not offered"):
+    with pytest.raises(DataError, match="'logistic' with bias='kept' is not offered"):
         found[0].transfer("logistic", "kept")
 
 
@@ -242,6 +252,59 @@ def test_the_confidence_of_a_new_label_is_bayes_rule():
     )  # fmt: skip
     expected = (1 - quality) * chances[0] / (chances[0] + chances[1])
     assert relabelled(issues, True)["confidence"][0] == pytest.approx(expected)
+
+
+# Soft labels ----------------------------------------------------------------------------------
+
+
+def test_soft_labels_are_bayes_rule(found):
+    decoding = found[0]
+    x, _, given = data("mlp")
+    soft, noise = decoding.soft_labels(), decoding.summary["noise"]
+    assert soft.dtype == np.float32
+    np.testing.assert_allclose(soft.sum(1), 1, rtol=1e-6)
+    matrix = np.array(noise["transitions"])
+    if not noise["by_class"]:
+        # Labels count as redrawn from all other classes alike.
+        off = noise["rate"] / (len(matrix) - 1)
+        matrix = off + (1 - noise["rate"] - off) * np.eye(len(matrix))
+    # No matrix is ever quite known: two labels in a hundred may be anything.
+    matrix = 0.98 * matrix + 0.02 / len(matrix)
+    # What memory adds to the odds of a given label counts against it.
+    matrix[np.diag_indices_from(matrix)] *= np.exp(-noise.get("remembered", 0.0))
+    joint = decoding.pred_probs((x, given)).astype(np.float64) * matrix[:, given].T
+    expected = joint / joint.sum(1, keepdims=True)
+    np.testing.assert_allclose(soft, expected, rtol=1e-3, atol=1e-6)
+    issues = decoding.label_issues()
+    np.testing.assert_allclose(soft[np.arange(N), given], issues["label_quality"], atol=1e-5)
+
+
+@pytest.mark.parametrize("by_class", [False, True])
+def test_the_posterior_of_known_odds_and_noise_is_bayes_rule(found, by_class):
+    draw, k = np.random.default_rng(0), 4
+    odds, given = draw.normal(size=(50, k)), draw.integers(k, size=50)
+    matrix = draw.dirichlet(np.ones(k), k)
+    noise = replace(found[0]._noise, rate=0.3, transitions=matrix, by_class=by_class)
+    soft = posterior(torch.from_numpy(odds), torch.from_numpy(given), noise)
+    if not by_class:
+        matrix = 0.1 + 0.6 * np.eye(k)
+    matrix = 0.98 * matrix + 0.02 / k
+    matrix[np.diag_indices(k)] *= np.exp(-getattr(noise, "remembered", 0.0))
+    for row, label, mine in zip(odds, given, soft.numpy(), strict=True):
+        joint = np.exp(row) / np.exp(row).sum() * matrix[:, label]
+        np.testing.assert_allclose(mine, joint / joint.sum(), rtol=1e-5)
+
+
+def test_soft_labels_are_not_saved(found, tmp_path):
+    decoding, model, _ = found
+    decoding.save(tmp_path / "run")
+    without = decoded("mlp", auto=False)[0]
+    for other in (us.load(tmp_path / "run"), us.load(tmp_path / "run", model), without):
+        with pytest.raises(
+            DataError, match="soft_labels: the out-of-fold probabilities were not kept"
+        ) as caught:
+            other.soft_labels()
+        assert "\n" not in str(caught.value)
 
 
 # The commands ---------------------------------------------------------------------------------

@@ -124,6 +124,42 @@ def test_where_no_epoch_is_better_the_weights_stay():
     assert all(torch.equal(v, before[k]) for k, v in found.model.state_dict().items())
 
 
+def first_loss(network: nn.Module, labels: Any) -> float:
+    """Return the loss of the first step, which takes all samples at once."""
+    how = {**SETTINGS, "epochs": 1, "batch_size": N}
+    return float(us.retrain(network, TRAIN, labels, HELD, **how).history["loss"][1])
+
+
+def test_a_decoding_in_memory_teaches_its_soft_labels_and_a_loaded_one_its_labels(tmp_path):
+    network = models.build("mlp", seed=3)
+    with torch.no_grad():
+        # A network that is sure of what it says tells losses apart.
+        network.readout.weight *= 10
+    how = {"controls": False, "progress": False, "variance": 0.5, "perturb": "none"}
+    decoding = us.decode(network, TRAIN, holdout=HELD, layers="readout:input", **how)
+    with torch.no_grad():
+        odds = torch.log_softmax(network(X[:N]).double(), 1).numpy()
+    expected = -(decoding.soft_labels() * odds).sum(1).mean()
+    assert first_loss(network, decoding) == pytest.approx(expected, rel=2e-5)
+
+    decoding.save(tmp_path / "run")
+    table = decoding.relabel()
+    sure = table["confidence"].to_numpy()
+    losses = -odds[np.arange(N), table["label"]]
+    weighted = (sure * losses).sum() / sure.sum()
+    assert weighted != pytest.approx(expected, rel=4e-4)
+    for labels in (us.load(tmp_path / "run", network), table):
+        assert first_loss(network, labels) == pytest.approx(weighted, rel=2e-5)
+
+
+def test_the_rate_falls_from_one_in_a_thousand():
+    how = {key: value for key, value in SETTINGS.items() if key != "learning_rate"}
+    one = us.retrain(model(), TRAIN, cleaned(), HELD, **how)
+    other = us.retrain(model(), TRAIN, cleaned(), HELD, **how, learning_rate=1e-3)
+    assert one.summary["settings"]["learning_rate"] == 1e-3
+    assert one.history.equals(other.history)
+
+
 class OneByOne(IterableDataset):
     def __iter__(self) -> Any:
         return iter(Pairs()[at] for at in range(N))
@@ -184,7 +220,8 @@ def test_the_command_trains_on_a_runs_labels(tmp_path, capsys, monkeypatch):
     told = json.loads(capsys.readouterr().out)
     assert told["after"]["test_accuracy"] > told["before"]["test_accuracy"]
     assert told["labels_changed"] == int(decoding.relabel()["changed"].sum())
-    expected = us.retrain(model(), TRAIN, decoding, HELD, TEST, **SETTINGS)
+    loaded = us.load(tmp_path / "run", model())
+    expected = us.retrain(model(), TRAIN, loaded, HELD, TEST, **SETTINGS)
     with safetensors.safe_open(out, "pt") as file_:
         assert json.loads(file_.metadata()["underscript"])["verdict"] == told["verdict"]
         for name, value in expected.model.state_dict().items():
