@@ -1,7 +1,8 @@
 """Which given labels are probably wrong, and the labels that they should have."""
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
 import numpy as np
@@ -15,6 +16,7 @@ from ._batches import Batch
 from ._duplicates import Sketches, conflicting, sketches
 from ._labels import Labels
 from ._overlap import fingerprints
+from ._team import Team
 from .noise import SMALLEST, Noise
 
 COLUMNS = {
@@ -31,6 +33,8 @@ COLUMNS = {
 
 # Log-odds beyond this say the same; so that no margin is infinite.
 _MOST = 700.0
+# What memory adds to log-odds, at most, and how often the range of what it may be is halved.
+_MOST_REMEMBERED, _HALVINGS = 20.0, 30
 # Samples in one of the arrays that answers are gathered in.
 _CHUNK = 1 << 16
 # Pairs of classes that a summary names.
@@ -118,12 +122,16 @@ class Answers:
         """Return the columns of label issues, indexed by the data set's index."""
         index = pd.RangeIndex(len(self.given)) if self.index is None else pd.Index(self.index)
         flags = self.flags(noise)
+        # Where memory repeats the given label, or classes differ in noise, the other one is meant.
+        swapped = flags & (self.predicted == self.given)
+        predicted = np.where(swapped, self.second, self.predicted)
+        second = np.where(swapped, self.predicted, self.second)
         suspects = np.flatnonzero(flags)
         suspects = suspects[np.argsort(self.quality[suspects], kind="stable")]
-        partner = conflicting(self.given, self.predicted, suspects, self.prints, self.drawn)
+        partner = conflicting(self.given, predicted, suspects, self.prints, self.drawn)
         named = np.where(partner < 0, -1, index.to_numpy()[partner])
         columns = (
-            flags, self.quality, self.given, self.predicted, self.second, self.margin,
+            flags, self.quality, self.given, predicted, second, self.margin,
             self.confidence, named,
         )  # fmt: skip
         return pd.DataFrame(dict(zip(COLUMNS, columns, strict=True)), index=index.rename("index"))
@@ -132,9 +140,8 @@ class Answers:
         """Say which given labels are probably wrong, bool (n,).
 
         With an estimate of the noise those of the lowest quality, as many as make the expected F1
-        of the flags largest, quality being the probability that a label is right; of them those
-        that the decoder contradicts. Without an estimate all that it contradicts are flagged; where
-        nothing can be decoded, none.
+        of the flags largest, quality being the probability that a label is right. Without an
+        estimate all that the decoder contradicts are flagged; where nothing can be decoded, none.
         """
         contradicted = np.asarray(self.predicted != self.given)
         if noise is None:
@@ -148,7 +155,7 @@ class Answers:
         number = np.arange(1, len(order) + 1)
         expected = np.cumsum(wrong) / (number + wrong.sum())
         flags[order[: int(expected.argmax()) + 1]] = True
-        return np.asarray(flags & contradicted)
+        return flags
 
 
 class Gathered:
@@ -203,13 +210,53 @@ def came_from(noise: Noise) -> Tensor:
 
     Labels count as redrawn from all other classes alike unless noise depends on the class: the
     estimated matrix then holds little but its own errors. A little noise is added to what was
-    estimated, as none is never quite known.
+    estimated, as none is never quite known. A label that is given is the likelier to be said the
+    more of it is remembered: for so much less its own class is taken to be likely.
     """
     matrix = noise.transitions
     if not noise.by_class:
         matrix = np.full_like(matrix, noise.rate / (len(matrix) - 1))
         np.fill_diagonal(matrix, 1 - noise.rate)
-    return torch.from_numpy((1 - SMALLEST) * matrix.T + SMALLEST / len(matrix))
+    found = torch.from_numpy((1 - SMALLEST) * matrix.T + SMALLEST / len(matrix))
+    found.diagonal().mul_(math.exp(-noise.remembered))
+    return found
+
+
+def with_memory(
+    odds: Float[Tensor, "n classes"], given: Int[Tensor, " n"], noise: Noise, team: Team
+) -> Noise:
+    """Return the noise with what memory adds to the log-odds of training samples' labels.
+
+    So much that the probabilities that labels are wrong add up to the estimated noise rate.
+
+    Parameters
+    ----------
+    odds : Tensor, shape (n, K)
+        Log-odds that have not seen the labels: this process's.
+    given : Tensor of int64, shape (n,)
+        The labels.
+    noise : Noise
+        What is known of the labels.
+    team : Team
+        Whose samples add up.
+    """
+    joint = torch.softmax(odds.double(), 1) * came_from(replace(noise, remembered=0.0))[given]
+    own = joint.gather(1, given[:, None])[:, 0]
+    others = joint.sum(1) - own
+
+    def wrong(remembered: float) -> float:
+        mine = own * math.exp(-remembered)
+        share = 1 - mine / (mine + others).clamp(min=1e-300)
+        found = team.total(torch.stack([share.sum(), torch.tensor(float(len(share))).double()]))
+        return float(found[0] / found[1].clamp(min=1))
+
+    low, high = 0.0, _MOST_REMEMBERED
+    if noise.hopeless or wrong(low) >= noise.rate:
+        return replace(noise, remembered=0.0)
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if wrong(middle) < noise.rate else (low, middle)
+    return replace(noise, remembered=low)
 
 
 def posterior(

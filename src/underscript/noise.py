@@ -196,6 +196,8 @@ class Noise:
         Whether the noise depends on the class: `transitions` was fitted with K (K − 1) numbers.
     second_rate : float or None
         The rate by another way, from labels of nearest neighbours.
+    remembered : float
+        What memory adds to the log-odds of a training sample's given label.
     """
 
     rate: float
@@ -210,6 +212,7 @@ class Noise:
     beyond_chance: float
     by_class: bool
     second_rate: float | None = None
+    remembered: float = 0.0
 
     @property
     def hopeless(self) -> bool:

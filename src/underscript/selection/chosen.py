@@ -17,7 +17,7 @@ from .._stream import Source, stream
 from .._survey import INPUT
 from ..combined import COMBINED, CombinedDiscriminant, Member
 from ..discriminant import FourierFeatures, Linear, RidgeDiscriminant
-from ..issues import posterior
+from ..issues import posterior, with_memory
 from ..noise import Noise
 from ..perturbation import Perturbation
 from ..repair import Choosing
@@ -134,19 +134,12 @@ class Chosen:
         """What is said of training labels, to be found again in another pass."""
         return Unseen(self.values, self.kept.prints, self.kept.index)
 
-    def chances(self, given: Int[Tensor, " n"]) -> Float[Tensor, "n classes"]:
-        """Return how likely each class is of each of this process's samples, with its label."""
-        return posterior(self.values, given, self.noise)
-
     def prepare(self, choosing: Choosing) -> None:
         """Add what is known of the input of a network's read-out to what may be written there."""
         layer, task, kept = choosing.target.layer, self.task, self.kept
         n_classes, team, width = task.n_classes, task.team, kept.widths[layer]
         parts = [kept.part(fold) for fold in range(FOLDS)]
-        given = torch.empty(kept.n, dtype=torch.int64)
-        for part in parts:
-            given[part.places] = part.labels
-        chances = self.chances(given)
+        chances = posterior(self.values, kept.labels, self.noise)
         decoded = self.values.argmax(1)
         sums = torch.zeros(n_classes, width, dtype=torch.float64)
         products = torch.zeros(width, width, dtype=torch.float64)
@@ -321,6 +314,7 @@ def choose(
     ordered = torch.full((len(values), task.n_classes), -torch.inf)
     odds = values * told.out_of_fold_temperature + told.out_of_fold_bias
     ordered[places[:, None], fits.classes] = odds.float()
+    noise = with_memory(ordered, kept.labels, noise, task.team)
     agreement, n = _agreement(fits, memory, members)
     return Chosen(
         key=_key(place), decoders=decoders,

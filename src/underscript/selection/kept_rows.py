@@ -208,6 +208,15 @@ class KeptRows:
             found[part.places.numpy()] = part.prints
         return found
 
+    @property
+    def labels(self) -> Tensor:
+        """The given labels of all samples, int64 (n,), in the order in which they came."""
+        found = torch.empty(self.n, dtype=torch.int64)
+        for fold in range(FOLDS):
+            part = self.part(fold)
+            found[part.places] = part.labels
+        return found
+
     def part(self, fold: int) -> Part:
         """Return what is known of a fold's samples."""
         empty = torch.empty(0, dtype=torch.int64)
