@@ -86,7 +86,7 @@ def estimate(
     # Nor may memory that survives look as if labels said something.
     least = corrected(as_they_are, perturbed, memory.survival)
     beyond = beyond_chance(least, moved.argmax(1), scores.labels) * (1 - memory.survival)
-    noise = replace(noise, beyond_chance=beyond)
+    noise = replace(noise, beyond_chance=max(beyond, memory.beyond_chance))
     # New inputs are like those of a hold-out, or like one perturbed view.
     if scores.held is not None:
         held, temperature, bias = _fitted(_summed(scores.holdout, members), scores.held, seed)

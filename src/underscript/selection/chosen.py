@@ -18,7 +18,7 @@ from .._survey import INPUT
 from ..combined import COMBINED, CombinedDiscriminant, Member
 from ..discriminant import FourierFeatures, Linear, RidgeDiscriminant
 from ..issues import posterior, with_memory
-from ..noise import Noise
+from ..noise import SMALLEST, SURE, Noise
 from ..perturbation import Perturbation
 from ..repair import Choosing
 from .calibration import estimate
@@ -266,13 +266,6 @@ def choose(
     fits_views = perturbation is not None and perturbation.fits
     fits = fit_candidates(kept, held, task, fits_views, settings)
     memory = measure_memory(fits, perturbation is not None)
-    if memory.likely > _TOO_MUCH and held is None:
-        notes.add(
-            f"some {memory.likely:.0%} of what the network memorised survives the perturbation, so "
-            "memory can hardly be told from knowledge: neither the noise rate nor the accuracy is "
-            "to be relied on, and few wrong labels are found. Give a hold-out, or a perturbation "
-            "that training did not use (perturb)"
-        )
     layers = [each.layer for each in fits.candidates]
     scores = fits.scores
     fits.scores = replace(
@@ -314,6 +307,14 @@ def choose(
     ordered = torch.full((len(values), task.n_classes), -torch.inf)
     odds = values * told.out_of_fold_temperature + told.out_of_fold_bias
     ordered[places[:, None], fits.classes] = odds.float()
+    sure = noise.rate < SMALLEST and noise.accuracy > SURE
+    if sure and memory.likely > _TOO_MUCH and held is None:
+        notes.add(
+            f"no label seems wrong, but some {memory.likely:.0%} of what the network memorised "
+            "survives the perturbation, so memory can hardly be told from knowledge: neither the "
+            "noise rate nor the accuracy is to be relied on. Give a hold-out, or a perturbation "
+            "that training did not use (perturb)"
+        )
     noise = with_memory(ordered, kept.labels, noise, task.team)
     agreement, n = _agreement(fits, memory, members)
     return Chosen(

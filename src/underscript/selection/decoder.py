@@ -22,7 +22,7 @@ from .._passes import Task
 from .._stream import Rows, Source, stream
 from .._survey import INPUT
 from ..discriminant import FourierFeatures
-from ..noise import chance_right
+from ..noise import beyond_chance, chance_right
 from ..perturbation import Perturbation
 from .fitting import Candidate, Fitted, Grid, LayerFit
 from .greedy import Scores
@@ -314,28 +314,30 @@ def measure_memory(fits: Fits, perturbed: bool) -> Memory:
     # No network is before the input: nothing of it is remembered.
     own = torch.tensor([each.layer == INPUT for each in fits.candidates])
     base = torch.where(own, of_moved, of_plain)
+    layers = [each.layer for each in fits.candidates]
+    first = by_agreement(of_plain, layers)[0]
+    step = max(1, len(scores.labels) // _LOOKED_AT_NOISE)
+    labels = scores.labels[::step]
+    least = torch.stack(
+        [each[::step] for each, layer in zip(scores.moved, layers, strict=True) if layer == first]
+    ).sum(0)
+    answers = least.argmax(1)
+    beyond = beyond_chance(float((answers == labels).double().mean()), answers, labels)
     likely = most = 0.0
     if perturbed:
-        layers = [each.layer for each in fits.candidates]
-        kinds = [each.perturbed for each in fits.candidates]
-        first = by_agreement(of_plain, layers)[0]
-        step = max(1, len(scores.labels) // _LOOKED_AT_NOISE)
-        labels = scores.labels[::step]
-        known = [each[::step] for each, layer in zip(scores.moved, layers, strict=True)
-                 if layer == first]  # fmt: skip
         likely, most = survival_without(
-            plain[:, ::step], moved[:, ::step], labels,
-            chance_right(torch.stack(known).sum(0), labels), layers, kinds, len(fits.classes),
+            plain[:, ::step], moved[:, ::step], labels, chance_right(least, labels), layers,
+            [each.perturbed for each in fits.candidates], len(fits.classes),
         )  # fmt: skip
     if scores.held is None or not len(scores.holdout):
-        return Memory(of_plain, of_moved, base, None, most, likely, 0.0)
+        return Memory(of_plain, of_moved, base, None, most, likely, 0.0, 0.0, beyond)
     held = torch.stack([each.argmax(1) for each in scores.holdout]) == scores.held
     on_holdout = held.double().mean(1)
     likely = survival_on_holdout(base, of_moved, on_holdout)
     most = max(most, likely)
     if not perturbed:
         # Training inputs as they are tell what is remembered.
-        return Memory(of_plain, of_moved, base, on_holdout, most, likely, 1.0)
+        return Memory(of_plain, of_moved, base, on_holdout, most, likely, 1.0, 0.0, beyond)
     as_they_are = torch.where(own[:, None], moved, plain) == scores.labels
     trust = weight_of_holdout(as_they_are, moved == scores.labels, held, most)
-    return Memory(of_plain, of_moved, base, on_holdout, most, likely, trust)
+    return Memory(of_plain, of_moved, base, on_holdout, most, likely, trust, 0.0, beyond)

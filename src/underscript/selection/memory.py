@@ -63,6 +63,8 @@ class Memory:
         The weight of the hold-out beside perturbed training inputs by its precision, 0 to 1.
     weight : float
         Its weight when members were chosen.
+    beyond_chance : float
+        Standard errors by which the layer that remembers least agrees more often than by chance.
     """
 
     plain: Tensor
@@ -73,6 +75,7 @@ class Memory:
     likely: float
     trust: float
     weight: float = 0.0
+    beyond_chance: float = 0.0
 
     @property
     def expected(self) -> Tensor:

@@ -77,7 +77,7 @@ def fit_read_out(
         weights.grad = slope
         return (both[-1] + ours.double().square().sum() / (2 * _VARIANCE * number)).float()
 
-    with team.together(), torch.enable_grad():
+    with torch.enable_grad():
         optimiser.step(loss)  # type: ignore[no-untyped-call]
     found = weights.detach().double()
     of_rows = found[:-1] / spread[:, None]
