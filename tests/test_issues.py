@@ -12,7 +12,16 @@ import torch
 
 import underscript as us
 from underscript._batches import Batch
-from underscript.issues import COLUMNS, Answers, Gathered, came_from, confused_pairs, summarised
+from underscript._team import Team
+from underscript.issues import (
+    COLUMNS,
+    Answers,
+    Gathered,
+    came_from,
+    confused_pairs,
+    summarised,
+    with_memory,
+)
 from underscript.noise import SMALLEST, Noise
 
 
@@ -63,8 +72,11 @@ def test_columns_are_those_of_a_plain_float64_computation():
         p = np.exp(values[i]) / np.exp(values[i]).sum()
         y, order = given[i], np.argsort(-p)
         row = table.loc[i]
-        assert (row["predicted_label"], row["second_label"]) == tuple(order[:2])
-        assert row["confidence"] == pytest.approx(p.max(), rel=1e-9)
+        # Of a label that is flagged though it is the first choice, the second one is proposed.
+        swapped = row["is_label_issue"] and order[0] == y
+        first, second = order[1::-1] if swapped else order[:2]
+        assert (row["predicted_label"], row["second_label"]) == (first, second)
+        assert row["confidence"] == pytest.approx(p[first], rel=1e-9)
         joint = p * mixed[:, y]
         assert row["label_quality"] == pytest.approx(joint[y] / joint.sum(), rel=1e-9, abs=1e-12)
         other = max(values[i][z] for z in range(5) if z != y)
@@ -122,17 +134,53 @@ def test_flags_find_as_much_as_any_number_of_them_would(rate):
     assert found.quality[flags].max() <= found.quality[spared].min()
 
 
-def test_flags_are_contradicted_and_none_are_where_nothing_can_be_decoded():
+def test_flagged_labels_are_never_proposed_and_none_are_where_nothing_can_be_decoded():
     values, _, given = scores(500, 4, 0.7)
     said = noise(even(4, 0.7), rate=0.95)
     found = answers(values, given, said)
-    assert (found.predicted != given)[found.flags(said)].all()
+    table = found.table(said)
+    flagged = table[table["is_label_issue"]]
+    assert (flagged["predicted_label"] != flagged["given_label"]).all()
+    # Their confidence is that of what is proposed.
+    chances = torch.softmax(torch.as_tensor(values), 1).numpy()
+    own = chances[flagged.index, flagged["predicted_label"]]
+    np.testing.assert_allclose(flagged["confidence"], own, rtol=1e-6)
     hopeless = dataclasses.replace(said, beyond_chance=1.0)
     assert not found.flags(hopeless).any()
     told = summarised(found.table(hopeless), hopeless)
     assert told["beyond_decoding"]
     assert told["flagged"] == 0
     assert told["expected"] == round(500 * 0.95)
+
+
+@pytest.mark.parametrize("remembered", [0.0, 1.0, 3.0])
+def test_what_memory_adds_to_given_labels_is_found_and_taken_off(remembered):
+    values, true, given = scores(20_000, 5, 0.3)
+    said, labels = noise(even(5, 0.3), 0.3), torch.from_numpy(given)
+    plain = answers(values, given, said)
+    values[np.arange(len(given)), given] += remembered
+    found = with_memory(torch.as_tensor(values), labels, said, Team())
+    # Two per cent of even noise, which are added, look like a little less of it.
+    assert found.remembered == pytest.approx(remembered, abs=0.15)
+    freed = answers(values, given, found)
+    np.testing.assert_allclose(freed.quality, plain.quality, atol=0.04)
+    assert (1 - freed.quality).mean() == pytest.approx(
+        max(0.3, (1 - plain.quality).mean()), abs=1e-3
+    )
+    wrong = given != true
+
+    def f1(flags):
+        return 2 * (flags & wrong).sum() / (flags.sum() + wrong.sum())
+
+    assert f1(freed.flags(found)) == pytest.approx(f1(plain.flags(said)), abs=0.01)
+
+
+def test_memory_takes_nothing_off_where_labels_look_wrong_enough():
+    values, _, given = scores(2_000, 4, 0.4)
+    said = noise(even(4, 0.4), 0.1)
+    assert (
+        with_memory(torch.as_tensor(values), torch.from_numpy(given), said, Team()).remembered == 0
+    )
 
 
 def test_with_hardly_any_noise_hardly_any_are_flagged():

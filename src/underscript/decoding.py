@@ -118,16 +118,16 @@ class Decoding:
             One row a sample; the index is the data set's in either order. See `issues.COLUMNS`:
 
             - `is_label_issue`: the label is probably wrong. Those of the lowest quality, as many as
-              make the expected F1 of the flags largest, and only where the decoder contradicts the
-              label; none where the noise is beyond decoding (``summary["noise"]["hopeless"]``).
+              make the expected F1 of the flags largest; none where the noise is beyond decoding
+              (``summary["noise"]["hopeless"]``).
             - `label_quality`: the probability that the given label is right, 0 to 1. With
               ``auto=False`` there are no probabilities: then (1 + margin) / 2, and every
               contradicted label is an issue.
             - `given_label`, `predicted_label`, `second_label`: the given class, and the decoder's
-              first and second choice.
+              first and second choice; of an issue the first is the likeliest class but the given.
             - `margin`: the decoder's log-odds of the given label against the best other one, at
-              most 700 in size; with ``auto=False`` the difference of cos²θ. Negative where it
-              contradicts the label.
+              most 700 in size; with ``auto=False`` the difference of cos²θ. Negative where its
+              first choice is another class.
             - `confidence`: the decoder's probability of `predicted_label` (``auto=False``: cos²θ).
             - `conflicting_duplicate`: the index of another training sample with the same input, or
               (for flagged samples) nearly the same, and another given label; −1 where none was

@@ -126,13 +126,13 @@ class Answers:
         swapped = flags & (self.predicted == self.given)
         predicted = np.where(swapped, self.second, self.predicted)
         second = np.where(swapped, self.predicted, self.second)
+        sure = self.confidence * np.exp(np.where(swapped, -self.margin, 0.0))
         suspects = np.flatnonzero(flags)
         suspects = suspects[np.argsort(self.quality[suspects], kind="stable")]
         partner = conflicting(self.given, predicted, suspects, self.prints, self.drawn)
         named = np.where(partner < 0, -1, index.to_numpy()[partner])
         columns = (
-            flags, self.quality, self.given, predicted, second, self.margin,
-            self.confidence, named,
+            flags, self.quality, self.given, predicted, second, self.margin, sure, named,
         )  # fmt: skip
         return pd.DataFrame(dict(zip(COLUMNS, columns, strict=True)), index=index.rename("index"))
 

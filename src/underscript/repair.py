@@ -371,7 +371,7 @@ def relabelled(issues: pd.DataFrame, chances: bool) -> pd.DataFrame:
     quality, sure = issues["label_quality"].to_numpy(), issues["confidence"].to_numpy()
     if chances:
         # Where the given label is wrong, the others are as likely as the decoder says of them.
-        own = sure * np.exp(np.minimum(issues["margin"].to_numpy(), 0))
+        own = sure * np.exp(np.where(changed, issues["margin"].to_numpy(), 0.0))
         proposed = (1 - quality) * sure / np.maximum(1 - own, 1e-12)
     else:
         proposed = sure
