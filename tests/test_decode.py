@@ -568,7 +568,11 @@ def test_predict_decision_function_and_module_agree(name):
     # Training samples are counted as their label issues say: out of fold.
     issues = found.label_issues()
     train = found.table[found.table["selected"]]["accuracy"].item()
-    assert train == pytest.approx((issues["predicted_label"] == issues["given_label"]).mean())
+    # An issue's given label may be the decoder's first choice: then its second one is proposed.
+    first = issues["predicted_label"].where(
+        ~issues["is_label_issue"] | (issues["margin"] < 0), issues["second_label"]
+    )
+    assert train == pytest.approx((first == issues["given_label"]).mean())
 
 
 def test_the_module_leaves_no_hook_when_the_model_raises():
