@@ -15,7 +15,8 @@ from torch.utils.data import DataLoader, TensorDataset
 import underscript as us
 from underscript.errors import DataError
 from underscript.selection import decoder, greedy
-from underscript.selection.chosen import Chosen, _out_of_fold, choose
+from underscript.selection.chosen import Chosen, choose
+from underscript.selection.out_of_fold import out_of_fold_values
 
 pytestmark = pytest.mark.filterwarnings("ignore::underscript.errors.UnderscriptWarning")
 
@@ -180,16 +181,16 @@ def test_where_few_samples_choose_all_are_scored_by_what_has_not_seen_them(it, m
     fits, kept, task = made[0].fits, made[0].kept, made[0].task
     members = [fits.candidates.index(member) for member in made[0].members]
     assert fits.steps == 1
-    expected = _out_of_fold(fits, kept, members, task)
+    expected = out_of_fold_values(fits, kept, members, task)
     assert kept.views > 2, "the test needs several perturbed views"
     for view in range(1, kept.views):
         for fold, mine in enumerate(expected.split([len(kept.part(k).labels) for k in range(3)])):
             mine -= of_view(fits, kept, members, fold, view) / (kept.views - 1)
     torch.testing.assert_close(expected, torch.zeros_like(expected), rtol=0, atol=1e-3)
-    expected = _out_of_fold(fits, kept, members, task)
+    expected = out_of_fold_values(fits, kept, members, task)
     fits.steps = 2
     torch.testing.assert_close(
-        _out_of_fold(fits, kept, members, task), expected, rtol=1e-3, atol=1e-3
+        out_of_fold_values(fits, kept, members, task), expected, rtol=1e-3, atol=1e-3
     )
 
     monkeypatch.setattr(decoder, "_CHOOSE", 100)

@@ -7,10 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from .._mixing import mixed
 from .._notes import Notes
 from .._passes import Decoders, Task
 from .._stream import Source, stream
@@ -35,6 +33,7 @@ from .fitting import Candidate
 from .greedy import likeliest_noise, select_ensemble, weight_by_cross_fitting
 from .kept_rows import FOLDS, KeptRows
 from .memory import Memory, corrected
+from .out_of_fold import everybodys, out_of_fold_values
 from .read_out import fit_read_out
 from .unseen import Unseen
 
@@ -290,8 +289,8 @@ def choose(
             "hold-out, so all layers answer together. Give a hold-out, or a perturbation"
         )
         members = _one_of_each(fits, mine)
-    values = _out_of_fold(fits, kept, members, task)
-    told = estimate(fits.scores, memory, members, _of_all(values, kept, fits, task), task.seed)
+    values = out_of_fold_values(fits, kept, members, task)
+    told = estimate(fits.scores, memory, members, everybodys(values, kept, fits, task), task.seed)
     noise, temperature = told.noise.over(fits.classes, task.n_classes), told.temperature
     decoders = {}
     for layer in dict.fromkeys(layers):
@@ -436,56 +435,6 @@ def _expanded(linear: Linear, classes: Tensor, n_classes: int) -> Linear:
     at = classes.to(weights.device)
     weights[at], offsets[at] = linear.coefficients.float(), linear.intercepts.float()
     return Linear(weights, offsets)
-
-
-def _out_of_fold(
-    fits: Fits, kept: KeptRows, members: Sequence[int], task: Task
-) -> Float[Tensor, "n classes"]:
-    """Return the ensemble's scores of this process's samples, fold by fold, out of fold.
-
-    The mean over perturbed views.
-    """
-    views = list(range(1, kept.views)) or [0]
-    found = []
-    for fold in range(FOLDS):
-        n = len(kept.part(fold).labels)
-        mine = torch.zeros(n, len(fits.classes))
-        for at in members:
-            each = fits.candidates[at]
-            fitted, start = fits.fitted[each], 0
-            for blocks in kept.blocks(each.layer, fold, views):
-                for rows in blocks:
-                    # What went to a file comes back on the CPU.
-                    seen = rows.to(task.device)
-                    seen = fits.features[each.layer](seen) if each.n_features else seen
-                    scores = fitted.without[fold](seen).cpu() / (_spread_of(fits, at) * len(views))
-                    lowest = scores.masked_fill(torch.isinf(scores), torch.inf).amin(1, True)
-                    lowest = lowest.masked_fill(torch.isinf(lowest), 0.0)
-                    scores = torch.where(torch.isinf(scores), lowest, scores)
-                    mine[start : start + len(rows)] += scores
-                start += len(blocks[0])
-        found.append(mine)
-    return torch.cat(found)
-
-
-def _of_all(
-    values: Tensor, kept: KeptRows, fits: Fits, task: Task
-) -> tuple[Float[Tensor, "m classes"], Int[Tensor, " m"]]:
-    """Return everybody's values of the samples that choose, and their labels among classes."""
-    parts = [kept.part(fold) for fold in range(FOLDS)]
-    place = torch.full((task.n_classes,), -1)
-    place[fits.classes] = torch.arange(len(fits.classes))
-    labels = place[torch.cat([part.labels for part in parts])]
-    prints = np.concatenate([part.prints for part in parts])
-    found = task.team.gather((values[:: fits.steps], labels[:: fits.steps], prints[:: fits.steps]))
-    order = np.argsort(mixed(np.concatenate([part[2] for part in found])), kind="stable")
-    at = torch.from_numpy(order)
-    return torch.cat([part[0] for part in found])[at], torch.cat([part[1] for part in found])[at]
-
-
-def _spread_of(fits: Fits, at: int) -> float:
-    """Return what a candidate's scores of perturbed inputs were divided by."""
-    return fits.fitted[fits.candidates[at]].moved_spread
 
 
 def _meter(fits: Fits, memory: Memory) -> pd.DataFrame:
