@@ -20,7 +20,7 @@ from .._team import Team
 from ..discriminant import FourierFeatures, Linear
 from .kept_rows import FOLDS, KeptRows
 
-__all__ = ["Candidate", "Fitted", "Grid", "LayerFit"]
+__all__ = ["Candidate", "Fitted", "Grid", "LayerFit", "scores_of"]
 
 # The fit to all folds; fit k is kept from fold k.
 WHOLE = FOLDS
@@ -286,7 +286,7 @@ class LayerFit:
                         if fit != fold
                     ]
                     some = [last[perturbed, ridge][fit] for fit, _, ridge in keys]
-                    scores = _scores(rows, some, parts).view(len(rows), len(some), n_classes)
+                    scores = scores_of(rows, some, parts).view(len(rows), len(some), n_classes)
                     decoded = scores.argmax(2)
                     for at, key in enumerate(keys):
                         _add_by_class(sums[key], rows, decoded[:, at])
@@ -331,7 +331,7 @@ class LayerFit:
                 some = some.to(plain_rows.device)
                 mine = [linears[number][p, ridge][fold] for p, ridge, number in keys]
                 for rows, scores in zip((plain_rows, first), kept, strict=True):
-                    scores.append(_scores(rows[some], mine, 1).cpu())
+                    scores.append(scores_of(rows[some], mine, 1).cpu())
         plain, moved = (
             torch.cat(parts).view(-1, len(keys), self.n_classes)
             if parts
@@ -365,7 +365,9 @@ def _about(linear: Linear, centre: Tensor, scale: Tensor | None) -> Linear:
     return Linear(weights, linear.intercepts - weights @ centre)
 
 
-def _scores(rows: Tensor, linears: Sequence[Linear], parts: int) -> Float[Tensor, "n all_classes"]:
+def scores_of(
+    rows: Tensor, linears: Sequence[Linear], parts: int
+) -> Float[Tensor, "n all_classes"]:
     """Return the scores of all discriminants side by side, summed over so many views.
 
     A class that a fit has never seen gets the row's lowest score, never the highest; a fit that has

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..noise import estimated_transitions
-from .memory import corrected
+from .memory import LIMIT, corrected
 
 __all__ = [
     "STEPS",
@@ -36,8 +36,6 @@ _TRIED = 40
 _CHOOSING = 10_000
 # So many are tried with transition matrices: of the likeliest without, and of the most telling.
 _MATRICES = 10
-# Standard errors that make a difference clear.
-_LIMIT = 1.96
 # Steps of EM for one.
 _EM = 20
 _TEMPERATURES = (0.5, 1.0, 2.0, 4.0, 8.0)
@@ -76,17 +74,12 @@ def likelihoods(
     a label (column) given the class (row).
     """
     about, spread = _about(scores)
-    # Of each sample and class the chance of the given label.
-    given = None if transitions is None else transitions.T.to(scores)[labels]
+    given = _given(scores, labels, transitions)
     rows = []
     shares = torch.tensor(_REDRAWN, dtype=torch.float64)[:, None]
     kept, even = (1 - shares).to(scores), (shares / scores.shape[1]).to(scores)
     for temperature in _TEMPERATURES:
-        chances = torch.softmax(about * (temperature / spread), 1)
-        if given is None:
-            chance = chances.gather(1, labels[:, None])[:, 0]
-        else:
-            chance = (chances * given).sum(1)
+        chance = _chance(about * (temperature / spread), labels, given)
         mixed = kept * chance + even
         rows.append(mixed.clamp_(min=1e-12).log_().mean(1))
     return torch.stack(rows).double()
@@ -97,24 +90,27 @@ def _likeliest(
 ) -> Float[Tensor, " n"]:
     """Return each label's log-likelihood, with the likeliest temperature and share redrawn."""
     found = likelihoods(scores, labels, transitions)
-    at, share = divmod(int(found.argmax()), len(_REDRAWN))
-    return _of_labels(scores, labels, transitions, _TEMPERATURES[at], _REDRAWN[share])
-
-
-def _of_labels(
-    scores: Float[Tensor, "n classes"],
-    labels: Tensor,
-    transitions: Tensor | None,
-    temperature: float,
-    share: float,
-) -> Float[Tensor, " n"]:
+    at, place = divmod(int(found.argmax()), len(_REDRAWN))
     about, spread = _about(scores)
-    chances = torch.softmax(about * (temperature / spread), 1)
-    if transitions is None:
-        chance = chances.gather(1, labels[:, None])[:, 0]
-    else:
-        chance = (chances * transitions.T.to(scores)[labels]).sum(1)
+    share = _REDRAWN[place]
+    odds = about * (_TEMPERATURES[at] / spread)
+    chance = _chance(odds, labels, _given(scores, labels, transitions))
     return ((1 - share) * chance + share / scores.shape[1]).clamp(min=1e-12).log()
+
+
+def _given(scores: Tensor, labels: Tensor, transitions: Tensor | None) -> Tensor | None:
+    """Return of each sample and class the chance of the given label, where it depends on both."""
+    return None if transitions is None else transitions.T.to(scores)[labels]
+
+
+def _chance(
+    odds: Float[Tensor, "n classes"], labels: Tensor, given: Tensor | None
+) -> Float[Tensor, " n"]:
+    """Return the chance of each label, by the classes' log-odds and how labels go wrong."""
+    chances = torch.softmax(odds, 1)
+    if given is None:
+        return chances.gather(1, labels[:, None])[:, 0]
+    return (chances * given).sum(1)
 
 
 def _about(scores: Tensor) -> tuple[Tensor, float]:
@@ -122,7 +118,7 @@ def _about(scores: Tensor) -> tuple[Tensor, float]:
     return about, float(about.std(correction=0)) or 1.0
 
 
-class _Judge:
+class _Criterion:
     """What says how likely labels of new inputs are, as ensembles' scores have it.
 
     Parameters
@@ -225,17 +221,17 @@ def likeliest_noise(
     scores, survival, trust, among
         As for `select_ensemble`.
     """
-    judge = _Judge(scores, survival, trust)
+    criterion = _Criterion(scores, survival, trust)
     nothing: list[Tensor | None] = [None, None, None]
-    even = {each: judge.likelihood(each, nothing, None) for each in among}
+    even = {each: criterion.likelihood(each, nothing, None) for each in among}
     found, best = None, max(even.values())
-    telling = {each: judge.information(each) for each in among}
+    telling = {each: criterion.information(each) for each in among}
     tried = set()
     for said in (even, telling):
         tried |= {*sorted(among, key=said.__getitem__, reverse=True)[:_MATRICES]}
     for each in sorted(tried):
-        for matrix, cost in judge.transitions(each):
-            likely = judge.likelihood(each, nothing, matrix) - cost
+        for matrix, cost in criterion.transitions(each):
+            likely = criterion.likelihood(each, nothing, matrix) - cost
             if likely > best:
                 found, best = matrix, likely
     return found
@@ -266,20 +262,20 @@ def select_ensemble(
     transitions : Tensor of float64, shape (K, K), optional
         How labels go wrong, if it depends on the class; see `likeliest_noise`.
     """
-    judge = _Judge(scores, survival, trust)
+    criterion = _Criterion(scores, survival, trust)
     tried = list(among)
     chosen: list[int] = []
     total: list[Tensor | None] = [None, None, None]
     now = -float("inf")
     for step in range(most):
-        values = {each: judge.likelihood(each, total, transitions) for each in tried}
+        values = {each: criterion.likelihood(each, total, transitions) for each in tried}
         best = max(tried, key=lambda candidate: values[candidate])
         if values[best] <= now:
             break
         if not step:
             tried = sorted(tried, key=lambda candidate: -values[candidate])[:_TRIED]
         chosen.append(best)
-        now, total = values[best], judge.summed(chosen)
+        now, total = values[best], criterion.summed(chosen)
     return chosen, now
 
 
@@ -294,7 +290,7 @@ def weight_by_cross_fitting(
 
     Its precision is right if perturbed training inputs err by chance only. If the perturbation
     changes what some layers know more than what others know, the hold-out alone says more. Each way
-    chooses an ensemble with one half of the hold-out, and is judged by the likelihood of the other
+    chooses an ensemble with one half of the hold-out, and is scored by the likelihood of the other
     half's labels; the hold-out counts alone if that is clearly likelier, by two standard errors.
 
     Parameters
@@ -318,5 +314,5 @@ def weight_by_cross_fitting(
             found.append(_likeliest(total, scores.held[others], transitions))
         gains.append(found[1] - found[0])
     gain = torch.cat(gains)
-    clearly = _LIMIT * float(gain.std(correction=0)) / len(gain) ** 0.5
+    clearly = LIMIT * float(gain.std(correction=0)) / len(gain) ** 0.5
     return 1.0 if float(gain.mean()) > clearly else trust

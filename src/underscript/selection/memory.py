@@ -27,6 +27,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 __all__ = [
+    "LIMIT",
     "Memory",
     "by_agreement",
     "corrected",
@@ -39,7 +40,7 @@ __all__ = [
 MOST = 0.9
 _GRID = 91
 # Standard errors to the 97.5 % limit.
-_LIMIT = 1.96
+LIMIT = 1.96
 
 
 @dataclass(frozen=True)
@@ -156,11 +157,11 @@ def survival_without(
             _repeated(each[last], labels, vote, against, agreed, right[against], known, n_classes)
             for each in (plain, moved)
         )
-        if float(before.mean()) <= _LIMIT * float(before.std(correction=0)) / n**0.5:
+        if float(before.mean()) <= LIMIT * float(before.std(correction=0)) / n**0.5:
             continue
         share = float(after.sum() / before.sum())
         error = float((after - share * before).std(correction=0)) * n**0.5 / float(before.sum())
-        found.append((share, share + _LIMIT * error))
+        found.append((share, share + LIMIT * error))
     likely, limit = (max(each[end] for each in found) for end in (0, 1))
     return min(MOST, likely), min(MOST, limit)
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from .._mixing import mixed
 from .._passes import Task
 from .decoder import Fits
+from .fitting import scores_of
 from .kept_rows import FOLDS, KeptRows
 
 __all__ = ["everybodys", "out_of_fold_values"]
@@ -35,10 +36,8 @@ def out_of_fold_values(
                     # What went to a file comes back on the CPU.
                     seen = rows.to(task.device)
                     seen = fits.features[each.layer](seen) if each.n_features else seen
-                    scores = fitted.without[fold](seen).cpu() / (_spread_of(fits, at) * len(views))
-                    lowest = scores.masked_fill(torch.isinf(scores), torch.inf).amin(1, True)
-                    lowest = lowest.masked_fill(torch.isinf(lowest), 0.0)
-                    scores = torch.where(torch.isinf(scores), lowest, scores)
+                    scores = scores_of(seen, [fitted.without[fold]], 1).cpu()
+                    scores /= fitted.moved_spread * len(views)
                     mine[start : start + len(rows)] += scores
                 start += len(blocks[0])
         found.append(mine)
@@ -58,8 +57,3 @@ def everybodys(
     order = np.argsort(mixed(np.concatenate([part[2] for part in found])), kind="stable")
     at = torch.from_numpy(order)
     return torch.cat([part[0] for part in found])[at], torch.cat([part[1] for part in found])[at]
-
-
-def _spread_of(fits: Fits, at: int) -> float:
-    """Return what a candidate's scores of perturbed inputs were divided by."""
-    return fits.fitted[fits.candidates[at]].moved_spread
