@@ -33,6 +33,22 @@ class Batch:
     index: Labels | None
     size: int
 
+    def part(self, some: slice) -> "Batch":
+        """Return neighbouring samples, as a smaller batch that shares memory."""
+        if some.start == 0 and some.stop >= self.size:
+            return self
+
+        def cut(value: Any) -> Any:
+            return value[some] if per_sample(value, self.size) else value
+
+        return Batch(
+            tuple(cut(value) for value in self.args),
+            {name: cut(value) for name, value in self.kwargs.items()},
+            None if self.labels is None else self.labels[some],
+            None if self.index is None else self.index[some],
+            len(range(*some.indices(self.size))),
+        )
+
     def take(self, keep: NDArray[np.bool_]) -> "Batch":
         """Return the samples for which `keep` is true, as a smaller batch."""
         chosen = np.flatnonzero(keep)

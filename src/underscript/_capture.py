@@ -138,8 +138,12 @@ class Tapped:
                     f"{tap.width} as at first. Pad inputs to one size, pool the layer's tokens "
                     "(pool), or tap a layer of one width"
                 )
-        self._seen, self._calls = {}, Counter()
+        self.forget()
         return rows
+
+    def forget(self) -> None:
+        """Forget what was seen of a pass that did not reach its end."""
+        self._seen, self._calls = {}, Counter()
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ._batches import Batch, per_sample
 from ._capture import undisturbed
 from ._files import whole_file
-from ._stream import placed
+from ._runner import placed
 from .errors import DataError, ModelError, OutputError
 from .module import DecodedModule
 

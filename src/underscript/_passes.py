@@ -15,7 +15,7 @@ from ._capture import Tap
 from ._classifier import SubspaceClassifier, fit_together
 from ._labels import Labels, check_different, check_range, pick
 from ._notes import Notes
-from ._stream import Rows, Source, known_index, progress_bar, stream, stream_views
+from ._stream import Rows, Seen, Source, known_index, progress_bar, stream, stream_views
 from ._survey import Place
 from ._team import ALONE, Team
 from .combined import COMBINED, CombinedDiscriminant, rows_for
@@ -301,6 +301,7 @@ def count(
     unseen: "Unseen | None" = None,
     worst: Worst | None = None,
     choosing: "Choosing | None" = None,
+    seen: Seen | None = None,
 ) -> Counts:
     """Run a source once and count right answers; of the watched decoder keep every answer.
 
@@ -309,7 +310,7 @@ def count(
     Of the decoder whose `calibration` is asked for, keep how sure it is and whether it is right.
     The noise, where it was estimated, says how good the watched samples' labels are, and `unseen`
     what the watched decoder says of samples whose labels it has not seen. `choosing` tries what
-    could be the network's read-out.
+    could be the network's read-out. Where rows were `seen` before the network does not run.
     """
     counts = Counts()
     origins = None if noise is None else came_from(noise)
@@ -321,8 +322,9 @@ def count(
             by_layer.setdefault(key.layer, {})[key] = decoder
     with task.team.together():
         for rows in stream(
-            network, source, task.taps, task.device, stage=stage, keep=keep, progress=task.progress
-        ):
+            network, source, task.taps, task.device, stage=stage, keep=keep,
+            progress=task.progress, seen=seen,
+        ):  # fmt: skip
             sets = task.label_sets(rows, source)
             counts.n += rows.batch.size
             if "true" in sets:

@@ -25,11 +25,12 @@ from torch.utils.data import (
 from tqdm.auto import tqdm
 
 from ._batches import ArrayBatches, Batch, as_batch, is_mapping, joined
-from ._capture import Tap, capture, extract_logits
+from ._capture import Tap, capture
 from ._class_names import as_classes
 from ._labels import Labels, as_labels, pick
 from ._products import all_finite
-from .errors import DataError, LabelError, ModelError, UnderscriptError
+from ._runner import Runner
+from .errors import DataError, LabelError, UnderscriptError
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +42,10 @@ class Rows:
     batch: Batch
     layers: dict[str, Tensor]
     logits: Tensor
+
+
+# From a batch and the taps to its rows, if they are known.
+Seen = Callable[[Batch, Sequence[Tap]], Rows | None]
 
 
 class Source:
@@ -109,6 +114,8 @@ class Source:
             )
         if self.length == 0:
             raise DataError(f"{role}: expected at least one sample; found none (length 0)")
+        # Whether the model may be given less than a batch at once: its size is none of the user's.
+        self.divisible = not isinstance(data, DataLoader)
         # Where this process starts to read, and which of the batches it runs, in a team.
         self._start, self._turn, self._turns = 0, 0, 1
         self._partial = False
@@ -281,6 +288,7 @@ def stream(
     stage: str,
     keep: Callable[[Labels], NDArray[np.bool_]] | None = None,
     progress: bool = True,
+    seen: Seen | None = None,
 ) -> Iterator[Rows]:
     """Run the model once over a source and give every tapped layer's rows, batch by batch.
 
@@ -293,6 +301,8 @@ def stream(
         What the progress bar says.
     keep : callable, optional
         From indices (n,) to which of them to run; all without it.
+    seen : callable, optional
+        From a batch and the taps to its rows, if they are known; None if the model has to run.
 
     Raises
     ------
@@ -302,7 +312,7 @@ def stream(
         If a layer's rows or the logits are not finite; the message names the layer.
     """
     for (rows,) in stream_views(
-        model, source, taps, device, (), stage=stage, keep=keep, progress=progress
+        model, source, taps, device, (), stage=stage, keep=keep, progress=progress, seen=seen
     ):
         yield rows
 
@@ -317,6 +327,7 @@ def stream_views(
     stage: str,
     keep: Callable[[Labels], NDArray[np.bool_]] | None = None,
     progress: bool = True,
+    seen: Seen | None = None,
 ) -> Iterator[list[Rows]]:
     """Run the model over a source as it is, and over each change of its batches; see `stream`.
 
@@ -326,6 +337,7 @@ def stream_views(
     # All layers are read in one pass: their number says what a row costs.
     bar.set_postfix_str(taps[0].name if len(taps) == 1 else f"{len(taps)} layers" if taps else "")
     with bar, capture(model, taps) as tapped:
+        run = Runner(model, tapped, device, divisible=source.divisible)
         for number, batch in enumerate(source.batches()):
             where = f"{source.role}, batch {number}"
             bar.update(batch.size)
@@ -333,15 +345,17 @@ def stream_views(
                 batch = batch.take(keep(known_index(batch, where, "setting samples aside")))
                 if not batch.size:
                     continue
+            known = None if seen is None else seen(batch, taps)
+            if known is not None:
+                yield [known]
+                continue
             views = []
-            for seen in [batch, *(change(batch) for change in changes)]:
-                tapped.see_input(seen, where)
-                logits = forward(model, seen, device, where)
-                layers = tapped.rows(seen, where)
+            for each in [batch, *(change(batch) for change in changes)]:
+                layers, logits = run(each, where)
                 for name, rows in [*layers.items(), ("output", logits)]:
                     if not all_finite(rows):
-                        raise DataError(_not_finite(name, rows, seen, where))
-                views.append(Rows(seen, layers, logits))
+                        raise DataError(_not_finite(name, rows, each, where))
+                views.append(Rows(each, layers, logits))
             yield views
 
 
@@ -365,36 +379,6 @@ def known_index(batch: Batch, where: str, what: str, index: Labels | None = None
             "batches carry no index: yield (x, y, index), or do not shuffle"
         )
     return index
-
-
-def forward(
-    model: nn.Module, batch: Batch, device: torch.device, where: str, *, grad: bool = False
-) -> Tensor:
-    """Run one batch and return its logits, shape (n, K); with `grad` they can be trained on."""
-    batch = placed(model, batch, device)
-    args, kwargs = batch.args, batch.kwargs
-    try:
-        with torch.set_grad_enabled(grad):
-            output = model(*args, **kwargs)
-    except Exception as error:
-        if isinstance(error, torch.cuda.OutOfMemoryError):
-            raise
-        shapes = ", ".join(_describe(value) for value in [*args, *kwargs.values()])
-        reason = (str(error).strip().splitlines() or [""])[0]
-        raise ModelError(
-            f"{where}: the model raised {type(error).__name__} on {shapes}: {reason}"
-        ) from error
-    return extract_logits(output, batch.size, where)
-
-
-def placed(model: nn.Module, batch: Batch, device: torch.device) -> Batch:
-    """Return the batch on the device, its floating inputs in the model's own precision."""
-    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
-    return replace(
-        batch,
-        args=tuple(_place(value, device, dtype) for value in batch.args),
-        kwargs={name: _place(value, device, dtype) for name, value in batch.kwargs.items()},
-    )
 
 
 def _from_loader(loader: DataLoader[Any], separate: bool) -> tuple[Any, bool, int | None]:
@@ -437,13 +421,6 @@ def _in_order(loader: DataLoader[Any], data: Any) -> DataLoader[Any]:
     )
 
 
-def _place(value: Any, device: torch.device, dtype: torch.dtype) -> Any:
-    """Move a tensor to the device; floating inputs take the model's own precision."""
-    if not isinstance(value, Tensor):
-        return value
-    return value.to(device, dtype if value.is_floating_point() else None, non_blocking=True)
-
-
 def _not_finite(name: str, rows: Tensor, batch: Batch, where: str) -> str:
     bad = torch.nonzero(~torch.isfinite(rows).all(dim=1))[:, 0].cpu().numpy()
     what = "the model's output" if name == "output" else f"layer {name!r}"
@@ -452,12 +429,6 @@ def _not_finite(name: str, rows: Tensor, batch: Batch, where: str) -> str:
         f"{where}: {what} gives NaN or infinite values for {len(bad)} of {batch.size} samples, "
         f"the first at index {sample}; check the inputs and the weights"
     )
-
-
-def _describe(value: Any) -> str:
-    if isinstance(value, Tensor):
-        return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
-    return type(value).__name__
 
 
 def _is_array(data: Any) -> bool:

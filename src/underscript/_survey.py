@@ -32,7 +32,7 @@ from ._pooling import (
     token_mask,
     usual_grid,
 )
-from ._stream import forward, placed
+from ._runner import forward, placed
 from .errors import ModelError
 
 __all__ = ["INPUT", "Place", "Survey", "survey"]

@@ -286,6 +286,7 @@ def decode(
                     unseen=None if chosen is None else chosen.unseen,
                     worst=None if watch is None else worst,
                     choosing=None if role == "test" else choosing,
+                    seen=None if chosen is None else chosen.replay(role),
                 )  # fmt: skip
                 worst = counts.worst or worst
                 if counts.chances:

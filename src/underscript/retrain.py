@@ -19,7 +19,8 @@ from ._batches import Batch
 from ._device import as_device, device_of, seeded
 from ._labels import Labels, as_labels
 from ._made_with import versions
-from ._stream import Source, forward, progress_bar
+from ._runner import forward
+from ._stream import Source, progress_bar
 from ._twin import copied
 from ._weights import write_weights
 from .decoding import Decoding

@@ -5,7 +5,7 @@ import torch
 
 from underscript._batches import Batch
 from underscript._overlap import fingerprints
-from underscript.selection.unseen import Unseen, prints_of
+from underscript.selection.unseen import Lookup, Unseen, prints_of
 
 N = 40
 INPUTS = torch.randn(N, 3, generator=torch.Generator().manual_seed(0))
@@ -23,7 +23,7 @@ def never():
 
 def unseen(index=True):
     prints = fingerprints(batch(np.arange(N)))
-    return Unseen(VALUES, prints, np.arange(N) + 100 if index else None)
+    return Unseen(VALUES, Lookup(prints, np.arange(N) + 100 if index else None))
 
 
 def test_in_any_order_it_is_the_samples_own():

@@ -10,11 +10,11 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from .._batches import Batch
-from .._capture import undisturbed
+from .._capture import Tapped, undisturbed
 from .._modules import reads_sequences
 from .._notes import Notes
 from .._pooling import MASK
-from .._stream import forward
+from .._runner import Runner
 from ..errors import DataError
 from ._images import Axes, Shifts, image_axes
 from ._numbers import Noise, spreads
@@ -188,7 +188,8 @@ class _Trial:
     """What the network answers, on the example's inputs as they are and on changed ones."""
 
     def __init__(self, network: nn.Module, example: Batch, device: torch.device):
-        self.network, self.example, self.device = network, example, device
+        self.example = example
+        self.run = Runner(network, Tapped(()), device, divisible=True)
         self.plain = self.answers(example)
 
     def answers(self, batch: Batch) -> Int[Tensor, "n"]:
@@ -197,7 +198,7 @@ class _Trial:
         for start in range(0, batch.size, _AT_ONCE):
             numbers = np.arange(batch.size)
             part = batch.take((numbers >= start) & (numbers < start + _AT_ONCE))
-            logits = forward(self.network, part, self.device, "example, perturbed")
+            _, logits = self.run(part, "example, perturbed")
             found.append(logits.argmax(1).cpu())
         return torch.cat(found)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,8 @@ from .kept_rows import FOLDS, KeptRows
 from .memory import Memory, corrected
 from .out_of_fold import everybodys, out_of_fold_values
 from .read_out import fit_read_out
-from .unseen import Unseen
+from .replay import Replay
+from .unseen import Lookup, Unseen
 
 __all__ = ["Chosen", "choose"]
 
@@ -76,6 +78,8 @@ class Chosen:
         Everything that was tried.
     kept : KeptRows
         The rows that it was tried on.
+    held : Held or None
+        The hold-out's, all of them.
     """
 
     key: Key
@@ -90,6 +94,7 @@ class Chosen:
     values: Tensor
     fits: Fits
     kept: KeptRows
+    held: Held | None
     task: Task
     network: nn.Module
 
@@ -131,7 +136,22 @@ class Chosen:
     @property
     def unseen(self) -> Unseen:
         """What is said of training labels, to be found again in another pass."""
-        return Unseen(self.values, self.kept.prints, self.kept.index)
+        return Unseen(self.values, self._known)
+
+    @cached_property
+    def _known(self) -> Lookup:
+        return Lookup(self.kept.prints, self.kept.index)
+
+    def replay(self, role: str) -> Replay | None:
+        """Return the rows of the training data or the hold-out, so that they are not read again."""
+        if not self.kept.replays:
+            return None
+        if role == "train":
+            return Replay(self.kept, self._known, self.task.device)
+        if role == "holdout" and self.held is not None:
+            known = Lookup(self.held.prints, self.held.index)
+            return Replay(self.held, known, self.task.device)
+        return None
 
     def prepare(self, choosing: Choosing) -> None:
         """Add what is known of the input of a network's read-out to what may be written there."""
@@ -259,9 +279,8 @@ def choose(
         Whether the network may have memorised labels; one that was never trained has not.
     """
     settings = settings or Settings()
-    held = None
-    if holdout is not None:
-        held = _checked(keep_holdout(network, task, holdout), kept, task, notes)
+    read = None if holdout is None else keep_holdout(network, task, holdout)
+    held = None if read is None else _checked(read, kept, task, notes)
     fits_views = perturbation is not None and perturbation.fits
     fits = fit_candidates(kept, held, task, fits_views, settings)
     memory = measure_memory(fits, perturbation is not None)
@@ -321,7 +340,7 @@ def choose(
         members=tuple(fits.candidates[at] for at in members),
         criterion="training data" if memory.holdout is None else "holdout",
         agreement=agreement, n=n, noise=noise, memory=_meter(fits, memory), survival=memory,
-        values=ordered, fits=fits, kept=kept, task=task, network=network,
+        values=ordered, fits=fits, kept=kept, held=read, task=task, network=network,
     )  # fmt: skip
 
 

@@ -76,17 +76,34 @@ _OF_ROWS, _OF_FEATURES, _OF_SCORES = 0.3, 0.25, 0.15
 
 @dataclass
 class Held:
-    """A hold-out: rows of each layer, float32 (m, width), labels (m,) and fingerprints."""
+    """A hold-out: rows of each layer, float32 (m, width), labels (m,) and fingerprints.
+
+    Besides, logits (m, K), and where samples stand in their data set, if that is known.
+    """
 
     layers: dict[str, Tensor]
     labels: Tensor
     prints: NDArray[np.uint64]
+    logits: Tensor
+    index: NDArray[np.int64] | None
 
     def take(self, keep: Tensor) -> "Held":
         """Return the samples for which `keep`, bool (m,), is true."""
-        layers = {name: rows[keep.to(rows.device)] for name, rows in self.layers.items()}
-        known = len(self.prints) == len(keep)
-        return Held(layers, self.labels[keep], self.prints[keep.numpy()] if known else self.prints)
+        some = keep.numpy()
+        return Held(
+            {name: rows[keep.to(rows.device)] for name, rows in self.layers.items()},
+            self.labels[keep],
+            self.prints[some] if len(self.prints) == len(keep) else self.prints,
+            self.logits[keep.to(self.logits.device)],
+            None if self.index is None else self.index[some],
+        )
+
+    def again(
+        self, places: NDArray[np.int64], layers: Sequence[str]
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Return rows of some samples, by their places, and logits; see `KeptRows.again`."""
+        at = torch.from_numpy(places).to(self.logits.device)
+        return {name: self.layers[name][at] for name in layers}, self.logits[at]
 
 
 @dataclass
@@ -144,7 +161,9 @@ class RowsKeeper:
     def see(self, views: Sequence[Rows], labels: Labels) -> None:
         """Keep a batch's rows."""
         batch, layers = views[0].batch, [each.layers for each in views]
-        self.kept.add(layers, torch.from_numpy(labels), prints_of(batch), batch.index)
+        self.kept.add(
+            layers, torch.from_numpy(labels), prints_of(batch), batch.index, views[0].logits
+        )
 
 
 def keep_holdout(network: nn.Module, task: Task, source: Source) -> Held:
@@ -152,6 +171,8 @@ def keep_holdout(network: nn.Module, task: Task, source: Source) -> Held:
     # A process of a team may have none of them.
     found = {tap.name: [torch.empty(0, tap.width, device=task.device)] for tap in task.taps}
     labels, prints = [torch.empty(0, dtype=torch.int64)], [np.empty(0, dtype=np.uint64)]
+    logits = [torch.empty(0, task.n_classes, device=task.device)]
+    index: list[NDArray[np.int64] | None] = [np.empty(0, dtype=np.int64)]
     with task.team.together():
         for rows in stream(
             network, source, task.taps, task.device,
@@ -159,11 +180,16 @@ def keep_holdout(network: nn.Module, task: Task, source: Source) -> Held:
         ):  # fmt: skip
             labels.append(torch.from_numpy(task.given(rows.batch, source)))
             prints.append(prints_of(rows.batch))
+            logits.append(rows.logits)
+            index.append(rows.batch.index)
             for name, mine in rows.layers.items():
-                # What is read off the input may have stayed where the data are.
-                found[name].append(mine.to(task.device).float())
+                found[name].append(mine.float())
     layers = {name: torch.cat(parts) for name, parts in found.items()}
-    return Held(layers, torch.cat(labels), np.concatenate(prints))
+    known = [part for part in index if part is not None]
+    return Held(
+        layers, torch.cat(labels), np.concatenate(prints), torch.cat(logits),
+        np.concatenate(known) if len(known) == len(index) else None,
+    )  # fmt: skip
 
 
 def fit_candidates(

@@ -20,6 +20,8 @@ __all__ = ["FOLDS", "KeptRows", "Part"]
 FOLDS = 3
 # Rows that are worked on at once, and of wide layers bytes.
 _BLOCK, _BLOCK_BYTES = 4096, 64 << 20
+# Kept beside the layers.
+_LOGITS = "(logits)"
 
 
 @dataclass
@@ -97,6 +99,26 @@ class _Column:
         else:
             self.written.append((self.file.write(rows), len(rows)))
 
+    def at(self, places: NDArray[np.int64]) -> Tensor:
+        """Return some rows, float32 (m, width); on the CPU if they are in a file."""
+        if self.file is None:
+            if len(self.chunks) > 1:
+                self.chunks = [torch.cat(self.chunks)]
+            (rows,) = self.chunks
+            return rows[torch.from_numpy(places).to(rows.device)]
+        ends = np.cumsum([length for _, length in self.written])
+        chunk = np.searchsorted(ends, places, side="right")
+        # Neighbours are read at once.
+        breaks = (np.diff(places) != 1) | (np.diff(chunk) != 0)
+        found = torch.empty(len(places), self.width)
+        for some in np.split(np.arange(len(places)), np.flatnonzero(breaks) + 1):
+            if not len(some):
+                continue
+            start, length = self.written[chunk[some[0]]]
+            row = places[some[0]] - (ends[chunk[some[0]]] - length)
+            self.file.read(start + 4 * self.width * int(row), found[some[0] : some[-1] + 1])
+        return found
+
     def spill(self, file: _File) -> None:
         """Go on in a file."""
         self.file = file
@@ -151,6 +173,9 @@ class KeptRows:
         self._prints: list[list[NDArray[np.uint64]]] = [[] for _ in range(FOLDS)]
         self._index: list[NDArray[np.int64] | None] = []
         self.n = self._bytes = 0
+        # Whether rows are all that a pass over the data would give.
+        self.replays = True
+        self._stand = np.empty((0, 2), dtype=np.int64)
         self._file: _File | None = None
 
     def add(
@@ -159,11 +184,13 @@ class KeptRows:
         labels: Tensor,
         prints: NDArray[np.uint64],
         index: NDArray[np.int64] | None = None,
+        logits: Tensor | None = None,
     ) -> None:
         """Take a batch: of each view the rows (n, width) of each layer; labels and fingerprints.
 
         Equal inputs fall into one fold, whatever the order of the data. The index is where samples
-        stand in the data set, if that is known.
+        stand in the data set, if that is known. With logits (n, K) of the inputs as they are, rows
+        can be had again by `again`.
         """
         if len(prints) != len(labels):
             # Inputs without a tensor: their place tells them apart, no two count as equal.
@@ -174,14 +201,10 @@ class KeptRows:
         for view, layers in enumerate(views):
             for name, rows in layers.items():
                 self.widths[name] = rows.shape[1]
-                for fold, at in enumerate(here):
-                    column = self._columns.get((name, view, fold))
-                    if column is None:
-                        column = self._columns[name, view, fold] = _Column(rows.shape[1])
-                        if self._file is not None:
-                            column.spill(self._file)
-                    column.append(rows[at.to(rows.device)].float())
-                self._bytes += 4 * rows.numel()
+                self._keep(name, view, rows, here)
+        self.replays &= logits is not None and logits.dtype != torch.float64
+        if logits is not None:
+            self._keep(_LOGITS, 0, logits, here)
         for fold, at in enumerate(here):
             self._labels[fold].append(labels[at])
             self._places[fold].append(at + self.n)
@@ -192,6 +215,47 @@ class KeptRows:
             self._file = _File()
             for column in self._columns.values():
                 column.spill(self._file)
+
+    def _keep(self, name: str, view: int, rows: Tensor, here: Sequence[Tensor]) -> None:
+        for fold, at in enumerate(here):
+            column = self._columns.get((name, view, fold))
+            if column is None:
+                column = self._columns[name, view, fold] = _Column(rows.shape[1])
+                if self._file is not None:
+                    column.spill(self._file)
+            column.append(rows[at.to(rows.device)].float())
+        self._bytes += 4 * rows.numel()
+
+    def again(
+        self, places: NDArray[np.int64], layers: Sequence[str]
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Return rows of some samples as they are, by their places in the order of arrival.
+
+        Returns
+        -------
+        dict of str to Tensor of float32, shape (m, width)
+            The layers' rows.
+        Tensor of float32, shape (m, K)
+            The network's logits.
+        """
+        if len(self._stand) != self.n:
+            self._stand = np.empty((self.n, 2), dtype=np.int64)
+            for fold in range(FOLDS):
+                mine = self.part(fold).places.numpy()
+                self._stand[mine, 0], self._stand[mine, 1] = fold, np.arange(len(mine))
+        stand = self._stand[places]
+        some = [np.flatnonzero(stand[:, 0] == fold) for fold in range(FOLDS)]
+        order = torch.from_numpy(np.argsort(np.concatenate(some), kind="stable"))
+        found = {}
+        for name in (*layers, _LOGITS):
+            parts = [
+                self._columns[name, 0, fold].at(stand[at, 1])
+                for fold, at in enumerate(some)
+                if len(at)
+            ]
+            rows = torch.cat(parts)
+            found[name] = rows[order.to(rows.device)]
+        return {name: found[name] for name in layers}, found[_LOGITS]
 
     @property
     def index(self) -> NDArray[np.int64] | None:

@@ -14,7 +14,7 @@ from .._batches import Batch
 from .._overlap import fingerprints
 from ..perturbation._samples import named_inputs, sample_numbers, word_mask
 
-__all__ = ["Unseen", "prints_of"]
+__all__ = ["Lookup", "Unseen", "prints_of"]
 
 
 def prints_of(batch: Batch) -> NDArray[np.uint64]:
@@ -30,32 +30,24 @@ def prints_of(batch: Batch) -> NDArray[np.uint64]:
 
 
 @dataclass
-class Unseen:
-    """Out-of-fold log-odds of this process's training samples.
+class Lookup:
+    """Where samples stand among those that this process read before, in whatever order.
 
     Attributes
     ----------
-    values : Tensor of float32, shape (n, K)
-        In the order in which they were read.
     prints : ndarray of uint64, shape (n,)
-        Their inputs' fingerprints.
+        Fingerprints of the inputs, in the order in which they were read.
     index : ndarray of int64, shape (n,), or None
         The samples' places in the data set, where the data say so.
     """
 
-    values: Tensor
     prints: NDArray[np.uint64]
     index: NDArray[np.int64] | None
 
-    def of(self, batch: Batch, otherwise: Callable[[], Tensor]) -> Tensor:
-        """Return the log-odds of a batch, float32 (m, K), in whatever order it is read now.
+    def of(self, batch: Batch) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Return where a batch's samples stand, and which of them are known.
 
-        Parameters
-        ----------
-        batch : Batch
-            Training samples. Those whose input has changed since are known by their index.
-        otherwise : callable
-            Returns log-odds (m, K) for samples that are known by neither.
+        Those whose input has changed since are known by their index.
         """
         at, found = np.zeros(batch.size, dtype=np.int64), np.zeros(batch.size, dtype=bool)
         prints = prints_of(batch)
@@ -64,10 +56,7 @@ class Unseen:
         if not found.all() and self._by_index is not None and batch.index is not None:
             other, known = _looked_up(self._by_index, batch.index)
             at, found = np.where(found, at, other), found | known
-        values = self.values[torch.from_numpy(at)]
-        if found.all():
-            return values
-        return torch.where(torch.from_numpy(found)[:, None], values, otherwise().cpu().float())
+        return at, found
 
     @cached_property
     def _by_print(self) -> tuple[NDArray[Any], NDArray[np.int64]]:
@@ -76,6 +65,38 @@ class Unseen:
     @cached_property
     def _by_index(self) -> tuple[NDArray[Any], NDArray[np.int64]] | None:
         return None if self.index is None else _sorted(self.index)
+
+
+@dataclass
+class Unseen:
+    """Out-of-fold log-odds of this process's training samples.
+
+    Attributes
+    ----------
+    values : Tensor of float32, shape (n, K)
+        In the order in which they were read.
+    known : Lookup
+        Which samples these are.
+    """
+
+    values: Tensor
+    known: Lookup
+
+    def of(self, batch: Batch, otherwise: Callable[[], Tensor]) -> Tensor:
+        """Return the log-odds of a batch, float32 (m, K), in whatever order it is read now.
+
+        Parameters
+        ----------
+        batch : Batch
+            Training samples.
+        otherwise : callable
+            Returns log-odds (m, K) for samples that are not known.
+        """
+        at, found = self.known.of(batch)
+        values = self.values[torch.from_numpy(at)]
+        if found.all():
+            return values
+        return torch.where(torch.from_numpy(found)[:, None], values, otherwise().cpu().float())
 
 
 def _sorted(names: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
@@ -88,5 +109,7 @@ def _looked_up(
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Return where names stand among those that are known, and whether they do."""
     ascending, order = known
+    if not len(ascending):
+        return np.zeros(len(names), dtype=np.int64), np.zeros(len(names), dtype=bool)
     near = np.searchsorted(ascending, names).clip(max=len(ascending) - 1)
     return order[near], np.asarray(ascending[near] == names)
