@@ -96,7 +96,7 @@ def judge(
         warnings.simplefilter("ignore")
         d = us.decode(
             model, source(data["train"]), test=source(data["test"], 2), holdout=holdout,
-            evaluate=("test",), controls=False, progress=False, **settings,
+            evaluate=("test", "candidates"), controls=False, progress=False, **settings,
         )  # fmt: skip
     seconds = time.perf_counter() - start
     given, true = (part.numpy() for part in data["train"][1:3])

@@ -162,7 +162,7 @@ def survey(
     with undisturbed(model), recorder.watch(model):
         logits = forward(model, batch, device, "example")
     _check_readout(recorder, batch.size)
-    whole = _mark_defaults(_with_input(recorder.named(), batch, model), model)
+    whole = _mark_defaults(_input_first(recorder.named(), batch, model), model)
     tokens = None if mask is None else mask.shape[1]
     axes = Axes(tokens, channels_of_signals(model), normalised_widths(model))
     whole[1:] = _mark_doubled(whole[1:], recorder.held, axes)
@@ -275,7 +275,7 @@ class _Watch:
             handle.remove()
 
 
-def _with_input(places: list[Place], batch: Batch, model: nn.Module) -> list[Place]:
+def _input_first(places: list[Place], batch: Batch, model: nn.Module) -> list[Place]:
     value = model_input(batch, "example")
     shape, pool = tuple(value.shape[1:]), "flatten"
     # Such numbers may be names of words, which are no quantities: words are counted instead.
@@ -396,3 +396,11 @@ def _depth(place: Place) -> tuple[bool, bool, int]:
 
 def _path_suffix(path: Path) -> str:
     return "".join(f'["{step}"]' if isinstance(step, str) else f"[{step}]" for step in path)
+
+
+def with_input(places: list[Place], all_places: list[Place]) -> list[Place]:
+    """Put the input in front of some layers, unless it is no quantity (token numbers)."""
+    first = all_places[0]
+    if first.default and all(place.tap.name != first.tap.name for place in places):
+        return [first, *places]
+    return places

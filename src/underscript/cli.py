@@ -174,6 +174,7 @@ def _decode(options: argparse.Namespace) -> None:
             labels=labels,
             true_labels=true_labels,
             controls=options.controls,
+            evaluate=options.evaluate,
             device=device,
             batch_size=options.batch_size,
             seed=options.seed,
@@ -457,6 +458,12 @@ def _add_decode_options(command: argparse.ArgumentParser) -> None:
         help="perturbed copies of each training input (default 3); each costs a run of the "
         "network")  # fmt: skip
     add("--no-controls", dest="controls", action="store_false", help="no random twin, no input")
+    add("--full-controls", dest="controls", action="store_const", const="full", default=True,
+        help="the random twin at all layers, by all decoders, on all samples")  # fmt: skip
+    add("--evaluate", type=_names, metavar="NAMES",
+        help="where all decoders of the table are tried, comma-separated: train, test, and "
+        "candidates, to try on test data all that could have been chosen (default: test; train "
+        "without test data and hold-out)")  # fmt: skip
     add("--device", help="such as cpu or cuda; default: where the model is")
     add("--batch-size", type=int, default=512)
     add("--seed", type=int, default=0)

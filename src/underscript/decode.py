@@ -9,7 +9,7 @@ import copy
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,13 +17,14 @@ from torch import Tensor, nn
 
 from ._capture import undisturbed
 from ._class_names import as_names, check_number
+from ._control import twin_at, whole_twin
 from ._device import as_bytes, as_device, device_of
 from ._features import Features
 from ._notes import Clock, Notes
 from ._passes import Task, count, fit
 from ._pooling import PoolChoice
 from ._stream import Source
-from ._survey import Place, survey
+from ._survey import survey, with_input
 from ._team import Team
 from ._twin import random_twin
 from .decoder import Decoder
@@ -39,7 +40,7 @@ from .repair import Choosing, Target, find_read_out
 from .rows import MEMORY
 from .selection import Key, held_out_tenth, select
 from .selection.chosen import Chosen, choose
-from .selection.decoder import RowsKeeper, Settings
+from .selection.decoder import RowsKeeper
 from .subspace import PROBES, MinimumAngleSubspaceClassifier
 
 # So many training inputs are remembered, to export the decoder with.
@@ -60,13 +61,13 @@ def decode(
     variance: float | Sequence[float] = 0.99,
     labels: Any = None,
     true_labels: Any = None,
-    controls: bool = True,
+    controls: bool | Literal["full"] = True,
     device: torch.device | str | None = None,
     *,
     batch_size: int = 512,
     seed: int = 0,
     progress: bool = True,
-    evaluate: Sequence[str] = ("train", "test"),
+    evaluate: Sequence[str] | None = None,
     subspace_labels: Sequence[str] = ("corrupted", "true"),
     memory: int | str = MEMORY,
     group: Any = None,
@@ -103,8 +104,11 @@ def decode(
         Training labels by index, in place of those that `train` carries.
     true_labels : array-like of int, shape (n,), optional
         The labels before corruption, by index, where known. They choose nothing.
-    controls : bool
-        Also decode the input (unless `layers` leaves it out) and a randomly initialised twin.
+    controls : bool or "full"
+        Also decode the input (unless `layers` leaves it out) and a randomly initialised twin: at
+        the layers that the chosen decoder reads, by discriminants, with some 10,000 samples. With
+        ``"full"``, or without `auto`, the twin at all layers, by all that the network is decoded
+        by.
     device : torch.device or str, optional
         Where to compute; by default where the model is. Elsewhere a copy of it is used.
     batch_size : int
@@ -113,9 +117,12 @@ def decode(
         Of the random twin and the held-out tenth.
     progress : bool
         Show progress bars on a terminal.
-    evaluate : sequence of {"train", "test"}
-        Where every decoder is tried. Without ``"train"`` only the chosen one reads the training
-        rows, for the label issues; that is faster.
+    evaluate : sequence of {"train", "test", "candidates"}, optional
+        Where every decoder of the table is tried, beside the hold-out; by default on test data, or
+        on training data if there are neither these nor a hold-out. Without ``"train"`` only the
+        chosen one answers for the training data, which is faster. With ``"candidates"`` all that
+        could have been chosen is tried on test data too (`Decoding.candidates`), to see what the
+        choice cost.
     subspace_labels : sequence of {"corrupted", "true"}
         The labels that subspaces are fitted with: the given ones, and besides, where `true_labels`
         are known, those. Without ``"true"`` the true labels are only compared with.
@@ -178,6 +185,8 @@ def decode(
     names = as_names(class_names)
     source = Source(train, "train", labels, true_labels, batch_size, names)
     sources = {"train": source}
+    if evaluate is None:
+        evaluate = ("train",) if test is None and holdout is None else ("test",)
     for role, data in (("holdout", holdout), ("test", test)):
         if data is not None:
             sources[role] = Source(data, role, batch_size=batch_size, class_names=names)
@@ -200,7 +209,7 @@ def decode(
     places = resolve(seen, network, layers)
     asked = [place.tap.name for place in places]
     if controls and layers is not None:
-        places = _with_input(places, seen.all_places)
+        places = with_input(places, seen.all_places)
     team = Team(group, place if place.type == "cuda" else "cpu")
     whole = source
     sources = {role: data.share(team.rank, team.size) for role, data in sources.items()}
@@ -234,7 +243,7 @@ def decode(
                         perturb, network, whole.first(_TRIED_ON), place, seed, notes
                     )
                 # The input is a layer among others even where it is not decoded.
-                seeing = replace(task, places=_with_input(places, seen.all_places))
+                seeing = replace(task, places=with_input(places, seen.all_places))
                 keeper = RowsKeeper(seeing, perturbation, views)
         with clock("fit"):
             hold_out = holdout is None and not auto
@@ -299,7 +308,9 @@ def decode(
         if auto:
             assert chosen is not None
             with clock("oracle"):
-                candidates = chosen.candidates(sources.get("test") if "test" in evaluate else None)
+                candidates = chosen.candidates(
+                    sources.get("test") if "candidates" in evaluate else None
+                )
     if alone:
         records = [record for record in records if record["probe"] != "model"]
     taps = [place.tap for place in places]
@@ -317,10 +328,13 @@ def decode(
     if controls:
         with clock("random twin"), undisturbed(network):
             roles = [role for role in sources if role == "holdout" or role in evaluate]
-            # The input is read as it is for the network itself.
-            voters = _with_input(places, seen.all_places) if auto else []
             twin = random_twin(network, seed)
-            records += _control(twin, task, voters, sources, roles, notes)
+            if auto and controls != "full":
+                records += twin_at(best.layers, twin, seeing, sources, roles, notes)
+            else:
+                # The input is read as it is for the network itself.
+                voters = with_input(places, seen.all_places) if auto else []
+                records += whole_twin(twin, task, voters, sources, roles, notes)
     notes.emit()
     settings = {
         "layers": [place.tap.name for place in places],
@@ -374,69 +388,18 @@ def _in_order(chosen: Chosen | None, answers: Sequence[Answers], team: Team) -> 
     return chosen.values[torch.from_numpy(np.argsort(np.concatenate(indices), kind="stable"))]
 
 
-def _control(
-    twin: nn.Module,
-    task: Task,
-    voters: list[Place],
-    sources: dict[str, Source],
-    roles: Sequence[str],
-    notes: Notes,
-) -> list[dict[str, Any]]:
-    """Decode the twin's layers; a twin that cannot be decoded is noted, and costs no result.
-
-    With `voters` it is decoded by an ensemble as the network itself is, though fitted once and
-    without perturbed inputs: it has memorised nothing.
-    """
-    # The input is the same for both networks.
-    task = replace(
-        task, extra=None, places=[place for place in task.places if place.tap.side != "model"]
-    )
-    if not task.places:
-        return []
-    records: list[dict[str, Any]] = []
-    try:
-        with undisturbed(twin):
-            seeing = replace(task, places=voters)
-            keeper = RowsKeeper(seeing, None, 0) if voters else None
-            decoders, _ = fit(
-                twin, task, sources["train"], notes, "random twin: ", False, keeper
-            )  # fmt: skip
-            if keeper is not None:
-                # What there is to say of the data was said of the network.
-                names = [place.tap.name for place in task.places]
-                fitted = choose(
-                    twin, seeing, keeper.kept, sources.get("holdout"), None, Notes(), names,
-                    Settings(rounds=1), remembers=False,
-                )  # fmt: skip
-                decoders |= fitted.keyed(names)
-            for role in roles:
-                counts = count(twin, task, sources[role], decoders, f"random twin, {role}")
-                records += counts.records("random", task, decoders, role)
-    except DataError as error:
-        notes.add(f"the random twin could not be decoded: {error}")
-        return []
-    return [record for record in records if record["probe"] != "model"]
-
-
-def _with_input(places: list[Place], all_places: list[Place]) -> list[Place]:
-    """Put the input control in front, unless it is no quantity (token numbers)."""
-    first = all_places[0]
-    if first.default and all(place.tap.name != first.tap.name for place in places):
-        return [first, *places]
-    return places
-
-
 def _check_settings(
     probes: Sequence[str],
     variance: float | Sequence[float],
     batch_size: int,
-    evaluate: Sequence[str],
+    evaluate: Sequence[str] | None,
     subspace_labels: Sequence[str],
 ) -> tuple[float, ...]:
     if batch_size < 1:
         raise DataError(f"batch_size: expected at least 1; found {batch_size}")
-    if isinstance(evaluate, str) or not set(evaluate) <= {"train", "test"}:
-        raise DataError(f"evaluate: expected some of train, test; found {evaluate!r}")
+    tried = {"train", "test", "candidates"}
+    if isinstance(evaluate, str) or not set(evaluate or ()) <= tried:
+        raise DataError(f"evaluate: expected some of train, test, candidates; found {evaluate!r}")
     if isinstance(subspace_labels, str) or {*subspace_labels, "true"} != {"corrupted", "true"}:
         raise DataError(
             f"subspace_labels: expected corrupted, or corrupted and true; found {subspace_labels!r}"

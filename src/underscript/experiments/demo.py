@@ -80,6 +80,8 @@ def run_demo(
         holdout=(inputs[held], given[held]),
         layers=PROBED[arch],
         true_labels=images.train_labels[~held],
+        controls="full",
+        evaluate=("train", "test", "candidates"),
         seed=seed,
         progress=progress,
     )

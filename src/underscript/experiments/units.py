@@ -217,7 +217,7 @@ def _decoded(work: Work, model: nn.Module, **settings: Any) -> tuple[pd.DataFram
     train, test = work.data.train, work.data.test
     # Published rows are whole layers.
     usual: dict[str, Any] = {"layers": work.plan.pair.layers, "controls": False, "auto": False}
-    settings = {**usual, "pool": "flatten", **settings}
+    settings = {**usual, "pool": "flatten", "evaluate": ("train", "test"), **settings}
     found = decode(
         model,
         (train.images, train.given),
@@ -293,8 +293,8 @@ def _run_auto(work: Work) -> dict[str, Any]:
     for held in (holdout, None) if holdout is not None else (None,):
         table, about = _decoded(
             work, network, holdout=None if held is None else (held.images, held.given),
-            auto=True, evaluate=("test",), subspace_labels=("corrupted",), probes=("velpic",),
-            pool=None,
+            auto=True, evaluate=("test", "candidates"), subspace_labels=("corrupted",),
+            probes=("velpic",), pool=None,
         )  # fmt: skip
         test = table[table["split"] == "test"].set_index("layer")
         tried = test[test["probe"] == "auto"]

@@ -108,7 +108,9 @@ def oracle_words(d: "Decoding") -> str | None:
     name = f"{what} {printable(oracle['layer'])}"
     regret = oracle["regret_points"]
     if regret < 0.05:
-        return f"No other candidate does better on the test data (oracle: {name})."
+        tried = d.candidates is None or bool(d.candidates["test_accuracy"].notna().any())
+        what = "candidate" if tried else "decoder of the table"
+        return f"No other {what} does better on the test data (oracle: {name})."
     return (
         f"With clean test labels one would have picked {name}: {percent(oracle['test_accuracy'])}"
         f"%, {regret:.1f} points better (an oracle, not something to choose by)."

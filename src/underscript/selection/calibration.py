@@ -46,13 +46,14 @@ def estimate(
     memory: Memory,
     members: Sequence[int],
     averaged: tuple[Float[Tensor, "m classes"], Int[Tensor, " m"]],
+    remembered: float,
     seed: int,
 ) -> Estimates:
     """Estimate noise and calibration of an ensemble's summed scores.
 
-    From perturbed training inputs, out of fold, and from a hold-out, which counts as much as it
-    counts when members are chosen. Of the training inputs whose label the ensemble predicts some
-    are left out: as many as predict it from memory that survives the perturbation. A second
+    From what readers say of training inputs, out of fold, and from a hold-out, which counts as much
+    as it counts when members are chosen. Of the training inputs whose label is predicted some are
+    left out: as many as are predicted from memory. A second
     estimate of the rate comes from the labels of nearest neighbours; the interval reaches as far.
 
     Parameters
@@ -64,8 +65,9 @@ def estimate(
     members : sequence of int
         The ensemble.
     averaged : tuple of Tensor, shapes (m, K) and (m,)
-        The ensemble's scores of training inputs, out of fold, over all perturbed views; their
-        given labels.
+        What readers say of training inputs (see `readers`), out of fold; their given labels.
+    remembered : float
+        The share of these labels that they say from memory.
     seed : int
         Of what is drawn.
     """
@@ -73,7 +75,6 @@ def estimate(
     as_they_are, perturbed = (
         float((each.argmax(1) == scores.labels).double().mean()) for each in (plain, moved)
     )
-    remembered = _remembered(as_they_are, perturbed, memory.likely)
     over_views, labels = averaged
     agrees = over_views.argmax(1) == labels
     share = float(agrees.double().mean())
@@ -93,7 +94,8 @@ def estimate(
         noise = noise.averaged(held, memory.weight)
     else:
         of_one = moved.argmax(1) == scores.labels
-        kept = _thinned(of_one, max(0.0, perturbed - remembered) / max(1 - remembered, 1e-6))
+        mine = _remembered(as_they_are, perturbed, memory.likely)
+        kept = _thinned(of_one, max(0.0, perturbed - mine) / max(1 - mine, 1e-6))
         temperature, bias = _calibrated(moved[kept], scores.labels[kept])
     second = rate_of_neighbours(over_views, labels, seed)
     noise = replace(

@@ -36,6 +36,7 @@ from .kept_rows import FOLDS, KeptRows
 from .memory import Memory, corrected
 from .out_of_fold import everybodys, out_of_fold_values
 from .read_out import fit_read_out
+from .readers import Reader, remembered_by, select_readers
 from .replay import Replay
 from .unseen import Lookup, Unseen
 
@@ -61,6 +62,8 @@ class Chosen:
         The best of each layer, and of all together.
     members : tuple of Candidate
         What the chosen one consists of.
+    readers : tuple of (Candidate, bool)
+        What says which training labels are wrong, each on rows as they are, or perturbed (true).
     criterion : {"holdout", "training data"}
         What decided.
     agreement, n : float, int
@@ -85,6 +88,7 @@ class Chosen:
     key: Key
     decoders: dict[str, CombinedDiscriminant]
     members: tuple[Candidate, ...]
+    readers: tuple[tuple[Candidate, bool], ...]
     criterion: str
     agreement: float
     n: int
@@ -279,7 +283,7 @@ def choose(
         Whether the network may have memorised labels; one that was never trained has not.
     """
     settings = settings or Settings()
-    read = None if holdout is None else keep_holdout(network, task, holdout)
+    read = None if holdout is None else keep_holdout(network, task, holdout, perturbation)
     held = None if read is None else _checked(read, kept, task, notes)
     fits_views = perturbation is not None and perturbation.fits
     fits = fit_candidates(kept, held, task, fits_views, settings)
@@ -302,14 +306,18 @@ def choose(
         memory = replace(memory, weight=weight)
         how = fits.scores, memory.survival, memory.weight
         members, _ = select_ensemble(*how, mine, transitions=wrong)
+        readers = select_readers(scores, memory, mine, wrong)
     else:
         notes.add(
             "nothing tells memory from knowledge: inputs are not perturbed and there is no "
             "hold-out, so all layers answer together. Give a hold-out, or a perturbation"
         )
         members = _one_of_each(fits, mine)
-    values = out_of_fold_values(fits, kept, members, task)
-    told = estimate(fits.scores, memory, members, everybodys(values, kept, fits, task), task.seed)
+        readers = [Reader(at, False) for at in members]
+    values = out_of_fold_values(fits, kept, readers, task)
+    remembered = remembered_by(readers, scores, memory)
+    averaged = everybodys(values, kept, fits, task)
+    told = estimate(fits.scores, memory, members, averaged, remembered, task.seed)
     noise, temperature = told.noise.over(fits.classes, task.n_classes), told.temperature
     decoders = {}
     for layer in dict.fromkeys(layers):
@@ -338,6 +346,7 @@ def choose(
     return Chosen(
         key=_key(place), decoders=decoders,
         members=tuple(fits.candidates[at] for at in members),
+        readers=tuple((fits.candidates[at], moved) for at, moved in readers),
         criterion="training data" if memory.holdout is None else "holdout",
         agreement=agreement, n=n, noise=noise, memory=_meter(fits, memory), survival=memory,
         values=ordered, fits=fits, kept=kept, held=read, task=task, network=network,

@@ -19,7 +19,7 @@ from .._batches import Batch
 from .._labels import Labels
 from .._mixing import mixed
 from .._passes import Task
-from .._stream import Rows, Source, stream
+from .._stream import Rows, Source, stream_views
 from .._survey import INPUT
 from ..discriminant import FourierFeatures
 from ..noise import beyond_chance, chance_right
@@ -30,13 +30,22 @@ from .kept_rows import FOLDS, KeptRows
 from .memory import (
     Memory,
     by_agreement,
+    contradicted,
     survival_on_holdout,
     survival_without,
     weight_of_holdout,
 )
 from .unseen import prints_of
 
-__all__ = ["Fits", "RowsKeeper", "Settings", "fit_candidates", "keep_holdout", "measure_memory"]
+__all__ = [
+    "Fits",
+    "RowsKeeper",
+    "Settings",
+    "fit_candidates",
+    "keep_holdout",
+    "keep_rows",
+    "measure_memory",
+]
 
 
 @dataclass(frozen=True)
@@ -78,24 +87,31 @@ _OF_ROWS, _OF_FEATURES, _OF_SCORES = 0.3, 0.25, 0.15
 class Held:
     """A hold-out: rows of each layer, float32 (m, width), labels (m,) and fingerprints.
 
-    Besides, logits (m, K), and where samples stand in their data set, if that is known.
+    Besides, logits (m, K), where samples stand in their data set, if that is known, and the rows of
+    one perturbed view.
     """
 
     layers: dict[str, Tensor]
     labels: Tensor
     prints: NDArray[np.uint64]
     logits: Tensor
-    index: NDArray[np.int64] | None
+    index: NDArray[np.int64] | None = None
+    moved: dict[str, Tensor] | None = None
 
     def take(self, keep: Tensor) -> "Held":
         """Return the samples for which `keep`, bool (m,), is true."""
         some = keep.numpy()
+
+        def cut(layers: dict[str, Tensor]) -> dict[str, Tensor]:
+            return {name: rows[keep.to(rows.device)] for name, rows in layers.items()}
+
         return Held(
-            {name: rows[keep.to(rows.device)] for name, rows in self.layers.items()},
+            cut(self.layers),
             self.labels[keep],
             self.prints[some] if len(self.prints) == len(keep) else self.prints,
             self.logits[keep.to(self.logits.device)],
             None if self.index is None else self.index[some],
+            None if self.moved is None else cut(self.moved),
         )
 
     def again(
@@ -166,29 +182,54 @@ class RowsKeeper:
         )
 
 
-def keep_holdout(network: nn.Module, task: Task, source: Source) -> Held:
-    """Run the network over the hold-out, and keep all rows."""
+def keep_rows(
+    network: nn.Module,
+    task: Task,
+    source: Source,
+    keeper: RowsKeeper,
+    stage: str,
+    keep: Callable[[Labels], NDArray[np.bool_]] | None = None,
+) -> None:
+    """Run the network over training data for nothing but their rows."""
+    with task.team.together():
+        for views in stream_views(
+            network, source, task.taps, task.device, keeper.changes, stage=stage, keep=keep,
+            progress=task.progress,
+        ):  # fmt: skip
+            keeper.see(views, task.given(views[0].batch, source))
+
+
+def keep_holdout(
+    network: nn.Module, task: Task, source: Source, perturbation: Perturbation | None
+) -> Held:
+    """Run the network over the hold-out as it is and perturbed once, and keep all rows."""
+    changes = [] if perturbation is None else [partial(perturbation, view=0)]
     # A process of a team may have none of them.
-    found = {tap.name: [torch.empty(0, tap.width, device=task.device)] for tap in task.taps}
+    found = [
+        {tap.name: [torch.empty(0, tap.width, device=task.device)] for tap in task.taps}
+        for _ in range(1 + len(changes))
+    ]
     labels, prints = [torch.empty(0, dtype=torch.int64)], [np.empty(0, dtype=np.uint64)]
     logits = [torch.empty(0, task.n_classes, device=task.device)]
     index: list[NDArray[np.int64] | None] = [np.empty(0, dtype=np.int64)]
     with task.team.together():
-        for rows in stream(
-            network, source, task.taps, task.device,
+        for views in stream_views(
+            network, source, task.taps, task.device, changes,
             stage="reading the hold-out", progress=task.progress,
         ):  # fmt: skip
-            labels.append(torch.from_numpy(task.given(rows.batch, source)))
-            prints.append(prints_of(rows.batch))
-            logits.append(rows.logits)
-            index.append(rows.batch.index)
-            for name, mine in rows.layers.items():
-                found[name].append(mine.float())
-    layers = {name: torch.cat(parts) for name, parts in found.items()}
+            batch = views[0].batch
+            labels.append(torch.from_numpy(task.given(batch, source)))
+            prints.append(prints_of(batch))
+            logits.append(views[0].logits)
+            index.append(batch.index)
+            for seen, rows in zip(found, views, strict=True):
+                for name, mine in rows.layers.items():
+                    seen[name].append(mine.float())
+    layers, *moved = ({name: torch.cat(each) for name, each in seen.items()} for seen in found)
     known = [part for part in index if part is not None]
     return Held(
         layers, torch.cat(labels), np.concatenate(prints), torch.cat(logits),
-        np.concatenate(known) if len(known) == len(index) else None,
+        np.concatenate(known) if len(known) == len(index) else None, moved[0] if moved else None,
     )  # fmt: skip
 
 
@@ -225,12 +266,14 @@ def fit_candidates(
     n_features = min(settings.features, n // 2 + 1)
     number = len(names) * len(kinds) * settings.rounds
     number *= len(settings.ridges) + len(settings.feature_ridges)
-    each = 8 * len(classes) * number * kept.n
+    each = 12 * len(classes) * number * kept.n
     steps = max(1, -(-each // max(1, int(_OF_SCORES * task.memory))))
     steps = min(steps, max(1, kept.n // _CHOOSE))
     fitted: dict[Candidate, Fitted] = {}
     features: dict[str, FourierFeatures] = {}
-    holdout: list[Tensor] = []
+    # Of the hold-out as it is, and perturbed.
+    seen_of = [] if held is None else [held.layers, *([] if held.moved is None else [held.moved])]
+    holdout: list[list[Tensor]] = [[] for _ in seen_of]
     for name in names:
         rows = _some_rows(kept, name, task)
         scale = _scale(rows, task) if name in flat else None
@@ -253,10 +296,9 @@ def fit_candidates(
                 int(_OF_FEATURES * task.memory), None if lift else scale,
             ).fit(steps)  # fmt: skip
             fitted |= found
-            if held is not None:
-                mine = held.layers[name]
-                mine = mine if maps is None else maps(mine)
-                holdout += [each.whole(mine).cpu() for each in found.values()]
+            for said, of_layer in zip(holdout, seen_of, strict=True):
+                mine = of_layer[name] if maps is None else maps(of_layer[name])
+                said += [each.whole(mine).cpu() for each in found.values()]
     return _together(
         fitted, features, holdout, labels, prints, held, place, classes, steps, task
     )  # fmt: skip
@@ -287,7 +329,7 @@ def _scale(rows: Tensor, task: Task) -> Tensor:
 def _together(
     fitted: dict[Candidate, Fitted],
     features: dict[str, FourierFeatures],
-    holdout: list[Tensor],
+    holdout: list[list[Tensor]],
     labels: list[Tensor],
     prints: list[NDArray[np.uint64]],
     held: Held | None,
@@ -302,24 +344,27 @@ def _together(
     every = team.gather(np.concatenate([mine[::steps] for mine in prints]))
     order = torch.from_numpy(np.argsort(mixed(np.concatenate(every)), kind="stable"))
     given = torch.cat(team.gather(torch.cat([mine[::steps] for mine in labels])))[order]
-    plain, moved, on_holdout = [], [], []
+    plain, moved, averaged = [], [], []
+    on_holdout: list[list[Tensor]] = [[] for _ in holdout]
     for number, each in enumerate(fitted.values()):
-        mine = (each.plain, each.moved, holdout[number] if holdout else None)
+        mine = (each.plain, each.moved, each.averaged, *(said[number] for said in holdout))
         found = team.gather(mine) if team.size > 1 else [mine]
-        wholes = [torch.cat([part[k] for part in found])[order] for k in (0, 1)]  # type: ignore[misc]
-        each.moved_spread = _spread(wholes[1])
+        wholes = [torch.cat([part[k] for part in found]) for k in range(len(mine))]
+        wholes[:3] = [whole[order] for whole in wholes[:3]]
+        each.plain_spread, each.moved_spread = _spread(wholes[0]), _spread(wholes[1])
         # New inputs are like perturbed ones, not like those that may be remembered.
-        each.spread = each.moved_spread
-        plain.append(_centred(wholes[0]) / _spread(wholes[0]))
+        each.spread = _spread(wholes[3]) if holdout else each.moved_spread
+        plain.append(_centred(wholes[0]) / each.plain_spread)
         moved.append(_centred(wholes[1]) / each.moved_spread)
-        if holdout:
-            mine_held = torch.cat([part[2] for part in found])  # type: ignore[misc]
-            each.spread = _spread(mine_held)
-            on_holdout.append(_centred(mine_held) / each.spread)
+        averaged.append(_centred(wholes[2]) / each.moved_spread)
+        for said, whole in zip(on_holdout, wholes[3:], strict=True):
+            said.append(_centred(whole) / _spread(whole))
     of_held = None
     if held is not None:
         of_held = torch.cat(team.gather(place[held.labels]))
-    return Fits(fitted, features, Scores(plain, moved, given, on_holdout, of_held), classes, steps)
+    on_holdout += [[]] * (2 - len(on_holdout))
+    scores = Scores(plain, moved, given, on_holdout[0], of_held, on_holdout[1], averaged)
+    return Fits(fitted, features, scores, classes, steps)
 
 
 def _centred(scores: Tensor) -> Tensor:
@@ -350,13 +395,17 @@ def measure_memory(fits: Fits, perturbed: bool) -> Memory:
     answers = least.argmax(1)
     beyond = beyond_chance(float((answers == labels).double().mean()), answers, labels)
     likely = most = 0.0
-    if perturbed:
+    against = None
+    if perturbed and len(set(layers)) > 1:
+        right, n_classes = chance_right(least, labels), len(fits.classes)
         likely, most = survival_without(
-            plain[:, ::step], moved[:, ::step], labels, chance_right(least, labels), layers,
-            [each.perturbed for each in fits.candidates], len(fits.classes),
+            plain[:, ::step], moved[:, ::step], labels, right, layers,
+            [each.perturbed for each in fits.candidates], n_classes,
         )  # fmt: skip
+        knowing = [at for at, layer in enumerate(layers) if layer == first]
+        against = contradicted(moved[knowing, ::step], labels, right, n_classes)
     if scores.held is None or not len(scores.holdout):
-        return Memory(of_plain, of_moved, base, None, most, likely, 0.0, 0.0, beyond)
+        return Memory(of_plain, of_moved, base, None, most, likely, 0.0, 0.0, beyond, against)
     held = torch.stack([each.argmax(1) for each in scores.holdout]) == scores.held
     on_holdout = held.double().mean(1)
     likely = survival_on_holdout(base, of_moved, on_holdout)
@@ -366,4 +415,4 @@ def measure_memory(fits: Fits, perturbed: bool) -> Memory:
         return Memory(of_plain, of_moved, base, on_holdout, most, likely, 1.0, 0.0, beyond)
     as_they_are = torch.where(own[:, None], moved, plain) == scores.labels
     trust = weight_of_holdout(as_they_are, moved == scores.labels, held, most)
-    return Memory(of_plain, of_moved, base, on_holdout, most, likely, trust, 0.0, beyond)
+    return Memory(of_plain, of_moved, base, on_holdout, most, likely, trust, 0.0, beyond, against)

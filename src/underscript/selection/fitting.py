@@ -76,15 +76,20 @@ class Fitted:
     plain, moved : Tensor of float32, shape (n, K)
         Out-of-fold scores of rows as they are, and of the first perturbed view: one each, so that
         what they agree with labels differs by memory alone.
-    spread, moved_spread : float
-        Standard deviations about each row's mean: of scores of one new input, and of `moved`.
+    averaged : Tensor of float32, shape (n, K)
+        The mean over all perturbed views.
+    spread, plain_spread, moved_spread : float
+        Standard deviations about each row's mean: of scores of one new input, of `plain`, and of
+        `moved`.
     """
 
     whole: Linear
     without: list[Linear]
     plain: Tensor
     moved: Tensor
+    averaged: Tensor
     spread: float = 1.0
+    plain_spread: float = 1.0
     moved_spread: float = 1.0
 
 
@@ -288,11 +293,15 @@ class LayerFit:
                     some = [last[perturbed, ridge][fit] for fit, _, ridge in keys]
                     scores = scores_of(rows, some, parts).view(len(rows), len(some), n_classes)
                     decoded = scores.argmax(2)
+                    # What all fits decode in one product: rows are read once.
+                    apart = decoded + n_classes * torch.arange(len(keys), device=decoded.device)
+                    of_all = rows.new_zeros(len(keys) * n_classes, rows.shape[1])
+                    _add_by_class(of_all, rows, apart)
+                    number = torch.bincount(apart.flatten().cpu(), minlength=len(of_all))
                     for at, key in enumerate(keys):
-                        _add_by_class(sums[key], rows, decoded[:, at])
-                        counts[key] += parts * torch.bincount(
-                            decoded[:, at].cpu(), minlength=n_classes
-                        )
+                        mine = slice(at * n_classes, (at + 1) * n_classes)
+                        sums[key] += of_all[mine]
+                        counts[key] += parts * number[mine]
         found = {}
         for key, total in sums.items():
             n = self.team.total(counts[key])
@@ -324,15 +333,17 @@ class LayerFit:
     ) -> dict[Candidate, Fitted]:
         """Score samples by what has not seen their labels."""
         keys = [(p, r, n) for n, made in enumerate(linears) for p, r in made]
-        kept: list[list[Tensor]] = [[], []]
+        number_of_views = max(1, len(self.views))
+        kept: list[list[Tensor]] = [[], [], []]
         with self.team.together():
-            for fold, at, plain_rows, _, first in self._lifted():
+            for fold, at, plain_rows, moved, first in self._lifted():
                 some = torch.arange(at.stop - at.start)[-at.start % steps :: steps]
                 some = some.to(plain_rows.device)
                 mine = [linears[number][p, ridge][fold] for p, ridge, number in keys]
-                for rows, scores in zip((plain_rows, first), kept, strict=True):
+                mean = moved / number_of_views if self.views else plain_rows
+                for rows, scores in zip((plain_rows, first, mean), kept, strict=True):
                     scores.append(scores_of(rows[some], mine, 1).cpu())
-        plain, moved = (
+        plain, moved, averaged = (
             torch.cat(parts).view(-1, len(keys), self.n_classes)
             if parts
             else torch.zeros(0, len(keys), self.n_classes)
@@ -346,7 +357,9 @@ class LayerFit:
             ]
             candidate = Candidate(self.layer, n_features, perturbed, ridge, number)
             found[candidate] = Fitted(
-                fits[WHOLE], fits[:WHOLE], plain[:, place].clone(), moved[:, place].clone()
+                fits[WHOLE],
+                fits[:WHOLE],
+                *(scores[:, place].clone() for scores in (plain, moved, averaged)),
             )
         return found
 
@@ -394,13 +407,17 @@ def _means(total: Tensor, counts: Tensor) -> Float[Tensor, "classes width"]:
     return mean.masked_fill((counts == 0)[:, None], torch.nan)
 
 
-def _add_by_class(sums: Tensor, rows: Tensor, labels: Int[Tensor, " n"]) -> None:
-    """Add each row to its class's sum, in place."""
-    if len(sums) > _FEW:
-        sums.index_add_(0, labels, rows)
+def _add_by_class(sums: Tensor, rows: Tensor, labels: Int[Tensor, "n ..."]) -> None:
+    """Add each row to its class's sum, in place, or to those of several classes."""
+    if labels.ndim == 1:
+        labels = labels[:, None]
+    each = len(sums) // labels.shape[1]
+    if each > _FEW:
+        for of_one in labels.T:
+            sums.index_add_(0, of_one, rows)
         return
-    classes = torch.arange(len(sums), device=rows.device)
-    sums.addmm_((labels[:, None] == classes).T.to(rows), rows)
+    indicators = rows.new_zeros(len(rows), len(sums)).scatter_(1, labels, 1.0)
+    sums.addmm_(indicators.T, rows)
 
 
 def _factor(matrix: Tensor) -> Tensor:

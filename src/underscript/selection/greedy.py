@@ -11,7 +11,7 @@ perturbed training inputs the likelihood is corrected for the memory that surviv
 """
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float
@@ -22,16 +22,18 @@ from .memory import LIMIT, corrected
 
 __all__ = [
     "STEPS",
+    "TRIED",
     "Scores",
     "likeliest_noise",
     "select_ensemble",
+    "thinned",
     "weight_by_cross_fitting",
 ]
 
 # Members of an ensemble, at most; the same candidate may be several of them.
 STEPS = 8
 # So many of the candidates, the best alone, are tried as further members.
-_TRIED = 40
+TRIED = 40
 # Samples that choose, of each kind; more would change nothing but the time.
 _CHOOSING = 10_000
 # So many are tried with transition matrices: of the likeliest without, and of the most telling.
@@ -56,6 +58,10 @@ class Scores:
         Of the hold-out; empty without one.
     held : Tensor of int64, shape (m,), or None
         Its labels.
+    held_moved : list of Tensor of float32, shape (m, K)
+        Of one perturbed view of the hold-out; empty without one.
+    averaged : list of Tensor of float32, shape (n, K)
+        The mean over all perturbed views of training inputs, out of fold; `moved` is of one.
     """
 
     plain: list[Tensor]
@@ -63,6 +69,20 @@ class Scores:
     labels: Tensor
     holdout: list[Tensor]
     held: Tensor | None
+    held_moved: list[Tensor] = field(default_factory=list)
+    averaged: list[Tensor] = field(default_factory=list)
+
+
+def thinned(scores: Scores) -> Scores:
+    """Return scores of as many samples as choose."""
+    step = max(1, len(scores.labels) // _CHOOSING)
+    other = 1 if scores.held is None else max(1, len(scores.held) // _CHOOSING)
+    return Scores(
+        [each[::step] for each in scores.plain], [each[::step] for each in scores.moved],
+        scores.labels[::step], [each[::other] for each in scores.holdout],
+        None if scores.held is None else scores.held[::other],
+        [each[::other] for each in scores.held_moved], [each[::step] for each in scores.averaged],
+    )  # fmt: skip
 
 
 def likelihoods(
@@ -273,7 +293,7 @@ def select_ensemble(
         if values[best] <= now:
             break
         if not step:
-            tried = sorted(tried, key=lambda candidate: -values[candidate])[:_TRIED]
+            tried = sorted(tried, key=lambda candidate: -values[candidate])[:TRIED]
         chosen.append(best)
         now, total = values[best], criterion.summed(chosen)
     return chosen, now

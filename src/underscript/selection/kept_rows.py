@@ -18,8 +18,9 @@ __all__ = ["FOLDS", "KeptRows", "Part"]
 
 # Parts that the training data are cut into: no fit of what scores a sample has seen its label.
 FOLDS = 3
-# Rows that are worked on at once, and of wide layers bytes.
-_BLOCK, _BLOCK_BYTES = 4096, 64 << 20
+# Rows that are worked on at once, and bytes. The system hands out pieces of 32 MB and more anew,
+# page by page, each time; smaller ones are used again.
+_BLOCK, _BLOCK_BYTES = 2048, 16 << 20
 # Kept beside the layers.
 _LOGITS = "(logits)"
 

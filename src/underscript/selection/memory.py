@@ -28,8 +28,10 @@ from torch import Tensor
 
 __all__ = [
     "LIMIT",
+    "Contradicted",
     "Memory",
     "by_agreement",
+    "contradicted",
     "corrected",
     "survival_on_holdout",
     "survival_without",
@@ -66,6 +68,8 @@ class Memory:
         Its weight when members were chosen.
     beyond_chance : float
         Standard errors by which the layer that remembers least agrees more often than by chance.
+    contradicted : Contradicted or None
+        The samples whose labels that layer contradicts.
     """
 
     plain: Tensor
@@ -77,6 +81,7 @@ class Memory:
     trust: float
     weight: float = 0.0
     beyond_chance: float = 0.0
+    contradicted: "Contradicted | None" = None
 
     @property
     def expected(self) -> Tensor:
@@ -138,25 +143,17 @@ def survival_without(
     if len(order) < 2:
         return 0.0, 0.0
     knowing = [at for at, name in enumerate(layers) if name == order[0]]
-    votes = torch.zeros(len(labels), n_classes)
-    for answers in moved[knowing]:
-        votes.scatter_add_(1, answers[:, None], torch.ones(len(labels), 1))
-    most, vote = votes.max(1)
-    mine = votes.gather(1, labels[:, None])[:, 0]
-    against, agreed = (mine == 0) & (2 * most > len(knowing)), vote == labels
-    n = int(against.sum())
-    if not n:
+    against = contradicted(moved[knowing], labels, right, n_classes)
+    if against is None:
         return 0.0, 0.0
     found = [(0.0, 0.0)]
+    n = len(against.right)
     for kind in set(perturbed):
         last = [at for at, name in enumerate(layers) if name == order[-1] and perturbed[at] == kind]
         if not last:
             continue
         known = float((moved[last] == labels).double().mean())
-        before, after = (
-            _repeated(each[last], labels, vote, against, agreed, right[against], known, n_classes)
-            for each in (plain, moved)
-        )
+        before, after = (against.excess(each[last], known) for each in (plain, moved))
         if float(before.mean()) <= LIMIT * float(before.std(correction=0)) / n**0.5:
             continue
         share = float(after.sum() / before.sum())
@@ -166,31 +163,82 @@ def survival_without(
     return min(MOST, likely), min(MOST, limit)
 
 
-def _repeated(
+@dataclass(frozen=True)
+class Contradicted:
+    """Samples whose given label no candidate of one layer predicts, most of which agree.
+
+    Attributes
+    ----------
+    labels, vote : Tensor of int64, shape (n,)
+        Given labels, and what most candidates predict, of all samples.
+    against, agreed : Tensor of bool, shape (n,)
+        Which are contradicted, and of which the vote is for the given label.
+    right : Tensor of float64, shape (m,)
+        The probability that the label is right, of each contradicted sample.
+    n_classes : int
+        Classes that occur.
+    """
+
+    labels: Tensor
+    vote: Tensor
+    against: Tensor
+    agreed: Tensor
+    right: Tensor
+    n_classes: int
+
+    def excess(
+        self, answers: Int[Tensor, "candidates n"], known: float
+    ) -> Float[Tensor, " contradicted"]:
+        """Return of each contradicted sample how much oftener its label is said than expected.
+
+        Expected is what is said of samples of the class that the vote is for, if the label is
+        wrong, and `known`, if it is right.
+        """
+        vote, labels, against, k = self.vote, self.labels, self.against, self.n_classes
+        found = torch.zeros(len(self.right), dtype=torch.float64)
+        pairs = vote[against] * k + labels[against]
+        agreed = vote[self.agreed]
+        of_class = torch.bincount(agreed, minlength=k).double().clamp(min=1)
+        for mine in answers:
+            # How often the answer k is given to rightly labelled samples of a class.
+            counts = torch.bincount(agreed * k + mine[self.agreed], minlength=k**2)
+            rates = counts.double() / of_class.repeat_interleave(k)
+            found += (mine[against] == labels[against]).double()
+            found -= (1 - self.right) * rates[pairs] + self.right * known
+        return found / len(answers)
+
+    def remembered(self, answers: Int[Tensor, " n"]) -> float:
+        """Return the share of wrong labels that answers repeat from memory, 0 to 1."""
+        known = float((answers == self.labels).double().mean())
+        wrong = float((1 - self.right).sum())
+        found = float(self.excess(answers[None], known).sum())
+        return min(1.0, max(0.0, found / wrong)) if wrong > 0 else 0.0
+
+
+def contradicted(
     answers: Int[Tensor, "candidates n"],
     labels: Int[Tensor, " n"],
-    vote: Int[Tensor, " n"],
-    against: Bool[Tensor, " n"],
-    agreed: Bool[Tensor, " n"],
-    right: Float[Tensor, " contradicted"],
-    known: float,
+    right: Float[Tensor, " n"],
     n_classes: int,
-) -> Float[Tensor, " contradicted"]:
-    """Return of each contradicted sample how much oftener its label is repeated than expected.
+) -> Contradicted | None:
+    """Return what one layer's candidates contradict, or None if they contradict nothing.
 
-    Expected is what is said of samples of the class that the vote is for, if the label is wrong,
-    and `known`, if it is right.
+    Parameters
+    ----------
+    answers : Tensor of int64, shape (C, n)
+        Out-of-fold answers of the layer's candidates.
+    labels, right, n_classes
+        As for `survival_without`.
     """
-    found = torch.zeros(len(right), dtype=torch.float64)
-    pairs = vote[against] * n_classes + labels[against]
-    of_class = torch.bincount(vote[agreed], minlength=n_classes).double().clamp(min=1)
-    for mine in answers:
-        # How often the answer k is given to rightly labelled samples of a class.
-        counts = torch.bincount(vote[agreed] * n_classes + mine[agreed], minlength=n_classes**2)
-        rates = counts.double() / of_class.repeat_interleave(n_classes)
-        found += (mine[against] == labels[against]).double()
-        found -= (1 - right) * rates[pairs] + right * known
-    return found / len(answers)
+    votes = torch.zeros(len(labels), n_classes)
+    for each in answers:
+        votes.scatter_add_(1, each[:, None], torch.ones(len(labels), 1))
+    most, vote = votes.max(1)
+    mine = votes.gather(1, labels[:, None])[:, 0]
+    against = (mine == 0) & (2 * most > len(answers))
+    if not bool(against.any()):
+        return None
+    return Contradicted(labels, vote, against, vote == labels, right[against], n_classes)
 
 
 def survival_on_holdout(

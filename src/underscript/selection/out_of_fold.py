@@ -10,35 +10,44 @@ from torch import Tensor
 from .._mixing import mixed
 from .._passes import Task
 from .decoder import Fits
-from .fitting import scores_of
+from .fitting import Fitted, scores_of
 from .kept_rows import FOLDS, KeptRows
+from .readers import Reader
 
 __all__ = ["everybodys", "out_of_fold_values"]
 
 
 def out_of_fold_values(
-    fits: Fits, kept: KeptRows, members: Sequence[int], task: Task
+    fits: Fits, kept: KeptRows, readers: Sequence[Reader], task: Task
 ) -> Float[Tensor, "n classes"]:
-    """Return the ensemble's scores of this process's samples, fold by fold, out of fold.
+    """Return what readers say together of this process's samples, fold by fold, out of fold.
 
-    The mean over perturbed views.
+    What is read on perturbed rows is the mean over all views.
     """
-    views = list(range(1, kept.views)) or [0]
+    perturbed = list(range(1, kept.views)) or [0]
+    # Readers of the same numbers are one discriminant.
+    alike: dict[tuple[str, int, bool], list[Fitted]] = {}
+    for at, moved in readers:
+        each = fits.candidates[at]
+        alike.setdefault((each.layer, each.n_features, moved), []).append(fits.fitted[each])
     found = []
     for fold in range(FOLDS):
         n = len(kept.part(fold).labels)
         mine = torch.zeros(n, len(fits.classes))
-        for at in members:
-            each = fits.candidates[at]
-            fitted, start = fits.fitted[each], 0
-            for blocks in kept.blocks(each.layer, fold, views):
+        for (layer, n_features, moved), some in alike.items():
+            views, start = perturbed if moved else [0], 0
+            linears = [each.without[fold] for each in some]
+            weights = torch.tensor(
+                [1 / (each.moved_spread if moved else each.plain_spread) for each in some]
+            )
+            for blocks in kept.blocks(layer, fold, views):
                 for rows in blocks:
                     # What went to a file comes back on the CPU.
                     seen = rows.to(task.device)
-                    seen = fits.features[each.layer](seen) if each.n_features else seen
-                    scores = scores_of(seen, [fitted.without[fold]], 1).cpu()
-                    scores /= fitted.moved_spread * len(views)
-                    mine[start : start + len(rows)] += scores
+                    seen = fits.features[layer](seen) if n_features else seen
+                    scores = scores_of(seen, linears, 1).view(len(rows), len(some), -1).cpu()
+                    together = torch.einsum("nmk,m->nk", scores, weights)
+                    mine[start : start + len(rows)] += together / len(views)
                 start += len(blocks[0])
         found.append(mine)
     return torch.cat(found)
