@@ -7,7 +7,7 @@ there is one. The input is a layer among others.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -404,15 +404,17 @@ def measure_memory(fits: Fits, perturbed: bool) -> Memory:
         )  # fmt: skip
         knowing = [at for at, layer in enumerate(layers) if layer == first]
         against = contradicted(moved[knowing, ::step], labels, right, n_classes)
+    places = frozenset(torch.nonzero(own)[:, 0].tolist())
+    found = Memory(of_plain, of_moved, base, None, most, likely, 0.0, 0.0, beyond, against, places)
     if scores.held is None or not len(scores.holdout):
-        return Memory(of_plain, of_moved, base, None, most, likely, 0.0, 0.0, beyond, against)
+        return found
     held = torch.stack([each.argmax(1) for each in scores.holdout]) == scores.held
     on_holdout = held.double().mean(1)
     likely = survival_on_holdout(base, of_moved, on_holdout)
     most = max(most, likely)
-    if not perturbed:
-        # Training inputs as they are tell what is remembered.
-        return Memory(of_plain, of_moved, base, on_holdout, most, likely, 1.0, 0.0, beyond)
-    as_they_are = torch.where(own[:, None], moved, plain) == scores.labels
-    trust = weight_of_holdout(as_they_are, moved == scores.labels, held, most)
-    return Memory(of_plain, of_moved, base, on_holdout, most, likely, trust, 0.0, beyond, against)
+    trust = 1.0
+    if perturbed:
+        as_they_are = torch.where(own[:, None], moved, plain) == scores.labels
+        trust = weight_of_holdout(as_they_are, moved == scores.labels, held, most)
+    # Training inputs as they are tell what is remembered, if there are no others.
+    return replace(found, holdout=on_holdout, survival=most, likely=likely, trust=trust)

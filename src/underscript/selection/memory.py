@@ -70,6 +70,8 @@ class Memory:
         Standard errors by which the layer that remembers least agrees more often than by chance.
     contradicted : Contradicted or None
         The samples whose labels that layer contradicts.
+    own : frozenset of int
+        Places of candidates of the input itself, of which nothing is remembered.
     """
 
     plain: Tensor
@@ -82,6 +84,7 @@ class Memory:
     weight: float = 0.0
     beyond_chance: float = 0.0
     contradicted: "Contradicted | None" = None
+    own: frozenset[int] = frozenset()
 
     @property
     def expected(self) -> Tensor:

@@ -2,16 +2,16 @@ r"""Which candidates say what training labels should be: another question than w
 
 A new input was never memorised; a training sample was. What a candidate remembers of a label says
 nothing new of it, and hides what the candidate knows. So those that know most may be the wrong ones
-here, and a layer that remembers nothing is best read on inputs as they are, which lose nothing by a
-perturbation. Readers are candidates, each on plain or on perturbed rows; together they are worth
+here; and a layer that remembers nothing is best read on inputs as they are, which lose nothing by a
+perturbation. Readers are candidates, each on plain or on perturbed rows. Together they are worth
 
-.. math:: (L - L_0) + m L_0,
+.. math:: (1 - m) (L - L_0),
 
-the mean log-likelihood L of given labels beyond that without any knowledge, L₀, less what memory
-adds to it at most: a remembered label has the likelihood 1. m is the share of labels that are
-remembered: with a hold-out, what agreement falls by there; by the training data alone, what it
-falls by when corrected for memory, or how often labels are repeated that the layer contradicts
-which remembers least (see `memory`), whichever is less.
+L the mean log-likelihood of labels of new inputs, L₀ that without any knowledge, and m the share of
+training labels that are said from memory, where knowledge is hidden. With a hold-out L is the
+likelihood there, and m what agreement falls by there. By the training data alone L is corrected for
+memory (see `memory`), and m is what agreement falls by when corrected, or how often labels are
+repeated that the layer contradicts which remembers least, whichever is less.
 """
 
 from collections.abc import Collection, Iterable
@@ -67,7 +67,9 @@ class _Criterion:
         total: _Sums | None = None
         scores = self.scores
         for at, moved in readers:
-            views = scores.plain[at], scores.moved[at]
+            # Where nothing can be remembered nothing is to be corrected.
+            plain = scores.plain[at]
+            views = plain, plain if at in self.memory.own else scores.moved[at]
             held = scores.held_moved if moved else scores.holdout
             read = (scores.averaged or scores.moved)[at] if moved else views[0]
             mine = _Sums(read, views[moved], *views, held[at] if held else None)
@@ -77,26 +79,51 @@ class _Criterion:
 
     def remembered(self, sums: _Sums) -> float:
         """Return the share of labels that are remembered."""
-        memory = self.memory
-        agrees = self._agrees(sums.once)
-        weight = memory.weight if sums.held is not None else 0.0
-        found = 0.0
-        if weight < 1 and memory.contradicted is not None:
+        known, new = self._shares(sums)
+        weight = self._weight(sums)
+        return (1 - weight) * known + weight * new
+
+    def _weight(self, sums: _Sums) -> float:
+        return self.memory.weight if sums.held is not None else 0.0
+
+    def _shares(self, sums: _Sums) -> tuple[float, float]:
+        """Return what is remembered by the training data alone, and by the hold-out."""
+        agrees, weight = self._agrees(sums.once), self._weight(sums)
+        alone = held = 0.0
+        if weight < 1 and self.memory.contradicted is not None:
             # Both err upwards: what a perturbation costs is taken for memory, and so is what a
             # layer knows more than that which contradicts.
             new = corrected(self._agrees(sums.plain), self._agrees(sums.moved), self.survival)
-            said = memory.contradicted.remembered(sums.once.argmax(1))
-            found = (1 - weight) * min(said, _beyond(agrees, max(0.0, new)))
+            said = self.memory.contradicted.remembered(sums.once.argmax(1))
+            alone = min(said, _beyond(agrees, max(0.0, new)))
         if weight:
             assert sums.held is not None
             new = float((sums.held.argmax(1) == self.scores.held).double().mean())
-            found += weight * _beyond(agrees, new)
-        return found
+            held = _beyond(agrees, new)
+        return alone, held
 
     def worth(self, sums: _Sums) -> float:
         """Return what an ensemble's summed scores are worth."""
-        likely = float(likelihoods(sums.read, self.labels, self.transitions).max())
-        return likely - self.nothing + self.remembered(sums) * self.nothing
+        weight, (alone, held) = self._weight(sums), self._shares(sums)
+        plain = self._likely(sums.plain)
+
+        def new(scores: Tensor) -> float:
+            return float(corrected(plain, self._likely(scores), self.survival).max())
+
+        # What several views say better than one, which is all that the hold-out has.
+        gain = 0.0 if sums.read is sums.once else new(sums.read) - new(sums.once)
+        found = 0.0
+        if weight < 1:
+            found += (1 - weight) * (1 - alone) * (new(sums.moved) + gain - self.nothing)
+        if weight:
+            assert sums.held is not None
+            assert self.scores.held is not None
+            likely = float(likelihoods(sums.held, self.scores.held, self.transitions).max())
+            found += weight * (1 - held) * (likely + gain - self.nothing)
+        return found
+
+    def _likely(self, scores: Tensor) -> Tensor:
+        return likelihoods(scores, self.labels, self.transitions)
 
     def _agrees(self, scores: Tensor) -> float:
         return float((scores.argmax(1) == self.labels).double().mean())
@@ -132,7 +159,9 @@ def select_readers(
     criterion = _Criterion(scores, memory, transitions, memory.survival)
     # What is read on perturbed rows needs such a hold-out beside it, if there is one at all.
     views = (False, True) if memory.weight < 1 or scores.held_moved else (False,)
-    tried = [Reader(at, moved) for moved in views for at in among]
+    tried = [
+        Reader(at, moved) for moved in views for at in among if not (moved and at in memory.own)
+    ]
     chosen: list[Reader] = []
     total: _Sums | None = None
     now = -float("inf")
