@@ -47,7 +47,10 @@ def run(**options: Any) -> us.Decoding:
 
 @cache
 def everything() -> us.Decoding:
-    return run(holdout=(HOLD_X, HOLD_GIVEN), probes=("masc", "velpic"), variance=(0.7, 0.9))
+    return run(
+        holdout=(HOLD_X, HOLD_GIVEN), probes=("masc", "velpic"), variance=(0.7, 0.9),
+        evaluate=("train", "test", "candidates"), controls="full",
+    )  # fmt: skip
 
 
 @torch.no_grad()
@@ -216,7 +219,7 @@ def test_training_rows_may_be_left_to_the_chosen_decoder():
         holdout=(HOLD_X, HOLD_GIVEN),
         probes=("masc", "velpic"),
         variance=(0.7, 0.9),
-        evaluate=("test",),
+        controls="full",
     )
     train = found.table[(found.table["split"] == "train") & (found.table["probe"] != "model")]
     assert train["selected"].all()
@@ -407,7 +410,7 @@ def test_the_held_out_tenth_is_a_tenth_of_any_stretch():
 
 
 def test_the_random_twin_is_another_network_and_the_same_for_a_seed():
-    first, again, other = tables = [run(seed=seed).table for seed in (0, 0, 1)]
+    first, again, other = tables = [run(seed=seed, controls="full").table for seed in (0, 0, 1)]
     twin = [table[table["model"] == "random"].reset_index() for table in tables]
     pd.testing.assert_frame_equal(twin[0], twin[1])
     assert not twin[0]["accuracy"].equals(twin[2]["accuracy"])
@@ -424,6 +427,28 @@ def test_the_random_twin_is_another_network_and_the_same_for_a_seed():
     assert len(trained) == len(redrawn)
     assert (trained["accuracy"].to_numpy() != redrawn["accuracy"].to_numpy()).any()
     assert not twin[0]["selected"].any()
+
+
+def test_the_random_twin_is_read_where_the_chosen_decoder_reads():
+    found = run(layers=["relu1", "relu2"], controls=True, holdout=(HOLD_X, HOLD_GIVEN))
+    table = found.table
+    twin = table[table["model"] == "random"]
+    read = [layer for layer in found.best.layers if layer != "input"]
+    assert read, "this decoder reads no layer of the network"
+    assert set(twin["layer"]) - {"(combined)"} == set(read)
+    assert set(twin["probe"]) == {"auto"}
+    assert set(twin["split"]) == {"test", "holdout"}
+    whole = run(layers=["relu1", "relu2"], controls="full", holdout=(HOLD_X, HOLD_GIVEN)).table
+    whole = whole[whole["model"] == "random"]
+    assert set(whole["layer"]) - {"(combined)"} == {"relu1", "relu2"}
+    assert set(whole["probe"]) == {"auto", "masc"}
+
+
+def test_candidates_are_tried_on_test_data_on_request():
+    assert run(controls=False).candidates["test_accuracy"].isna().all()
+    tried = run(controls=False, evaluate=("test", "candidates"))
+    assert tried.candidates["test_accuracy"].between(0, 1).all()
+    assert tried.summary["oracle"]["test_accuracy"] >= tried.candidates["test_accuracy"].max()
 
 
 @pytest.mark.parametrize("name", models.MODELS)

@@ -266,7 +266,7 @@ def fit_candidates(
     n_features = min(settings.features, n // 2 + 1)
     number = len(names) * len(kinds) * settings.rounds
     number *= len(settings.ridges) + len(settings.feature_ridges)
-    each = 12 * len(classes) * number * kept.n
+    each = 8 * len(classes) * number * kept.n
     steps = max(1, -(-each // max(1, int(_OF_SCORES * task.memory))))
     steps = min(steps, max(1, kept.n // _CHOOSE))
     fitted: dict[Candidate, Fitted] = {}
@@ -344,26 +344,25 @@ def _together(
     every = team.gather(np.concatenate([mine[::steps] for mine in prints]))
     order = torch.from_numpy(np.argsort(mixed(np.concatenate(every)), kind="stable"))
     given = torch.cat(team.gather(torch.cat([mine[::steps] for mine in labels])))[order]
-    plain, moved, averaged = [], [], []
+    plain, moved = [], []
     on_holdout: list[list[Tensor]] = [[] for _ in holdout]
     for number, each in enumerate(fitted.values()):
-        mine = (each.plain, each.moved, each.averaged, *(said[number] for said in holdout))
+        mine = (each.plain, each.moved, *(said[number] for said in holdout))
         found = team.gather(mine) if team.size > 1 else [mine]
         wholes = [torch.cat([part[k] for part in found]) for k in range(len(mine))]
-        wholes[:3] = [whole[order] for whole in wholes[:3]]
+        wholes[:2] = [whole[order] for whole in wholes[:2]]
         each.plain_spread, each.moved_spread = _spread(wholes[0]), _spread(wholes[1])
         # New inputs are like perturbed ones, not like those that may be remembered.
-        each.spread = _spread(wholes[3]) if holdout else each.moved_spread
+        each.spread = _spread(wholes[2]) if holdout else each.moved_spread
         plain.append(_centred(wholes[0]) / each.plain_spread)
         moved.append(_centred(wholes[1]) / each.moved_spread)
-        averaged.append(_centred(wholes[2]) / each.moved_spread)
-        for said, whole in zip(on_holdout, wholes[3:], strict=True):
+        for said, whole in zip(on_holdout, wholes[2:], strict=True):
             said.append(_centred(whole) / _spread(whole))
     of_held = None
     if held is not None:
         of_held = torch.cat(team.gather(place[held.labels]))
     on_holdout += [[]] * (2 - len(on_holdout))
-    scores = Scores(plain, moved, given, on_holdout[0], of_held, on_holdout[1], averaged)
+    scores = Scores(plain, moved, given, on_holdout[0], of_held, on_holdout[1])
     return Fits(fitted, features, scores, classes, steps)
 
 

@@ -76,8 +76,6 @@ class Fitted:
     plain, moved : Tensor of float32, shape (n, K)
         Out-of-fold scores of rows as they are, and of the first perturbed view: one each, so that
         what they agree with labels differs by memory alone.
-    averaged : Tensor of float32, shape (n, K)
-        The mean over all perturbed views.
     spread, plain_spread, moved_spread : float
         Standard deviations about each row's mean: of scores of one new input, of `plain`, and of
         `moved`.
@@ -87,7 +85,6 @@ class Fitted:
     without: list[Linear]
     plain: Tensor
     moved: Tensor
-    averaged: Tensor
     spread: float = 1.0
     plain_spread: float = 1.0
     moved_spread: float = 1.0
@@ -333,17 +330,15 @@ class LayerFit:
     ) -> dict[Candidate, Fitted]:
         """Score samples by what has not seen their labels."""
         keys = [(p, r, n) for n, made in enumerate(linears) for p, r in made]
-        number_of_views = max(1, len(self.views))
-        kept: list[list[Tensor]] = [[], [], []]
+        kept: list[list[Tensor]] = [[], []]
         with self.team.together():
-            for fold, at, plain_rows, moved, first in self._lifted():
+            for fold, at, plain_rows, _, first in self._lifted():
                 some = torch.arange(at.stop - at.start)[-at.start % steps :: steps]
                 some = some.to(plain_rows.device)
                 mine = [linears[number][p, ridge][fold] for p, ridge, number in keys]
-                mean = moved / number_of_views if self.views else plain_rows
-                for rows, scores in zip((plain_rows, first, mean), kept, strict=True):
+                for rows, scores in zip((plain_rows, first), kept, strict=True):
                     scores.append(scores_of(rows[some], mine, 1).cpu())
-        plain, moved, averaged = (
+        plain, moved = (
             torch.cat(parts).view(-1, len(keys), self.n_classes)
             if parts
             else torch.zeros(0, len(keys), self.n_classes)
@@ -359,7 +354,8 @@ class LayerFit:
             found[candidate] = Fitted(
                 fits[WHOLE],
                 fits[:WHOLE],
-                *(scores[:, place].clone() for scores in (plain, moved, averaged)),
+                plain[:, place].clone(),
+                moved[:, place].clone(),
             )
         return found
 

@@ -60,8 +60,6 @@ class Scores:
         Its labels.
     held_moved : list of Tensor of float32, shape (m, K)
         Of one perturbed view of the hold-out; empty without one.
-    averaged : list of Tensor of float32, shape (n, K)
-        The mean over all perturbed views of training inputs, out of fold; `moved` is of one.
     """
 
     plain: list[Tensor]
@@ -70,7 +68,6 @@ class Scores:
     holdout: list[Tensor]
     held: Tensor | None
     held_moved: list[Tensor] = field(default_factory=list)
-    averaged: list[Tensor] = field(default_factory=list)
 
 
 def thinned(scores: Scores) -> Scores:
@@ -81,7 +78,7 @@ def thinned(scores: Scores) -> Scores:
         [each[::step] for each in scores.plain], [each[::step] for each in scores.moved],
         scores.labels[::step], [each[::other] for each in scores.holdout],
         None if scores.held is None else scores.held[::other],
-        [each[::other] for each in scores.held_moved], [each[::step] for each in scores.averaged],
+        [each[::other] for each in scores.held_moved],
     )  # fmt: skip
 
 

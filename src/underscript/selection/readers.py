@@ -37,18 +37,16 @@ class Reader(NamedTuple):
 class _Sums(NamedTuple):
     """Summed scores of training samples, and of a hold-out if there is one.
 
-    As they are read, with all views where perturbed ones are; the same with one view, as the
-    hold-out has; all as inputs are; all perturbed.
+    As they are read, all plain, and all perturbed.
     """
 
     read: Tensor
-    once: Tensor
     plain: Tensor
     moved: Tensor
     held: Tensor | None
 
     def plus(self, other: "_Sums") -> "_Sums":
-        mine, others = self[:4], other[:4]
+        mine, others = self[:3], other[:3]
         held = None if self.held is None or other.held is None else self.held + other.held
         return _Sums(*(a + b for a, b in zip(mine, others, strict=True)), held)
 
@@ -71,8 +69,7 @@ class _Criterion:
             plain = scores.plain[at]
             views = plain, plain if at in self.memory.own else scores.moved[at]
             held = scores.held_moved if moved else scores.holdout
-            read = (scores.averaged or scores.moved)[at] if moved else views[0]
-            mine = _Sums(read, views[moved], *views, held[at] if held else None)
+            mine = _Sums(views[moved], *views, held[at] if held else None)
             total = mine if total is None else total.plus(mine)
         assert total is not None
         return total
@@ -88,13 +85,13 @@ class _Criterion:
 
     def _shares(self, sums: _Sums) -> tuple[float, float]:
         """Return what is remembered by the training data alone, and by the hold-out."""
-        agrees, weight = self._agrees(sums.once), self._weight(sums)
+        agrees, weight = self._agrees(sums.read), self._weight(sums)
         alone = held = 0.0
         if weight < 1 and self.memory.contradicted is not None:
             # Both err upwards: what a perturbation costs is taken for memory, and so is what a
             # layer knows more than that which contradicts.
             new = corrected(self._agrees(sums.plain), self._agrees(sums.moved), self.survival)
-            said = self.memory.contradicted.remembered(sums.once.argmax(1))
+            said = self.memory.contradicted.remembered(sums.read.argmax(1))
             alone = min(said, _beyond(agrees, max(0.0, new)))
         if weight:
             assert sums.held is not None
@@ -105,21 +102,16 @@ class _Criterion:
     def worth(self, sums: _Sums) -> float:
         """Return what an ensemble's summed scores are worth."""
         weight, (alone, held) = self._weight(sums), self._shares(sums)
-        plain = self._likely(sums.plain)
-
-        def new(scores: Tensor) -> float:
-            return float(corrected(plain, self._likely(scores), self.survival).max())
-
-        # What several views say better than one, which is all that the hold-out has.
-        gain = 0.0 if sums.read is sums.once else new(sums.read) - new(sums.once)
         found = 0.0
         if weight < 1:
-            found += (1 - weight) * (1 - alone) * (new(sums.moved) + gain - self.nothing)
+            plain, moved = self._likely(sums.plain), self._likely(sums.moved)
+            likely = float(corrected(plain, moved, self.survival).max())
+            found += (1 - weight) * (1 - alone) * (likely - self.nothing)
         if weight:
             assert sums.held is not None
             assert self.scores.held is not None
             likely = float(likelihoods(sums.held, self.scores.held, self.transitions).max())
-            found += weight * (1 - held) * (likely + gain - self.nothing)
+            found += weight * (1 - held) * (likely - self.nothing)
         return found
 
     def _likely(self, scores: Tensor) -> Tensor:
