@@ -17,6 +17,7 @@ from underscript.errors import DataError
 from underscript.selection import decoder, greedy
 from underscript.selection.chosen import Chosen, choose
 from underscript.selection.out_of_fold import out_of_fold_values
+from underscript.selection.readers import Reader
 
 pytestmark = pytest.mark.filterwarnings("ignore::underscript.errors.UnderscriptWarning")
 
@@ -180,17 +181,20 @@ def test_where_few_samples_choose_all_are_scored_by_what_has_not_seen_them(it, m
     decode(it.model, it.train)
     fits, kept, task = made[0].fits, made[0].kept, made[0].task
     members = [fits.candidates.index(member) for member in made[0].members]
+    readers = [Reader(at, True) for at in members]
     assert fits.steps == 1
-    expected = out_of_fold_values(fits, kept, members, task)
+    expected = out_of_fold_values(fits, kept, readers, task)
     assert kept.views > 2, "the test needs several perturbed views"
     for view in range(1, kept.views):
         for fold, mine in enumerate(expected.split([len(kept.part(k).labels) for k in range(3)])):
             mine -= of_view(fits, kept, members, fold, view) / (kept.views - 1)
     torch.testing.assert_close(expected, torch.zeros_like(expected), rtol=0, atol=1e-3)
-    expected = out_of_fold_values(fits, kept, members, task)
+    # On inputs as they are, too.
+    readers = [Reader(members[0], False), Reader(members[-1], True)]
+    expected = out_of_fold_values(fits, kept, readers, task)
     fits.steps = 2
     torch.testing.assert_close(
-        out_of_fold_values(fits, kept, members, task), expected, rtol=1e-3, atol=1e-3
+        out_of_fold_values(fits, kept, readers, task), expected, rtol=1e-3, atol=1e-3
     )
 
     monkeypatch.setattr(decoder, "_CHOOSE", 100)

@@ -1,0 +1,117 @@
+"""Training labels are read by what does not remember them, and rows as they are where none do."""
+
+import numpy as np
+import pytest
+import torch
+
+from underscript.selection.greedy import Scores
+from underscript.selection.memory import Memory, contradicted
+from underscript.selection.readers import Reader, remembered_by, select_readers
+
+K = 5
+N, M = 6000, 1500
+
+
+def planted(seed=0, wrong=0.3):
+    """Draw three candidates: of a first layer, one that knows and forgets, one that remembers.
+
+    The second knows less of perturbed rows and remembers nothing. The third knows most of new
+    inputs and says a third of all training labels from memory, half of these perturbed too.
+    """
+    rng = np.random.default_rng(seed)
+
+    def labels(n):
+        true = rng.integers(0, K, n)
+        given = np.where(rng.random(n) < wrong, (true + rng.integers(1, K, n)) % K, true)
+        return true, given
+
+    def said(true, knows):
+        return np.where(rng.random(len(true)) < knows, true, rng.integers(0, K, len(true)))
+
+    def scores(answers, spread=0.3):
+        found = 2.0 * np.eye(K)[answers] + spread * rng.normal(size=(len(answers), K))
+        return torch.from_numpy(found).float()
+
+    true, given = labels(N)
+    held_true, held = labels(M)
+    remembered = rng.random(N) < 0.33
+    survives = remembered & (rng.random(N) < 0.5)
+    plain, moved, on_held, on_held_moved = [], [], [], []
+    for knows, less, remembers in ((0.5, 0.5, False), (0.8, 0.6, False), (0.85, 0.8, True)):
+        here, there = said(true, knows), said(true, less)
+        if remembers:
+            here, there = np.where(remembered, given, here), np.where(survives, given, there)
+        plain.append(scores(here))
+        moved.append(scores(there))
+        on_held.append(scores(said(held_true, knows)))
+        on_held_moved.append(scores(said(held_true, less)))
+    made = Scores(plain, moved, torch.from_numpy(given), on_held, torch.from_numpy(held),
+                  on_held_moved)  # fmt: skip
+    return made, torch.from_numpy(true)
+
+
+def memory(scores, true, weight, survival=0.5):
+    nothing = torch.zeros(3, dtype=torch.float64)
+    right = torch.full((N,), 0.4, dtype=torch.float64)
+    against = contradicted(scores.moved[0].argmax(1)[None], scores.labels, right, K)
+    assert against is not None
+    exact = (scores.labels == true).double()[against.against]
+    against = contradicted(
+        scores.moved[0].argmax(1)[None], scores.labels, (scores.labels == true).double(), K
+    )
+    assert against is not None
+    torch.testing.assert_close(against.right, exact)
+    return Memory(nothing, nothing, nothing, None, survival, survival, weight, weight,
+                  contradicted=against)  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_with_a_holdout_what_remembers_nothing_reads_rows_as_they_are(seed):
+    scores, true = planted(seed)
+    found = select_readers(scores, memory(scores, true, 1.0), [0, 1, 2])
+    assert found[0] == Reader(1, False)
+    # It is by no means what predicts labels of the hold-out or of training data most often.
+    agreement = [float((each.argmax(1) == scores.held).float().mean()) for each in scores.holdout]
+    assert np.argmax(agreement) == 2
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_alone_what_remembers_is_not_read_as_it_is(seed):
+    scores, true = planted(seed)
+    found = select_readers(scores, memory(scores, true, 0.0), [0, 1, 2])
+    assert Reader(2, False) not in found
+
+
+@pytest.mark.parametrize(
+    ("reader", "share"),
+    [(Reader(1, False), 0.0), (Reader(2, False), 0.33), (Reader(2, True), 0.17)],
+)
+def test_the_share_that_is_remembered_is_the_planted_one(reader, share):
+    scores, true = planted()
+    exact = remembered_by([reader], scores, memory(scores, true, 1.0))
+    assert exact == pytest.approx(share, abs=0.05)
+    # Without a hold-out it may be less, and what knows more than others is taken to remember.
+    alone = remembered_by([reader], scores, memory(scores, true, 0.0))
+    assert share - 0.05 <= alone <= share + 0.3
+    half = remembered_by([reader], scores, memory(scores, true, 0.5))
+    assert half == pytest.approx((alone + exact) / 2)
+
+
+def test_no_readers_remember_nothing():
+    scores, true = planted()
+    assert remembered_by([], scores, memory(scores, true, 0.5)) == 0
+
+
+def test_of_the_input_nothing_is_remembered_and_it_is_read_as_it_is():
+    scores, true = planted()
+    known = memory(scores, true, 0.0)
+    known = Memory(**{**vars(known), "own": frozenset([1])})
+    found = select_readers(scores, known, [1])
+    assert set(found) == {Reader(1, False)}
+
+
+def test_without_a_perturbed_holdout_only_rows_as_they_are_are_read():
+    scores, true = planted()
+    scores = Scores(scores.plain, scores.moved, scores.labels, scores.holdout, scores.held)
+    found = select_readers(scores, memory(scores, true, 1.0), [0, 1, 2])
+    assert not any(reader.moved for reader in found)
