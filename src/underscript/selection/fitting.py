@@ -302,8 +302,8 @@ class LayerFit:
         found = {}
         for key, total in sums.items():
             n = self.team.total(counts[key])
-            mine = _means(self.team.total(total), n)
-            found[key] = torch.where((n > 0)[:, None].to(mine.device), mine, before[key])
+            mean = _means(self.team.total(total), n)
+            found[key] = torch.where((n > 0)[:, None].to(mean.device), mean, before[key])
         return found
 
     def _solved(

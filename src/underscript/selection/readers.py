@@ -46,9 +46,10 @@ class _Sums(NamedTuple):
     held: Tensor | None
 
     def plus(self, other: "_Sums") -> "_Sums":
-        mine, others = self[:3], other[:3]
         held = None if self.held is None or other.held is None else self.held + other.held
-        return _Sums(*(a + b for a, b in zip(mine, others, strict=True)), held)
+        return _Sums(
+            self.read + other.read, self.plain + other.plain, self.moved + other.moved, held
+        )
 
 
 class _Criterion:
@@ -95,8 +96,9 @@ class _Criterion:
             alone = min(said, _beyond(agrees, max(0.0, new)))
         if weight:
             assert sums.held is not None
-            new = float((sums.held.argmax(1) == self.scores.held).double().mean())
-            held = _beyond(agrees, new)
+            assert self.scores.held is not None
+            right = sums.held.argmax(1) == self.scores.held
+            held = _beyond(agrees, float(right.double().mean()))
         return alone, held
 
     def worth(self, sums: _Sums) -> float:
