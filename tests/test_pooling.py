@@ -580,6 +580,7 @@ def test_pool_on_the_command_line(tmp_path, monkeypatch, capsys):
     assert "pool: expected some of flatten, first, mean, last or a grid" in capsys.readouterr().err
 
 
+@pytest.mark.filterwarnings("ignore:no label seems wrong")
 @pytest.mark.parametrize("pool", WAYS)
 def test_the_module_finds_the_mask_by_name_or_place(pool, tmp_path):
     data = texts(80)

@@ -118,6 +118,7 @@ def test_e1_and_e2_are_what_decode_says(made, run, request):
     direct = us.decode(
         work.network(), (train.images, train.given), (test.images, test.true), controls=False,
         layers=plan.pair.layers, true_labels=train.true, seed=work.cell.seed,
+        evaluate=("train", "test"),
     )  # fmt: skip
     ours = rows(found.results, corruption=0.6, run=run, model="trained")
     for experiment, labels in (("E1", "corrupted"), ("E2", "true")):

@@ -36,13 +36,23 @@ class Runner:
         Where it is.
     divisible : bool
         Whether a batch may be run in parts.
+    tries : bool
+        Whether the first images may be run more than once; else all are run as they come.
     """
 
-    def __init__(self, model: nn.Module, tapped: Tapped, device: torch.device, *, divisible: bool):
+    def __init__(
+        self,
+        model: nn.Module,
+        tapped: Tapped,
+        device: torch.device,
+        *,
+        divisible: bool,
+        tries: bool = True,
+    ):
         self.model, self.tapped, self.device = model, tapped, device
         self.divisible = divisible
         convolves = any(isinstance(module, nn.Conv2d) for module in model.modules())
-        self._images = device.type == "cpu" and convolves
+        self._images = tries and device.type == "cpu" and convolves
         self._pixels: bool | None = None
 
     def __call__(self, batch: Batch, where: str) -> tuple[dict[str, Tensor], Tensor]:

@@ -289,6 +289,7 @@ def stream(
     keep: Callable[[Labels], NDArray[np.bool_]] | None = None,
     progress: bool = True,
     seen: Seen | None = None,
+    whole: bool = False,
 ) -> Iterator[Rows]:
     """Run the model once over a source and give every tapped layer's rows, batch by batch.
 
@@ -303,6 +304,8 @@ def stream(
         From indices (n,) to which of them to run; all without it.
     seen : callable, optional
         From a batch and the taps to its rows, if they are known; None if the model has to run.
+    whole : bool
+        Run each batch once, as it comes: hooks of one's own count what the model sees.
 
     Raises
     ------
@@ -312,8 +315,9 @@ def stream(
         If a layer's rows or the logits are not finite; the message names the layer.
     """
     for (rows,) in stream_views(
-        model, source, taps, device, (), stage=stage, keep=keep, progress=progress, seen=seen
-    ):
+        model, source, taps, device, (), stage=stage, keep=keep, progress=progress, seen=seen,
+        whole=whole,
+    ):  # fmt: skip
         yield rows
 
 
@@ -328,6 +332,7 @@ def stream_views(
     keep: Callable[[Labels], NDArray[np.bool_]] | None = None,
     progress: bool = True,
     seen: Seen | None = None,
+    whole: bool = False,
 ) -> Iterator[list[Rows]]:
     """Run the model over a source as it is, and over each change of its batches; see `stream`.
 
@@ -337,7 +342,7 @@ def stream_views(
     # All layers are read in one pass: their number says what a row costs.
     bar.set_postfix_str(taps[0].name if len(taps) == 1 else f"{len(taps)} layers" if taps else "")
     with bar, capture(model, taps) as tapped:
-        run = Runner(model, tapped, device, divisible=source.divisible)
+        run = Runner(model, tapped, device, divisible=source.divisible, tries=not whole)
         for number, batch in enumerate(source.batches()):
             where = f"{source.role}, batch {number}"
             bar.update(batch.size)

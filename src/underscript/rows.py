@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 # Bytes of a block of rows that is converted to float64 at once.
 _BLOCK = 24 << 20
 # What all layers' statistics may take in memory, unless another budget is given.
-MEMORY = 4 << 30
+MEMORY = 2 << 30
 
 
 class RowStore:

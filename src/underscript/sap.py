@@ -466,7 +466,9 @@ def _spectra(
 
     stage = "reading trusted samples"
     with gathering.watch():
-        for _ in stream(network, source, [], place, stage=stage, keep=keep, progress=progress):
+        for _ in stream(
+            network, source, [], place, stage=stage, keep=keep, progress=progress, whole=True
+        ):
             gathering.check(source.role)
     found = {}
     for name in layers:

@@ -80,7 +80,7 @@ _LEAST = 0.1
 # So many samples choose at least, whatever they take.
 _CHOOSE = 500
 # Shares of the memory that may be used: rows of all layers, features of one, scores of candidates.
-_OF_ROWS, _OF_FEATURES, _OF_SCORES = 0.3, 0.25, 0.15
+_OF_ROWS, _OF_FEATURES, _OF_SCORES = 0.3, 0.25, 0.3
 
 
 @dataclass
