@@ -40,6 +40,8 @@ _CHOOSING = 10_000
 _MATRICES = 10
 # Steps of EM for one.
 _EM = 20
+# Numbers that are worked on at once.
+_AT_ONCE = 1 << 18
 _TEMPERATURES = (0.5, 1.0, 2.0, 4.0, 8.0)
 _REDRAWN = tuple(step / 10 for step in range(10))
 
@@ -92,14 +94,17 @@ def likelihoods(
     """
     about, spread = _about(scores)
     given = _given(scores, labels, transitions)
-    rows = []
-    shares = torch.tensor(_REDRAWN, dtype=torch.float64)[:, None]
+    shares = torch.tensor(_REDRAWN, dtype=torch.float64)[:, None, None]
     kept, even = (1 - shares).to(scores), (shares / scores.shape[1]).to(scores)
-    for temperature in _TEMPERATURES:
-        chance = _chance(about * (temperature / spread), labels, given)
+    # Several temperatures at once where scores are few: each step costs more than its numbers.
+    at_once = max(1, _AT_ONCE // max(1, scores.numel()))
+    rows = []
+    for start in range(0, len(_TEMPERATURES), at_once):
+        some = torch.tensor(_TEMPERATURES[start : start + at_once]).to(scores) / spread
+        chance = _chance(about * some[:, None, None], labels, given)
         mixed = kept * chance + even
-        rows.append(mixed.clamp_(min=1e-12).log_().mean(1))
-    return torch.stack(rows).double()
+        rows.append(mixed.clamp_(min=1e-12).log_().mean(2).T)
+    return torch.cat(rows).double()
 
 
 def _likeliest(
@@ -121,13 +126,13 @@ def _given(scores: Tensor, labels: Tensor, transitions: Tensor | None) -> Tensor
 
 
 def _chance(
-    odds: Float[Tensor, "n classes"], labels: Tensor, given: Tensor | None
-) -> Float[Tensor, " n"]:
+    odds: Float[Tensor, "*ways n classes"], labels: Tensor, given: Tensor | None
+) -> Float[Tensor, "*ways n"]:
     """Return the chance of each label, by the classes' log-odds and how labels go wrong."""
-    chances = torch.softmax(odds, 1)
+    chances = torch.softmax(odds, -1)
     if given is None:
-        return chances.gather(1, labels[:, None])[:, 0]
-    return (chances * given).sum(1)
+        return chances.gather(-1, labels[:, None].expand(*odds.shape[:-1], 1))[..., 0]
+    return (chances * given).sum(-1)
 
 
 def _about(scores: Tensor) -> tuple[Tensor, float]:
