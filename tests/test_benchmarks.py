@@ -1,6 +1,7 @@
 """The benchmarks run, and their contenders agree, at sizes that take seconds."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -39,3 +40,17 @@ def test_an_unknown_case_is_one_line(wrong):
     done = bench(*wrong)
     assert done.returncode == 2
     assert len([line for line in done.stderr.splitlines() if "error" in line]) == 1
+
+
+def test_the_check_on_a_gpu_runs_small_on_the_processor():
+    script = ROOT / "tools" / "gpu_check.sh"
+    done = subprocess.run(
+        ["sh", str(script), "--toy", "classes-1000"],
+        capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    head, _, row = done.stdout.strip().splitlines()
+    assert head.startswith("| case | bar |")
+    assert row.startswith("| classes-1000 | 10 s, 1.5 GB |")
+    assert "failed" not in row

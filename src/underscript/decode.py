@@ -370,6 +370,7 @@ def decode(
         calibration_error=calibration_error,
         memory=None if chosen is None else chosen.memory,
         survival=None if chosen is None else chosen.survival,
+        readers=() if chosen is None else chosen.readers_said,
         odds=_in_order(chosen, answers, team),
         settings=settings,
         seeds={"decode": seed},

@@ -333,6 +333,7 @@ def describe(
     calibration_error: float | None,
     memory: pd.DataFrame | None,
     survival: Memory | None,
+    readers: Sequence[str],
     odds: Tensor | None,
     settings: dict[str, Any],
     seeds: dict[str, int],
@@ -403,7 +404,7 @@ def describe(
         "gain_points": gain,
         "wrong_label_share": wrong_label_share,
         "noise": None if noise is None else noise.summary(),
-        "memory": None if memory is None or survival is None else _meter(memory, survival),
+        "memory": None if memory is None or survival is None else _meter(memory, survival, readers),
         "label_issues": summarised(issues, noise),
         "layers": layers,
         "settings": settings,
@@ -421,13 +422,14 @@ def describe(
     return Decoding(table, summary, best, issues, candidates, shapes, shown, read_out, odds, noise)
 
 
-def _meter(memory: pd.DataFrame, survival: Memory) -> dict[str, Any]:
+def _meter(memory: pd.DataFrame, survival: Memory, readers: Sequence[str]) -> dict[str, Any]:
     """Return the memory meter as plain numbers."""
     rows = memory.astype(object).where(memory.notna(), None).to_dict("records")
     return {
         "survival": survival.survival,
         "survival_likely": survival.likely,
         "holdout_weight": survival.weight,
+        "readers": list(readers),
         "layers": rows,
     }
 

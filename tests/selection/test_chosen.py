@@ -242,6 +242,10 @@ def test_the_memory_meter_has_a_row_a_layer(it, found, with_holdout):
         assert 0 <= told["survival"] < 1
         assert 0 <= told["survival_likely"] < 1
         assert 0 <= told["holdout_weight"] <= 1
+        assert told["readers"]
+        for reader in told["readers"]:
+            assert "discriminant of " in reader
+            assert reader.endswith(("read on inputs as they are", "read on perturbed inputs"))
     # Deep layers remember more of the plain inputs.
     loses = (found.memory["plain"] - found.memory["perturbed"]).to_numpy()
     assert loses[-1] > 0.1

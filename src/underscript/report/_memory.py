@@ -158,6 +158,11 @@ def _details(d: "Decoding", how: str, held: bool) -> tuple[str, ...]:
             "The candidates were scored by the hold-out and by perturbed training inputs: the "
             f"hold-out counted for {_share(found['holdout_weight'])}."
         )
+    if readers := found.get("readers"):
+        lines.append(
+            "Which training labels are wrong is judged by what remembers least: "
+            f"{'; '.join(map(printable, readers))}."
+        )
     return tuple(lines)
 
 

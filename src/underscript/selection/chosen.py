@@ -138,6 +138,12 @@ class Chosen:
         return Selection(self.key, self.criterion, score, None, reason)
 
     @property
+    def readers_said(self) -> list[str]:
+        """What judges training labels, one text each."""
+        rows = {False: "read on inputs as they are", True: "read on perturbed inputs"}
+        return [f"{each}, {rows[moved]}" for each, moved in dict.fromkeys(self.readers)]
+
+    @property
     def unseen(self) -> Unseen:
         """What is said of training labels, to be found again in another pass."""
         return Unseen(self.values, self._known)

@@ -1,0 +1,37 @@
+#!/bin/sh
+# What needs a GPU, in one go of at most eight minutes: the tests that need one, and a table of what a
+# default decode costs there (benchmarks/cost.py).
+#
+#   tools/gpu_check.sh [--toy] [--root ROOT] [CASE …]
+#
+# ROOT is what data/unpack.py wrote; without it, and with --toy, noise stands for data. With --toy all of
+# it runs on the processor and is small: the tests do that. PYTHON says which interpreter.
+set -eu
+cd "$(dirname "$0")/.."
+python=${PYTHON:-python}
+device=cuda
+toy=
+root=
+cases=
+while [ $# -gt 0 ]; do
+    case $1 in
+    --toy) device=cpu toy=--toy ;;
+    --root) root=$2 && shift ;;
+    *) cases="$cases $1" ;;
+    esac
+    shift
+done
+[ -n "$root" ] || toy=--toy
+export PYTHONPATH="src:.${PYTHONPATH:+:$PYTHONPATH}"
+
+if [ $device = cuda ]; then
+    "$python" -c 'import torch; assert torch.cuda.is_available(), "no CUDA device is at hand"'
+    if "$python" -c 'import pytest, hypothesis' 2>/dev/null; then
+        "$python" -m pytest -q -p no:cacheprovider -k "gpu or cuda" \
+            tests/test_gpu.py tests/test_engine.py tests/test_training.py
+    else
+        echo "tests: left out, pytest or hypothesis is not installed"
+    fi
+fi
+# shellcheck disable=SC2086 # words
+timeout 400 "$python" -m benchmarks.cost $toy --root "${root:-.}" --device $device $cases
