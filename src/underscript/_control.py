@@ -21,7 +21,7 @@ from .selection.decoder import RowsKeeper, Settings, keep_rows
 __all__ = ["twin_at", "whole_twin"]
 
 # Samples that a control is fitted to, or tried on, roughly.
-_SAMPLES = 10_000
+_SAMPLES = 5_000
 
 _ONCE = Settings(rounds=1)
 
@@ -36,7 +36,7 @@ def twin_at(
 ) -> list[dict[str, Any]]:
     """Return the table's rows of a twin at some layers, decoded as the network itself is.
 
-    Fitted once and without perturbed inputs, as it has memorised nothing, to some 10,000 samples,
+    Fitted once and without perturbed inputs, as it has memorised nothing, to some 5,000 samples,
     and tried on as many. The input, which is the same for both networks, is left out.
     """
     places = [

@@ -106,7 +106,7 @@ def decode(
         The labels before corruption, by index, where known. They choose nothing.
     controls : bool or "full"
         Also decode the input (unless `layers` leaves it out) and a randomly initialised twin: at
-        the layers that the chosen decoder reads, by discriminants, with some 10,000 samples. With
+        the layers that the chosen decoder reads, by discriminants, with some 5,000 samples. With
         ``"full"``, or without `auto`, the twin at all layers, by all that the network is decoded
         by.
     device : torch.device or str, optional
