@@ -108,12 +108,12 @@ class _Criterion:
         if weight < 1:
             plain, moved = self._likely(sums.plain), self._likely(sums.moved)
             likely = float(corrected(plain, moved, self.survival).max())
-            found += (1 - weight) * (1 - alone) * (likely - self.nothing)
+            found += (1 - weight) * _hidden(likely - self.nothing, alone)
         if weight:
             assert sums.held is not None
             assert self.scores.held is not None
             likely = float(likelihoods(sums.held, self.scores.held, self.transitions).max())
-            found += weight * (1 - held) * (likely - self.nothing)
+            found += weight * _hidden(likely - self.nothing, held)
         return found
 
     def _likely(self, scores: Tensor) -> Tensor:
@@ -121,6 +121,11 @@ class _Criterion:
 
     def _agrees(self, scores: Tensor) -> float:
         return float((scores.argmax(1) == self.labels).double().mean())
+
+
+def _hidden(gain: float, share: float) -> float:
+    """Return what is left of a likelihood's gain where a share of it is hidden by memory."""
+    return gain * (1 - share) if gain > 0 else gain
 
 
 def _beyond(agrees: float, new: float) -> float:
