@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..noise import Noise, beyond_chance, calibrate, class_bias, estimate_noise
 from .greedy import Scores
-from .memory import Memory, corrected
+from .memory import Memory, corrected, from_memory
 
 __all__ = ["Estimates", "estimate", "rate_of_neighbours"]
 
@@ -78,7 +78,7 @@ def estimate(
     over_views, labels = averaged
     agrees = over_views.argmax(1) == labels
     share = float(agrees.double().mean())
-    expected = max(0.0, share - remembered) / (1 - remembered) if remembered < 1 else 0.0
+    expected = _without(share, remembered)
     kept = _thinned(agrees, expected)
     noise, temperature, bias = _fitted(over_views[kept], labels[kept], seed)
     out_of_fold = temperature, bias
@@ -95,7 +95,7 @@ def estimate(
     else:
         of_one = moved.argmax(1) == scores.labels
         mine = _remembered(as_they_are, perturbed, memory.likely)
-        kept = _thinned(of_one, max(0.0, perturbed - mine) / max(1 - mine, 1e-6))
+        kept = _thinned(of_one, _without(perturbed, mine))
         temperature, bias = _calibrated(moved[kept], scores.labels[kept])
     second = rate_of_neighbours(over_views, labels, seed)
     noise = replace(
@@ -107,8 +107,12 @@ def estimate(
 
 def _remembered(plain: float, moved: float, survival: float) -> float:
     """Return the share of samples whose label is predicted on perturbed inputs from memory."""
-    expected = min(moved, max(0.0, corrected(plain, moved, survival)))
-    return (moved - expected) / (1 - expected) if expected < 1 else 0.0
+    return from_memory(moved, max(0.0, corrected(plain, moved, survival)))
+
+
+def _without(agrees: float, remembered: float) -> float:
+    """Return how often labels would be predicted without those that are said from memory."""
+    return max(0.0, agrees - remembered) / (1 - remembered) if remembered < 1 else 0.0
 
 
 def _summed(scores: Sequence[Tensor], members: Sequence[int]) -> Float[Tensor, "n classes"]:

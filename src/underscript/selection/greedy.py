@@ -10,8 +10,9 @@ perturbed training inputs the likelihood is corrected for the memory that surviv
 (see `memory`): what holds of the mean of one number a sample holds of that of any other.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float
@@ -22,8 +23,8 @@ from .memory import LIMIT, corrected
 
 __all__ = [
     "STEPS",
-    "TRIED",
     "Scores",
+    "grown",
     "likeliest_noise",
     "select_ensemble",
     "thinned",
@@ -44,6 +45,9 @@ _EM = 20
 _AT_ONCE = 1 << 18
 _TEMPERATURES = (0.5, 1.0, 2.0, 4.0, 8.0)
 _REDRAWN = tuple(step / 10 for step in range(10))
+
+
+T = TypeVar("T", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -153,23 +157,21 @@ class _Criterion:
 
     def __init__(self, scores: Scores, survival: float, trust: float):
         self.survival, self.trust = survival, trust
+        some = thinned(scores)
         parts = (
-            (scores.plain, scores.labels, trust < 1 and survival > 0),
-            (scores.moved, scores.labels, trust < 1),
-            (scores.holdout, scores.held, trust > 0),
+            (some.plain, some.labels, trust < 1 and survival > 0),
+            (some.moved, some.labels, trust < 1),
+            (some.holdout, some.held, trust > 0),
         )
-        self.parts: list[tuple[list[Tensor], Tensor] | None] = []
-        for mine, labels, counts in parts:
-            if not counts or labels is None:
-                self.parts.append(None)
-                continue
-            step = max(1, len(labels) // _CHOOSING)
-            self.parts.append(([each[::step] for each in mine], labels[::step]))
+        self.parts = [
+            None if labels is None or not counts else (mine, labels)
+            for mine, labels, counts in parts
+        ]
 
     def summed(self, members: Sequence[int]) -> list[Tensor | None]:
         """Return the summed scores of an ensemble: plain, perturbed, of the hold-out."""
         return [
-            None if part is None else torch.stack([part[0][at] for at in members]).sum(0)
+            torch.stack([part[0][at] for at in members]).sum(0) if part and members else None
             for part in self.parts
         ]
 
@@ -285,19 +287,40 @@ def select_ensemble(
         How labels go wrong, if it depends on the class; see `likeliest_noise`.
     """
     criterion = _Criterion(scores, survival, trust)
-    tried = list(among)
-    chosen: list[int] = []
-    total: list[Tensor | None] = [None, None, None]
+
+    def worth(chosen: Sequence[int]) -> Callable[[int], float]:
+        total = criterion.summed(chosen)
+        return lambda each: criterion.likelihood(each, total, transitions)
+
+    return grown(list(among), worth, most)
+
+
+def grown(
+    tried: Sequence[T], worth: Callable[[Sequence[T]], Callable[[T], float]], most: int
+) -> tuple[list[T], float]:
+    """Return an ensemble that grows for as long as it gets better, and what it is worth.
+
+    Parameters
+    ----------
+    tried : sequence
+        What may join it, more than once. Of these the best alone are tried further on.
+    worth : callable
+        From those that are chosen to what the ensemble is worth with one more.
+    most : int
+        Members at most.
+    """
+    chosen: list[T] = []
     now = -float("inf")
     for step in range(most):
-        values = {each: criterion.likelihood(each, total, transitions) for each in tried}
-        best = max(tried, key=lambda candidate: values[candidate])
+        with_one = worth(chosen)
+        values = {each: with_one(each) for each in tried}
+        best = max(tried, key=values.__getitem__)
         if values[best] <= now:
             break
         if not step:
-            tried = sorted(tried, key=lambda candidate: -values[candidate])[:TRIED]
+            tried = sorted(tried, key=lambda each: -values[each])[:TRIED]
         chosen.append(best)
-        now, total = values[best], criterion.summed(chosen)
+        now = values[best]
     return chosen, now
 
 

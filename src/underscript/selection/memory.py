@@ -33,6 +33,7 @@ __all__ = [
     "by_agreement",
     "contradicted",
     "corrected",
+    "from_memory",
     "survival_on_holdout",
     "survival_without",
     "weight_of_holdout",
@@ -98,6 +99,15 @@ T = TypeVar("T", float, Tensor)
 def corrected(plain: T, moved: T, survival: float) -> T:
     """Return the agreement with labels of new inputs, A* = (A − ρ A₀) / (1 − ρ)."""
     return (moved - survival * plain) / (1 - survival)
+
+
+def from_memory(agrees: float, new: float) -> float:
+    """Return the share of samples whose label is said from memory.
+
+    `agrees` is how often labels of training inputs are predicted, `new` how often those of new
+    inputs: A = m + (1 − m) A*.
+    """
+    return max(0.0, agrees - new) / (1 - new) if new < 1 else 0.0
 
 
 def by_agreement(agree: Float[Tensor, " candidates"], layers: Sequence[str]) -> list[str]:

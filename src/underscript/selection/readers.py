@@ -14,15 +14,15 @@ memory (see `memory`), and m is what agreement falls by when corrected, or how o
 repeated that the layer contradicts which remembers least, whichever is less.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .greedy import STEPS, TRIED, Scores, likelihoods, thinned
-from .memory import Memory, corrected
+from .greedy import STEPS, Scores, grown, likelihoods, thinned
+from .memory import Memory, corrected, from_memory
 
 __all__ = ["Reader", "remembered_by", "select_readers"]
 
@@ -52,7 +52,7 @@ class _Sums(NamedTuple):
         )
 
 
-class _Criterion:
+class _Worth:
     """What an ensemble of readers is worth, with ρ as large as it may be or as is likely."""
 
     def __init__(self, scores: Scores, memory: Memory, transitions: Tensor | None, survival: float):
@@ -93,12 +93,12 @@ class _Criterion:
             # layer knows more than that which contradicts.
             new = corrected(self._agrees(sums.plain), self._agrees(sums.moved), self.survival)
             said = self.memory.contradicted.remembered(sums.read.argmax(1))
-            alone = min(said, _beyond(agrees, max(0.0, new)))
+            alone = min(said, from_memory(agrees, max(0.0, new)))
         if weight:
             assert sums.held is not None
             assert self.scores.held is not None
             right = sums.held.argmax(1) == self.scores.held
-            held = _beyond(agrees, float(right.double().mean()))
+            held = from_memory(agrees, float(right.double().mean()))
         return alone, held
 
     def worth(self, sums: _Sums) -> float:
@@ -128,11 +128,6 @@ def _hidden(gain: float, share: float) -> float:
     return gain * (1 - share) if gain > 0 else gain
 
 
-def _beyond(agrees: float, new: float) -> float:
-    """Return the share of samples whose label is said from memory, by agreement there and anew."""
-    return max(0.0, agrees - new) / (1 - new) if new < 1 else 0.0
-
-
 def select_readers(
     scores: Scores,
     memory: Memory,
@@ -155,33 +150,28 @@ def select_readers(
     most : int
         Readers at most.
     """
-    criterion = _Criterion(scores, memory, transitions, memory.survival)
+    criterion = _Worth(scores, memory, transitions, memory.survival)
     # What is read on perturbed rows needs such a hold-out beside it, if there is one at all.
     views = (False, True) if memory.weight < 1 or scores.held_moved else (False,)
     tried = [
         Reader(at, moved) for moved in views for at in among if not (moved and at in memory.own)
     ]
-    chosen: list[Reader] = []
-    total: _Sums | None = None
-    now = -float("inf")
-    for step in range(most):
-        values = {}
-        for reader in tried:
+
+    def worth(chosen: Sequence[Reader]) -> Callable[[Reader], float]:
+        total = criterion.sums(chosen) if chosen else None
+
+        def with_one(reader: Reader) -> float:
             mine = criterion.sums([reader])
-            values[reader] = criterion.worth(mine if total is None else total.plus(mine))
-        best = max(tried, key=values.__getitem__)
-        if values[best] <= now:
-            break
-        if not step:
-            tried = sorted(tried, key=lambda reader: -values[reader])[:TRIED]
-        chosen.append(best)
-        now, total = values[best], criterion.sums(chosen)
-    return chosen
+            return criterion.worth(mine if total is None else total.plus(mine))
+
+        return with_one
+
+    return grown(tried, worth, most)[0]
 
 
 def remembered_by(readers: Collection[Reader], scores: Scores, memory: Memory) -> float:
     """Return the share of labels that readers together say from memory, as is likely."""
     if not readers:
         return 0.0
-    criterion = _Criterion(scores, memory, None, memory.likely)
+    criterion = _Worth(scores, memory, None, memory.likely)
     return criterion.remembered(criterion.sums(readers))
