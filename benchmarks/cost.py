@@ -11,7 +11,6 @@ of it. Bars are those of docs/memory-and-time.md.
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -171,21 +170,17 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize()
 
 
-def peak() -> float:
-    """Return the process's peak memory in gigabytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
-
-
 def measured(name: str, root: Path, toy: bool, device: torch.device) -> dict[str, Any]:
     """Return what a case takes: seconds of an epoch and of a decode, and gigabytes."""
     import underscript as us
+    from underscript._made_with import peak_memory
 
     case = CASES[name]
     model, (train, holdout, test) = case.make(root, toy, device)
     epoch = None if model is None else epoch_seconds(model, train, device)
     if model is not None:
         model.eval()
-    before = peak()
+    before = peak_memory() or 0
     start = time.perf_counter()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -193,8 +188,8 @@ def measured(name: str, root: Path, toy: bool, device: torch.device) -> dict[str
     seconds = time.perf_counter() - start
     return {
         "case": name, "device": str(device), "epoch_s": epoch, "decode_s": seconds,
-        "epochs": None if epoch is None else seconds / epoch, "peak_gb": peak(),
-        "before_gb": before, "timing": found.summary["timing"],
+        "epochs": None if epoch is None else seconds / epoch, "peak_gb": (peak_memory() or 0) / 1e9,
+        "before_gb": before / 1e9, "timing": found.summary["timing"],
         "budget": found.summary["settings"]["memory"],
         "perturb": found.summary["settings"]["perturb"],
     }  # fmt: skip

@@ -35,34 +35,25 @@ class Batch:
 
     def part(self, some: slice) -> "Batch":
         """Return neighbouring samples, as a smaller batch that shares memory."""
-        if some.start == 0 and some.stop >= self.size:
-            return self
+        return self._cut(some, some, len(range(*some.indices(self.size))))
 
+    def take(self, keep: NDArray[np.bool_]) -> "Batch":
+        """Return the samples for which `keep` is true, as a smaller batch."""
+        chosen = np.flatnonzero(keep)
+        return self._cut(chosen, torch.from_numpy(chosen), len(chosen))
+
+    def _cut(self, some: Any, rows: slice | Tensor, size: int) -> "Batch":
         def cut(value: Any) -> Any:
-            return value[some] if per_sample(value, self.size) else value
+            if not per_sample(value, self.size):
+                return value
+            return value[rows.to(value.device) if isinstance(rows, Tensor) else rows]
 
         return Batch(
             tuple(cut(value) for value in self.args),
             {name: cut(value) for name, value in self.kwargs.items()},
             None if self.labels is None else self.labels[some],
             None if self.index is None else self.index[some],
-            len(range(*some.indices(self.size))),
-        )
-
-    def take(self, keep: NDArray[np.bool_]) -> "Batch":
-        """Return the samples for which `keep` is true, as a smaller batch."""
-        chosen = np.flatnonzero(keep)
-        rows = torch.from_numpy(chosen)
-
-        def cut(value: Any) -> Any:
-            return value[rows.to(value.device)] if per_sample(value, self.size) else value
-
-        return Batch(
-            tuple(cut(value) for value in self.args),
-            {name: cut(value) for name, value in self.kwargs.items()},
-            None if self.labels is None else self.labels[chosen],
-            None if self.index is None else self.index[chosen],
-            len(chosen),
+            size,
         )
 
 

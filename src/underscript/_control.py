@@ -1,6 +1,6 @@
 """What every claim stands beside: the same decoder on a network that was never trained."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import nn
 from ._capture import undisturbed
 from ._labels import Labels
 from ._notes import Notes
-from ._passes import Task, count, fit
+from ._passes import Decoders, Task, count, fit
 from ._stream import Source
 from ._survey import Place
 from .errors import DataError
@@ -25,6 +25,9 @@ _SAMPLES = 5_000
 
 _ONCE = Settings(rounds=1)
 
+Keep = Callable[[Labels], NDArray[np.bool_]]
+Records = list[dict[str, Any]]
+
 
 def twin_at(
     layers: Sequence[str],
@@ -33,7 +36,7 @@ def twin_at(
     sources: Mapping[str, Source],
     roles: Sequence[str],
     notes: Notes,
-) -> list[dict[str, Any]]:
+) -> Records:
     """Return the table's rows of a twin at some layers, decoded as the network itself is.
 
     Fitted once and without perturbed inputs, as it has memorised nothing, to some 5,000 samples,
@@ -48,38 +51,26 @@ def twin_at(
     task = replace(task, places=places, extra=None)
     names = [place.tap.name for place in places]
 
-    def look() -> list[dict[str, Any]]:
+    def look() -> Records:
         keeper = RowsKeeper(task, None, 0)
         keep_rows(twin, task, sources["train"], keeper, "random twin", _some(sources["train"]))
         fitted = choose(twin, task, keeper.kept, None, None, Notes(), names, _ONCE, remembers=False)
         decoders = fitted.keyed(names)
-        records: list[dict[str, Any]] = []
-        for role in roles:
-            counts = count(
-                twin, task, sources[role], decoders, f"random twin, {role}",
-                keep=_some(sources[role]),
-            )  # fmt: skip
-            records += counts.records("random", task, decoders, role)
-        return records
+        return [
+            record
+            for role in roles
+            for record in _tried(twin, task, sources, role, decoders, keep=_some(sources[role]))
+        ]
 
     return _decoded(look, twin, notes)
 
 
-class _Some:
-    """Every so many samples of the data."""
-
-    def __init__(self, step: int):
-        self.step = step
-
-    def __call__(self, index: Labels) -> NDArray[np.bool_]:
-        return np.asarray(index % self.step == 0)
-
-
-def _some(source: Source) -> _Some | None:
+def _some(source: Source) -> Keep | None:
     """Return which samples are looked at; all if it is not known which is which."""
     if source.length is None or not source.ordered or source.length <= _SAMPLES:
         return None
-    return _Some(-(-source.length // _SAMPLES))
+    step = -(-source.length // _SAMPLES)
+    return lambda index: np.asarray(index % step == 0)
 
 
 def whole_twin(
@@ -89,7 +80,7 @@ def whole_twin(
     sources: Mapping[str, Source],
     roles: Sequence[str],
     notes: Notes,
-) -> list[dict[str, Any]]:
+) -> Records:
     """Return the table's rows of a twin at all layers, by all that the network is decoded by.
 
     With `voters` it is decoded by an ensemble as the network itself is, though fitted once and
@@ -102,7 +93,7 @@ def whole_twin(
     if not task.places:
         return []
 
-    def look() -> list[dict[str, Any]]:
+    def look() -> Records:
         seeing = replace(task, places=voters)
         keeper = RowsKeeper(seeing, None, 0) if voters else None
         decoders, _ = fit(
@@ -113,23 +104,47 @@ def whole_twin(
             # What there is to say of the data was said of the network.
             names = [place.tap.name for place in task.places]
             chosen = choose(
-                twin, seeing, keeper.kept, sources.get("holdout"), None, Notes(), names, _ONCE,
+                twin,
+                seeing,
+                keeper.kept,
+                sources.get("holdout"),
+                None,
+                Notes(),
+                names,
+                _ONCE,
                 remembers=False,
-            )  # fmt: skip
+            )
             decoders |= chosen.keyed(names)
-        records: list[dict[str, Any]] = []
-        for role in roles:
-            counts = count(
-                twin, task, sources[role], decoders, f"random twin, {role}",
+        return [
+            record
+            for role in roles
+            for record in _tried(
+                twin,
+                task,
+                sources,
+                role,
+                decoders,
                 seen=None if chosen is None else chosen.replay(role),
-            )  # fmt: skip
-            records += counts.records("random", task, decoders, role)
-        return records
+            )
+        ]
 
     return _decoded(look, twin, notes)
 
 
-def _decoded(look: Any, twin: nn.Module, notes: Notes) -> list[dict[str, Any]]:
+def _tried(
+    twin: nn.Module,
+    task: Task,
+    sources: Mapping[str, Source],
+    role: str,
+    decoders: Decoders,
+    **how: Any,
+) -> Records:
+    """Return the table's rows of the twin's decoders on one part of the data."""
+    counts = count(twin, task, sources[role], decoders, f"random twin, {role}", **how)
+    return counts.records("random", task, decoders, role)
+
+
+def _decoded(look: Callable[[], Records], twin: nn.Module, notes: Notes) -> Records:
     """Return what `look` finds; a twin that cannot be decoded is noted, and costs no result."""
     try:
         with undisturbed(twin):

@@ -121,14 +121,9 @@ def forward(
 
     With `pixels` images lie in memory pixel by pixel (channels last).
     """
-    batch = placed(model, batch, device)
+    layout = torch.channels_last if pixels else torch.preserve_format
+    batch = placed(model, batch, device, layout)
     args, kwargs = batch.args, batch.kwargs
-    if pixels:
-        args = tuple(value.contiguous(memory_format=torch.channels_last) for value in args)
-        kwargs = {
-            name: value.contiguous(memory_format=torch.channels_last)
-            for name, value in kwargs.items()
-        }
     try:
         with torch.set_grad_enabled(grad):
             output = model(*args, **kwargs)
@@ -143,21 +138,26 @@ def forward(
     return extract_logits(output, batch.size, where)
 
 
-def placed(model: nn.Module, batch: Batch, device: torch.device) -> Batch:
+def placed(
+    model: nn.Module,
+    batch: Batch,
+    device: torch.device,
+    layout: torch.memory_format = torch.preserve_format,
+) -> Batch:
     """Return the batch on the device, its floating inputs in the model's own precision."""
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+
+    def place(value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        mine = dtype if value.is_floating_point() else value.dtype
+        return value.to(device, mine, non_blocking=True, memory_format=layout)
+
     return replace(
         batch,
-        args=tuple(_place(value, device, dtype) for value in batch.args),
-        kwargs={name: _place(value, device, dtype) for name, value in batch.kwargs.items()},
+        args=tuple(place(value) for value in batch.args),
+        kwargs={name: place(value) for name, value in batch.kwargs.items()},
     )
-
-
-def _place(value: Any, device: torch.device, dtype: torch.dtype) -> Any:
-    """Move a tensor to the device; floating inputs take the model's own precision."""
-    if not isinstance(value, Tensor):
-        return value
-    return value.to(device, dtype if value.is_floating_point() else None, non_blocking=True)
 
 
 def _describe(value: Any) -> str:
