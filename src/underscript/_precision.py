@@ -59,7 +59,7 @@ def bfloat16_pays(kind: str) -> bool:
         return False
 
 
-def _seconds(device: torch.device, dtype: torch.dtype, size: int = 768) -> float:
+def _seconds(device: torch.device, dtype: torch.dtype, size: int = 256) -> float:
     """Return the best of a few times of one product of two square matrices."""
     left = torch.ones(size, size, dtype=dtype, device=device)
     best = float("inf")

@@ -5,14 +5,8 @@ import pytest
 import torch
 
 import underscript as us
-from underscript.selection.greedy import (
-    STEPS,
-    Scores,
-    likeliest_noise,
-    likelihoods,
-    select_ensemble,
-    weight_by_cross_fitting,
-)
+from underscript.selection.greedy import STEPS, Criterion, Scores
+from underscript.selection.likelihood import likelihoods
 
 N, K = 600, 4
 NONE: list[torch.Tensor] = []
@@ -79,7 +73,7 @@ def test_two_that_complement_each_other_are_found_among_many():
     # The third is the best alone, but adds nothing to the first or second.
     first, second = knowing(given, slice(0, 300), 1), knowing(given, slice(300, N), 2)
     scores = training([*useless, first, second])
-    members, value = select_ensemble(scores, 0.0, 0.0, range(11))
+    members, value = Criterion.of(scores, 0.0, 0.0).ensemble(range(11))
     assert set(members[:2]) == {9, 10}
     both = float(likelihoods(first + second, given).max())
     alone = float(likelihoods(first, given).max())
@@ -90,7 +84,7 @@ def test_only_those_among_are_chosen():
     given = labels()
     best, fair = knowing(given, slice(0, 600), 1), knowing(given, slice(0, 300), 2)
     scores = training([best, fair, fair.flip(1)])
-    members, _ = select_ensemble(scores, 0.0, 0.0, [1, 2])
+    members, _ = Criterion.of(scores, 0.0, 0.0).ensemble([1, 2])
     assert set(members) <= {1, 2}
     assert members[0] == 1
 
@@ -99,14 +93,16 @@ def test_adding_stops_when_nothing_improves():
     given = labels()
     perfect = 9 * torch.nn.functional.one_hot(given, K).float()
     noise = torch.randn(N, K, generator=torch.Generator().manual_seed(1))
-    members, value = select_ensemble(training([noise, perfect, noise.flip(0)]), 0.0, 0.0, range(3))
+    members, value = Criterion.of(training([noise, perfect, noise.flip(0)]), 0.0, 0.0).ensemble(
+        range(3)
+    )
     assert members == [1]
     assert value == pytest.approx(float(likelihoods(perfect, given).max()))
 
 
 def test_more_of_the_same_is_no_improvement():
     one = knowing(labels(), slice(0, 300), 1)
-    members, _ = select_ensemble(training([one, one.clone()]), 0.0, 0.0, range(2))
+    members, _ = Criterion.of(training([one, one.clone()]), 0.0, 0.0).ensemble(range(2))
     assert len(members) <= 2  # rounding may look like one
 
 
@@ -119,7 +115,7 @@ def test_the_value_never_falls_as_more_may_be_members(survival):
     before: list[int] = []
     last = -np.inf
     for most in range(1, STEPS + 3):
-        members, value = select_ensemble(scores, survival, 0.0, range(8), most)
+        members, value = Criterion.of(scores, survival, 0.0).ensemble(range(8), most)
         assert members[: len(before)] == before
         assert len(members) <= most
         assert value >= last
@@ -135,7 +131,7 @@ def test_the_value_is_the_corrected_likelihood_of_the_members_sum():
     for survival in (0.0, 0.3):
         for trust in (0.0, 0.4, 1.0):
             scores = Scores(plain, moved, given, holdout, held)
-            members, value = select_ensemble(scores, survival, trust, range(5))
+            members, value = Criterion.of(scores, survival, trust).ensemble(range(5))
             sums = [sum(each[at] for at in members) for each in (plain, moved, holdout)]
             memory, mine = (likelihoods(each, given) for each in sums[:2])
             expected = (1 - trust) * (mine - survival * memory) / (1 - survival)
@@ -148,11 +144,13 @@ def test_with_full_trust_only_the_holdout_counts():
     knows, guesses = knowing(given, slice(0, N), 1), knowing(given, slice(0, 0), 2)
     on_holdout = [knowing(held, slice(0, 0), 3), knowing(held, slice(0, 200), 4)]
     scores = Scores([knows, guesses], [knows, guesses], given, on_holdout, held)
-    assert select_ensemble(scores, 0.2, 1.0, range(2))[0][0] == 1
-    assert select_ensemble(scores, 0.2, 0.0, range(2))[0][0] == 0
+    assert Criterion.of(scores, 0.2, 1.0).ensemble(range(2))[0][0] == 1
+    assert Criterion.of(scores, 0.2, 0.0).ensemble(range(2))[0][0] == 0
     # Training labels may then be anything.
     other = Scores([knows, guesses], [knows, guesses], given.flip(0), on_holdout, held)
-    assert select_ensemble(other, 0.2, 1.0, range(2)) == select_ensemble(scores, 0.2, 1.0, range(2))
+    assert Criterion.of(other, 0.2, 1.0).ensemble(range(2)) == Criterion.of(
+        scores, 0.2, 1.0
+    ).ensemble(range(2))
 
 
 def test_who_only_remembers_is_not_chosen_once_memory_is_corrected():
@@ -161,14 +159,14 @@ def test_who_only_remembers_is_not_chosen_once_memory_is_corrected():
     knows = knowing(given, slice(0, 330), 1)
     plain, moved = knowing(given, slice(0, N), 2), knowing(given, slice(0, 360), 2)
     scores = Scores([knows, plain], [knows, moved], given, NONE, None)
-    assert select_ensemble(scores, 0.0, 0.0, range(2))[0][0] == 1
-    assert select_ensemble(scores, 0.5, 0.0, range(2), 1)[0] == [0]
+    assert Criterion.of(scores, 0.0, 0.0).ensemble(range(2))[0][0] == 1
+    assert Criterion.of(scores, 0.5, 0.0).ensemble(range(2), 1)[0] == [0]
 
 
 def test_many_samples_choose_as_some_of_them_do():
     given = labels(25_000)
     some = [knowing(given, torch.arange(s, 25_000, 7), s) for s in range(5)]
-    members, value = select_ensemble(training(some, given), 0.0, 0.0, range(5))
+    members, value = Criterion.of(training(some, given), 0.0, 0.0).ensemble(range(5))
     every = float(likelihoods(sum(some[at] for at in members), given).max())
     assert value == pytest.approx(every, abs=0.02)
 
@@ -199,9 +197,9 @@ def test_of_labels_that_go_to_the_next_class_a_sure_candidate_is_better_than_a_d
     noisy = torch.from_numpy(us.corrupt_labels(true, 0.4, K, kind="pair", seed=seed))
     scores = training(candidates, noisy)
     # Labels are as uncertain as the doubtful one is.
-    assert select_ensemble(scores, 0.0, 0.0, range(2))[0][0] == 1
-    found = likeliest_noise(scores, 0.0, 0.0, range(2))
-    assert select_ensemble(scores, 0.0, 0.0, range(2), transitions=found)[0][0] == 0
+    assert Criterion.of(scores, 0.0, 0.0).ensemble(range(2))[0][0] == 1
+    found = Criterion.of(scores, 0.0, 0.0).likeliest_noise(range(2))
+    assert Criterion.of(scores, 0.0, 0.0).drawn_by(found).ensemble(range(2))[0][0] == 0
     # What is wrong with the candidate counts as noise of labels.
     draws = 0.6 * torch.eye(K) + 0.4 * torch.eye(K).roll(1, 1)
     expected = (0.9 * draws + 0.1 / K).double()
@@ -216,7 +214,7 @@ def test_labels_that_are_redrawn_evenly_have_no_matrix(n, seed):
     noisy = torch.from_numpy(us.corrupt_labels(true, 0.4, K, seed=seed))
     for share in (slice(0, n), slice(0, n // 2)):
         scores = training([knowing(true, share, 1), knowing(true, slice(0, n // 3), 2)], noisy)
-        assert likeliest_noise(scores, 0.0, 0.0, range(2)) is None
+        assert Criterion.of(scores, 0.0, 0.0).likeliest_noise(range(2)) is None
 
 
 def test_a_matrix_is_looked_for_in_what_counts():
@@ -229,7 +227,7 @@ def test_a_matrix_is_looked_for_in_what_counts():
     for given, of_held in ((pair[0], even[1]), (even[0], pair[1])):
         scores = Scores(candidates, candidates, given, on_holdout, of_held)
         for trust, labels_that_count in ((0.0, given), (1.0, of_held)):
-            found = likeliest_noise(scores, 0.0, trust, range(2))
+            found = Criterion.of(scores, 0.0, trust).likeliest_noise(range(2))
             goes_on = found is not None and float(found.roll(-1, 1).diagonal().min()) > 0.3
             assert goes_on == (labels_that_count is pair[0] or labels_that_count is pair[1])
 
@@ -253,11 +251,11 @@ def test_a_holdout_counts_alone_where_perturbed_inputs_clearly_mislead(seed):
     moved = [saying(given, 0.8, seed + 2), saying(given, 0.5, seed + 3)]
     on_holdout = [saying(held, 0.3, seed + 4), saying(held, 0.6, seed + 5)]
     scores = Scores(moved, moved, given, on_holdout, held)
-    assert weight_by_cross_fitting(scores, 0.0, 0.1, range(2)) == 1.0
-    assert select_ensemble(scores, 0.0, 0.1, range(2))[0][0] == 0
-    assert select_ensemble(scores, 0.0, 1.0, range(2))[0][0] == 1
+    assert Criterion.of(scores, 0.0, 0.1).weight_by_cross_fitting(range(2)) == 1.0
+    assert Criterion.of(scores, 0.0, 0.1).ensemble(range(2))[0][0] == 0
+    assert Criterion.of(scores, 0.0, 1.0).ensemble(range(2))[0][0] == 1
     # One candidate alone is chosen either way.
-    assert weight_by_cross_fitting(scores, 0.0, 0.1, [0]) == 0.1
+    assert Criterion.of(scores, 0.0, 0.1).weight_by_cross_fitting([0]) == 0.1
 
 
 @pytest.mark.parametrize("seed", range(0, 40, 10))
@@ -267,7 +265,7 @@ def test_a_holdout_of_pure_noise_keeps_its_weight(seed):
     on_holdout = [saying(labels(50, seed + 4 + at), 0.8, seed + 6 + at) for at in range(2)]
     scores = Scores(moved, moved, given, on_holdout, held)
     for trust in (0.05, 0.3):
-        assert weight_by_cross_fitting(scores, 0.0, trust, range(2)) == trust
+        assert Criterion.of(scores, 0.0, trust).weight_by_cross_fitting(range(2)) == trust
 
 
 def test_without_a_holdout_or_without_anything_else_there_is_nothing_to_weigh():
@@ -275,6 +273,6 @@ def test_without_a_holdout_or_without_anything_else_there_is_nothing_to_weigh():
     moved, on_holdout = saying(given, 0.8, 2), saying(held, 0.8, 3)
     alone = Scores([moved], [moved], given, NONE, None)
     both = Scores([moved], [moved], given, [on_holdout], held)
-    assert weight_by_cross_fitting(alone, 0.0, 0.3, [0]) == 0.3
+    assert Criterion.of(alone, 0.0, 0.3).weight_by_cross_fitting([0]) == 0
     for trust in (0.0, 1.0):
-        assert weight_by_cross_fitting(both, 0.0, trust, [0]) == trust
+        assert Criterion.of(both, 0.0, trust).weight_by_cross_fitting([0]) == trust

@@ -9,7 +9,7 @@ import torch
 from plain_fits import fitted, prints_of, rows
 
 from underscript.selection.fitting import Grid
-from underscript.selection.greedy import likelihoods
+from underscript.selection.likelihood import likelihoods
 from underscript.selection.memory import corrected
 
 FILE = "shared/prototypes/crossfit_select.py"

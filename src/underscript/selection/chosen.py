@@ -31,7 +31,7 @@ from .decoder import (
     measure_memory,
 )
 from .fitting import Candidate
-from .greedy import likeliest_noise, select_ensemble, weight_by_cross_fitting
+from .greedy import Criterion
 from .kept_rows import FOLDS, KeptRows
 from .memory import Memory, corrected
 from .out_of_fold import everybodys, out_of_fold_values
@@ -305,13 +305,13 @@ def choose(
     judged = perturbation is not None or held is not None or not remembers
     judged |= set(layers) == {"input"}
     if judged:
-        wrong = likeliest_noise(fits.scores, memory.survival, memory.trust, mine)
-        weight = weight_by_cross_fitting(
-            fits.scores, memory.survival, memory.trust, mine, wrong
-        )  # fmt: skip
+        criterion = Criterion.of(fits.scores, memory.survival, memory.trust)
+        wrong = criterion.likeliest_noise(mine)
+        criterion = criterion.drawn_by(wrong)
+        weight = criterion.weight_by_cross_fitting(mine)
         memory = replace(memory, weight=weight)
-        how = fits.scores, memory.survival, memory.weight
-        members, _ = select_ensemble(*how, mine, transitions=wrong)
+        criterion = replace(criterion, trust=weight)
+        members, _ = criterion.ensemble(mine)
         readers = select_readers(scores, memory, mine, wrong)
     else:
         notes.add(
@@ -330,7 +330,7 @@ def choose(
         among = [at for at, other in enumerate(layers) if other == layer]
         of_layer = among[:1]
         if judged:
-            of_layer, _ = select_ensemble(*how, among, _OF_LAYER, wrong)
+            of_layer, _ = criterion.ensemble(among, _OF_LAYER)
         decoders[layer] = _combined(fits, of_layer, temperature, None, task)
     alone = {layers[at] for at in members}
     place = alone.pop() if len(alone) == 1 else COMBINED

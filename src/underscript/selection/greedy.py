@@ -1,35 +1,26 @@
-r"""Greedy ensemble selection with replacement (Caruana et al., ICML 2004), by noisy labels.
+"""Greedy ensemble selection with replacement (Caruana et al., ICML 2004), by noisy labels.
 
-An ensemble is worth the mean log-likelihood of noisy labels of new inputs. A label is what the
-ensemble says, or with probability e drawn from all K classes:
-:math:`p(y | x) = (1 - e)\, \mathrm{softmax}(t s(x))_y + e / K`, with the likeliest t and e of a
-grid. Where noise depends on the class, a label is drawn by a transition matrix T first:
-:math:`\sum_z \mathrm{softmax}(t s(x))_z T_{zy}` takes the place of the softmax. Otherwise labels
-that always go wrong the same way would be likelier the more an ensemble doubts between the two. On
-perturbed training inputs the likelihood is corrected for the memory that survives, as agreement is
-(see `memory`): what holds of the mean of one number a sample holds of that of any other.
+An ensemble is worth the mean log-likelihood of noisy labels of new inputs (see `likelihood`), with
+the likeliest temperature and share that is redrawn. Where labels go wrong by class, a transition
+matrix is known first: otherwise labels that always go wrong the same way would be likelier the more
+an ensemble doubts between the two. On perturbed training inputs the likelihood is corrected for the
+memory that survives, as agreement is (see `memory`): what holds of the mean of one number a sample
+holds of that of any other.
 """
 
 from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from typing import Self, TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from ..noise import estimated_transitions
+from .likelihood import TEMPERATURES, Likely
 from .memory import LIMIT, corrected
 
-__all__ = [
-    "STEPS",
-    "Scores",
-    "grown",
-    "likeliest_noise",
-    "select_ensemble",
-    "thinned",
-    "weight_by_cross_fitting",
-]
+__all__ = ["STEPS", "Criterion", "Scores", "grown", "thinned"]
 
 # Members of an ensemble, at most; the same candidate may be several of them.
 STEPS = 8
@@ -41,11 +32,6 @@ _CHOOSING = 10_000
 _MATRICES = 10
 # Steps of EM for one.
 _EM = 20
-# Numbers that are worked on at once.
-_AT_ONCE = 1 << 18
-_TEMPERATURES = (0.5, 1.0, 2.0, 4.0, 8.0)
-_REDRAWN = tuple(step / 10 for step in range(10))
-
 
 T = TypeVar("T", bound=Hashable)
 
@@ -88,215 +74,160 @@ def thinned(scores: Scores) -> Scores:
     )  # fmt: skip
 
 
-def likelihoods(
-    scores: Float[Tensor, "n classes"], labels: Tensor, transitions: Tensor | None = None
-) -> Float[Tensor, "temperatures shares"]:
-    """Return the mean log-likelihood of labels for each temperature and share that is redrawn.
-
-    Temperatures are relative to the scores' own spread. `transitions`, shape (K, K): the chance of
-    a label (column) given the class (row).
-    """
-    about, spread = _about(scores)
-    given = _given(scores, labels, transitions)
-    shares = torch.tensor(_REDRAWN, dtype=torch.float64)[:, None, None]
-    kept, even = (1 - shares).to(scores), (shares / scores.shape[1]).to(scores)
-    # Several temperatures at once where scores are few: each step costs more than its numbers.
-    at_once = max(1, _AT_ONCE // max(1, scores.numel()))
-    rows = []
-    for start in range(0, len(_TEMPERATURES), at_once):
-        some = torch.tensor(_TEMPERATURES[start : start + at_once]).to(scores) / spread
-        chance = _chance(about * some[:, None, None], labels, given)
-        mixed = kept * chance + even
-        rows.append(mixed.clamp_(min=1e-12).log_().mean(2).T)
-    return torch.cat(rows).double()
-
-
-def _likeliest(
-    scores: Float[Tensor, "n classes"], labels: Tensor, transitions: Tensor | None
-) -> Float[Tensor, " n"]:
-    """Return each label's log-likelihood, with the likeliest temperature and share redrawn."""
-    found = likelihoods(scores, labels, transitions)
-    at, place = divmod(int(found.argmax()), len(_REDRAWN))
-    about, spread = _about(scores)
-    share = _REDRAWN[place]
-    odds = about * (_TEMPERATURES[at] / spread)
-    chance = _chance(odds, labels, _given(scores, labels, transitions))
-    return ((1 - share) * chance + share / scores.shape[1]).clamp(min=1e-12).log()
-
-
-def _given(scores: Tensor, labels: Tensor, transitions: Tensor | None) -> Tensor | None:
-    """Return of each sample and class the chance of the given label, where it depends on both."""
-    return None if transitions is None else transitions.T.to(scores)[labels]
-
-
-def _chance(
-    odds: Float[Tensor, "*ways n classes"], labels: Tensor, given: Tensor | None
-) -> Float[Tensor, "*ways n"]:
-    """Return the chance of each label, by the classes' log-odds and how labels go wrong."""
-    chances = torch.softmax(odds, -1)
-    if given is None:
-        return chances.gather(-1, labels[:, None].expand(*odds.shape[:-1], 1))[..., 0]
-    return (chances * given).sum(-1)
-
-
-def _about(scores: Tensor) -> tuple[Tensor, float]:
-    about = scores - scores.mean(1, keepdim=True)
-    return about, float(about.std(correction=0)) or 1.0
-
-
-class _Criterion:
+@dataclass
+class Criterion:
     """What says how likely labels of new inputs are, as ensembles' scores have it.
 
-    Parameters
+    Attributes
     ----------
-    scores : Scores
-        Of all candidates.
-    survival, trust : float
-        As for `select_ensemble`.
+    plain, moved, held : Likely or None
+        Labels of training inputs as they are and perturbed, and of a hold-out.
+    survival : float
+        ρ, the share of memory that survives the perturbation.
+    trust : float
+        Weight of the hold-out beside perturbed training inputs, 0 to 1.
     """
 
-    def __init__(self, scores: Scores, survival: float, trust: float):
-        self.survival, self.trust = survival, trust
+    plain: Likely
+    moved: Likely
+    held: Likely | None
+    survival: float
+    trust: float
+
+    @classmethod
+    def of(cls, scores: Scores, survival: float, trust: float) -> Self:
+        """Return the criterion of all candidates' scores; not all samples count."""
         some = thinned(scores)
-        parts = (
-            (some.plain, some.labels, trust < 1 and survival > 0),
-            (some.moved, some.labels, trust < 1),
-            (some.holdout, some.held, trust > 0),
-        )
-        self.parts = [
-            None if labels is None or not counts else (mine, labels)
-            for mine, labels, counts in parts
-        ]
+        held = None if some.held is None else Likely(some.holdout, some.held)
+        plain, moved = (Likely(each, some.labels) for each in (some.plain, some.moved))
+        return cls(plain, moved, held, survival, trust if held is not None else 0.0)
 
-    def summed(self, members: Sequence[int]) -> list[Tensor | None]:
-        """Return the summed scores of an ensemble: plain, perturbed, of the hold-out."""
-        return [
-            torch.stack([part[0][at] for at in members]).sum(0) if part and members else None
-            for part in self.parts
-        ]
+    def drawn_by(self, transitions: Tensor | None) -> "Criterion":
+        """Return the criterion of labels that a transition matrix draws."""
+        plain, moved = (each.drawn_by(transitions) for each in (self.plain, self.moved))
+        held = None if self.held is None else self.held.drawn_by(transitions)
+        return replace(self, plain=plain, moved=moved, held=held)
 
-    def likelihood(
-        self, candidate: int, total: Sequence[Tensor | None], transitions: Tensor | None
-    ) -> float:
-        """Return the mean log-likelihood of a label if a candidate joins an ensemble's `total`."""
-        worth = torch.zeros(len(_TEMPERATURES), len(_REDRAWN), dtype=torch.float64)
-        found: list[Tensor | None] = []
-        for part, before in zip(self.parts, total, strict=True):
-            if part is None:
-                found.append(None)
-                continue
-            mine = part[0][candidate] if before is None else before + part[0][candidate]
-            found.append(likelihoods(mine, part[1], transitions))
-        plain, moved, held = found
-        if moved is not None:
-            mine = moved if plain is None else corrected(plain, moved, self.survival)
-            worth += (1 - self.trust) * mine
-        if held is not None:
-            worth += self.trust * held
-        return float(worth.max())
+    def likelihoods(self, candidates: Sequence[int], members: Sequence[int] = ()) -> list[float]:
+        """Return the mean log-likelihood of a label if one candidate joins the members, of each."""
+
+        def of(part: Likely) -> Tensor:
+            return part.of(candidates, part.summed(members) if members else None)
+
+        worth = torch.zeros(())
+        if self.trust < 1:
+            moved = of(self.moved)
+            known = corrected(of(self.plain), moved, self.survival) if self.survival else moved
+            worth = (1 - self.trust) * known
+        if self.trust:
+            assert self.held is not None
+            worth = worth + self.trust * of(self.held)
+        return worth.flatten(1).amax(1).tolist()
 
     @property
-    def _labelled(self) -> list[tuple[list[Tensor], Tensor]]:
+    def _labelled(self) -> list[Likely]:
         """What labels can be compared with: perturbed samples, and the hold-out."""
-        return [part for part in self.parts[1:] if part is not None]
+        counted = [self.moved] if self.trust < 1 else []
+        return [*counted, self.held] if self.trust and self.held is not None else counted
 
     def information(self, candidate: int) -> float:
         """Return how much a candidate's answers tell of labels, whatever way these go wrong."""
         found = []
-        for mine, labels in self._labelled:
-            n_classes = mine[candidate].shape[1]
-            pairs = mine[candidate].argmax(1) * n_classes + labels
+        for part in self._labelled:
+            mine, labels = part.scores[candidate], part.labels
+            n_classes = mine.shape[1]
+            pairs = mine.argmax(1) * n_classes + labels
             joint = torch.bincount(pairs, minlength=n_classes**2).double().view(n_classes, -1)
             joint /= len(labels)
             alike = torch.outer(joint.sum(1), joint.sum(0))
             found.append(float(torch.xlogy(joint, joint / alike.clamp(min=1e-300)).sum()))
         return max(found)
 
-    def transitions(self, candidate: int) -> list[tuple[Tensor, float]]:
-        """Return the likeliest transition matrices of one candidate, and what their numbers cost.
+    def costs(self) -> list[float]:
+        """Return what the numbers of a transition matrix cost: Akaike's nat each, over samples."""
+        n_classes = self.moved.scores[0].shape[1]
+        return [n_classes * (n_classes - 1) / len(part.labels) for part in self._labelled]
 
-        One of perturbed samples, and one of the hold-out. The cost is Akaike's, a nat for each
-        number, over the samples.
-        """
+    def transitions(self, candidate: int) -> list[Tensor]:
+        """Return the likeliest transition matrices of one candidate: one of each kind of labels."""
         found = []
-        for mine, labels in self._labelled:
-            about, spread = _about(mine[candidate])
-            n, n_classes = about.shape
-            best = (-float("inf"), torch.eye(n_classes, dtype=torch.float64))
-            for temperature in _TEMPERATURES:
+        for part in self._labelled:
+            scores, labels = part.scores[candidate], part.labels
+            about = scores - scores.mean(1, keepdim=True)
+            spread = float(about.std(correction=0)) or 1.0
+            best = (-float("inf"), torch.eye(about.shape[1], dtype=torch.float64))
+            for temperature in TEMPERATURES:
                 chances = torch.softmax(about * (temperature / spread), 1).double()
                 matrix, _ = estimated_transitions(chances, labels, 0.2, _EM)
                 likely = (chances * matrix.T[labels]).sum(1).clamp(min=1e-12).log().mean()
                 best = max(best, (float(likely), matrix), key=lambda each: each[0])
-            found.append((best[1], n_classes * (n_classes - 1) / n))
+            found.append(best[1])
         return found
 
+    def likeliest_noise(self, among: Collection[int]) -> Float[Tensor, "classes classes"] | None:
+        """Return the transition matrix of the labels, or None if all wrong ones are alike.
 
-def likeliest_noise(
-    scores: Scores, survival: float, trust: float, among: Collection[int]
-) -> Float[Tensor, "classes classes"] | None:
-    """Return the transition matrix of the labels, or None if they go wrong to all classes alike.
+        That of the candidate with which labels are likeliest. A matrix is taken if labels are
+        likelier by more than its K (K - 1) numbers (Akaike's criterion); so none is looked for
+        where certainty itself would not be worth as much.
+        """
+        every = list(among)
+        even = dict(zip(every, self.likelihoods(every), strict=True))
+        found, best = None, max(even.values())
+        if min(self.costs()) >= -best:
+            return None
+        telling = {each: self.information(each) for each in every}
+        tried = set()
+        for said in (even, telling):
+            tried |= {*sorted(every, key=said.__getitem__, reverse=True)[:_MATRICES]}
+        for each in sorted(tried):
+            for matrix, cost in zip(self.transitions(each), self.costs(), strict=True):
+                likely = self.drawn_by(matrix).likelihoods([each])[0] - cost
+                if likely > best:
+                    found, best = matrix, likely
+        return found
 
-    That of the candidate with which labels are likeliest. A matrix is taken if labels are likelier
-    by more than its K (K − 1) numbers (Akaike's criterion).
+    def ensemble(self, among: Collection[int], most: int = STEPS) -> tuple[list[int], float]:
+        """Return the members of the best ensemble of some candidates, and its likelihood.
 
-    Parameters
-    ----------
-    scores, survival, trust, among
-        As for `select_ensemble`.
-    """
-    criterion = _Criterion(scores, survival, trust)
-    nothing: list[Tensor | None] = [None, None, None]
-    even = {each: criterion.likelihood(each, nothing, None) for each in among}
-    found, best = None, max(even.values())
-    telling = {each: criterion.information(each) for each in among}
-    tried = set()
-    for said in (even, telling):
-        tried |= {*sorted(among, key=said.__getitem__, reverse=True)[:_MATRICES]}
-    for each in sorted(tried):
-        for matrix, cost in criterion.transitions(each):
-            likely = criterion.likelihood(each, nothing, matrix) - cost
-            if likely > best:
-                found, best = matrix, likely
-    return found
+        Members are added for as long as labels get likelier.
 
+        Parameters
+        ----------
+        among : collection of int
+            Places of the candidates.
+        most : int
+            Members at most.
+        """
+        return grown(list(among), self.likelihoods, most)
 
-def select_ensemble(
-    scores: Scores,
-    survival: float,
-    trust: float,
-    among: Collection[int],
-    most: int = STEPS,
-    transitions: Float[Tensor, "classes classes"] | None = None,
-) -> tuple[list[int], float]:
-    """Return the members of the best ensemble of some candidates, and its mean log-likelihood.
+    def weight_by_cross_fitting(self, among: Collection[int]) -> float:
+        """Return how much the hold-out counts: by its precision, or all.
 
-    Members are added for as long as labels get likelier.
-
-    Parameters
-    ----------
-    survival : float
-        ρ, the share of memory that survives the perturbation.
-    trust : float
-        Weight of the hold-out beside perturbed training inputs, 0 to 1.
-    among : collection of int
-        Places of the candidates.
-    most : int
-        Members at most.
-    transitions : Tensor of float64, shape (K, K), optional
-        How labels go wrong, if it depends on the class; see `likeliest_noise`.
-    """
-    criterion = _Criterion(scores, survival, trust)
-
-    def worth(chosen: Sequence[int]) -> Callable[[int], float]:
-        total = criterion.summed(chosen)
-        return lambda each: criterion.likelihood(each, total, transitions)
-
-    return grown(list(among), worth, most)
+        Its precision is right if perturbed training inputs err by chance only. If the perturbation
+        changes what some layers know more than what others know, the hold-out alone says more. Each
+        way chooses an ensemble with one half of the hold-out, and is scored by the likelihood of
+        the other half's labels; the hold-out counts alone if that is clearly likelier, by two
+        standard errors.
+        """
+        if self.held is None or not 0 < self.trust < 1 or len(self.held.labels) < 2:
+            return self.trust
+        gains = []
+        for half in (0, 1):
+            known = replace(self, held=self.held.part(slice(half, None, 2)))
+            rest = self.held.part(slice(1 - half, None, 2))
+            by_precision, alone = (
+                rest.each_label(replace(known, trust=weight).ensemble(among)[0])
+                for weight in (self.trust, 1.0)
+            )
+            gains.append(alone - by_precision)
+        gain = torch.cat(gains)
+        clearly = LIMIT * float(gain.std(correction=0)) / len(gain) ** 0.5
+        return 1.0 if float(gain.mean()) > clearly else self.trust
 
 
 def grown(
-    tried: Sequence[T], worth: Callable[[Sequence[T]], Callable[[T], float]], most: int
+    tried: Sequence[T], worth: Callable[[Sequence[T], Sequence[T]], Sequence[float]], most: int
 ) -> tuple[list[T], float]:
     """Return an ensemble that grows for as long as it gets better, and what it is worth.
 
@@ -305,15 +236,15 @@ def grown(
     tried : sequence
         What may join it, more than once. Of these the best alone are tried further on.
     worth : callable
-        From those that are chosen to what the ensemble is worth with one more.
+        From what is tried, and what is chosen, to what the ensemble is worth with one more, of
+        each.
     most : int
         Members at most.
     """
     chosen: list[T] = []
     now = -float("inf")
     for step in range(most):
-        with_one = worth(chosen)
-        values = {each: with_one(each) for each in tried}
+        values = dict(zip(tried, worth(tried, chosen), strict=True))
         best = max(tried, key=values.__getitem__)
         if values[best] <= now:
             break
@@ -322,42 +253,3 @@ def grown(
         chosen.append(best)
         now = values[best]
     return chosen, now
-
-
-def weight_by_cross_fitting(
-    scores: Scores,
-    survival: float,
-    trust: float,
-    among: Collection[int],
-    transitions: Float[Tensor, "classes classes"] | None = None,
-) -> float:
-    """Return how much the hold-out counts: by its precision, or all.
-
-    Its precision is right if perturbed training inputs err by chance only. If the perturbation
-    changes what some layers know more than what others know, the hold-out alone says more. Each way
-    chooses an ensemble with one half of the hold-out, and is scored by the likelihood of the other
-    half's labels; the hold-out counts alone if that is clearly likelier, by two standard errors.
-
-    Parameters
-    ----------
-    scores, survival, trust, among, transitions
-        As for `select_ensemble`; `trust` is by precision.
-    """
-    if scores.held is None or not 0 < trust < 1 or len(scores.held) < 2:
-        return trust
-    gains = []
-    for half in (0, 1):
-        mine, others = slice(half, None, 2), slice(1 - half, None, 2)
-        known = replace(
-            scores, holdout=[each[mine] for each in scores.holdout], held=scores.held[mine]
-        )
-        rest = [each[others] for each in scores.holdout]
-        found = []
-        for weight in (trust, 1.0):
-            members, _ = select_ensemble(known, survival, weight, among, transitions=transitions)
-            total = torch.stack([rest[at] for at in members]).sum(0)
-            found.append(_likeliest(total, scores.held[others], transitions))
-        gains.append(found[1] - found[0])
-    gain = torch.cat(gains)
-    clearly = LIMIT * float(gain.std(correction=0)) / len(gain) ** 0.5
-    return 1.0 if float(gain.mean()) > clearly else trust

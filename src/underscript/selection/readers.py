@@ -14,14 +14,15 @@ memory (see `memory`), and m is what agreement falls by when corrected, or how o
 repeated that the layer contradicts which remembers least, whichever is less.
 """
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .greedy import STEPS, Scores, grown, likelihoods, thinned
+from .greedy import STEPS, Scores, grown, thinned
+from .likelihood import Likely
 from .memory import Memory, corrected, from_memory
 
 __all__ = ["Reader", "remembered_by", "select_readers"]
@@ -34,93 +35,106 @@ class Reader(NamedTuple):
     moved: bool
 
 
-class _Sums(NamedTuple):
-    """Summed scores of training samples, and of a hold-out if there is one.
-
-    As they are read, all plain, and all perturbed.
-    """
-
-    read: Tensor
-    plain: Tensor
-    moved: Tensor
-    held: Tensor | None
-
-    def plus(self, other: "_Sums") -> "_Sums":
-        held = None if self.held is None or other.held is None else self.held + other.held
-        return _Sums(
-            self.read + other.read, self.plain + other.plain, self.moved + other.moved, held
-        )
-
-
 class _Worth:
     """What an ensemble of readers is worth, with ρ as large as it may be or as is likely."""
 
     def __init__(self, scores: Scores, memory: Memory, transitions: Tensor | None, survival: float):
-        self.scores, self.memory, self.transitions = thinned(scores), memory, transitions
-        self.labels, self.survival = self.scores.labels, survival
+        some = thinned(scores)
+        self.memory, self.survival, self.labels = memory, survival, some.labels
+        # Where nothing can be remembered nothing is to be corrected.
+        moved = [
+            (some.plain if at in memory.own else some.moved)[at] for at in range(len(some.plain))
+        ]
+        self.rows = [Likely(each, some.labels, transitions) for each in (some.plain, moved)]
+        self.held: list[Likely | None] = [None, None]
+        if some.held is not None:
+            self.held = [
+                Likely(each, some.held, transitions) if each else None
+                for each in (some.holdout, some.held_moved)
+            ]
+        self.weight = memory.weight if self.held[0] is not None else 0.0
         shares = torch.bincount(self.labels).double() / max(1, len(self.labels))
         self.nothing = float(torch.xlogy(shares, shares).sum())
+        self._known: dict[tuple[int, ...], float] = {}
 
-    def sums(self, readers: Iterable[Reader]) -> _Sums:
-        """Return the summed scores of readers, at least one."""
-        total: _Sums | None = None
-        scores = self.scores
-        for at, moved in readers:
-            # Where nothing can be remembered nothing is to be corrected.
-            plain = scores.plain[at]
-            views = plain, plain if at in self.memory.own else scores.moved[at]
-            held = scores.held_moved if moved else scores.holdout
-            mine = _Sums(views[moved], *views, held[at] if held else None)
-            total = mine if total is None else total.plus(mine)
-        assert total is not None
-        return total
+    def remembered(self, readers: Sequence[Reader]) -> float:
+        """Return the share of labels that readers, at least one, say from memory."""
+        known, new = self._shares(readers)
+        return (1 - self.weight) * known + self.weight * new
 
-    def remembered(self, sums: _Sums) -> float:
-        """Return the share of labels that are remembered."""
-        known, new = self._shares(sums)
-        weight = self._weight(sums)
-        return (1 - weight) * known + weight * new
-
-    def _weight(self, sums: _Sums) -> float:
-        return self.memory.weight if sums.held is not None else 0.0
-
-    def _shares(self, sums: _Sums) -> tuple[float, float]:
+    def _shares(self, readers: Sequence[Reader]) -> tuple[float, float]:
         """Return what is remembered by the training data alone, and by the hold-out."""
-        agrees, weight = self._agrees(sums.read), self._weight(sums)
+        said = self._said(self.rows, readers)
+        agrees = _share_of(said, self.labels)
         alone = held = 0.0
-        if weight < 1 and self.memory.contradicted is not None:
+        if self.weight < 1 and self.memory.contradicted is not None:
             # Both err upwards: what a perturbation costs is taken for memory, and so is what a
             # layer knows more than that which contradicts.
-            new = corrected(self._agrees(sums.plain), self._agrees(sums.moved), self.survival)
-            said = self.memory.contradicted.remembered(sums.read.argmax(1))
-            alone = min(said, from_memory(agrees, max(0.0, new)))
-        if weight:
-            assert sums.held is not None
-            assert self.scores.held is not None
-            right = sums.held.argmax(1) == self.scores.held
-            held = from_memory(agrees, float(right.double().mean()))
+            repeated = self.memory.contradicted.remembered(said)
+            alone = min(repeated, from_memory(agrees, max(0.0, self._new(readers))))
+        if self.weight:
+            there = self.held[0]
+            assert there is not None
+            right = _share_of(self._said(self.held, readers), there.labels)
+            held = from_memory(agrees, right)
         return alone, held
 
-    def worth(self, sums: _Sums) -> float:
-        """Return what an ensemble's summed scores are worth."""
-        weight, (alone, held) = self._weight(sums), self._shares(sums)
-        found = 0.0
-        if weight < 1:
-            plain, moved = self._likely(sums.plain), self._likely(sums.moved)
-            likely = float(corrected(plain, moved, self.survival).max())
-            found += (1 - weight) * _hidden(likely - self.nothing, alone)
-        if weight:
-            assert sums.held is not None
-            assert self.scores.held is not None
-            likely = float(likelihoods(sums.held, self.scores.held, self.transitions).max())
-            found += weight * _hidden(likely - self.nothing, held)
-        return found
+    def _said(self, views: Sequence[Likely | None], readers: Sequence[Reader]) -> Tensor:
+        """Return what readers say together, each of the rows that it reads."""
+        total = _summed(views, readers)
+        assert total is not None
+        return total.argmax(1)
 
-    def _likely(self, scores: Tensor) -> Tensor:
-        return likelihoods(scores, self.labels, self.transitions)
+    def _new(self, readers: Sequence[Reader]) -> float:
+        """Return how often labels of new inputs are predicted, corrected for memory."""
+        members = tuple(sorted(at for at, _ in readers))
+        if members not in self._known:
+            plain, moved = (
+                _share_of(view.summed(members).argmax(1), self.labels) for view in self.rows
+            )
+            self._known[members] = corrected(plain, moved, self.survival)
+        return self._known[members]
 
-    def _agrees(self, scores: Tensor) -> float:
-        return float((scores.argmax(1) == self.labels).double().mean())
+    def each(self, tried: Sequence[Reader], chosen: Sequence[Reader]) -> list[float]:
+        """Return what the chosen readers are worth with one more, of each that is tried."""
+        worth = [0.0] * len(tried)
+        shares = [self._shares([*chosen, reader]) for reader in tried]
+        if self.weight < 1:
+            # The same whichever rows a reader reads.
+            candidates = list(dict.fromkeys(at for at, _ in tried))
+            plain, moved = (
+                view.of(candidates, view.summed([at for at, _ in chosen]) if chosen else None)
+                for view in self.rows
+            )
+            likely = corrected(plain, moved, self.survival).flatten(1).amax(1).tolist()
+            gains = dict(zip(candidates, likely, strict=True))
+            for place, ((at, _), (alone, _)) in enumerate(zip(tried, shares, strict=True)):
+                worth[place] += (1 - self.weight) * _hidden(gains[at] - self.nothing, alone)
+        if self.weight:
+            before = _summed(self.held, chosen)
+            for moved_too, view in enumerate(self.held):
+                places = [at for at, reader in enumerate(tried) if reader.moved == bool(moved_too)]
+                if view is None or not places:
+                    continue
+                found = view.of([tried[place].candidate for place in places], before)
+                for place, gain in zip(places, found.flatten(1).amax(1).tolist(), strict=True):
+                    hidden = _hidden(gain - self.nothing, shares[place][1])
+                    worth[place] += self.weight * hidden
+        return worth
+
+
+def _summed(views: Sequence[Likely | None], readers: Sequence[Reader]) -> Tensor | None:
+    """Return the summed scores of readers, each of the rows that it reads; None without any."""
+    total: Tensor | None = None
+    for at, moved in readers:
+        view = views[moved]
+        assert view is not None
+        total = view.scores[at] if total is None else total + view.scores[at]
+    return total
+
+
+def _share_of(answers: Tensor, labels: Tensor) -> float:
+    return float((answers == labels).double().mean())
 
 
 def _hidden(gain: float, share: float) -> float:
@@ -157,21 +171,11 @@ def select_readers(
         Reader(at, moved) for moved in views for at in among if not (moved and at in memory.own)
     ]
 
-    def worth(chosen: Sequence[Reader]) -> Callable[[Reader], float]:
-        total = criterion.sums(chosen) if chosen else None
-
-        def with_one(reader: Reader) -> float:
-            mine = criterion.sums([reader])
-            return criterion.worth(mine if total is None else total.plus(mine))
-
-        return with_one
-
-    return grown(tried, worth, most)[0]
+    return grown(tried, criterion.each, most)[0]
 
 
-def remembered_by(readers: Collection[Reader], scores: Scores, memory: Memory) -> float:
+def remembered_by(readers: Sequence[Reader], scores: Scores, memory: Memory) -> float:
     """Return the share of labels that readers together say from memory, as is likely."""
     if not readers:
         return 0.0
-    criterion = _Worth(scores, memory, None, memory.likely)
-    return criterion.remembered(criterion.sums(readers))
+    return _Worth(scores, memory, None, memory.likely).remembered(readers)

@@ -1,0 +1,144 @@
+r"""How likely noisy labels are by scores, for a grid of temperatures and shares of noise.
+
+A label is what scores say, or with probability e drawn from all K classes:
+:math:`p(y | x) = (1 - e)\, \mathrm{softmax}(t s(x))_y + e / K`. Where noise depends on the class, a
+label is drawn by a transition matrix T first: :math:`\sum_z \mathrm{softmax}(t s(x))_z T_{zy}`
+takes the place of the softmax.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+__all__ = ["REDRAWN", "TEMPERATURES", "Likely", "likelihoods"]
+
+# Each is twice the one before, so that one exponential serves all: the next is its square.
+TEMPERATURES = (0.5, 1.0, 2.0, 4.0, 8.0)
+REDRAWN = tuple(step / 10 for step in range(10))
+# Numbers that are worked on at once.
+_AT_ONCE = 1 << 17
+_LEAST = 1e-12
+
+
+def likelihoods(
+    scores: Float[Tensor, "*ways n classes"],
+    labels: Int[Tensor, " n"],
+    transitions: Float[Tensor, "classes classes"] | None = None,
+) -> Float[Tensor, "*ways temperatures shares"]:
+    """Return the mean log-likelihood of labels for each temperature and share that is redrawn.
+
+    Temperatures are relative to the scores' own spread. `transitions`: the chance of a label
+    (column) given the class (row).
+    """
+    found = _averaged(_chances(scores.reshape(-1, *scores.shape[-2:]), labels,
+                               _given(labels, transitions)), scores.shape[-1])  # fmt: skip
+    return found.view(*scores.shape[:-2], len(TEMPERATURES), len(REDRAWN))
+
+
+def _given(labels: Tensor, transitions: Tensor | None) -> Tensor | None:
+    """Return of each class and sample the chance of the given label, if it depends on both."""
+    return None if transitions is None else transitions.float()[:, labels]
+
+
+def _chances(
+    scores: Float[Tensor, "ways n classes"], labels: Tensor, given: Tensor | None
+) -> Float[Tensor, "temperatures ways n"]:
+    """Return the chance of each label without redrawing, for each temperature."""
+    # Classes first: sums over them then add whole rows of samples.
+    powers = scores.permute(2, 0, 1).float().contiguous()
+    powers -= powers.mean(0)
+    spread = powers.square().mean((0, 2)).sqrt()
+    spread = torch.where(spread > 0, spread, 1.0)
+    powers -= powers.amax(0)
+    powers.mul_((TEMPERATURES[0] / spread)[:, None]).exp_()
+    chances = powers.new_empty(len(TEMPERATURES), *powers.shape[1:])
+    at = labels.expand(1, *powers.shape[1:])
+    for number, of_labels in enumerate(chances):
+        if number:
+            powers *= powers
+        if given is None:
+            of_labels.copy_(powers.gather(0, at)[0])
+        else:
+            torch.sum(powers * given[:, None], 0, out=of_labels)
+        of_labels /= powers.sum(0)
+    return chances
+
+
+def _averaged(chances: Tensor, n_classes: int) -> Float[Tensor, "ways temperatures shares"]:
+    """Return the mean log-likelihood for each share that is redrawn."""
+    rows = []
+    for share in REDRAWN:
+        mixed = (chances * (1 - share)).add_(share / n_classes)
+        rows.append(mixed.clamp_(min=_LEAST).log_().mean(2))
+    return torch.stack(rows, 2).transpose(0, 1).double()
+
+
+@dataclass
+class Likely:
+    """Labels of some samples, with the scores of all candidates there.
+
+    Attributes
+    ----------
+    scores : list of Tensor of float32, shape (n, K)
+        Of each candidate.
+    labels : Tensor of int64, shape (n,)
+        Noisy labels.
+    transitions : Tensor of float64, shape (K, K), or None
+        How labels go wrong, if it depends on the class.
+    """
+
+    scores: Sequence[Tensor]
+    labels: Tensor
+    transitions: Tensor | None = None
+    _alone: dict[int, Tensor] = field(default_factory=dict, init=False, repr=False)
+
+    def of(
+        self, candidates: Sequence[int], total: Tensor | None = None
+    ) -> Float[Tensor, "candidates temperatures shares"]:
+        """Return likelihoods of candidates, each alone or added to an ensemble's summed scores."""
+        if total is None:
+            missing = [each for each in candidates if each not in self._alone]
+            self._alone |= zip(missing, self._many(missing, None), strict=True)
+            return torch.stack([self._alone[each] for each in candidates])
+        return self._many(candidates, total)
+
+    def _many(self, candidates: Sequence[int], total: Tensor | None) -> Tensor:
+        found = [torch.empty(0, len(TEMPERATURES), len(REDRAWN), dtype=torch.float64)]
+        at_once = max(1, _AT_ONCE // max(1, self.scores[0].numel()))
+        for start in range(0, len(candidates), at_once):
+            some = torch.stack([self.scores[at] for at in candidates[start : start + at_once]])
+            if total is not None:
+                some += total
+            found.append(_averaged(_chances(some, self.labels, self._given), some.shape[2]))
+        return torch.cat(found)
+
+    def summed(self, members: Sequence[int]) -> Float[Tensor, "n classes"]:
+        """Return the summed scores of an ensemble."""
+        return torch.stack([self.scores[at] for at in members]).sum(0)
+
+    def each_label(self, members: Sequence[int]) -> Float[Tensor, " n"]:
+        """Return each label's log-likelihood by an ensemble, with the likeliest numbers."""
+        total = self.summed(members)
+        chances = _chances(total[None], self.labels, self._given)
+        best = int(_averaged(chances, total.shape[1]).argmax())
+        temperature, share = divmod(best, len(REDRAWN))
+        mixed = (1 - REDRAWN[share]) * chances[temperature, 0] + REDRAWN[share] / total.shape[1]
+        return mixed.clamp(min=_LEAST).log()
+
+    @cached_property
+    def _given(self) -> Tensor | None:
+        return _given(self.labels, self.transitions)
+
+    def part(self, some: slice) -> "Likely":
+        """Return some of the samples."""
+        return Likely([each[some] for each in self.scores], self.labels[some], self.transitions)
+
+    def drawn_by(self, transitions: Tensor | None) -> "Likely":
+        """Return the same labels as drawn in another way."""
+        if transitions is self.transitions:
+            return self
+        return Likely(self.scores, self.labels, transitions)
