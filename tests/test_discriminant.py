@@ -11,7 +11,8 @@ from sklearn.metrics.pairwise import rbf_kernel
 
 from underscript import RidgeDiscriminant
 from underscript._team import ALONE
-from underscript.discriminant import ClassSums, FourierFeatures, PooledMoments
+from underscript.discriminant import ClassSums, PooledMoments
+from underscript.random_features import FourierFeatures
 
 DIGITS, LABELS = load_digits(return_X_y=True)
 
@@ -109,6 +110,24 @@ def test_features_approximate_a_gaussian_kernel_of_unit_rows():
     np.testing.assert_allclose(
         2 * seen @ seen.T / 20_000, rbf_kernel(unit, gamma=1 / (2 * length**2)), atol=0.05
     )
+
+
+@pytest.mark.parametrize("width", [257, 512, 700])
+def test_structured_directions_approximate_the_kernel_and_are_what_they_say(width):
+    rng = np.random.default_rng(0)
+    x = torch.from_numpy((rng.normal(size=(80, width)) + 0.5).astype(np.float32))
+    features = FourierFeatures.drawn(x, 20_000, seed=0)
+    assert features.structured is not None
+    unit = x.double() / x.double().norm(dim=1, keepdim=True)
+    length = float((unit[:40] - unit[40:]).norm(dim=1).median())
+    seen = features(x).double().numpy()
+    kernel = rbf_kernel(unit.numpy(), gamma=1 / (2 * length**2))
+    np.testing.assert_allclose(2 * seen @ seen.T / 20_000, kernel, atol=0.05)
+    # What is written to a file are the directions themselves.
+    dense = FourierFeatures(features.directions, features.phases)
+    np.testing.assert_allclose(seen, dense(x.double()), atol=2e-5)
+    one = features(x[3:4])
+    torch.testing.assert_close(one, features(x)[3:4], rtol=0, atol=2e-6)
 
 
 def test_features_see_what_a_plane_cannot():

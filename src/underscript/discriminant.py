@@ -18,11 +18,11 @@ from ._baseline import Baseline, check_positive, check_positive_integer
 from ._classifier import as_tensor
 from ._products import add_products, mirrored
 from ._team import ALONE, Team
+from .random_features import FourierFeatures, precise
 
 __all__ = [
     "ClassSums",
     "Covariance",
-    "FourierFeatures",
     "Linear",
     "PooledMoments",
     "RidgeDiscriminant",
@@ -30,66 +30,6 @@ __all__ = [
 
 # Rows that wait until they are worth one large product.
 _WAITING = 4096
-_TINY = 1e-12
-
-
-@dataclass(frozen=True)
-class FourierFeatures:
-    r"""Random features whose products approximate a Gaussian kernel between unit rows.
-
-    :math:`\cos(W^T x / \lVert x \rVert + b)` with normal W and uniform b (Rahimi and Recht,
-    "Random Features for Large-Scale Kernel Machines", NeurIPS 2007); a factor is left out, as
-    discriminants do not see it.
-
-    Attributes
-    ----------
-    directions : Tensor of float32, shape (width, n_features)
-        W: normal numbers divided by the kernel's length.
-    phases : Tensor of float32, shape (n_features,)
-        b, in radians.
-    scale : Tensor of float32, shape (width,), or None
-        What each column is divided by first: columns of different units have no common length.
-    """
-
-    directions: Tensor
-    phases: Tensor
-    scale: Tensor | None = None
-
-    @classmethod
-    def drawn(
-        cls,
-        rows: Float[Tensor, "n width"],
-        n_features: int,
-        seed: int,
-        scale: Float[Tensor, " width"] | None = None,
-    ) -> Self:
-        """Draw features; the kernel is as long as these rows' median distance."""
-        unit = _unit(rows.float() if scale is None else rows.float() / scale)
-        half = len(unit) // 2
-        apart = (unit[:half] - unit[half : 2 * half]).norm(dim=1)
-        apart = apart[apart > 0]
-        length = float(apart.median()) if len(apart) else 1.0
-        generator = torch.Generator().manual_seed(seed)
-        directions = torch.randn(rows.shape[1], n_features, generator=generator) / length
-        phases = torch.rand(n_features, generator=generator) * (2 * torch.pi)
-        return cls(directions.to(rows.device), phases.to(rows.device), scale)
-
-    def __call__(self, rows: Float[Tensor, "n width"]) -> Float[Tensor, "n features"]:
-        """Return the features of rows: float64 for float64 rows, else float32."""
-        rows = _precise(rows)
-        unit = _unit(rows if self.scale is None else rows / self.scale.to(rows))
-        projected: Tensor = torch.addmm(self.phases.to(unit), unit, self.directions.to(unit))
-        return projected.cos_()
-
-
-def _precise(rows: Tensor) -> Tensor:
-    """Return float64 rows as they are, others in float32."""
-    return rows if rows.dtype == torch.float64 else rows.float()
-
-
-def _unit(rows: Tensor) -> Tensor:
-    unit: Tensor = rows / rows.norm(dim=1, keepdim=True).clamp(min=_TINY)
-    return unit
 
 
 class PooledMoments:
@@ -365,7 +305,7 @@ class RidgeDiscriminant(Baseline):
 
     def mapped(self, rows: Float[Tensor, "n width"]) -> Float[Tensor, "n features"]:
         """Return the random features of finite rows, or the rows where there are none."""
-        rows = _precise(rows)
+        rows = precise(rows)
         return rows if self._map is None else self._map(rows)
 
     def scores(self, mapped: Float[Tensor, "n features"]) -> Float[Tensor, "n classes"]:
@@ -440,10 +380,7 @@ class RidgeDiscriminant(Baseline):
         line, features = self._linear, self._map
         self._linear = Linear(line.coefficients.to(device), line.intercepts.to(device))
         if features is not None:
-            scale = None if features.scale is None else features.scale.to(device)
-            self._map = FourierFeatures(
-                features.directions.to(device), features.phases.to(device), scale
-            )  # fmt: skip
+            self._map = features.to(device)
         return self
 
     def _fit(self, X: NDArray[Any], y: NDArray[Any]) -> None:

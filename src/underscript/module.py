@@ -18,8 +18,9 @@ from ._capture import Reached, Tap, capture
 from ._classifier import SubspaceClassifier
 from ._twin import copied
 from .combined import CombinedDiscriminant
-from .discriminant import FourierFeatures, RidgeDiscriminant
+from .discriminant import RidgeDiscriminant
 from .errors import DataError
+from .random_features import FourierFeatures
 from .subspace import MinimumAngleSubspaceClassifier
 
 __all__ = ["DecodedModule"]

@@ -74,7 +74,7 @@ def kept(some: Rows, memory=1 << 30, batch=250, layer="fc"):
 
 
 def fitted(
-    some: Rows, grid: Grid, n_classes=None, features=None, room=1 << 30, steps=1, **how
+    some: Rows, grid: Grid, n_classes=None, features=None, room=1 << 30, steps=1, turns=None, **how
 ) -> dict[Candidate, Fitted]:
     """Fit the library's candidates."""
     mine = kept(some, **how)
@@ -85,7 +85,7 @@ def fitted(
     centre = (first if features is None else features(first)).mean(0)
     views = list(range(1, len(some.views)))
     fit = LayerFit(
-        mine, "fc", features, labels, counts, centre, grid, views, ALONE, room
+        mine, "fc", features, labels, counts, centre, grid, views, ALONE, room, turns=turns
     )  # fmt: skip
     return fit.fit(steps)
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from plain_fits import candidates, fitted, prints_of, rows
 
-from underscript.discriminant import FourierFeatures
+from underscript.random_features import FourierFeatures
 from underscript.selection.fitting import Candidate, Grid
 
 GRID = Grid((0.01, 0.3), 3, (False, True))
@@ -68,6 +68,33 @@ def test_random_features_are_fitted_as_rows_are():
     found = fitted(some, grid, features=features)
     assert {each.n_features for each in found} == {150}
     assert_same_candidates(found, candidates(some, grid, features=features), some, features)
+
+
+def test_a_covariance_of_one_view_a_sample_is_that_of_all_but_for_chance():
+    """Means are of all views; what the covariance is of is written out here."""
+    some = rows(n=3000)
+    grid = Grid((0.1,), 1, (True,))
+    turn = np.arange(len(some.given)) % 2
+    turns = [torch.from_numpy(turn[some.by_fold][some.folds[some.by_fold] == k]) for k in range(3)]
+    ((_, found),) = fitted(some, grid, turns=turns).items()
+    plain, *moved = (view.astype(np.float64) for view in some.views)
+    every = np.concatenate([plain, *moved])
+    mean = every.mean(0)
+    turned = np.where(turn[:, None] == 0, *moved)
+    second = (plain - mean).T @ (plain - mean) + 2 * (turned - mean).T @ (turned - mean)
+    second /= 3 * len(plain)
+    regular = second + 0.1 * np.diag(second).mean() * np.eye(len(mean))
+    means = np.stack(
+        [np.concatenate([view[some.given == k] for view in (plain, *moved)]).mean(0) - mean
+         for k in range(5)]
+    )  # fmt: skip
+    weights = np.linalg.solve(regular, means.T)
+    expected = plain @ weights - 0.5 * np.diag(means @ weights) - mean @ weights
+    view = torch.from_numpy(some.views[0])
+    ours = found.whole(view).double().numpy()
+    np.testing.assert_allclose(ours, expected, rtol=0.02, atol=0.02 * np.abs(expected).max())
+    ((_, exact),) = fitted(some, grid).items()
+    assert agreement(torch.from_numpy(ours), exact.whole(view)) > 0.98
 
 
 def test_what_is_fitted_without_a_fold_is_what_a_fit_to_the_other_folds_gives():

@@ -15,10 +15,11 @@ from .._passes import Decoders, Task
 from .._stream import Source, stream
 from .._survey import INPUT
 from ..combined import COMBINED, CombinedDiscriminant, Member
-from ..discriminant import FourierFeatures, Linear, RidgeDiscriminant
+from ..discriminant import Linear, RidgeDiscriminant
 from ..issues import posterior, with_memory
 from ..noise import SMALLEST, SURE, Noise
 from ..perturbation import Perturbation
+from ..random_features import FourierFeatures
 from ..repair import Choosing
 from .calibration import estimate
 from .choice import Key, Score, Selection

@@ -21,10 +21,10 @@ from .._mixing import mixed
 from .._passes import Task
 from .._stream import Rows, Source, stream_views
 from .._survey import INPUT
-from ..discriminant import FourierFeatures
 from ..noise import beyond_chance, chance_right
 from ..perturbation import Perturbation
-from .fitting import Candidate, Fitted, Grid, LayerFit
+from ..random_features import FourierFeatures
+from .fitting import Candidate, Fitted, Grid, LayerFit, scores_of
 from .greedy import Scores
 from .kept_rows import FOLDS, KeptRows
 from .memory import (
@@ -70,6 +70,8 @@ class Settings:
     rounds: int = 3
 
 
+# Rows of a hold-out that are worked on at once.
+_AT_ONCE = 2048
 # Samples that say how far apart rows are.
 _LOOKED_AT = 1024
 _LOOKED_AT_NOISE = 10_000
@@ -263,6 +265,15 @@ def fit_candidates(
     flat = [p.tap.name for p in task.places if p.tap.side == "model" and len(p.shape) == 1]
     views = list(range(1, kept.views))
     kinds = (False, True) if views and fits else (False,)
+    if len(kinds) == 1:
+        views = views[:1]
+    # By the inputs' own fingerprints, whichever process has them; folds are what is left of these.
+    turns = [
+        torch.from_numpy(
+            (mixed(p) // np.uint64(FOLDS) % np.uint64(max(1, len(views)))).astype("i8")
+        )
+        for p in prints
+    ]
     n_features = min(settings.features, n // 2 + 1)
     number = len(names) * len(kinds) * settings.rounds
     number *= len(settings.ridges) + len(settings.feature_ridges)
@@ -282,26 +293,39 @@ def fit_candidates(
                 continue
             maps = None
             if lift:
-                drawn = FourierFeatures.drawn(rows, n_features, task.seed, scale)
-                tensors = [drawn.directions, drawn.phases] if team.rank == 0 else None
-                directions, phases = team.share(tensors, 0)
-                maps = features[name] = FourierFeatures(directions, phases, scale)
+                # What a process computes may differ in the last digit from what another does.
+                known = torch.tensor([FourierFeatures.length_of(rows, scale)])
+                (length,) = team.share([known] if team.rank == 0 else None, 0)
+                maps = features[name] = FourierFeatures.of_length(
+                    float(length), rows, n_features, task.seed, scale
+                )
             seen = rows if maps is None else maps(rows)
-            # What a process computes may differ in the last digit from what another does.
             (centre,) = team.share([seen.mean(0)] if team.rank == 0 else None, 0)
             ridges = settings.feature_ridges if lift else settings.ridges
             found = LayerFit(
                 kept, name, maps, labels, counts[:, classes], centre,
                 Grid(ridges, settings.rounds, kinds), views, team,
-                int(_OF_FEATURES * task.memory), None if lift else scale,
+                int(_OF_FEATURES * task.memory), None if lift else scale, turns,
             ).fit(steps)  # fmt: skip
             fitted |= found
             for said, of_layer in zip(holdout, seen_of, strict=True):
-                mine = of_layer[name] if maps is None else maps(of_layer[name])
-                said += [each.whole(mine).cpu() for each in found.values()]
+                said += _whole_scores(of_layer[name], list(found.values()), maps)
     return _together(
         fitted, features, holdout, labels, prints, held, place, classes, steps, task
     )  # fmt: skip
+
+
+def _whole_scores(
+    rows: Tensor, fitted: Sequence[Fitted], maps: FourierFeatures | None
+) -> list[Tensor]:
+    """Return what each candidate, fitted to everything, says of new rows."""
+    parts = []
+    for some in rows.split(_AT_ONCE):
+        seen = some if maps is None else maps(some)
+        scores = scores_of(seen, [each.whole for each in fitted], 1)
+        parts.append(scores.view(len(some), len(fitted), -1).cpu())
+    together = torch.cat(parts)
+    return [together[:, at].clone() for at in range(len(fitted))]
 
 
 def _some_rows(kept: KeptRows, layer: str, task: Task) -> Tensor:

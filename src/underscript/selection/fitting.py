@@ -17,7 +17,8 @@ from torch import Tensor
 
 from .._products import add_products, mirrored
 from .._team import Team
-from ..discriminant import FourierFeatures, Linear
+from ..discriminant import Linear
+from ..random_features import FourierFeatures
 from .kept_rows import FOLDS, KeptRows
 
 __all__ = ["Candidate", "Fitted", "Grid", "LayerFit", "scores_of"]
@@ -128,6 +129,9 @@ class LayerFit:
         The processes that share the rows.
     room : int
         Bytes that features may take; beyond it they are made again for each pass.
+    turns : list of Tensor of int64, shape (n_k,), or None
+        By fold, which perturbed view of each sample, counted from 0, the covariance is of: of the
+        same sample another says little more. With None it is of all.
     """
 
     rows: KeptRows
@@ -141,6 +145,7 @@ class LayerFit:
     team: Team
     room: int
     scale: Tensor | None = None
+    turns: list[Tensor] | None = None
     _cache: list[list[tuple[Tensor, Tensor, Tensor]]] | None = field(default=None, init=False)
     _factors: dict[tuple[int, bool, float], tuple[Tensor, Tensor]] = field(
         default_factory=dict, init=False
@@ -218,9 +223,8 @@ class LayerFit:
             for fold, at, parts in self._blocks():
                 mine, labels = sums[fold], self.labels[fold][at].to(self.centre.device)
                 moved = _sum_of(parts)
-                if fits:
-                    for part in parts[1:]:
-                        add_products(mine.products[1], part)
+                for view, part in enumerate(parts[1:] if fits else ()):
+                    add_products(mine.products[1], self._of_turn(part, view, fold, at))
                 add_products(mine.products[0], parts[0])
                 for kind, rows in enumerate((parts[0], moved)):
                     mine.totals[kind] += rows.sum(0)
@@ -229,9 +233,18 @@ class LayerFit:
                     cache[fold].append((parts[0], moved, parts[min(1, len(self.views))]))
         self._cache = cache
         for mine in sums:
+            for of_one in mine.products[1:] if self.turns is not None else ():
+                of_one *= len(self.views)
             for tensors in (mine.products, mine.totals, mine.of_class):
                 tensors[:] = [self.team.total(each) for each in tensors]
         return sums
+
+    def _of_turn(self, rows: Tensor, view: int, fold: int, at: slice) -> Tensor:
+        """Return the rows of a perturbed view that the covariance is of."""
+        if self.turns is None:
+            return rows
+        here = torch.nonzero(self.turns[fold][at] == view)[:, 0]
+        return _picked(rows, here.to(rows.device))
 
     def _factorise(self, sums: list[_Sums]) -> None:
         """Factorise the covariances of all rows, and of all but each fold's."""
@@ -335,9 +348,12 @@ class LayerFit:
             for fold, at, plain_rows, _, first in self._lifted():
                 some = torch.arange(at.stop - at.start)[-at.start % steps :: steps]
                 some = some.to(plain_rows.device)
+                picked = (
+                    rows if steps == 1 else _picked(rows, some) for rows in (plain_rows, first)
+                )
                 mine = [linears[number][p, ridge][fold] for p, ridge, number in keys]
-                for rows, scores in zip((plain_rows, first), kept, strict=True):
-                    scores.append(scores_of(rows[some], mine, 1).cpu())
+                for rows, scores in zip(picked, kept, strict=True):
+                    scores.append(scores_of(rows, mine, 1).cpu())
         plain, moved = (
             torch.cat(parts).view(-1, len(keys), self.n_classes)
             if parts
@@ -358,6 +374,13 @@ class LayerFit:
                 moved[:, place].clone(),
             )
         return found
+
+
+def _picked(rows: Tensor, places: Int[Tensor, " m"]) -> Float[Tensor, "m width"]:
+    """Return some rows; of features, which lie in memory column by column, as fast as of others."""
+    if rows.stride(0) == 1 and rows.ndim == 2:
+        return rows.T.index_select(1, places).T
+    return rows[places]
 
 
 def _sum_of(parts: Sequence[Tensor]) -> Tensor:

@@ -1,0 +1,178 @@
+r"""Random features of a Gaussian kernel, and directions for them that are fast to multiply by.
+
+Dense directions cost a product of every row with every direction, which for wide rows is most of
+what a decode costs. Structured ones are :math:`\sqrt d\, H D_1 H D_2 H D_3` (Yu et al., "Orthogonal
+Random Features", NeurIPS 2016, section 4): H is the orthogonal Hadamard matrix of d, a power of
+two, and the D are random signs. They are orthogonal, which estimates the kernel better than
+independent ones do, and a product costs d log d or, as two small matrix products, d √d.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Self
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+__all__ = ["FourierFeatures", "precise"]
+
+_TINY = 1e-12
+# Up to so wide rows a dense product is as fast; and signs would be few to be random.
+_DENSE = 256
+# Rows that are multiplied at once: they stay in the processor's cache.
+_ROWS = 256
+
+
+@cache
+def _hadamard(size: int) -> Tensor:
+    """Return the Hadamard matrix of ±1 of a power of two (Sylvester's)."""
+    found = torch.ones(1, 1)
+    while len(found) < size:
+        found = torch.cat([torch.cat([found, found], 1), torch.cat([found, -found], 1)])
+    return found
+
+
+@dataclass(frozen=True)
+class _Structured:
+    """Blocks of structured directions.
+
+    Attributes
+    ----------
+    signs : Tensor of float32, shape (3, blocks, d, 1)
+        The diagonals of random signs.
+    length : float
+        The kernel's length: what directions are divided by.
+    n_features : int
+        Directions, at most blocks · d.
+    """
+
+    signs: Tensor
+    length: float
+    n_features: int
+
+    @classmethod
+    def drawn(cls, width: int, n_features: int, length: float, generator: torch.Generator) -> Self:
+        size = 1 << (width - 1).bit_length()
+        shape = 3, -(-n_features // size), size, 1
+        signs = 2.0 * torch.randint(0, 2, shape, generator=generator) - 1
+        return cls(signs, length, n_features)
+
+    def __call__(self, rows: Float[Tensor, "n width"]) -> Float[Tensor, "features n"]:
+        """Return the rows' products with all directions, transposed."""
+        _, blocks, size, _ = self.signs.shape
+        found = rows.new_empty(blocks, size, len(rows))
+        for start in range(0, len(rows), _ROWS):
+            some = rows[start : start + _ROWS]
+            at = rows.new_zeros(size, len(some))
+            # Each of the three products with ±1 lengthens a row by √d, all directions by one.
+            at[: rows.shape[1]] = some.T / (size * self.length)
+            for block in range(blocks):
+                turned = at
+                for signs in self.signs[:, block]:
+                    turned = _transformed(signs * turned)
+                found[block, :, start : start + _ROWS] = turned
+        return found.view(blocks * size, -1)[: self.n_features]
+
+
+def _transformed(columns: Float[Tensor, "d n"]) -> Float[Tensor, "d n"]:
+    """Return the Hadamard matrix of ±1 times columns: that of d is a Kronecker product of two."""
+    size, n = columns.shape
+    bits = size.bit_length() - 1
+    outer, inner = _hadamard(1 << bits // 2), _hadamard(1 << (bits - bits // 2))
+    turned = (outer @ columns.view(len(outer), -1)).view(len(outer), len(inner), n)
+    return torch.matmul(inner, turned).view(size, n)
+
+
+@dataclass(frozen=True)
+class FourierFeatures:
+    r"""Random features whose products approximate a Gaussian kernel between unit rows.
+
+    :math:`\cos(W^T x / \lVert x \rVert + b)` with random W and uniform b (Rahimi and Recht,
+    "Random Features for Large-Scale Kernel Machines", NeurIPS 2007); a factor is left out, as
+    discriminants do not see it.
+
+    Attributes
+    ----------
+    directions : Tensor of float32, shape (width, n_features)
+        W, divided by the kernel's length: normal numbers, or structured ones where rows are wide.
+    phases : Tensor of float32, shape (n_features,)
+        b, in radians.
+    scale : Tensor of float32, shape (width,), or None
+        What each column is divided by first: columns of different units have no common length.
+    structured : callable or None
+        The same products faster, on a processor; None where only the numbers are known.
+    """
+
+    directions: Tensor
+    phases: Tensor
+    scale: Tensor | None = None
+    structured: _Structured | None = None
+
+    @classmethod
+    def drawn(
+        cls,
+        rows: Float[Tensor, "n width"],
+        n_features: int,
+        seed: int,
+        scale: Float[Tensor, " width"] | None = None,
+    ) -> Self:
+        """Draw features; the kernel is as long as these rows' median distance."""
+        return cls.of_length(cls.length_of(rows, scale), rows, n_features, seed, scale)
+
+    @staticmethod
+    def length_of(
+        rows: Float[Tensor, "n width"], scale: Float[Tensor, " width"] | None = None
+    ) -> float:
+        """Return the median distance of unit rows: a length that suits them."""
+        unit = _unit(rows.float() if scale is None else rows.float() / scale)
+        half = len(unit) // 2
+        apart = (unit[:half] - unit[half : 2 * half]).norm(dim=1)
+        apart = apart[apart > 0]
+        return float(apart.median()) if len(apart) else 1.0
+
+    @classmethod
+    def of_length(
+        cls,
+        length: float,
+        rows: Float[Tensor, "n width"],
+        n_features: int,
+        seed: int,
+        scale: Float[Tensor, " width"] | None = None,
+    ) -> Self:
+        """Draw features of a kernel of a known length, for rows as wide as these."""
+        generator, width = torch.Generator().manual_seed(seed), rows.shape[1]
+        structured = None
+        if width > _DENSE:
+            structured = _Structured.drawn(width, n_features, length, generator)
+            directions = structured(torch.eye(width)).T.contiguous()
+        else:
+            directions = torch.randn(width, n_features, generator=generator) / length
+        phases = torch.rand(n_features, generator=generator) * (2 * torch.pi)
+        return cls(directions.to(rows.device), phases.to(rows.device), scale, structured)
+
+    def to(self, device: torch.device) -> "FourierFeatures":
+        """Return the same on a device."""
+        scale = None if self.scale is None else self.scale.to(device)
+        directions, phases = self.directions.to(device), self.phases.to(device)
+        return FourierFeatures(directions, phases, scale, self.structured)
+
+    def __call__(self, rows: Float[Tensor, "n width"]) -> Float[Tensor, "n features"]:
+        """Return the features of rows: float64 for float64 rows, else float32."""
+        rows = precise(rows)
+        unit = _unit(rows if self.scale is None else rows / self.scale.to(rows))
+        fast = self.structured
+        if fast is not None and rows.dtype == torch.float32 and rows.device.type == "cpu":
+            return fast(unit).add_(self.phases.to(unit)[:, None]).cos_().T
+        projected: Tensor = torch.addmm(self.phases.to(unit), unit, self.directions.to(unit))
+        return projected.cos_()
+
+
+def precise(rows: Tensor) -> Tensor:
+    """Return float64 rows as they are, others in float32."""
+    return rows if rows.dtype == torch.float64 else rows.float()
+
+
+def _unit(rows: Tensor) -> Tensor:
+    unit: Tensor = rows / rows.norm(dim=1, keepdim=True).clamp(min=_TINY)
+    return unit
