@@ -34,13 +34,22 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# Multiply-adds of one layer's subspaces that cost next to nothing: a second of a core or less.
+_CHEAP = 1 << 34
+# Samples, where their number is not known.
+_UNKNOWN = 100_000
+
 Decoders = dict[Key, SubspaceClassifier | CombinedDiscriminant]
 Statistics = dict[str, ClassMoments | ClassRows]
 
 
 @dataclass(frozen=True)
 class Task:
-    """What is decoded and how: the same for the network and its random twin."""
+    """What is decoded and how: the same for the network and its random twin.
+
+    Where `cheap` is true the probes are fitted only at layers where that costs next to nothing, for
+    so many `samples`.
+    """
 
     places: list[Place]
     probes: tuple[str, ...]
@@ -55,6 +64,8 @@ class Task:
     paths: dict[str, str] = field(default_factory=dict)
     # Fitted whether or not it is among the probes.
     extra: Key | None = None
+    cheap: bool = False
+    samples: int | None = None
 
     @property
     def taps(self) -> list[Tap]:
@@ -62,13 +73,27 @@ class Task:
 
     def keys(self, layer: str, labels: str) -> list[Key]:
         keys = []
-        for probe in self.probes:
+        for probe in self.probes if self._probed(layer) else ():
             shares: tuple[float | None, ...] = self.shares if probe == "masc" else (None,)
             keys += [Key(layer, probe, share, labels) for share in shares]
         extra = self.extra
         if extra is not None and extra not in keys and extra[::3] == (layer, labels):
             keys.append(extra)
         return keys
+
+    def _probed(self, layer: str) -> bool:
+        """Say whether probes are fitted at a layer.
+
+        Their multiply-adds are those of sums, of each class's eigenvectors (some ten times the cube
+        of its smaller side) and, for as many rows again, of products with these.
+        """
+        if not self.cheap:
+            return True
+        width = next(place.width for place in self.places if place.tap.name == layer)
+        n = self.samples or _UNKNOWN
+        side = min(width, -(-n // self.n_classes))
+        work = n * width**2 + 10 * self.n_classes * side**3
+        return work + n * width * self.n_classes * side // 2 <= _CHEAP
 
     def given(self, batch: Batch, source: Source) -> Labels:
         """Return a batch's given labels."""
@@ -125,6 +150,7 @@ def fit(
     team = task.team
     stage = f"{who}reading layers"
     indices: list[Labels] = []
+    counts = torch.zeros(task.n_classes, dtype=torch.int64)
     with team.together():
         for rows, *others in stream_views(
             network, source, task.taps if watcher is None else watcher.taps, task.device,
@@ -135,6 +161,7 @@ def fit(
                 watcher.see([rows, *others], labels["given"])
             if rows.batch.index is not None:
                 indices.append(rows.batch.index)
+            counts += torch.bincount(torch.from_numpy(labels["given"]), minlength=task.n_classes)
             by_part = {"corrupted": labels["given"]}
             if "true" in parts:
                 by_part["true"] = labels["true"]
@@ -148,10 +175,7 @@ def fit(
                     of_layer[part].update(rows.layers[name], torch.from_numpy(by_part[part]))
     check_different([part for parts_of in team.gather(indices) for part in parts_of], source.role)
     task.paths.update({name: sets[parts[0]].path for name, sets in statistics.items()})
-    first = next(iter(statistics.values()))
-    counts = [first[part].counts() for part in parts if part != "true"]
-    of_classes = team.total(torch.stack(counts).sum(0))
-    notes.missing(of_classes)
+    notes.missing(team.total(counts))
     decoders: Decoders = {}
     selecting: Decoders = {}
     bar = progress_bar(f"{who}decomposing", len(statistics) * len(parts), "layers", task.progress)
@@ -176,10 +200,11 @@ def _empty(task: Task, source: Source, parts: Sequence[str]) -> dict[str, Statis
     """Return each layer's empty statistics, one for each part; wide layers keep their rows once."""
     # Some devices have no float64.
     device = torch.device("cpu") if task.device.type == "mps" else task.device
-    widths = [place.width for place in task.places]
+    places = [place for place in task.places if task.keys(place.tap.name, "corrupted")]
+    widths = [place.width for place in places]
     allowed = budgets(task.n_classes, widths, source.length, task.memory, len(parts))
     made: dict[str, Statistics] = {}
-    for place, memory in zip(task.places, allowed, strict=True):
+    for place, memory in zip(places, allowed, strict=True):
         first = statistics_for(
             task.n_classes, place.width, source.length, device, memory, len(parts)
         )

@@ -446,8 +446,9 @@ def _add_decode_options(command: argparse.ArgumentParser) -> None:
     add("--layers", action="append", metavar="NAMES",
         help="names or globs, comma-separated; * within a component, ** across dots")  # fmt: skip
     _add_pool(command)
-    add("--probes", type=_names, default=("masc",), metavar="NAMES",
-        help=f"comma-separated: {', '.join(PROBES)} (default masc)")  # fmt: skip
+    add("--probes", type=_names, metavar="NAMES",
+        help=f"comma-separated: {', '.join(PROBES)} (default masc, at layers where that costs "
+        "next to nothing)")  # fmt: skip
     add("--variance", type=_shares, default=(0.99,), metavar="SHARES",
         help="variance shares of MASC, comma-separated (default 0.99)")  # fmt: skip
     add("--perturb", default="auto", metavar="auto|none|FILE.py:fn",

@@ -57,7 +57,7 @@ def decode(
     test: Any = None,
     holdout: Any = None,
     layers: LayerChoice = None,
-    probes: Sequence[str] = ("masc",),
+    probes: Sequence[str] | None = None,
     variance: float | Sequence[float] = 0.99,
     labels: Any = None,
     true_labels: Any = None,
@@ -96,8 +96,9 @@ def decode(
     layers : str, iterable of str, callable, optional
         Names, globs or a predicate ``(name, module) -> bool``; see `list_layers` for the names and
         the defaults.
-    probes : sequence of {"masc", "velpic"}
-        The decoders of the table.
+    probes : sequence of {"masc", "velpic"}, optional
+        The decoders of the table beside the one that chooses itself. By default MASC, at layers
+        where that costs next to nothing; without `auto` at all layers.
     variance : float or sequence of float
         Variance shares of MASC, in (0, 1].
     labels : array-like of int, shape (n,), optional
@@ -218,8 +219,9 @@ def decode(
     if true_labels is None:
         kinds = ("corrupted",)
     task = Task(
-        places, tuple(probes), shares, kinds, seen.n_classes, place, seed, progress, budget, team
-    )
+        places, tuple(probes or ("masc",)), shares, kinds, seen.n_classes, place, seed, progress,
+        budget, team, cheap=probes is None and auto, samples=whole.length,
+    )  # fmt: skip
     target = find_read_out(seen, network, places)
     if isinstance(target, Target):
         vectors = Key(target.layer, "velpic", None, "corrupted")
@@ -252,7 +254,7 @@ def decode(
             )  # fmt: skip
         if isinstance(target, Target):
             choosing = Choosing(target, trained[vectors])
-            if "velpic" not in probes:
+            if "velpic" not in task.probes:
                 trained.pop(vectors)
                 selecting.pop(vectors, None)
         if auto:
@@ -338,7 +340,7 @@ def decode(
     notes.emit()
     settings = {
         "layers": [place.tap.name for place in places],
-        "probes": list(probes),
+        "probes": list(task.probes),
         "variance": list(shares),
         "pool": list(seen.pools),
         "perturb": None if perturbation is None else perturbation.name,
@@ -361,7 +363,8 @@ def decode(
         examples=worst.examples(),
         read_out=read_out,
         layers=[
-            {"layer": p.tap.name, "width": p.width, "path": task.paths[p.tap.name]} for p in places
+            {"layer": p.tap.name, "width": p.width, "path": task.paths.get(p.tap.name)}
+            for p in places
         ],
         n_classes=seen.n_classes,
         class_names=names,
@@ -390,7 +393,7 @@ def _in_order(chosen: Chosen | None, answers: Sequence[Answers], team: Team) -> 
 
 
 def _check_settings(
-    probes: Sequence[str],
+    probes: Sequence[str] | None,
     variance: float | Sequence[float],
     batch_size: int,
     evaluate: Sequence[str] | None,
@@ -405,8 +408,8 @@ def _check_settings(
         raise DataError(
             f"subspace_labels: expected corrupted, or corrupted and true; found {subspace_labels!r}"
         )
-    unknown = [probe for probe in probes if probe not in PROBES]
-    if isinstance(probes, str) or unknown or not len(probes):
+    unknown = [probe for probe in probes or () if probe not in PROBES]
+    if isinstance(probes, str) or unknown or (probes is not None and not len(probes)):
         raise DataError(f"probes: expected some of {', '.join(PROBES)}; found {probes!r}")
     shares = tuple(np.atleast_1d(np.asarray(variance, dtype=float)).tolist())
     if not shares or not all(0 < share <= 1 for share in shares):

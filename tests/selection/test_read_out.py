@@ -53,12 +53,29 @@ def about(scores):
     return scores - scores.mean(1, keepdims=True)
 
 
+@pytest.fixture
+def to_the_end(monkeypatch):
+    """Let steps go on for as long as they gain anything."""
+    monkeypatch.setattr(read_out, "_GAIN", 1e-10)
+
+
+def test_steps_end_when_the_next_one_gains_next_to_nothing(monkeypatch):
+    x, labels = rows()
+    chances = np.eye(K, dtype=np.float32)[labels]
+    early = about(fitted(x, chances)(torch.from_numpy(x)))
+    monkeypatch.setattr(read_out, "_GAIN", 1e-10)
+    late = about(fitted(x, chances)(torch.from_numpy(x)))
+    assert 0 < np.abs(early - late).max() < 0.05
+
+
+@pytest.mark.usefixtures("to_the_end")
 def test_hard_labels_give_scikit_learns_regression():
     x, labels = rows()
     found = about(fitted(x, np.eye(K, dtype=np.float32)[labels])(torch.from_numpy(x)))
     np.testing.assert_allclose(found, of_sklearn(x, labels), rtol=0, atol=1e-3)
 
 
+@pytest.mark.usefixtures("to_the_end")
 def test_a_soft_label_counts_as_one_sample_of_each_class_by_its_chance():
     x, labels = rows()
     chances = soft(labels)

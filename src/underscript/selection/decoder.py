@@ -320,7 +320,7 @@ def _whole_scores(
 ) -> list[Tensor]:
     """Return what each candidate, fitted to everything, says of new rows."""
     parts = []
-    for some in rows.split(_AT_ONCE):
+    for some in torch.split(rows, _AT_ONCE):
         seen = some if maps is None else maps(some)
         scores = scores_of(seen, [each.whole for each in fitted], 1)
         parts.append(scores.view(len(some), len(fitted), -1).cpu())

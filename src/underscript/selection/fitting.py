@@ -224,17 +224,20 @@ class LayerFit:
                 mine, labels = sums[fold], self.labels[fold][at].to(self.centre.device)
                 moved = _sum_of(parts)
                 for view, part in enumerate(parts[1:] if fits else ()):
-                    add_products(mine.products[1], self._of_turn(part, view, fold, at))
+                    turned = self._of_turn(part, view, fold, at)
+                    add_products(mine.products[1], turned)
+                    mine.totals[1] += turned.sum(0)
                 add_products(mine.products[0], parts[0])
+                mine.totals[0] += parts[0].sum(0)
                 for kind, rows in enumerate((parts[0], moved)):
-                    mine.totals[kind] += rows.sum(0)
                     _add_by_class(mine.of_class[kind], rows, labels)
                 if cache is not None:
                     cache[fold].append((parts[0], moved, parts[min(1, len(self.views))]))
         self._cache = cache
         for mine in sums:
-            for of_one in mine.products[1:] if self.turns is not None else ():
-                of_one *= len(self.views)
+            if fits and self.turns is not None:
+                mine.products[1] *= len(self.views)
+                mine.totals[1] *= len(self.views)
             for tensors in (mine.products, mine.totals, mine.of_class):
                 tensors[:] = [self.team.total(each) for each in tensors]
         return sums

@@ -18,8 +18,10 @@ __all__ = ["fit_read_out"]
 
 # A weight's variance before anything is known, of columns on one scale.
 _VARIANCE = 0.25
-# Steps of L-BFGS, at most; samples are left out beyond so many products a step.
-_STEPS, _PRODUCTS = 60, 1 << 31
+# Steps of L-BFGS, at most, and the gain in nats a sample below which another is not worth it.
+_STEPS, _GAIN = 60, 1e-6
+# Samples are left out beyond so many numbers, and beyond so many products a step.
+_NUMBERS, _PRODUCTS = 1 << 26, 1 << 31
 
 
 def fit_read_out(
@@ -42,7 +44,7 @@ def fit_read_out(
         Where to compute.
     """
     n, width, n_classes = size
-    every = max(1, -(-n * width * n_classes * team.size // _PRODUCTS))
+    every = max(1, -(-n * width * n_classes * team.size // _PRODUCTS), -(-n * width // _NUMBERS))
     rows, chances, start = [], [], 0
     for some, of_classes in blocks:
         at = torch.arange(len(some))[-start % every :: every]
@@ -58,27 +60,28 @@ def fit_read_out(
     mean, square = sums[:width] / number, sums[width:-1] / number
     spread = (square - mean.square()).clamp(min=0).sqrt()
     spread = torch.where(spread > 0, spread, 1.0)
-    x = (x - mean.float()) / spread.float()
+    x.sub_(mean.float()).div_(spread.float())
     weights = torch.zeros(width + 1, n_classes, device=device, requires_grad=True)
     optimiser = torch.optim.LBFGS(
-        [weights], max_iter=_STEPS, history_size=10, line_search_fn="strong_wolfe"
-    )
+        [weights], max_iter=_STEPS, history_size=10, line_search_fn="strong_wolfe",
+        tolerance_change=_GAIN,
+    )  # fmt: skip
 
     def loss() -> Tensor:
-        optimiser.zero_grad()
-        logits = x @ weights[:-1] + weights[-1]
-        mine = -(y * torch.log_softmax(logits, 1)).sum() / number
-        (slope,) = torch.autograd.grad(mine, weights)
-        both = torch.cat([slope.detach().double().flatten(), mine.detach().double()[None]])
-        both = team.total(both)
-        ours = weights.detach()[:-1]
+        ours = weights.detach()
+        said = torch.log_softmax(torch.addmm(ours[-1], x, ours[:-1]), 1)
+        mine = -(y * said).sum(dtype=torch.float64) / number
+        # Of the logits; each sample's probabilities add up to 1.
+        slope = said.exp_().sub_(y).div_(number)
+        slope = torch.cat([x.T @ slope, slope.sum(0, keepdim=True)])
+        both = team.total(torch.cat([slope.double().flatten(), mine[None]]))
+        ours = ours[:-1]
         slope = both[:-1].view_as(weights).float()
         slope[:-1] += ours / (_VARIANCE * number)
         weights.grad = slope
         return (both[-1] + ours.double().square().sum() / (2 * _VARIANCE * number)).float()
 
-    with torch.enable_grad():
-        optimiser.step(loss)  # type: ignore[no-untyped-call]
+    optimiser.step(loss)  # type: ignore[no-untyped-call]
     found = weights.detach().double()
     of_rows = found[:-1] / spread[:, None]
     biases = found[-1] - mean @ of_rows
