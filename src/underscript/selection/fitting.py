@@ -25,6 +25,8 @@ __all__ = ["Candidate", "Fitted", "Grid", "LayerFit", "scores_of"]
 
 # The fit to all folds; fit k is kept from fold k.
 WHOLE = FOLDS
+# Perturbed rows, for each column, that are enough for a covariance beside the rows as they are.
+_ROWS_PER_NUMBER = 8
 # Up to so many classes sums come from one product with indicators.
 _FEW = 64
 
@@ -130,8 +132,9 @@ class LayerFit:
     room : int
         Bytes that features may take; beyond it they are made again for each pass.
     turns : list of Tensor of int64, shape (n_k,), or None
-        By fold, which perturbed view of each sample, counted from 0, the covariance is of: of the
-        same sample another says little more. With None it is of all.
+        By fold, the first of each sample's perturbed views, counted from 0, that the covariance is
+        of. Where samples are many, one is enough: of the same sample another says little more. With
+        None it is of all.
     """
 
     rows: KeptRows
@@ -235,19 +238,25 @@ class LayerFit:
                     cache[fold].append((parts[0], moved, parts[min(1, len(self.views))]))
         self._cache = cache
         for mine in sums:
-            if fits and self.turns is not None:
-                mine.products[1] *= len(self.views)
-                mine.totals[1] *= len(self.views)
+            if fits:
+                mine.products[1] *= len(self.views) / self._used
+                mine.totals[1] *= len(self.views) / self._used
             for tensors in (mine.products, mine.totals, mine.of_class):
                 tensors[:] = [self.team.total(each) for each in tensors]
         return sums
 
+    @property
+    def _used(self) -> int:
+        """How many perturbed rows of a sample the covariance is of."""
+        enough = -(-_ROWS_PER_NUMBER * len(self.centre) // max(1, int(self.counts.sum())))
+        return len(self.views) if self.turns is None else min(len(self.views), enough)
+
     def _of_turn(self, rows: Tensor, view: int, fold: int, at: slice) -> Tensor:
         """Return the rows of a perturbed view that the covariance is of."""
-        if self.turns is None:
+        if self.turns is None or self._used == len(self.views):
             return rows
-        here = torch.nonzero(self.turns[fold][at] == view)[:, 0]
-        return _picked(rows, here.to(rows.device))
+        after = (view - self.turns[fold][at]) % len(self.views)
+        return _picked(rows, torch.nonzero(after < self._used)[:, 0].to(rows.device))
 
     def _factorise(self, sums: list[_Sums]) -> None:
         """Factorise the covariances of all rows, and of all but each fold's."""
