@@ -42,10 +42,10 @@ def geometry(
     """
     rows: list[dict[str, object]] = []
     for layer, estimator in fitted.items():
-        ranks = estimator.ranks_.tolist()
+        ranks, values = estimator.ranks_.tolist(), estimator.eigenvalues_
         present = [k for k, rank in enumerate(ranks) if rank]
         for k in present:
-            kept = estimator.eigenvalues_[k][: ranks[k]]
+            kept = values[k][: ranks[k]]
             parts = kept / kept.sum()
             entropy = -float((parts * np.log(np.maximum(parts, 1e-300))).sum())
             rows.append(

@@ -115,24 +115,32 @@ def class_bias(
     Tensor of float64, shape (K,)
     """
     odds = scores.double() * calibration.temperature
-    n_classes, share = odds.shape[1], calibration.redrawn
-    bias = torch.zeros(n_classes, dtype=torch.float64)
-    one = torch.nn.functional.one_hot(labels, n_classes).double()
-    right = (1 - share) * one + share / n_classes
+    n, n_classes = odds.shape
+    share = calibration.redrawn
+    # A bias multiplies what is below: no exponential is taken again, and sums are products.
+    odds = (odds - odds.amax(1, keepdim=True)).exp_()
+    mine = odds.gather(1, labels[:, None])[:, 0]
+    weights = torch.ones(n_classes, dtype=torch.float64)
 
-    def of_labels(chances: Tensor) -> Tensor:
-        return (chances * right).sum(1, keepdim=True).clamp(min=1e-300)
+    def of_labels() -> tuple[Tensor, Tensor, Tensor]:
+        """Return each row's sum, the chance of its label as class, and of its label as drawn."""
+        total = odds @ weights
+        chance = mine * weights[labels] / total
+        return total, chance, ((1 - share) * chance + share / n_classes).clamp(min=1e-300)
 
-    before = float(of_labels(torch.softmax(odds, 1)).log().sum())
+    before = float(of_labels()[2].log().sum())
     for _ in range(_STEPS):
-        chances = torch.softmax(odds + bias, 1)
-        posterior = chances * right / of_labels(chances)
-        moved = ((posterior.mean(0) + 1e-9) / (chances.mean(0) + 1e-9)).log()
-        bias += moved
-        if float(moved.abs().max()) < 1e-4:
+        total, chance, drawn = of_labels()
+        expected = weights * (odds.T @ (1 / total))
+        posterior = share / n_classes * weights * (odds.T @ (1 / (total * drawn)))
+        posterior.index_add_(0, labels, (1 - share) * chance / drawn)
+        moved = (posterior / n + 1e-9) / (expected / n + 1e-9)
+        weights *= moved
+        weights /= weights.log().mean().exp()
+        if float(moved.log().abs().max()) < 1e-4:
             break
-    bias -= bias.mean()
-    after = float(of_labels(torch.softmax(odds + bias, 1)).log().sum())
+    after = float(of_labels()[2].log().sum())
+    bias = weights.log()
     return bias if after - before > n_classes - 1 else torch.zeros_like(bias)
 
 
@@ -412,6 +420,9 @@ def _with_transitions(
     numbers = n_classes * (n_classes - 1)
     needed = float(calibration.likelihoods.sum()) + numbers
     found = None
+    if needed >= 0:
+        # Not even certainty would be worth so many numbers.
+        return None
     for factor in _WIDER:
         chances = torch.softmax(scores * (factor * calibration.temperature), 1)
         redrawn, _ = _share(chances.gather(1, labels[:, None]).T, n_classes)

@@ -189,7 +189,10 @@ def rate_of_neighbours(
     matrix = 0.7 * torch.eye(n_classes, dtype=torch.float64) + 0.3 / n_classes
     priors = torch.full((n_classes,), 1 / n_classes, dtype=torch.float64)
     for _ in range(_STEPS):
-        joint = priors * matrix.T[seen].prod(1)
+        of_labels = matrix.T.contiguous()
+        joint = priors * of_labels[seen[:, 0]]
+        joint *= of_labels[seen[:, 1]]
+        joint *= of_labels[seen[:, 2]]
         joint /= joint.sum(1, keepdim=True).clamp(min=1e-300)
         counts = torch.zeros(n_classes, n_classes, dtype=torch.float64)
         for place in range(3):

@@ -79,8 +79,9 @@ _LOOKED_AT_NOISE = 10_000
 _WIDEST = 4096
 # A column's standard deviation over the median column's, at least.
 _LEAST = 0.1
-# So many samples choose at least, whatever they take.
-_CHOOSE = 500
+# So many samples choose at least, whatever they take; and of so many scores are kept at least, if
+# there is room: more would tell no more.
+_CHOOSE, _TELL = 500, 20_000
 # Shares of the memory that may be used: rows of all layers, features of one, scores of candidates.
 _OF_ROWS, _OF_FEATURES, _OF_SCORES = 0.3, 0.25, 0.3
 
@@ -269,16 +270,14 @@ def fit_candidates(
         views = views[:1]
     # By the inputs' own fingerprints, whichever process has them; folds are what is left of these.
     turns = [
-        torch.from_numpy(
-            (mixed(p) // np.uint64(FOLDS) % np.uint64(max(1, len(views)))).astype("i8")
-        )
+        torch.from_numpy((mixed(p) // np.uint64(FOLDS) >> np.uint64(2)).astype(np.int64))
         for p in prints
     ]
     n_features = min(settings.features, n // 2 + 1)
     number = len(names) * len(kinds) * settings.rounds
     number *= len(settings.ridges) + len(settings.feature_ridges)
     each = 8 * len(classes) * number * kept.n
-    steps = max(1, -(-each // max(1, int(_OF_SCORES * task.memory))))
+    steps = max(1, -(-each // max(1, int(_OF_SCORES * task.memory))), kept.n // _TELL)
     steps = min(steps, max(1, kept.n // _CHOOSE))
     fitted: dict[Candidate, Fitted] = {}
     features: dict[str, FourierFeatures] = {}

@@ -6,6 +6,7 @@ or to labels that it decoded itself a round before. The covariance does not depe
 factorisation serves all rounds, and what all but one fold's rows add up to is a difference of sums.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import product
@@ -25,7 +26,7 @@ __all__ = ["Candidate", "Fitted", "Grid", "LayerFit", "scores_of"]
 
 # The fit to all folds; fit k is kept from fold k.
 WHOLE = FOLDS
-# Perturbed rows, for each column, that are enough for a covariance beside the rows as they are.
+# Rows for each column that are enough for a covariance: as they are, and again perturbed.
 _ROWS_PER_NUMBER = 8
 # Up to so many classes sums come from one product with indicators.
 _FEW = 64
@@ -132,9 +133,9 @@ class LayerFit:
     room : int
         Bytes that features may take; beyond it they are made again for each pass.
     turns : list of Tensor of int64, shape (n_k,), or None
-        By fold, the first of each sample's perturbed views, counted from 0, that the covariance is
-        of. Where samples are many, one is enough: of the same sample another says little more. With
-        None it is of all.
+        By fold a random number of each sample, at least 0, which says what the covariance is of
+        where samples are many: some of the rows as they are, and one perturbed view of each sample,
+        as another of the same says little more. With None it is of all.
     """
 
     rows: KeptRows
@@ -202,6 +203,25 @@ class LayerFit:
                 yield fold, slice(start, start + len(parts[0])), parts
                 start += len(parts[0])
 
+    def _every(self, steps: int) -> Iterator[tuple[int, list[Tensor]]]:
+        """Give each fold's rows of every `steps`-th sample: as they are, and perturbed once."""
+        first = self.views[:1] or [0]
+        for fold in range(FOLDS):
+            start = 0
+            if self._cache is not None:
+                blocks: Iterator[list[Tensor]] = (
+                    [plain, once] for plain, _, once in self._cache[fold]
+                )
+            else:
+                blocks = self.rows.blocks(self.layer, fold, [0, *first])
+            for views in blocks:
+                n = len(views[0])
+                some = torch.arange(n)[-start % steps :: steps].to(views[0].device)
+                start += n
+                if steps > 1:
+                    views = [_picked(rows, some) for rows in views]
+                yield fold, views if self._cache is not None else [self._mapped(v) for v in views]
+
     def _mapped(self, rows: Tensor) -> Tensor:
         rows = rows.to(self.centre.device)
         about = (rows if self.features is None else self.features(rows)) - self.centre
@@ -222,41 +242,59 @@ class LayerFit:
         cache: list[list[tuple[Tensor, Tensor, Tensor]]] | None = [[] for _ in range(FOLDS)]
         if 12 * width * self.rows.n > self.room:
             cache = None
+        counted = torch.zeros(FOLDS)
         with self.team.together():
             for fold, at, parts in self._blocks():
                 mine, labels = sums[fold], self.labels[fold][at].to(self.centre.device)
-                moved = _sum_of(parts)
-                for view, part in enumerate(parts[1:] if fits else ()):
-                    turned = self._of_turn(part, view, fold, at)
-                    add_products(mine.products[1], turned)
-                    mine.totals[1] += turned.sum(0)
-                add_products(mine.products[0], parts[0])
-                mine.totals[0] += parts[0].sum(0)
+                # What is of no use is not added up.
+                moved = _sum_of(parts) if fits else parts[0]
+                for view, part in enumerate(parts if fits else parts[:1]):
+                    rows = self._counting(part, view, fold, at)
+                    add_products(mine.products[min(view, 1)], rows)
+                    mine.totals[min(view, 1)] += rows.sum(0)
+                    counted[fold] += len(rows) * (view == 0)
                 for kind, rows in enumerate((parts[0], moved)):
                     _add_by_class(mine.of_class[kind], rows, labels)
                 if cache is not None:
                     cache[fold].append((parts[0], moved, parts[min(1, len(self.views))]))
         self._cache = cache
-        for mine in sums:
-            if fits:
-                mine.products[1] *= len(self.views) / self._used
-                mine.totals[1] *= len(self.views) / self._used
+        counted = self.team.total(counted)
+        for mine, n, of_fold in zip(sums, self.counts.sum(1), counted, strict=True):
             for tensors in (mine.products, mine.totals, mine.of_class):
                 tensors[:] = [self.team.total(each) for each in tensors]
+            # As much as if all rows had been added up.
+            for tensors in (mine.products, mine.totals):
+                tensors[0] *= float(n / of_fold.clamp(min=1))
+            if fits:
+                for tensors in (mine.products, mine.totals):
+                    tensors[1] *= len(self.views) / self._used
         return sums
+
+    @property
+    def _enough(self) -> float:
+        """How many rows of a sample are enough for a covariance."""
+        return _ROWS_PER_NUMBER * len(self.centre) / max(1, int(self.counts.sum()))
 
     @property
     def _used(self) -> int:
         """How many perturbed rows of a sample the covariance is of."""
-        enough = -(-_ROWS_PER_NUMBER * len(self.centre) // max(1, int(self.counts.sum())))
-        return len(self.views) if self.turns is None else min(len(self.views), enough)
+        views = max(1, len(self.views))
+        return views if self.turns is None else min(views, math.ceil(self._enough))
 
-    def _of_turn(self, rows: Tensor, view: int, fold: int, at: slice) -> Tensor:
-        """Return the rows of a perturbed view that the covariance is of."""
-        if self.turns is None or self._used == len(self.views):
+    def _counting(self, rows: Tensor, view: int, fold: int, at: slice) -> Tensor:
+        """Return the rows of a view that the covariance is of."""
+        if self.turns is None:
             return rows
-        after = (view - self.turns[fold][at]) % len(self.views)
-        return _picked(rows, torch.nonzero(after < self._used)[:, 0].to(rows.device))
+        turns = self.turns[fold][at]
+        if view == 0:
+            every = max(1, int(1 / self._enough))
+            some = turns // max(1, len(self.views)) % every == 0
+        else:
+            after = (view - 1 - turns) % len(self.views)
+            some = after < self._used
+        if bool(some.all()):
+            return rows
+        return _picked(rows, torch.nonzero(some)[:, 0].to(rows.device))
 
     def _factorise(self, sums: list[_Sums]) -> None:
         """Factorise the covariances of all rows, and of all but each fold's."""
@@ -357,14 +395,9 @@ class LayerFit:
         keys = [(p, r, n) for n, made in enumerate(linears) for p, r in made]
         kept: list[list[Tensor]] = [[], []]
         with self.team.together():
-            for fold, at, plain_rows, _, first in self._lifted():
-                some = torch.arange(at.stop - at.start)[-at.start % steps :: steps]
-                some = some.to(plain_rows.device)
-                picked = (
-                    rows if steps == 1 else _picked(rows, some) for rows in (plain_rows, first)
-                )
+            for fold, views in self._every(steps):
                 mine = [linears[number][p, ridge][fold] for p, ridge, number in keys]
-                for rows, scores in zip(picked, kept, strict=True):
+                for rows, scores in zip(views, kept, strict=True):
                     scores.append(scores_of(rows, mine, 1).cpu())
         plain, moved = (
             torch.cat(parts).view(-1, len(keys), self.n_classes)
