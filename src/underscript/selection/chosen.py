@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from .._notes import Notes
 from .._passes import Decoders, Task
+from .._products import add_products, mirrored
 from .._stream import Source, stream
 from .._survey import INPUT
 from ..combined import COMBINED, CombinedDiscriminant, Member
@@ -47,6 +48,8 @@ __all__ = ["Chosen", "choose"]
 _PER_CLASS = 2
 # Where more survives, errors of agreement are multiplied by four, and little is told.
 _TOO_MUCH = 0.75
+# Rows for each column that tell which vector gives 1 with all rows.
+_ROWS_PER_NUMBER = 8
 # Members of the ensemble of one layer.
 _OF_LAYER = 3
 
@@ -173,18 +176,24 @@ class Chosen:
         decoded = self.values.argmax(1)
         sums = torch.zeros(n_classes, width, dtype=torch.float64)
         products = torch.zeros(width, width, dtype=torch.float64)
+        total = torch.zeros(width, dtype=torch.float64)
+        # A vector of so many numbers is told by some of the rows.
+        every = max(1, kept.n * team.size // (_ROWS_PER_NUMBER * width))
         for fold, part in enumerate(parts):
             start = 0
             for (block,) in kept.blocks(layer, fold, [0]):
                 rows = block.double().cpu()
                 sums.index_add_(0, decoded[part.places[start : start + len(rows)]], rows)
-                products += rows.T @ rows
+                some = rows[-start % every :: every]
+                add_products(products, some)
+                total += some.sum(0)
                 start += len(rows)
-        sums, products = team.total(sums), team.total(products)
+        sums, products, total = (team.total(each) for each in (sums, products, total))
         n = team.total(torch.bincount(decoded, minlength=n_classes))
         # The vector whose products with rows are nearest to 1, by least squares.
+        products = mirrored(products)
         products.diagonal().add_(1e-6 * float(products.diagonal().mean()))
-        one = torch.linalg.solve(products, sums.sum(0)).float()
+        one = torch.linalg.solve(products, total).float()
         fits = any(each.perturbed for each in self.fits.candidates)
         views = list(range(kept.views)) if fits else [0]
 

@@ -26,8 +26,9 @@ __all__ = ["Candidate", "Fitted", "Grid", "LayerFit", "scores_of"]
 
 # The fit to all folds; fit k is kept from fold k.
 WHOLE = FOLDS
-# Rows for each column that are enough for a covariance: as they are, and again perturbed.
-_ROWS_PER_NUMBER = 8
+# Rows that are enough for a covariance, as they are, and again perturbed: so many for each column,
+# and so many in any case.
+_ROWS_PER_NUMBER, _ROWS = 8, 1 << 14
 # Up to so many classes sums come from one product with indicators.
 _FEW = 64
 
@@ -150,7 +151,7 @@ class LayerFit:
     room: int
     scale: Tensor | None = None
     turns: list[Tensor] | None = None
-    _cache: list[list[tuple[Tensor, Tensor, Tensor]]] | None = field(default=None, init=False)
+    _cache: list[list[tuple[Tensor, Tensor]]] | None = field(default=None, init=False)
     _factors: dict[tuple[int, bool, float], tuple[Tensor, Tensor]] = field(
         default_factory=dict, init=False
     )
@@ -180,20 +181,15 @@ class LayerFit:
         self._factors.clear()
         return found
 
-    def _lifted(self) -> Iterator[tuple[int, slice, Tensor, Tensor, Tensor]]:
-        """Give each fold's rows about the centre.
-
-        As they are, the sum of perturbed ones, and of these the first.
-        """
+    def _lifted(self) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """Give each fold's rows about the centre: as they are, and the sum of perturbed ones."""
         if self._cache is not None:
             for fold, blocks in enumerate(self._cache):
-                start = 0
-                for plain, moved, first in blocks:
-                    yield fold, slice(start, start + len(plain)), plain, moved, first
-                    start += len(plain)
+                for plain, moved in blocks:
+                    yield fold, plain.float(), moved.float()
             return
-        for fold, at, parts in self._blocks():
-            yield fold, at, parts[0], _sum_of(parts), parts[min(1, len(self.views))]
+        for fold, _, parts in self._blocks():
+            yield fold, parts[0], _sum_of(parts)
 
     def _blocks(self) -> Iterator[tuple[int, slice, list[Tensor]]]:
         for fold in range(FOLDS):
@@ -208,19 +204,11 @@ class LayerFit:
         first = self.views[:1] or [0]
         for fold in range(FOLDS):
             start = 0
-            if self._cache is not None:
-                blocks: Iterator[list[Tensor]] = (
-                    [plain, once] for plain, _, once in self._cache[fold]
-                )
-            else:
-                blocks = self.rows.blocks(self.layer, fold, [0, *first])
-            for views in blocks:
+            for views in self.rows.blocks(self.layer, fold, [0, *first]):
                 n = len(views[0])
                 some = torch.arange(n)[-start % steps :: steps].to(views[0].device)
                 start += n
-                if steps > 1:
-                    views = [_picked(rows, some) for rows in views]
-                yield fold, views if self._cache is not None else [self._mapped(v) for v in views]
+                yield fold, [self._mapped(rows if steps == 1 else rows[some]) for rows in views]
 
     def _mapped(self, rows: Tensor) -> Tensor:
         rows = rows.to(self.centre.device)
@@ -239,10 +227,13 @@ class LayerFit:
             )
             for _ in range(FOLDS)
         ]
-        cache: list[list[tuple[Tensor, Tensor, Tensor]]] | None = [[] for _ in range(FOLDS)]
-        if 12 * width * self.rows.n > self.room:
-            cache = None
-        counted = torch.zeros(FOLDS)
+        cache: list[list[tuple[Tensor, Tensor]]] | None = None
+        size = 4 * width * self.rows.n
+        if self.features is not None and self.grid.rounds > 1 and size <= self.room:
+            cache = [[] for _ in range(FOLDS)]
+        # Features lie between -1 and 1: where there is no room, half of their digits tell labels.
+        kept_as = torch.float32 if 2 * size <= self.room else torch.float16
+        counted = torch.zeros(2, FOLDS)
         with self.team.together():
             for fold, at, parts in self._blocks():
                 mine, labels = sums[fold], self.labels[fold][at].to(self.centre.device)
@@ -252,46 +243,33 @@ class LayerFit:
                     rows = self._counting(part, view, fold, at)
                     add_products(mine.products[min(view, 1)], rows)
                     mine.totals[min(view, 1)] += rows.sum(0)
-                    counted[fold] += len(rows) * (view == 0)
+                    counted[min(view, 1), fold] += len(rows)
                 for kind, rows in enumerate((parts[0], moved)):
                     _add_by_class(mine.of_class[kind], rows, labels)
                 if cache is not None:
-                    cache[fold].append((parts[0], moved, parts[min(1, len(self.views))]))
+                    cache[fold].append((parts[0].to(kept_as), moved.to(kept_as)))
         self._cache = cache
         counted = self.team.total(counted)
-        for mine, n, of_fold in zip(sums, self.counts.sum(1), counted, strict=True):
+        for fold, mine in enumerate(sums):
             for tensors in (mine.products, mine.totals, mine.of_class):
                 tensors[:] = [self.team.total(each) for each in tensors]
             # As much as if all rows had been added up.
-            for tensors in (mine.products, mine.totals):
-                tensors[0] *= float(n / of_fold.clamp(min=1))
-            if fits:
-                for tensors in (mine.products, mine.totals):
-                    tensors[1] *= len(self.views) / self._used
+            n = int(self.counts[fold].sum())
+            for kind, of_all in enumerate((n, n * len(self.views))[: 1 + fits]):
+                scale = of_all / max(1.0, float(counted[kind, fold]))
+                mine.products[kind] *= scale
+                mine.totals[kind] *= scale
         return sums
-
-    @property
-    def _enough(self) -> float:
-        """How many rows of a sample are enough for a covariance."""
-        return _ROWS_PER_NUMBER * len(self.centre) / max(1, int(self.counts.sum()))
-
-    @property
-    def _used(self) -> int:
-        """How many perturbed rows of a sample the covariance is of."""
-        views = max(1, len(self.views))
-        return views if self.turns is None else min(views, math.ceil(self._enough))
 
     def _counting(self, rows: Tensor, view: int, fold: int, at: slice) -> Tensor:
         """Return the rows of a view that the covariance is of."""
         if self.turns is None:
             return rows
-        turns = self.turns[fold][at]
-        if view == 0:
-            every = max(1, int(1 / self._enough))
-            some = turns // max(1, len(self.views)) % every == 0
-        else:
-            after = (view - 1 - turns) % len(self.views)
-            some = after < self._used
+        enough = max(_ROWS, _ROWS_PER_NUMBER * len(self.centre)) / max(1, int(self.counts.sum()))
+        views, turns = max(1, len(self.views)), self.turns[fold][at]
+        some = turns // views % max(1, int(1 / enough)) == 0
+        if view:
+            some &= (view - 1 - turns) % views < math.ceil(enough)
         if bool(some.all()):
             return rows
         return _picked(rows, torch.nonzero(some)[:, 0].to(rows.device))
@@ -341,7 +319,7 @@ class LayerFit:
         sums = {key: torch.zeros_like(mean) for key, mean in before.items()}
         counts = {key: torch.zeros(n_classes, dtype=torch.int64) for key in before}
         with self.team.together():
-            for fold, _, plain, moved, _ in self._lifted():
+            for fold, plain, moved in self._lifted():
                 both = plain + moved
                 for perturbed in self.grid.perturbed:
                     rows, parts = (both, self._parts) if perturbed else (plain, 1)

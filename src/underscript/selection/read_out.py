@@ -23,7 +23,11 @@ _VARIANCE = 0.25
 # Steps of L-BFGS, at most, and the gain in nats a sample below which another is not worth it.
 _STEPS, _GAIN = 60, 1e-5
 # Samples are left out beyond so many numbers, and beyond so many products a step.
-_NUMBERS, _PRODUCTS = 1 << 26, 1 << 31
+_NUMBERS, _PRODUCTS = 1 << 25, 1 << 31
+
+
+def _precise(device: torch.device) -> torch.dtype:
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def fit_read_out(
@@ -47,15 +51,19 @@ def fit_read_out(
     """
     n, width, n_classes = size
     every = max(1, -(-n * width * n_classes * team.size // _PRODUCTS), -(-n * width // _NUMBERS))
-    rows, chances, start = [], [], 0
+    x = torch.empty(-(-n // every), width, device=device)
+    y = torch.empty(len(x), n_classes, device=device)
+    sums = torch.zeros(2, width, dtype=_precise(device), device=device)
+    start = filled = 0
     for some, of_classes in blocks:
         at = torch.arange(len(some))[-start % every :: every]
-        rows.append(some[at.to(some.device)].to(device).float())
-        chances.append(of_classes[at].to(device).float())
-        start += len(some)
-    x = torch.cat(rows) if rows else torch.empty(0, width, device=device)
-    y = torch.cat(chances) if chances else torch.empty(0, n_classes, device=device)
-    sums = torch.stack([x.double().sum(0), x.double().square().sum(0)])
+        end = filled + len(at)
+        x[filled:end] = some[at.to(some.device)].to(device)
+        y[filled:end] = of_classes[at].to(device)
+        mine = x[filled:end].to(sums)
+        sums += torch.stack([mine.sum(0), mine.square_().sum(0)])
+        start, filled = start + len(some), end
+    x, y = x[:filled], y[:filled]
     sums = torch.cat([sums.flatten(), torch.tensor([float(len(x))]).to(sums)])
     sums = team.total(sums)
     number = float(sums[-1]) or 1.0
