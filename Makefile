@@ -34,9 +34,11 @@ docs: $(VENV)/.installed-test
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # Seconds, ratios, the floor, memory and agreement, side by side: about half an hour and 6 GiB, on an
-# otherwise idle machine. One case: make bench CASES=few-directions
+# otherwise idle machine; then what a default decode costs beside an epoch of training, 20 minutes more
+# (ROOT is where data/unpack.py wrote). One case: make bench CASES=few-directions COST=cnn-5k
 bench: $(VENV)/.installed data
 	$(BIN)/python -m benchmarks $(CASES)
+	$(BIN)/python -m benchmarks.cost $(if $(ROOT),--root $(ROOT)) $(COST)
 
 # Who finds wrong labels, and in what time (docs/detection.md), in runs/audit. It goes on where it was
 # stopped. Fewer networks: make bench-audit AUDIT="--runs 1 --settings mnist-mlp"

@@ -83,3 +83,22 @@ def test_the_network_runs_once_for_each_view_of_each_sample(views):
     # The hold-out is perturbed once. Before, an example is tried: as it is, and in two views.
     example, tried = 8, 300 * (1 + 2)
     assert count <= 300 * (1 + views) + 2 * 150 + 150 + example + tried
+
+
+def test_kept_rows_are_passed_over_a_dozen_times_at_most(monkeypatch):
+    """All stages together, whatever the number of candidates (docs/engine.md)."""
+    passes: dict[str, int] = {}
+    blocks = KeptRows.blocks
+
+    def counted(self, layer, fold, views, size=2048):
+        passes[layer] = passes.get(layer, 0) + (fold == 0)
+        return blocks(self, layer, fold, views, size)
+
+    monkeypatch.setattr(KeptRows, "blocks", counted)
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 3))
+    x = torch.randn(600, 6)
+    y = (x[:, 0] > 0).long() + (x[:, 1] > 0.5).long()
+    us.decode(net, (x, y), variance=0.5, progress=False, controls=False)
+    assert set(passes) == {"input", "1"}
+    assert 4 <= max(passes.values()) <= 12
