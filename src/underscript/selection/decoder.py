@@ -83,7 +83,7 @@ _LEAST = 0.1
 # there is room: more would tell no more.
 _CHOOSE, _TELL = 500, 20_000
 # Shares of the memory that may be used: rows of all layers, features of one, scores of candidates.
-_OF_ROWS, _OF_FEATURES, _OF_SCORES = 0.3, 0.3, 0.25
+_OF_ROWS, _OF_FEATURES, _OF_SCORES = 0.2, 0.25, 0.25
 
 
 @dataclass

@@ -172,14 +172,14 @@ class LayerFit:
         self._factorise(sums)
         linears: list[dict[tuple[bool, float], list[Linear]]] = []
         means = self._given_means(sums)
+        del sums
         for number in range(self.grid.rounds):
             if number:
                 means = self._decoded_means(linears[-1], means)
             linears.append(self._solved(means))
-        found = self._scored(linears, steps)
         self._cache = None
         self._factors.clear()
-        return found
+        return self._scored(linears, steps)
 
     def _lifted(self) -> Iterator[tuple[int, Tensor, Tensor]]:
         """Give each fold's rows about the centre: as they are, and the sum of perturbed ones."""
@@ -232,7 +232,7 @@ class LayerFit:
         if self.features is not None and self.grid.rounds > 1 and size <= self.room:
             cache = [[] for _ in range(FOLDS)]
         # Features lie between -1 and 1: where there is no room, half of their digits tell labels.
-        kept_as = torch.float32 if 2 * size <= self.room else torch.float16
+        kept_as = torch.float32 if 4 * size <= self.room else torch.float16
         counted = torch.zeros(2, FOLDS)
         with self.team.together():
             for fold, at, parts in self._blocks():
