@@ -112,12 +112,8 @@ def _features(n: int, width: int, classes: int, spread: float) -> Any:
 
 
 CASES: dict[str, Case] = {
-    "residual-20k": Case(
-        _images("cifar10", 20_000, 5_000, "residual", "worse"), 3, None, 3.0, True
-    ),
-    "residual-50k": Case(
-        _images("cifar10", 45_000, 5_000, "residual", "worse"), 3, None, 3.0, True
-    ),
+    "residual-20k": Case(_images("cifar10", 20_000, 5_000, "residual", "worse"), 3, None, 3.0),
+    "residual-50k": Case(_images("cifar10", 45_000, 5_000, "residual", "worse"), 3, None, 3.0),
     "cnn-5k": Case(_small_cnn, 5, None, 1.5),
     "mlp-60k": Case(_images("mnist", 55_000, 5_000, "mlp", "c0.4"), None, 60, 3.0),
     "texts-8k": Case(_texts, 1, None, 3.0),

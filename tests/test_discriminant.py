@@ -126,6 +126,13 @@ def test_structured_directions_approximate_the_kernel_and_are_what_they_say(widt
     # What is written to a file are the directions themselves.
     dense = FourierFeatures(features.directions, features.phases)
     np.testing.assert_allclose(seen, dense(x.double()), atol=2e-5)
+    # What is read from a file is as fast, and the same to the last digit.
+    restored = FourierFeatures.restored(
+        0, features.directions, features.phases, None, features.structured.length
+    )
+    assert torch.equal(restored(x), features(x))
+    other = FourierFeatures.restored(1, features.directions, features.phases, None, 1.0)
+    assert other.structured is None
     one = features(x[3:4])
     torch.testing.assert_close(one, features(x)[3:4], rtol=0, atol=2e-6)
 

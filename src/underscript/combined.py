@@ -17,7 +17,7 @@ __all__ = ["COMBINED", "CombinedDiscriminant", "Member", "rows_for"]
 COMBINED = "(combined)"
 
 # Tensors that members of the same view have in common.
-_SHARED = ("directions", "phases", "scale")
+_SHARED = ("directions", "phases", "scale", "length")
 
 LayerRows = Tensor | Mapping[str, Tensor]
 

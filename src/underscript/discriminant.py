@@ -339,6 +339,8 @@ class RidgeDiscriminant(Baseline):
             made["phases"] = self._map.phases.cpu().contiguous()
             if self._map.scale is not None:
                 made["scale"] = self._map.scale.cpu().contiguous()
+            if self._map.structured is not None:
+                made["length"] = torch.tensor(self._map.structured.length, dtype=torch.float64)
         return made
 
     def set_tensors(self, tensors: Mapping[str, Tensor]) -> Self:
@@ -352,9 +354,14 @@ class RidgeDiscriminant(Baseline):
         linear = Linear(tensors["coefficients"], tensors["intercepts"])
         features = None
         if self.n_features:
-            features = FourierFeatures(
-                tensors["directions"], tensors["phases"], tensors.get("scale")
-            )  # fmt: skip
+            known = tensors["directions"], tensors["phases"], tensors.get("scale")
+            if "length" in tensors and tensors["length"].numel() != 1:
+                raise ValueError("expected one length of the kernel")
+            features = (
+                FourierFeatures.restored(self.seed, *known, float(tensors["length"]))
+                if "length" in tensors
+                else FourierFeatures(*known)
+            )
         inner = linear.coefficients.shape[1] if linear.coefficients.ndim == 2 else -1
         fits = linear.intercepts.shape == linear.coefficients.shape[:1]
         if features is not None:

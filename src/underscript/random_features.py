@@ -151,6 +151,17 @@ class FourierFeatures:
         phases = torch.rand(n_features, generator=generator) * (2 * torch.pi)
         return cls(directions.to(rows.device), phases.to(rows.device), scale, structured)
 
+    @classmethod
+    def restored(
+        cls, seed: int, directions: Tensor, phases: Tensor, scale: Tensor | None, length: float
+    ) -> "FourierFeatures":
+        """Return features that were saved; as fast as before, if this seed and length give them."""
+        if directions.ndim == 2 and directions.shape[0] > _DENSE:
+            drawn = cls.of_length(length, directions.T, directions.shape[1], seed, scale)
+            if torch.equal(drawn.directions, directions) and torch.equal(drawn.phases, phases):
+                return drawn
+        return cls(directions, phases, scale)
+
     def to(self, device: torch.device) -> "FourierFeatures":
         """Return the same on a device."""
         scale = None if self.scale is None else self.scale.to(device)
