@@ -22,6 +22,7 @@ import models
 import underscript as us
 from underscript import ClassMoments, _passes
 from underscript.errors import DataError, LayerError
+from underscript.plots._rows import layer_order
 from underscript.rows import ClassRows, RowStore
 from underscript.selection import Key, Score, held_out_tenth, select
 
@@ -123,6 +124,28 @@ def test_every_accuracy_is_that_of_the_estimator_on_rows_of_a_plain_forward_pass
         predicted = estimator.predict(rows_by_hand(MODEL, x)[row.layer])
         assert row.accuracy == (predicted == labels).mean(), row
         assert row.rank == pytest.approx(estimator.ranks_.mean()), row
+
+
+def test_masc_stands_in_the_table_by_default_where_it_costs_next_to_nothing(monkeypatch):
+    def layers(**options):
+        table = run(controls=False, **options).table
+        return {probe: rows["layer"].unique().tolist() for probe, rows in table.groupby("probe")}
+
+    every = ["input", "relu1", "relu2"]
+    assert layers()["masc"] == every
+    # Layers are 12, 16 and 10 wide: 240 · 16² for sums, 10 · 4 · 16³ for eigenvectors of four
+    # classes, and 240 · 16 · 4 · 16 / 2 for products with these are too many.
+    monkeypatch.setattr(_passes, "_CHEAP", 348_159)
+    assert layers()["masc"] == ["input", "relu2"]
+    assert layers()["auto"][:3] == layer_order(run(controls=False).table)[:3] == every
+    monkeypatch.setattr(_passes, "_CHEAP", 348_160)
+    assert layers()["masc"] == every
+    monkeypatch.setattr(_passes, "_CHEAP", 0)
+    assert "masc" not in layers()
+    assert run(controls=False).geometry is None
+    # What is asked for is there, and what the choice is among.
+    assert layers(probes=("masc",))["masc"] == every
+    assert layers(auto=False)["masc"] == every
 
 
 def test_the_models_own_accuracy_is_the_probe_model_of_the_layer_output():

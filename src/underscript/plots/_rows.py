@@ -40,7 +40,10 @@ def checked(table: pd.DataFrame) -> pd.DataFrame:
 
 def layer_order(table: pd.DataFrame) -> list[str]:
     """Return the names of the decoded layers, in the order in which they first appear."""
-    return [str(name) for name in table.loc[table["probe"] != "model", "layer"].unique()]
+    rows = table[table["probe"] != "model"]
+    # What chooses itself is there at all layers, in their order; other decoders need not be.
+    everywhere = rows[rows["probe"] == "auto"]
+    return [str(name) for name in dict.fromkeys([*everywhere["layer"], *rows["layer"]])]
 
 
 def same_variance(column: pd.Series, variance: float | None) -> pd.Series:

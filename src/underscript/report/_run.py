@@ -256,14 +256,16 @@ def _shapes(d: "Decoding") -> list[tuple[Markup, str]]:
     own = d.geometry[d.geometry["class_a"] == d.geometry["class_b"]]
     means = own.groupby("layer", sort=False)["effective_rank"].mean()
     told = ", ".join(f"{printable(str(layer))} {mean:.1f}" for layer, mean in means.items())
-    found = [
-        (
-            inline(lambda ax: rank_curve(d, ax), "ranks", (4.6, 4.0), kind="half",
-                   label=f"Mean effective rank of the class subspaces: {told}"),
-            "How many directions a class really uses in each layer: the mean over classes, and "
-            "their range.",
-        )
-    ]  # fmt: skip
+    found = []
+    if len(means) > 1:
+        found.append(
+            (
+                inline(lambda ax: rank_curve(d, ax), "ranks", (4.6, 4.0), kind="half",
+                       label=f"Mean effective rank of the class subspaces: {told}"),
+                "How many directions a class really uses in each layer: the mean over classes, and "
+                "their range.",
+            )
+        )  # fmt: skip
     if len(d.geometry) > len(own):
         pairs = d.geometry[d.geometry["class_a"] != d.geometry["class_b"]]
         low, high = pairs["angle"].min(), pairs["angle"].max()
