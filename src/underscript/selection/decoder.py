@@ -408,24 +408,32 @@ def measure_memory(fits: Fits, perturbed: bool) -> Memory:
     own = torch.tensor([each.layer == INPUT for each in fits.candidates])
     base = torch.where(own, of_moved, of_plain)
     layers = [each.layer for each in fits.candidates]
-    first = by_agreement(of_plain, layers)[0]
+    order = by_agreement(of_plain, layers)
     step = max(1, len(scores.labels) // _LOOKED_AT_NOISE)
-    labels = scores.labels[::step]
-    least = torch.stack(
-        [each[::step] for each, layer in zip(scores.moved, layers, strict=True) if layer == first]
-    ).sum(0)
-    answers = least.argmax(1)
+    labels, n_classes = scores.labels[::step], len(fits.classes)
+
+    def summed(name: str) -> Tensor:
+        """Return the summed scores of a layer's candidates on perturbed rows."""
+        mine = [each for each, layer in zip(scores.moved, layers, strict=True) if layer == name]
+        return torch.stack([each[::step] for each in mine]).sum(0)
+
+    answers = summed(order[0]).argmax(1)
     beyond = beyond_chance(float((answers == labels).double().mean()), answers, labels)
     likely = most = 0.0
     against = None
-    if perturbed and len(set(layers)) > 1:
-        right, n_classes = chance_right(least, labels), len(fits.classes)
-        likely, most = survival_without(
-            plain[:, ::step], moved[:, ::step], labels, right, layers,
-            [each.perturbed for each in fits.candidates], n_classes,
-        )  # fmt: skip
-        knowing = [at for at, layer in enumerate(layers) if layer == first]
-        against = contradicted(moved[knowing, ::step], labels, right, n_classes)
+    for name in order[:-1] if perturbed else ():
+        right = chance_right(summed(name), labels)
+        knowing = [at for at, layer in enumerate(layers) if layer == name]
+        mine = contradicted(moved[knowing, ::step], labels, right, n_classes)
+        credible = mine is not None and float(mine.right.mean()) < 0.5
+        if credible or name == order[0]:
+            against = mine
+            likely, most = survival_without(
+                plain[:, ::step], moved[:, ::step], labels, right, layers,
+                [each.perturbed for each in fits.candidates], n_classes, name,
+            )  # fmt: skip
+        if credible:
+            break
     places = frozenset(torch.nonzero(own)[:, 0].tolist())
     found = Memory(of_plain, of_moved, base, None, most, likely, 0.0, 0.0, beyond, against, places)
     if scores.held is None or not len(scores.holdout):

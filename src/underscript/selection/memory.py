@@ -7,9 +7,10 @@ perturbation: A = (1 − ρ) A\* + ρ A₀. It is found
 
 - from what becomes of memories that are known to be such. Samples whose given label no candidate of
   the layer that agrees least predicts, most of which agree on another, are mostly mislabelled: how
-  many of them that layer's scores and the labels tell. How often the layer that agrees most still
-  repeats these labels, beyond how often it would without memory, is memory; ρ is the share of it
-  that is left on perturbed inputs;
+  many of them that layer's scores and the labels tell. (A layer that knows next to nothing agrees
+  least, too, but what it contradicts is right by its own scores: then the next layer counts.) How
+  often the layer that agrees most still repeats these labels, beyond how often it would without
+  memory, is memory; ρ is the share of it that is left on perturbed inputs;
 - and with a hold-out, as that with which A\* of all candidates is most nearly their agreement
   there.
 
@@ -127,6 +128,7 @@ def survival_without(
     layers: Sequence[str],
     perturbed: Sequence[bool],
     n_classes: int,
+    reference: str | None = None,
 ) -> tuple[float, float]:
     """Return ρ, as it most likely is and at most, from answers as inputs are, and perturbed.
 
@@ -151,11 +153,14 @@ def survival_without(
         Whether each was fitted to perturbed rows, too.
     n_classes : int
         Classes that occur.
+    reference : str, optional
+        The layer that contradicts; by default the one that agrees least.
     """
     order = by_agreement((plain == labels).double().mean(1), layers)
     if len(order) < 2:
         return 0.0, 0.0
-    knowing = [at for at, name in enumerate(layers) if name == order[0]]
+    reference = reference or order[0]
+    knowing = [at for at, name in enumerate(layers) if name == reference]
     against = contradicted(moved[knowing], labels, right, n_classes)
     if against is None:
         return 0.0, 0.0
