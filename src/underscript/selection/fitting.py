@@ -200,11 +200,13 @@ class LayerFit:
                 start += len(parts[0])
 
     def _every(self, steps: int) -> Iterator[tuple[int, list[Tensor]]]:
-        """Give each fold's rows of every `steps`-th sample: as they are, and perturbed once."""
-        first = self.views[:1] or [0]
+        """Give each fold's rows of every `steps`-th sample: as they are, and perturbed once.
+
+        Only as they are, where there is no perturbed view.
+        """
         for fold in range(FOLDS):
             start = 0
-            for views in self.rows.blocks(self.layer, fold, [0, *first]):
+            for views in self.rows.blocks(self.layer, fold, [0, *self.views[:1]]):
                 n = len(views[0])
                 some = torch.arange(n)[-start % steps :: steps].to(views[0].device)
                 start += n
@@ -375,8 +377,9 @@ class LayerFit:
         with self.team.together():
             for fold, views in self._every(steps):
                 mine = [linears[number][p, ridge][fold] for p, ridge, number in keys]
-                for rows, scores in zip(views, kept, strict=True):
-                    scores.append(scores_of(rows, mine, 1).cpu())
+                said = [scores_of(rows, mine, 1).cpu() for rows in views]
+                kept[0].append(said[0])
+                kept[1].append(said[-1])
         plain, moved = (
             torch.cat(parts).view(-1, len(keys), self.n_classes)
             if parts
