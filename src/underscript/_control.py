@@ -104,29 +104,15 @@ def whole_twin(
             # What there is to say of the data was said of the network.
             names = [place.tap.name for place in task.places]
             chosen = choose(
-                twin,
-                seeing,
-                keeper.kept,
-                sources.get("holdout"),
-                None,
-                Notes(),
-                names,
-                _ONCE,
+                twin, seeing, keeper.kept, sources.get("holdout"), None, Notes(), names, _ONCE,
                 remembers=False,
-            )
+            )  # fmt: skip
             decoders |= chosen.keyed(names)
-        return [
-            record
-            for role in roles
-            for record in _tried(
-                twin,
-                task,
-                sources,
-                role,
-                decoders,
-                seen=None if chosen is None else chosen.replay(role),
-            )
-        ]
+        records: Records = []
+        for role in roles:
+            seen = None if chosen is None else chosen.replay(role)
+            records += _tried(twin, task, sources, role, decoders, seen=seen)
+        return records
 
     return _decoded(look, twin, notes)
 
