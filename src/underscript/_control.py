@@ -14,9 +14,12 @@ from ._notes import Notes
 from ._passes import Decoders, Task, count, fit
 from ._stream import Source
 from ._survey import Place
+from .combined import COMBINED
 from .errors import DataError
 from .selection.chosen import choose
 from .selection.decoder import RowsKeeper, Settings, keep_rows
+from .selection.fitting import Candidate
+from .selection.refit import refitted
 
 __all__ = ["twin_at", "whole_twin"]
 
@@ -31,16 +34,18 @@ Records = list[dict[str, Any]]
 
 def twin_at(
     layers: Sequence[str],
+    members: Mapping[str, Sequence[Candidate]],
     twin: nn.Module,
     task: Task,
     sources: Mapping[str, Source],
     roles: Sequence[str],
     notes: Notes,
 ) -> Records:
-    """Return the table's rows of a twin at some layers, decoded as the network itself is.
+    """Return the table's rows of a twin at some layers, decoded by what decodes the network.
 
-    Fitted once and without perturbed inputs, as it has memorised nothing, to some 5,000 samples,
-    and tried on as many. The input, which is the same for both networks, is left out.
+    By the ensembles that were chosen for the network, their `members` fitted once and without
+    perturbed inputs, as it has memorised nothing, to some 5,000 samples, and tried on as many. The
+    input, which is the same for both networks, is left out.
     """
     places = [
         place for place in task.places
@@ -49,13 +54,13 @@ def twin_at(
     if not places:
         return []
     task = replace(task, places=places, extra=None)
-    names = [place.tap.name for place in places]
+    wanted = [place.tap.name for place in places] + [COMBINED] * (len(layers) > 1)
 
     def look() -> Records:
         keeper = RowsKeeper(task, None, 0)
         keep_rows(twin, task, sources["train"], keeper, "random twin", _some(sources["train"]))
-        fitted = choose(twin, task, keeper.kept, None, None, Notes(), names, _ONCE, remembers=False)
-        decoders = fitted.keyed(names)
+        chosen = {place: made for place, made in members.items() if place in wanted}
+        decoders = refitted(keeper.kept, task, chosen, Settings())
         return [
             record
             for role in roles

@@ -332,7 +332,8 @@ def decode(
             roles = [role for role in sources if role == "holdout" or role in evaluate]
             twin = random_twin(network, seed)
             if auto and controls != "full":
-                records += twin_at(best.layers, twin, seeing, sources, roles, notes)
+                assert chosen is not None
+                records += twin_at(best.layers, chosen.members, twin, seeing, sources, roles, notes)
             else:
                 # The input is read as it is for the network itself.
                 voters = with_input(places, seen.all_places) if auto else []

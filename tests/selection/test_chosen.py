@@ -180,7 +180,7 @@ def test_where_few_samples_choose_all_are_scored_by_what_has_not_seen_them(it, m
     monkeypatch.setattr(sys.modules["underscript.decode"], "choose", recorded)
     decode(it.model, it.train)
     fits, kept, task = made[0].fits, made[0].kept, made[0].task
-    members = [fits.candidates.index(member) for member in made[0].members]
+    members = [fits.candidates.index(member) for member in made[0].members[made[0].key.layer]]
     readers = [Reader(at, True) for at in members]
     assert fits.steps == 1
     expected = out_of_fold_values(fits, kept, readers, task)

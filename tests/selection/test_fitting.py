@@ -73,7 +73,7 @@ def test_random_features_are_fitted_as_rows_are():
 
 @pytest.mark.parametrize("enough", [3000, 1000])
 def test_a_covariance_of_some_of_many_rows_is_that_of_all_but_for_chance(enough, monkeypatch):
-    """Class means are of all rows; what the covariance is of is written out here."""
+    """Of many samples one perturbed view counts; what the covariance is of is written out here."""
     monkeypatch.setattr(fitting, "_ROWS", enough)
     some, grid = rows(n=3000), Grid((0.1,), 1, (True,))
     turn = np.random.default_rng(0).integers(0, 100, 3000)
@@ -81,21 +81,21 @@ def test_a_covariance_of_some_of_many_rows_is_that_of_all_but_for_chance(enough,
     turns = [torch.from_numpy(turn[order][folds[order] == k]) for k in range(3)]
     ((_, found),) = fitted(some, grid, turns=turns).items()
     plain, *moved = (view.astype(np.float64) for view in some.views)
+    turned = np.where(turn[:, None] % 2 == 0, *moved)
     counts = turn // 2 % (3000 // enough) == 0
     n, total, second = 0.0, np.zeros(24), np.zeros((24, 24))
     for fold in range(3):
         here = counts & (folds == fold)
         share = (folds == fold).sum() / here.sum()
-        turned = np.where(turn[here, None] % 2 == 0, *(view[here] for view in moved))
-        for weight, part in ((share, plain[here]), (2 * share, turned)):
-            n += weight * len(part)
-            total += weight * part.sum(0)
-            second += weight * part.T @ part
+        for part in (plain[here], turned[here]):
+            n += share * len(part)
+            total += share * part.sum(0)
+            second += share * part.T @ part
     mean = total / n
     regular = second / n - np.outer(mean, mean)
     regular += 0.1 * np.diag(regular).mean() * np.eye(24)
     means = np.stack(
-        [np.concatenate([view[some.given == k] for view in (plain, *moved)]).mean(0) - mean
+        [np.concatenate([view[some.given == k] for view in (plain, turned)]).mean(0) - mean
          for k in range(5)]
     )  # fmt: skip
     weights = np.linalg.solve(regular, means.T)
@@ -103,6 +103,8 @@ def test_a_covariance_of_some_of_many_rows_is_that_of_all_but_for_chance(enough,
     ours = found.whole(torch.from_numpy(some.views[0])).double().numpy()
     np.testing.assert_allclose(ours, expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
     ((_, exact),) = fitted(some, grid).items()
+    scored = [found.without[k](torch.from_numpy(turned[folds == k]).float()) for k in range(3)]
+    assert_near(found.moved, torch.cat(scored))
     same = agreement(torch.from_numpy(ours), exact.whole(torch.from_numpy(some.views[0])))
     assert 0.95 < same < 1
 

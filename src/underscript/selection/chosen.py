@@ -42,7 +42,7 @@ from .readers import Reader, remembered_by, select_readers
 from .replay import Replay
 from .unseen import Lookup, Unseen
 
-__all__ = ["Chosen", "choose"]
+__all__ = ["Chosen", "auto_key", "choose", "combined"]
 
 # Fewer hold-out samples for each class that occurs choose nothing.
 _PER_CLASS = 2
@@ -64,8 +64,8 @@ class Chosen:
         Its name in tables.
     decoders : dict of str to CombinedDiscriminant
         The best of each layer, and of all together.
-    members : tuple of Candidate
-        What the chosen one consists of.
+    members : dict of str to tuple of Candidate
+        What each of them consists of.
     readers : tuple of (Candidate, bool)
         What says which training labels are wrong, each on rows as they are, or perturbed (true).
     criterion : {"holdout", "training data"}
@@ -91,7 +91,7 @@ class Chosen:
 
     key: Key
     decoders: dict[str, CombinedDiscriminant]
-    members: tuple[Candidate, ...]
+    members: dict[str, tuple[Candidate, ...]]
     readers: tuple[tuple[Candidate, bool], ...]
     criterion: str
     agreement: float
@@ -109,13 +109,13 @@ class Chosen:
     def keyed(self, layers: Sequence[str]) -> Decoders:
         """Return the decoders of some layers and of all together, by their names in tables."""
         places = [*layers, *(place for place in self.decoders if place == COMBINED)]
-        return {_key(place): self.decoders[place] for place in places if place in self.decoders}
+        return {auto_key(place): self.decoders[place] for place in places if place in self.decoders}
 
     @property
     def selection(self) -> Selection:
         """The choice and why."""
         noise, survival = self.noise, self.survival
-        members = [str(member) for member in dict.fromkeys(self.members)]
+        members = [str(member) for member in dict.fromkeys(self.members[self.key.layer])]
         reason = (
             f"{len(members)} discriminants together ({'; '.join(members)})"
             if len(members) > 1
@@ -251,7 +251,7 @@ class Chosen:
             [
                 {
                     **each._asdict(), "criterion": float(worth[at]),
-                    "chosen": each in self.members,
+                    "chosen": each in self.members[self.key.layer],
                     "test_accuracy": float(right[at]) / n if n else np.nan,
                 }
                 for at, each in enumerate(fits.candidates)
@@ -259,7 +259,8 @@ class Chosen:
         )  # fmt: skip
 
 
-def _key(layer: str) -> Key:
+def auto_key(layer: str) -> Key:
+    """Return the name in tables of the decoder that chose itself at a layer."""
     return Key(layer, "auto", None, "corrupted")
 
 
@@ -335,16 +336,18 @@ def choose(
     averaged = everybodys(values, kept, fits, task)
     told = estimate(fits.scores, memory, members, averaged, remembered, task.seed)
     noise, temperature = told.noise.over(fits.classes, task.n_classes), told.temperature
-    decoders = {}
+    decoders, made_of = {}, {}
     for layer in dict.fromkeys(layers):
         among = [at for at, other in enumerate(layers) if other == layer]
         of_layer = among[:1]
         if judged:
             of_layer, _ = criterion.ensemble(among, _OF_LAYER)
-        decoders[layer] = _combined(fits, of_layer, temperature, None, task)
+        made_of[layer] = tuple(fits.candidates[at] for at in of_layer)
+        decoders[layer] = combined(fits, made_of[layer], temperature, None, task)
     alone = {layers[at] for at in members}
     place = alone.pop() if len(alone) == 1 else COMBINED
-    decoders[place] = _combined(fits, members, temperature, told.bias, task)
+    made_of[place] = tuple(fits.candidates[at] for at in members)
+    decoders[place] = combined(fits, made_of[place], temperature, told.bias, task)
     places = torch.cat([kept.part(fold).places for fold in range(FOLDS)])
     ordered = torch.full((len(values), task.n_classes), -torch.inf)
     odds = values * told.out_of_fold_temperature + told.out_of_fold_bias
@@ -360,8 +363,8 @@ def choose(
     noise = with_memory(ordered, kept.labels, noise, task.team)
     agreement, n = _agreement(fits, memory, members)
     return Chosen(
-        key=_key(place), decoders=decoders,
-        members=tuple(fits.candidates[at] for at in members),
+        key=auto_key(place), decoders=decoders,
+        members=made_of,
         readers=tuple((fits.candidates[at], moved) for at, moved in readers),
         criterion="training data" if memory.holdout is None else "holdout",
         agreement=agreement, n=n, noise=noise, memory=_meter(fits, memory), survival=memory,
@@ -444,13 +447,16 @@ def _agreement(fits: Fits, memory: Memory, members: Sequence[int]) -> tuple[floa
     return max(0.0, found), len(scores.labels)
 
 
-def _combined(
-    fits: Fits, members: Sequence[int], temperature: float, bias: Tensor | None, task: Task
+def combined(
+    fits: Fits,
+    members: Sequence[Candidate],
+    temperature: float,
+    bias: Tensor | None,
+    task: Task,
 ) -> CombinedDiscriminant:
     """Return an ensemble, one discriminant for each view; it says the same at less cost."""
     views: dict[tuple[str, int], list[Candidate]] = {}
-    for at in members:
-        each = fits.candidates[at]
+    for each in members:
         views.setdefault((each.layer, each.n_features), []).append(each)
     made: list[Member] = []
     for (layer, n_features), some in views.items():

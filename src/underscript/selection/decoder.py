@@ -12,6 +12,7 @@ from functools import partial
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -39,12 +40,15 @@ from .unseen import prints_of
 
 __all__ = [
     "Fits",
+    "LayersFit",
     "RowsKeeper",
     "Settings",
     "fit_candidates",
     "keep_holdout",
     "keep_rows",
     "measure_memory",
+    "places_of",
+    "spread_of",
 ]
 
 
@@ -236,6 +240,89 @@ def keep_holdout(
     )  # fmt: skip
 
 
+@dataclass
+class LayersFit:
+    """What the fits of all layers share.
+
+    Attributes
+    ----------
+    labels : list of Tensor of int64, shape (n_k,)
+        Given labels by fold, 0 … C − 1, all of which occur.
+    prints : list of ndarray of uint64, shape (n_k,)
+        Fingerprints of inputs, by fold.
+    counts : Tensor of int64, shape (FOLDS, C)
+        Everybody's labels.
+    classes : Tensor of int64, shape (C,)
+        The classes that occur.
+    n_features : int
+        Random features of a layer.
+    views : list of int
+        The perturbed views.
+    """
+
+    kept: KeptRows
+    task: Task
+    settings: Settings
+    labels: list[Tensor]
+    prints: list[NDArray[np.uint64]]
+    counts: Tensor
+    classes: Tensor
+    n_features: int
+    views: list[int]
+
+    @classmethod
+    def of(cls, kept: KeptRows, task: Task, settings: Settings) -> "LayersFit":
+        """Return what is known of the rows before anything is fitted."""
+        parts = [kept.part(fold) for fold in range(FOLDS)]
+        counts = task.team.total(
+            torch.stack([torch.bincount(p.labels, minlength=task.n_classes) for p in parts])
+        )
+        classes = torch.nonzero(counts.sum(0))[:, 0]
+        place = places_of(classes, task.n_classes)
+        n_features = min(settings.features, int(counts.sum()) // 2 + 1)
+        return cls(
+            kept, task, settings, [place[part.labels] for part in parts],
+            [part.prints for part in parts], counts[:, classes], classes, n_features,
+            list(range(1, kept.views)),
+        )  # fmt: skip
+
+    def fit(
+        self, name: str, lift: bool, grid: Grid, steps: int = 1, *, folds: bool = True
+    ) -> tuple[dict[Candidate, Fitted], FourierFeatures | None]:
+        """Fit a layer's candidates: discriminants of random features (`lift`) or of the rows."""
+        kept, task = self.kept, self.task
+        rows = _some_rows(kept, name, task)
+        # Columns of features may be of different units; those of a layer, or of an image, are not.
+        flat = [p.tap.name for p in task.places if p.tap.side == "model" and len(p.shape) == 1]
+        scale = _scale(rows, task) if name in flat else None
+        maps = None
+        if lift:
+            # What a process computes may differ in the last digit from what another does.
+            known = torch.tensor([FourierFeatures.length_of(rows, scale)])
+            (length,) = task.team.share([known] if task.team.rank == 0 else None, 0)
+            maps = FourierFeatures.of_length(float(length), rows, self.n_features, task.seed, scale)
+        seen = rows if maps is None else maps(rows)
+        (centre,) = task.team.share([seen.mean(0)] if task.team.rank == 0 else None, 0)
+        views = self.views if True in grid.perturbed else self.views[:1]
+        # By the inputs' own fingerprints, whichever process has them; folds are what is left of it.
+        turns = [
+            torch.from_numpy((mixed(p) // np.uint64(FOLDS) >> np.uint64(2)).astype(np.int64))
+            for p in self.prints
+        ]
+        found = LayerFit(
+            kept, name, maps, self.labels, self.counts, centre, grid, views, task.team,
+            int(_OF_FEATURES * task.memory), None if lift else scale, turns, folds,
+        ).fit(steps)  # fmt: skip
+        return found, maps
+
+
+def places_of(classes: Tensor, n_classes: int) -> Tensor:
+    """Return of all classes their places among those that occur, int64 (K,); −1 of others."""
+    place = torch.full((n_classes,), -1)
+    place[classes] = torch.arange(len(classes))
+    return place
+
+
 def fit_candidates(
     kept: KeptRows,
     held: Held | None,
@@ -251,32 +338,12 @@ def fit_candidates(
     fits : bool
         Whether perturbed rows may be fitted with.
     """
-    team = task.team
-    parts = [kept.part(fold) for fold in range(FOLDS)]
-    counts = team.total(
-        torch.stack([torch.bincount(p.labels, minlength=task.n_classes) for p in parts])
-    )
-    classes = torch.nonzero(counts.sum(0))[:, 0]
-    place = torch.full((task.n_classes,), -1)
-    place[classes] = torch.arange(len(classes))
-    labels, prints = [place[part.labels] for part in parts], [part.prints for part in parts]
-    n = int(counts.sum())
+    shared = LayersFit.of(kept, task, settings)
     names = list(kept.widths) if layers is None else list(layers)
-    # Columns of features may be of different units; those of a layer, or of an image, are of one.
-    flat = [p.tap.name for p in task.places if p.tap.side == "model" and len(p.shape) == 1]
-    views = list(range(1, kept.views))
-    kinds = (False, True) if views and fits else (False,)
-    if len(kinds) == 1:
-        views = views[:1]
-    # By the inputs' own fingerprints, whichever process has them; folds are what is left of these.
-    turns = [
-        torch.from_numpy((mixed(p) // np.uint64(FOLDS) >> np.uint64(2)).astype(np.int64))
-        for p in prints
-    ]
-    n_features = min(settings.features, n // 2 + 1)
+    kinds = (False, True) if shared.views and fits else (False,)
     number = len(names) * len(kinds) * settings.rounds
     number *= len(settings.ridges) + len(settings.feature_ridges)
-    each = 8 * len(classes) * number * kept.n
+    each = 8 * len(shared.classes) * number * kept.n
     steps = max(1, -(-each // max(1, int(_OF_SCORES * task.memory))), kept.n // _TELL)
     steps = min(steps, max(1, kept.n // _CHOOSE))
     fitted: dict[Candidate, Fitted] = {}
@@ -285,33 +352,17 @@ def fit_candidates(
     seen_of = [] if held is None else [held.layers, *([] if held.moved is None else [held.moved])]
     holdout: list[list[Tensor]] = [[] for _ in seen_of]
     for name in names:
-        rows = _some_rows(kept, name, task)
-        scale = _scale(rows, task) if name in flat else None
         for lift in (False, True):
             if not lift and kept.widths[name] > _WIDEST:
                 continue
-            maps = None
-            if lift:
-                # What a process computes may differ in the last digit from what another does.
-                known = torch.tensor([FourierFeatures.length_of(rows, scale)])
-                (length,) = team.share([known] if team.rank == 0 else None, 0)
-                maps = features[name] = FourierFeatures.of_length(
-                    float(length), rows, n_features, task.seed, scale
-                )
-            seen = rows if maps is None else maps(rows)
-            (centre,) = team.share([seen.mean(0)] if team.rank == 0 else None, 0)
             ridges = settings.feature_ridges if lift else settings.ridges
-            found = LayerFit(
-                kept, name, maps, labels, counts[:, classes], centre,
-                Grid(ridges, settings.rounds, kinds), views, team,
-                int(_OF_FEATURES * task.memory), None if lift else scale, turns,
-            ).fit(steps)  # fmt: skip
+            found, maps = shared.fit(name, lift, Grid(ridges, settings.rounds, kinds), steps)
             fitted |= found
+            if maps is not None:
+                features[name] = maps
             for said, of_layer in zip(holdout, seen_of, strict=True):
                 said += _whole_scores(of_layer[name], list(found.values()), maps)
-    return _together(
-        fitted, features, holdout, labels, prints, held, place, classes, steps, task
-    )  # fmt: skip
+    return _together(fitted, features, holdout, shared, held, steps)
 
 
 def _whole_scores(
@@ -353,16 +404,13 @@ def _together(
     fitted: dict[Candidate, Fitted],
     features: dict[str, FourierFeatures],
     holdout: list[list[Tensor]],
-    labels: list[Tensor],
-    prints: list[NDArray[np.uint64]],
+    shared: LayersFit,
     held: Held | None,
-    place: Tensor,
-    classes: Tensor,
     steps: int,
-    task: Task,
 ) -> Fits:
     """Return everybody's scores, each candidate's brought to one scale."""
-    team = task.team
+    labels, prints, classes, task = shared.labels, shared.prints, shared.classes, shared.task
+    place, team = places_of(classes, task.n_classes), task.team
     # Some count and others do not, here and there: which ones is no matter of the data's order.
     every = team.gather(np.concatenate([mine[::steps] for mine in prints]))
     order = torch.from_numpy(np.argsort(mixed(np.concatenate(every)), kind="stable"))
@@ -374,13 +422,13 @@ def _together(
         found = team.gather(mine) if team.size > 1 else [mine]
         wholes = [torch.cat([part[k] for part in found]) for k in range(len(mine))]
         wholes[:2] = [whole[order] for whole in wholes[:2]]
-        each.plain_spread, each.moved_spread = _spread(wholes[0]), _spread(wholes[1])
+        each.plain_spread, each.moved_spread = spread_of(wholes[0]), spread_of(wholes[1])
         # New inputs are like perturbed ones, not like those that may be remembered.
-        each.spread = _spread(wholes[2]) if holdout else each.moved_spread
+        each.spread = spread_of(wholes[2]) if holdout else each.moved_spread
         plain.append(_centred(wholes[0]) / each.plain_spread)
         moved.append(_centred(wholes[1]) / each.moved_spread)
         for said, whole in zip(on_holdout, wholes[2:], strict=True):
-            said.append(_centred(whole) / _spread(whole))
+            said.append(_centred(whole) / spread_of(whole))
     of_held = None
     if held is not None:
         of_held = torch.cat(team.gather(place[held.labels]))
@@ -393,7 +441,8 @@ def _centred(scores: Tensor) -> Tensor:
     return scores - scores.mean(1, keepdim=True)
 
 
-def _spread(scores: Tensor) -> float:
+def spread_of(scores: Float[Tensor, "n classes"]) -> float:
+    """Return the standard deviation of scores about each row's mean; 1 of equal ones."""
     found = float(_centred(scores).double().std(correction=0)) if scores.numel() else 1.0
     return found if found > 0 else 1.0
 

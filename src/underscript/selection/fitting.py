@@ -26,6 +26,8 @@ __all__ = ["Candidate", "Fitted", "Grid", "LayerFit", "scores_of"]
 
 # The fit to all folds; fit k is kept from fold k.
 WHOLE = FOLDS
+# Discriminants by (perturbed, ridge), and by fit.
+_Linears = dict[tuple[bool, float], dict[int, Linear]]
 # Rows that are enough for a covariance, as they are, and again perturbed: so many for each column,
 # and so many in any case.
 _ROWS_PER_NUMBER, _ROWS = 8, 1 << 14
@@ -77,7 +79,7 @@ class Fitted:
     whole : Linear
         Fitted to everything.
     without : list of Linear
-        For each fold what is fitted to the others.
+        For each fold what is fitted to the others; empty if that was not wanted.
     plain, moved : Tensor of float32, shape (n, K)
         Out-of-fold scores of rows as they are, and of the first perturbed view: one each, so that
         what they agree with labels differs by memory alone.
@@ -151,7 +153,8 @@ class LayerFit:
     room: int
     scale: Tensor | None = None
     turns: list[Tensor] | None = None
-    _cache: list[list[tuple[Tensor, Tensor]]] | None = field(default=None, init=False)
+    folds: bool = True
+    _cache: list[list[tuple[Tensor, Tensor, Tensor]]] | None = field(default=None, init=False)
     _factors: dict[tuple[int, bool, float], tuple[Tensor, Tensor]] = field(
         default_factory=dict, init=False
     )
@@ -162,55 +165,68 @@ class LayerFit:
         return self.counts.shape[1]
 
     @property
+    def _fits(self) -> tuple[int, ...]:
+        return (*(range(FOLDS) if self.folds else ()), WHOLE)
+
+    @property
+    def _enough(self) -> float:
+        """Rows of a covariance over samples: as many as it needs."""
+        return max(_ROWS, _ROWS_PER_NUMBER * len(self.centre)) / max(1, int(self.counts.sum()))
+
+    @property
+    def _moved(self) -> int:
+        """Perturbed rows of a sample that count."""
+        most = len(self.views)
+        return most if self.turns is None else min(most, math.ceil(self._enough))
+
+    @property
     def _parts(self) -> int:
         """Rows of a sample that a perturbed candidate is fitted to."""
-        return 1 + len(self.views)
+        return 1 + self._moved
 
     def fit(self, steps: int) -> dict[Candidate, Fitted]:
         """Fit all candidates; keep the scores of every `steps`-th sample of each fold."""
         sums = self._gathered()
         self._factorise(sums)
-        linears: list[dict[tuple[bool, float], list[Linear]]] = []
+        linears: list[_Linears] = []
         means = self._given_means(sums)
         del sums
         for number in range(self.grid.rounds):
             if number:
                 means = self._decoded_means(linears[-1], means)
             linears.append(self._solved(means))
-        self._cache = None
         self._factors.clear()
-        return self._scored(linears, steps)
+        found = self._scored(linears, steps)
+        self._cache = None
+        return found
 
-    def _lifted(self) -> Iterator[tuple[int, Tensor, Tensor]]:
-        """Give each fold's rows about the centre: as they are, and the sum of perturbed ones."""
+    def _lifted(self) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
+        """Give each fold's rows about the centre: as they are, the first perturbed, and their sum.
+
+        Without a perturbed view all are as they are.
+        """
         if self._cache is not None:
             for fold, blocks in enumerate(self._cache):
-                for plain, moved in blocks:
-                    yield fold, plain.float(), moved.float()
+                for plain, first, moved in blocks:
+                    same = moved is first
+                    plain, first = plain.float(), first.float()
+                    yield fold, plain, first, first if same else moved.float()
             return
         for fold, _, parts in self._blocks():
-            yield fold, parts[0], _sum_of(parts)
+            yield fold, *_kept_of(parts)
 
     def _blocks(self) -> Iterator[tuple[int, slice, list[Tensor]]]:
+        """Give each fold's rows as they are, and the perturbed ones that count."""
         for fold in range(FOLDS):
             start = 0
             for blocks in self.rows.blocks(self.layer, fold, [0, *self.views]):
-                parts = [self._mapped(block) for block in blocks]
-                yield fold, slice(start, start + len(parts[0])), parts
-                start += len(parts[0])
-
-    def _every(self, steps: int) -> Iterator[tuple[int, list[Tensor]]]:
-        """Give each fold's rows of every `steps`-th sample: as they are, and perturbed once.
-
-        Only as they are, where there is no perturbed view.
-        """
-        for fold in range(FOLDS):
-            start = 0
-            for views in self.rows.blocks(self.layer, fold, [0, *self.views[:1]]):
-                n = len(views[0])
-                some = torch.arange(n)[-start % steps :: steps].to(views[0].device)
-                start += n
-                yield fold, [self._mapped(rows if steps == 1 else rows[some]) for rows in views]
+                at = slice(start, start + len(blocks[0]))
+                if 0 < self._moved < len(self.views):
+                    assert self.turns is not None
+                    turns = self.turns[fold][at]
+                    blocks[1:] = [_turned(blocks[1:], turns + k) for k in range(self._moved)]
+                yield fold, at, [self._mapped(block) for block in blocks]
+                start = at.stop
 
     def _mapped(self, rows: Tensor) -> Tensor:
         rows = rows.to(self.centre.device)
@@ -229,27 +245,30 @@ class LayerFit:
             )
             for _ in range(FOLDS)
         ]
-        cache: list[list[tuple[Tensor, Tensor]]] | None = None
-        size = 4 * width * self.rows.n
-        if self.features is not None and self.grid.rounds > 1 and size <= self.room:
+        cache: list[list[tuple[Tensor, Tensor, Tensor]]] | None = None
+        size = 2 * width * self.rows.n * (1 + min(2, self._moved))
+        if self.features is not None and size <= self.room:
             cache = [[] for _ in range(FOLDS)]
         # Features lie between -1 and 1: where there is no room, half of their digits tell labels.
-        kept_as = torch.float32 if 4 * size <= self.room else torch.float16
+        kept_as = torch.float32 if 2 * size <= self.room else torch.float16
         counted = torch.zeros(2, FOLDS)
         with self.team.together():
             for fold, at, parts in self._blocks():
                 mine, labels = sums[fold], self.labels[fold][at].to(self.centre.device)
                 # What is of no use is not added up.
-                moved = _sum_of(parts) if fits else parts[0]
                 for view, part in enumerate(parts if fits else parts[:1]):
-                    rows = self._counting(part, view, fold, at)
+                    rows = self._counting(part, fold, at)
                     add_products(mine.products[min(view, 1)], rows)
                     mine.totals[min(view, 1)] += rows.sum(0)
                     counted[min(view, 1), fold] += len(rows)
-                for kind, rows in enumerate((parts[0], moved)):
-                    _add_by_class(mine.of_class[kind], rows, labels)
+                plain, first, moved = _kept_of(parts)
+                _add_by_class(mine.of_class[0], plain, labels)
+                if fits:
+                    _add_by_class(mine.of_class[1], moved, labels)
                 if cache is not None:
-                    cache[fold].append((parts[0].to(kept_as), moved.to(kept_as)))
+                    same = moved is first
+                    plain, first = plain.to(kept_as), first.to(kept_as)
+                    cache[fold].append((plain, first, first if same else moved.to(kept_as)))
         self._cache = cache
         counted = self.team.total(counted)
         for fold, mine in enumerate(sums):
@@ -257,23 +276,18 @@ class LayerFit:
                 tensors[:] = [self.team.total(each) for each in tensors]
             # As much as if all rows had been added up.
             n = int(self.counts[fold].sum())
-            for kind, of_all in enumerate((n, n * len(self.views))[: 1 + fits]):
+            for kind, of_all in enumerate((n, n * self._moved)[: 1 + fits]):
                 scale = of_all / max(1.0, float(counted[kind, fold]))
                 mine.products[kind] *= scale
                 mine.totals[kind] *= scale
         return sums
 
-    def _counting(self, rows: Tensor, view: int, fold: int, at: slice) -> Tensor:
-        """Return the rows of a view that the covariance is of."""
-        if self.turns is None:
+    def _counting(self, rows: Tensor, fold: int, at: slice) -> Tensor:
+        """Return the rows that the covariance is of: those of every so many samples."""
+        every = int(1 / self._enough)
+        if self.turns is None or every < 2:
             return rows
-        enough = max(_ROWS, _ROWS_PER_NUMBER * len(self.centre)) / max(1, int(self.counts.sum()))
-        views, turns = max(1, len(self.views)), self.turns[fold][at]
-        some = turns // views % max(1, int(1 / enough)) == 0
-        if view:
-            some &= (view - 1 - turns) % views < math.ceil(enough)
-        if bool(some.all()):
-            return rows
+        some = self.turns[fold][at] // max(1, len(self.views)) % every == 0
         return _picked(rows, torch.nonzero(some)[:, 0].to(rows.device))
 
     def _factorise(self, sums: list[_Sums]) -> None:
@@ -283,7 +297,7 @@ class LayerFit:
             products = [sum(s.products[k] for k in kinds) for s in sums]
             totals = [sum(s.totals[k] for k in kinds) for s in sums]
             ns = self.counts.sum(1) * (self._parts if perturbed else 1)
-            for fit in range(FOLDS + 1):
+            for fit in self._fits:
                 some = [k for k in range(FOLDS) if k != fit]
                 n = max(1, int(ns[some].sum()))
                 mean = sum(totals[k] for k in some).float() / n  # type: ignore[union-attr]
@@ -298,7 +312,7 @@ class LayerFit:
 
     def _given_means(self, sums: list[_Sums]) -> dict[tuple[int, bool, float], Tensor]:
         means = {}
-        for perturbed, fit in product(self.grid.perturbed, range(FOLDS + 1)):
+        for perturbed, fit in product(self.grid.perturbed, self._fits):
             some = [k for k in range(FOLDS) if k != fit]
             kinds = (0, 1) if perturbed else (0,)
             total = sum(sums[k].of_class[kind] for k in some for kind in kinds)
@@ -310,7 +324,7 @@ class LayerFit:
 
     def _decoded_means(
         self,
-        last: dict[tuple[bool, float], list[Linear]],
+        last: _Linears,
         before: dict[tuple[int, bool, float], Tensor],
     ) -> dict[tuple[int, bool, float], Tensor]:
         """Return class means of the labels that each fit decodes of what it was fitted to.
@@ -321,13 +335,13 @@ class LayerFit:
         sums = {key: torch.zeros_like(mean) for key, mean in before.items()}
         counts = {key: torch.zeros(n_classes, dtype=torch.int64) for key in before}
         with self.team.together():
-            for fold, plain, moved in self._lifted():
+            for fold, plain, _, moved in self._lifted():
                 both = plain + moved
                 for perturbed in self.grid.perturbed:
                     rows, parts = (both, self._parts) if perturbed else (plain, 1)
                     keys = [
                         (fit, perturbed, ridge)
-                        for fit, ridge in product(range(FOLDS + 1), self.grid.ridges)
+                        for fit, ridge in product(self._fits, self.grid.ridges)
                         if fit != fold
                     ]
                     some = [last[perturbed, ridge][fit] for fit, _, ridge in keys]
@@ -349,14 +363,12 @@ class LayerFit:
             found[key] = torch.where((n > 0)[:, None].to(mean.device), mean, before[key])
         return found
 
-    def _solved(
-        self, means: dict[tuple[int, bool, float], Tensor]
-    ) -> dict[tuple[bool, float], list[Linear]]:
-        """Return the discriminants of class means; of each fold's fit, and of the whole."""
-        found: dict[tuple[bool, float], list[Linear]] = {}
+    def _solved(self, means: dict[tuple[int, bool, float], Tensor]) -> _Linears:
+        """Return the discriminants of class means, by their fit."""
+        found: _Linears = {}
         for perturbed, ridge in product(self.grid.perturbed, self.grid.ridges):
-            linears = []
-            for fit in range(FOLDS + 1):
+            linears = {}
+            for fit in self._fits:
                 mean, factor = self._factors[fit, perturbed, ridge]
                 of_class = means[fit, perturbed, ridge]
                 absent = torch.isnan(of_class[:, 0])
@@ -364,22 +376,27 @@ class LayerFit:
                 weights = torch.cholesky_solve(about.T, factor)
                 intercepts = -0.5 * (about * weights.T).sum(1) - mean @ weights
                 intercepts = torch.where(absent, -torch.inf, intercepts)
-                linears.append(Linear(weights.T.contiguous(), intercepts))
+                linears[fit] = Linear(weights.T.contiguous(), intercepts)
             found[perturbed, ridge] = linears
         return found
 
-    def _scored(
-        self, linears: list[dict[tuple[bool, float], list[Linear]]], steps: int
-    ) -> dict[Candidate, Fitted]:
+    def _scored(self, linears: list[_Linears], steps: int) -> dict[Candidate, Fitted]:
         """Score samples by what has not seen their labels."""
         keys = [(p, r, n) for n, made in enumerate(linears) for p, r in made]
         kept: list[list[Tensor]] = [[], []]
+        starts = [0] * FOLDS
         with self.team.together():
-            for fold, views in self._every(steps):
-                mine = [linears[number][p, ridge][fold] for p, ridge, number in keys]
-                said = [scores_of(rows, mine, 1).cpu() for rows in views]
-                kept[0].append(said[0])
-                kept[1].append(said[-1])
+            for fold, *views, _ in self._lifted():
+                start, starts[fold] = starts[fold], starts[fold] + len(views[0])
+                some = torch.arange(len(views[0]))[-start % steps :: steps]
+                fit = fold if self.folds else WHOLE
+                mine = [linears[number][p, ridge][fit] for p, ridge, number in keys]
+                for rows, said in zip(views, kept, strict=True):
+                    if rows is views[0] and said is kept[1]:
+                        said.append(kept[0][-1])
+                        continue
+                    rows = rows if steps == 1 else _picked(rows, some.to(rows.device))
+                    said.append(scores_of(rows, mine, 1).cpu())
         plain, moved = (
             torch.cat(parts).view(-1, len(keys), self.n_classes)
             if parts
@@ -390,12 +407,13 @@ class LayerFit:
         found = {}
         for place, (perturbed, ridge, number) in enumerate(keys):
             fits = [
-                _about(each, self.centre, self.scale) for each in linears[number][perturbed, ridge]
+                _about(each, self.centre, self.scale)
+                for each in linears[number][perturbed, ridge].values()
             ]
             candidate = Candidate(self.layer, n_features, perturbed, ridge, number)
             found[candidate] = Fitted(
-                fits[WHOLE],
-                fits[:WHOLE],
+                fits[-1],
+                fits[:-1],
                 plain[:, place].clone(),
                 moved[:, place].clone(),
             )
@@ -409,12 +427,20 @@ def _picked(rows: Tensor, places: Int[Tensor, " m"]) -> Float[Tensor, "m width"]
     return rows[places]
 
 
-def _sum_of(parts: Sequence[Tensor]) -> Tensor:
-    """Return the sum of the perturbed ones of a block's views; the first is as inputs are."""
-    total = torch.zeros_like(parts[0])
-    for part in parts[1:]:
-        total += part
-    return total
+def _kept_of(parts: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """Return rows as they are, the first perturbed ones, and the sum of all perturbed ones."""
+    if len(parts) == 1:
+        return parts[0], parts[0], torch.zeros_like(parts[0])
+    return parts[0], parts[1], parts[1] if len(parts) == 2 else torch.stack(parts[1:]).sum(0)
+
+
+def _turned(views: Sequence[Tensor], turns: Int[Tensor, " n"]) -> Float[Tensor, "n width"]:
+    """Return of each sample the rows of one view: its turn, modulo their number."""
+    found = views[0].clone()
+    for number, rows in enumerate(views[1:], 1):
+        at = torch.nonzero(turns % len(views) == number)[:, 0].to(rows.device)
+        found[at] = rows[at]
+    return found
 
 
 def _about(linear: Linear, centre: Tensor, scale: Tensor | None) -> Linear:

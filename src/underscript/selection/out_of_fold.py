@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .._mixing import mixed
 from .._passes import Task
-from .decoder import Fits
+from .decoder import Fits, places_of
 from .fitting import Fitted, scores_of
 from .kept_rows import FOLDS, KeptRows
 from .readers import Reader
@@ -58,8 +58,7 @@ def everybodys(
 ) -> tuple[Float[Tensor, "m classes"], Int[Tensor, " m"]]:
     """Return everybody's values of the samples that choose, and their labels among classes."""
     parts = [kept.part(fold) for fold in range(FOLDS)]
-    place = torch.full((task.n_classes,), -1)
-    place[fits.classes] = torch.arange(len(fits.classes))
+    place = places_of(fits.classes, task.n_classes)
     labels = place[torch.cat([part.labels for part in parts])]
     prints = np.concatenate([part.prints for part in parts])
     found = task.team.gather((values[:: fits.steps], labels[:: fits.steps], prints[:: fits.steps]))

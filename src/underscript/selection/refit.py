@@ -1,0 +1,64 @@
+"""The ensembles that were chosen for a network, fitted to another network's rows."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from .._passes import Decoders, Task
+from ..combined import COMBINED
+from .chosen import auto_key, combined
+from .decoder import Fits, LayersFit, Settings, spread_of
+from .fitting import Candidate, Fitted, Grid
+from .greedy import Scores
+from .kept_rows import KeptRows
+
+__all__ = ["refitted"]
+
+
+def refitted(
+    kept: KeptRows, task: Task, members: Mapping[str, Sequence[Candidate]], settings: Settings
+) -> Decoders:
+    """Return ensembles of the same discriminants, fitted once to all rows as they are.
+
+    Nothing is chosen, so nothing need be kept from a fit.
+
+    Parameters
+    ----------
+    kept : KeptRows
+        Rows of the task's layers.
+    members : mapping of str to sequence of Candidate
+        What the ensembles consist of, by layer, and of all layers together (`COMBINED`); members at
+        other layers are left out.
+    """
+    shared = LayersFit.of(kept, task, settings)
+
+    def ours(made: Sequence[Candidate]) -> list[Candidate]:
+        return [
+            each._replace(
+                perturbed=False, n_features=shared.n_features if each.n_features else 0
+            )
+            for each in made if each.layer in kept.widths
+        ]  # fmt: skip
+
+    here = {place: ours(made) for place, made in members.items()}
+    groups: dict[tuple[str, bool], list[Candidate]] = {}
+    for each in {each for made in here.values() for each in made}:
+        groups.setdefault((each.layer, each.n_features > 0), []).append(each)
+    fitted: dict[Candidate, Fitted] = {}
+    features = {}
+    for (layer, lift), some in sorted(groups.items()):
+        ridges = tuple(sorted({each.ridge for each in some}))
+        rounds = 1 + max(each.round for each in some)
+        found, maps = shared.fit(layer, lift, Grid(ridges, rounds, (False,)), folds=False)
+        fitted |= found
+        if maps is not None:
+            features[layer] = maps
+    for mine in fitted.values():
+        together = torch.cat(task.team.gather(mine.plain))
+        mine.spread = spread_of(together)
+    fits = Fits(fitted, features, Scores([], [], torch.empty(0), [], None), shared.classes, 1)
+    return {
+        auto_key(place): combined(fits, made, 1.0, None, task)
+        for place, made in here.items()
+        if made and (place != COMBINED or len({each.layer for each in made}) > 1)
+    }
