@@ -6,12 +6,14 @@ Each case runs in a process of its own, one after the other: a network is traine
 (Adam, batches of 128, or 32 texts), which is timed; then it is decoded with the defaults, with a
 hold-out and test data. ROOT is what `data/unpack.py` wrote (CIFAR-10, CIFAR-10N, Banking77);
 without it the cases that need it are left out. MNIST and Fashion-MNIST are looked for where the
-loaders put them. `--toy` takes noise for data, and few of it. Exits 1 if a case fails. Bars are
-those of docs/memory-and-time.md.
+loaders put them. `--toy` takes noise for data, and few of it. The case `import` decodes nothing: it
+is what the command line takes to start, in seconds of processor time. Exits 1 if a case fails. Bars
+are those of docs/memory-and-time.md.
 """
 
 import argparse
 import json
+import resource
 import subprocess
 import sys
 import time
@@ -120,6 +122,8 @@ CASES: dict[str, Case] = {
     "features-200k": Case(_features(200_000, 32, 10, 1.0), None, 30, 1.5),
     "classes-1000": Case(_features(5_000, 64, 1_000, 0.3), None, 10, 1.5),
 }
+# What the command line takes to start, and may take, in seconds of processor time.
+IMPORT, IMPORT_SECONDS = "import", 1.0
 # What needs what `data/unpack.py` wrote.
 _UNPACKED = {"residual-20k", "residual-50k", "texts-8k"}
 
@@ -173,8 +177,25 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize()
 
 
+def import_seconds() -> float:
+    """Return the processor time of `underscript --version`, user and system, least of three."""
+    command = [sys.executable, "-m", "underscript", "--version"]
+    seconds = [_children_seconds()]
+    for _ in range(3):
+        subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
+        seconds.append(_children_seconds())
+    return float(np.diff(seconds).min())
+
+
+def _children_seconds() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def measured(name: str, root: Path, toy: bool, device: torch.device) -> dict[str, Any]:
     """Return what a case takes: seconds of an epoch and of a decode, and gigabytes."""
+    if name == IMPORT:
+        return {"case": name, "cpu_s": import_seconds()}
     import underscript as us
     from underscript._made_with import peak_memory
 
@@ -200,6 +221,9 @@ def measured(name: str, root: Path, toy: bool, device: torch.device) -> dict[str
 
 def line(found: dict[str, Any]) -> str:
     """Return a case's row of the table."""
+    if found["case"] == IMPORT:
+        took, met = found["cpu_s"], "yes" if found["cpu_s"] <= IMPORT_SECONDS else "no"
+        return f"| {IMPORT} | {IMPORT_SECONDS:g} s of CPU | {took:.2f} s of CPU | {met} | |"
     case = CASES[found["case"]]
     allowed, took = (
         (f"{case.seconds:g} s", f"{found['decode_s']:.0f} s")
@@ -234,14 +258,15 @@ def main() -> None:
         root = arguments.root or Path()
         print(json.dumps(measured(arguments.one, root, arguments.toy, device)))
         return
-    unknown = [name for name in arguments.cases if name not in CASES]
+    names = [*CASES, IMPORT]
+    unknown = [name for name in arguments.cases if name not in names]
     if unknown:
-        parser.error(f"expected some of {', '.join(CASES)}; found {', '.join(unknown)}")
+        parser.error(f"expected some of {', '.join(names)}; found {', '.join(unknown)}")
     if arguments.root is not None and not arguments.root.is_dir():
         parser.error(f"--root: expected a folder; found {arguments.root}")
     print("| case | bar | took | met | seconds by stage |\n|---|---|---|---|---|", flush=True)
     results, failed = [], False
-    for name in arguments.cases or CASES:
+    for name in arguments.cases or names:
         if name in _UNPACKED and arguments.root is None and not arguments.toy:
             print(f"| {name} | | left out: needs --root ROOT | | |", flush=True)
             continue

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from underscript import corrupt_labels
 from underscript.datasets import default_root, load_dataset, to_float
-from underscript.experiments.architectures import PROBED as PROBED_BY
 from underscript.experiments.architectures import build
+from underscript.experiments.catalogue import PROBED as PROBED_BY
 from underscript.experiments.presets import preset_for
 from underscript.experiments.training import train
 from underscript.selection import held_out_tenth

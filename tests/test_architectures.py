@@ -5,7 +5,8 @@ from torch.nn import functional
 
 from underscript import list_layers
 from underscript.errors import ModelError
-from underscript.experiments.architectures import PROBED, build
+from underscript.experiments.architectures import build
+from underscript.experiments.catalogue import PROBED
 
 SHAPES = [(1, 8, 8), (1, 28, 28), (3, 32, 32)]
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -45,12 +46,13 @@ def test_an_unknown_case_is_one_line(wrong):
 def test_the_check_on_a_gpu_runs_small_on_the_processor():
     script = ROOT / "tools" / "gpu_check.sh"
     done = subprocess.run(
-        ["sh", str(script), "--toy", "classes-1000"],
+        ["sh", str(script), "--toy", "classes-1000", "import"],
         capture_output=True, text=True, check=False,
         env={**os.environ, "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    head, _, row = done.stdout.strip().splitlines()
+    head, _, row, started = done.stdout.strip().splitlines()
     assert head.startswith("| case | bar |")
     assert row.startswith("| classes-1000 | 10 s, 1.5 GB |")
     assert "failed" not in row
+    assert re.fullmatch(r"\| import \| 1 s of CPU \| \d+\.\d\d s of CPU \| (yes|no) \| \|", started)

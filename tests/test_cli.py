@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from underscript._commands import COMMANDS
 from underscript.cli import main
 
 MINE = """
@@ -187,6 +189,12 @@ def test_perturbations_are_chosen_by_word_or_function(folder, capsys, command, a
     found = json.loads(capsys.readouterr().out)
     assert {key: found["settings"][key] for key in kept} == kept
     assert [row["layer"] for row in found["memory"]["layers"]] == ["input", "1"]
+
+
+def test_every_command_of_the_parser_does_something(capsys):
+    assert main(["no-such-command"]) == 2
+    choices = one_line(capsys).split("choose from")[1].split(")")[0]
+    assert set(re.findall("[a-z]+", choices)) == set(COMMANDS)
 
 
 def test_layers_lists_what_can_be_decoded(folder, capsys):
@@ -398,7 +406,7 @@ def test_a_failure_inside_is_one_line_and_exit_1(folder, capsys, monkeypatch):
     def fail(*_arguments, **_options):
         raise ZeroDivisionError("a bug\nof ours")
 
-    monkeypatch.setattr("underscript.cli.decode", fail)
+    monkeypatch.setattr("underscript._commands.decode", fail)
     assert main(decode("--out", "run")) == 1
     assert "failed inside: ZeroDivisionError: a bug" in one_line(capsys)
     assert left_behind(folder) == []

@@ -13,7 +13,7 @@ from reference import relu_rows
 from underscript import MinimumAngleSubspaceClassifier as Masc
 from underscript import bases, moments, spectra
 from underscript._classifier import fit_together
-from underscript._device import as_bytes
+from underscript._memory_size import as_bytes
 from underscript._precision import exact_products
 from underscript._products import all_finite, in_float64
 from underscript.errors import DataError

@@ -25,8 +25,9 @@ from underscript.corruption import transition_matrix
 from underscript.datasets import _catalogue
 from underscript.errors import DataError, OutputError
 from underscript.experiments import grid, presets, probes, units
+from underscript.experiments.catalogue import PAIRS
 from underscript.experiments.comparison import compare, read_published
-from underscript.experiments.plan import PAIRS, Cell, Plan
+from underscript.experiments.plan import Cell, Plan
 from underscript.experiments.probes import geometry
 from underscript.experiments.reproduce import reproduce
 from underscript.experiments.units import Work, units_of

@@ -231,7 +231,7 @@ def test_the_command_trains_on_a_runs_labels(tmp_path, capsys, monkeypatch):
     def interrupt(*_args: Any, **_more: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sys.modules["underscript.retrain"], "_step", interrupt)
+    monkeypatch.setattr(sys.modules["underscript._retrain"], "_step", interrupt)
     kept = out.read_bytes()
     assert main(command) == 130
     assert out.read_bytes() == kept

@@ -10,6 +10,7 @@ import pytest
 from underscript.cli import main
 from underscript.errors import DataError
 from underscript.experiments import presets, study
+from underscript.experiments.catalogue import SETTINGS, Setting
 from underscript.experiments.study import bars, plans, run_study, study_table
 
 
@@ -20,8 +21,8 @@ def small():
         recipe = presets._RECIPES["quick", "mlp"]
         tiny = replace(recipe, max_epochs=3)
         patch.setitem(presets._RECIPES, ("quick", "mlp"), tiny)
-        small = study.Setting(400, 120, {"symmetric": (0.0, 0.6), "pair": (0.4,)})
-        patch.setitem(study.SETTINGS, "digits-mlp", small)
+        small = Setting(400, 120, {"symmetric": (0.0, 0.6), "pair": (0.4,)})
+        patch.setitem(SETTINGS, "digits-mlp", small)
         yield
 
 

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ._pooling import CHOICES, MASK, TOKENS, WORDS, is_pool, pooled, token_mask, words
+from ._choices import POOL_CHOICES
+from ._pooling import MASK, TOKENS, WORDS, is_pool, pooled, token_mask, words
 from .errors import LayerError, ModelError
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class Tap:
     def __post_init__(self) -> None:
         # A saved decoder may have been edited.
         if not isinstance(self.pool, str) or not (is_pool(self.pool) or self.pool == WORDS):
-            raise ValueError(f"pool: expected one of {CHOICES}; found {self.pool!r}")
+            raise ValueError(f"pool: expected one of {POOL_CHOICES}; found {self.pool!r}")
 
 
 class Reached(Exception):  # noqa: N818 - no error: all taps have seen their layers

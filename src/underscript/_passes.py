@@ -14,6 +14,7 @@ from ._batches import Batch
 from ._capture import Tap
 from ._classifier import SubspaceClassifier, fit_together
 from ._labels import Labels, check_different, check_range, pick
+from ._memory_size import MEMORY
 from ._notes import Notes
 from ._stream import Rows, Seen, Source, known_index, progress_bar, stream, stream_views
 from ._survey import Place
@@ -24,7 +25,7 @@ from .examples import Worst
 from .issues import Answers, Gathered, came_from
 from .moments import ClassMoments, budgets, statistics_for
 from .noise import Noise
-from .rows import MEMORY, ClassRows
+from .rows import ClassRows
 from .selection import Key, Score, held_out_tenth
 from .subspace import PROBES, nearest_together
 

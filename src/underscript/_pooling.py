@@ -11,21 +11,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ._choices import POOL_CHOICES, POOLS
 from .errors import DataError, LayerError
 
 if TYPE_CHECKING:
     from ._batches import Batch
 
-# `flatten` keeps all values side by side; the others are of one token's width.
-POOLS = ("flatten", "first", "mean", "last")
 # These are of tokens; feature maps have a mean too.
 TOKENS = ("first", "mean", "last")
 # What fits the layer: the mean of tokens that a mask is known of, a grid of a feature map's means.
 AUTO = "auto"
 # How the input of a network that embeds words is read: which words there are, and how often.
 WORDS = "words"
-# What to say where others are expected.
-CHOICES = f"{', '.join(POOLS)} or a grid such as 2x2"
 # Rows and columns of means: 4x4, 1x16.
 _GRID = re.compile(r"([1-9][0-9]{0,3})x([1-9][0-9]{0,3})")
 # A feature map is read as the first of so many rows and columns of means that gives at most so many
@@ -54,7 +51,7 @@ def as_pools(pool: PoolChoice) -> tuple[str, ...] | None:
     if names == [AUTO]:
         return None
     if not names or not all(is_pool(name) for name in names):
-        raise DataError(f"pool: expected some of {CHOICES}; found {pool!r}")
+        raise DataError(f"pool: expected some of {POOL_CHOICES}; found {pool!r}")
     return tuple(dict.fromkeys(names))
 
 

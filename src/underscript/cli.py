@@ -1,43 +1,22 @@
-"""The command line: arguments in, the library's answers out, no logic of its own."""
+"""The command line: its arguments, and what goes wrong in one line."""
 
 import argparse
-import json
 import logging
-import math
 import os
 import shlex
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from rich.console import Console
-from rich.table import Column, Table
-from rich.text import Text
-
-from . import __version__, _audit
-from ._class_names import read_names
+from . import __version__
+from ._choices import POOL_CHOICES, PROBE_NAMES
 from ._cli_repair import add_repair, add_weights
-from ._device import as_bytes
-from ._files import fresh_folder
-from ._pooling import CHOICES
-from ._run_folder import is_run
-from ._team import joined
-from ._user import load_data, load_function, load_model
-from .decode import decode
-from .decoding import Decoding, load
+from ._memory_size import MEMORY, as_bytes
 from .errors import DataError, TeamError, UnderscriptError
-from .layers import list_layers
-
-# Here, not where it is used: after minutes of work is no time to find that it cannot be imported.
-from .report import terminal_report
-from .rows import MEMORY
-from .subspace import PROBES
-
-logger = logging.getLogger("underscript")
+from .experiments.catalogue import EXPERIMENTS, NOISES, PAIRS, SETTINGS
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -55,7 +34,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         options = _parser().parse_args(arguments)
         options.command_line = "underscript " + shlex.join(arguments)
         _set_up_messages(options)
-        options.run(options)
+        # With torch and scikit-learn, which take seconds: not for --help or a wrong argument.
+        from ._commands import COMMANDS
+
+        COMMANDS[options.command](options)
     except TeamError as error:
         return _fail(1, f"failed: {error}")
     except UnderscriptError as error:
@@ -75,224 +57,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         message = (str(error).strip().splitlines() or [""])[0]
         return _fail(1, f"failed inside: {type(error).__name__}: {message} (--debug shows where)")
     return 0
-
-
-def _demo(options: argparse.Namespace) -> None:
-    from .experiments.demo import run_demo
-
-    out = options.out or Path("underscript-demo")
-    with fresh_folder(out, is_run) as work:
-        found = run_demo(
-            data=options.data,
-            arch=options.arch,
-            corruption=options.corruption,
-            seed=options.seed,
-            device=options.device,
-            root=options.root,
-        )
-        _finish(found, options, out, work)
-
-
-def _reproduce(options: argparse.Namespace) -> None:
-    from .experiments.plan import CORRUPTIONS, Plan
-    from .experiments.reproduce import reproduce
-
-    plan = Plan(
-        options.experiment,
-        preset=options.preset,
-        noise=options.noise,
-        corruptions=options.corruption or CORRUPTIONS,
-        runs=options.runs,
-        only=options.only,
-        variance=options.variance,
-        device=options.device,
-        compiled=options.compile,
-        root=options.root,
-        samples=options.samples,
-        holdout=options.holdout,
-        # A hold-out is ours, not the paper's, and its runs are to differ in their labels too.
-        new_labels=options.holdout > 0,
-    )
-    found = reproduce(
-        plan, options.out, published=options.compare, jobs=options.jobs,
-        command=options.command_line,
-    )  # fmt: skip
-    console = _console(stderr=options.json)
-    for table in found.tables:
-        console.print(table.rich())
-    if "verdict" in found.about:
-        console.print(found.about["verdict"], markup=False, highlight=False, soft_wrap=True)
-    if options.json:
-        _print_json(found.as_dict())
-    console.print(f"Tables and figures: {options.out}", markup=False, highlight=False)
-
-
-def _study(options: argparse.Namespace) -> None:
-    from .experiments.study import run_study
-
-    found = run_study(
-        options.out, settings=options.settings, runs=options.runs, first_run=options.first_run,
-        root=options.root, device=options.device, jobs=options.jobs, command=options.command_line,
-    )  # fmt: skip
-    console = _console(stderr=options.json)
-    for table in found.tables:
-        console.print(table.rich())
-    if options.json:
-        _print_json(found.as_dict())
-    console.print(f"Tables: {options.out}", markup=False, highlight=False)
-
-
-def _decode(options: argparse.Namespace) -> None:
-    with joined(options.device) as (team, device), ExitStack() as stack:
-        with team.together():
-            work = None
-            if team.rank == 0:
-                work = stack.enter_context(fresh_folder(options.out, is_run))
-            model = None
-            if options.model is not None:
-                model = load_model(options.model, options.weights)
-                if options.weights is None:
-                    logger.warning("no --weights: the model is used as %s gives it", options.model)
-            elif options.weights is not None:
-                raise DataError("--weights: expected --model FILE.py:build to load them into")
-            train = load_data(options.train, "--train")
-            test = _optional(options.test, "--test")
-            holdout = _optional(options.holdout, "--holdout")
-            labels = _optional(options.labels, "--labels", column=True)
-            true_labels = _optional(options.true_labels, "--true-labels", column=True)
-            names = None if options.classes is None else read_names(options.classes)
-            perturb = _perturbation(options.perturb)
-        found = decode(
-            model,
-            train,
-            test,
-            holdout,
-            layers=options.layers,
-            pool=options.pool,
-            probes=options.probes,
-            variance=options.variance,
-            labels=labels,
-            true_labels=true_labels,
-            controls=options.controls,
-            evaluate=options.evaluate,
-            device=device,
-            batch_size=options.batch_size,
-            seed=options.seed,
-            memory=options.memory,
-            group=team.group,
-            class_names=names,
-            perturb=perturb,
-            views=options.views,
-        )
-        if work is not None:
-            _finish(found, options, options.out, work)
-
-
-def _layers(options: argparse.Namespace) -> None:
-    model = load_model(options.model, None)
-    found = list_layers(model, load_data(options.example, "--example"), options.pool)
-    if options.json:
-        _print_json(found.to_dict("records"))
-        return
-    # Folded, not cut: a name is there to be copied.
-    name = Column("layer", overflow="fold")
-    table = Table(name, "module", "shape of one sample", "width", "decoded by default")
-    for row in found.to_dict("records"):
-        shape = " × ".join(map(str, row["shape"]))
-        table.add_row(
-            _plain(row["layer"]), row["module"], shape, f"{row['width']:,}",
-            "yes" if row["default"] else "",
-        )  # fmt: skip
-    _console().print(table)
-
-
-def _data(options: argparse.Namespace) -> None:
-    from .datasets import describe, load_dataset
-
-    found = describe(load_dataset(options.name, options.root))
-    if options.json:
-        _print_json(found)
-        return
-    table = Table(show_header=False)
-    for key in ("name", "source", "n_train", "n_test", "image_shape", "n_classes"):
-        table.add_row(key, str(found[key]))
-    _console().print(table)
-
-
-def _report(options: argparse.Namespace) -> None:
-    from .experiments.pages import remade
-    from .report import render_beside, write_page
-
-    folder, *others = options.folders
-    page = options.out or (Path("comparison.html") if others else folder / "report.html")
-    if others:
-        write_page(page, render_beside({str(each): load(each) for each in options.folders}))
-    elif (again := remade(folder)) is not None:
-        write_page(page, again)
-    else:
-        load(folder).report(page)
-    if options.json:
-        _print_json({"report": str(page)})
-    else:
-        _console().print(f"{page}", markup=False, highlight=False)
-
-
-def _finish(found: Decoding, options: argparse.Namespace, out: Path, work: Path) -> None:
-    """Show the result, then keep it: a disk that is full by now must not lose it."""
-    found.summary["command"] = options.command_line
-    console = _console(stderr=options.json)
-    console.print(Text(found.verdict, style="bold"), soft_wrap=True)
-    if options.issues:
-        found.summary["kind"] = "audit"
-        audit: list[Any] = [*_audit.tables(found), Text(_audit.said(found)), Text()]
-        console.print(terminal_report(found, audit))
-    else:
-        console.print(terminal_report(found))
-    if options.json:
-        rows = [
-            {key: None if _is_nan(value) else value for key, value in row.items()}
-            for row in found.table.to_dict("records")
-        ]
-        more = {"worst": _audit.worst(found)} if options.issues else {}
-        files = {"out": str(out), "label_issues_csv": str(out / "label_issues.csv")}
-        _print_json({**found.summary, "table": rows, **more, **files})
-    found.write_into(work)
-    if options.issues:
-        console.print(f"Label issues: {out / 'label_issues.csv'}", markup=False, highlight=False)
-    console.print(f"Report: {out / 'report.html'}", markup=False, highlight=False)
-
-
-def _console(stderr: bool = False) -> Console:
-    """Return a terminal; where there is none, lines long enough for the table."""
-    stream = sys.stderr if stderr else sys.stdout
-    return Console(file=stream, width=None if stream.isatty() else 120)
-
-
-def _optional(spec: str | None, what: str, *, column: bool = False) -> Any:
-    return None if spec is None else load_data(spec, what, column=column)
-
-
-def _perturbation(choice: str) -> str | Callable[[Any], Any]:
-    """Return what ``--perturb`` says: a word as it is, or the function that is named."""
-    if choice in ("auto", "none"):
-        return choice
-    if ":" not in choice:
-        raise DataError(f"--perturb: expected auto, none or FILE.py:name; found {choice!r}")
-    return load_function(choice, "--perturb")
-
-
-def _print_json(value: Any) -> None:
-    sys.stdout.write(json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n")
-    sys.stdout.flush()
-
-
-def _is_nan(value: Any) -> bool:
-    return isinstance(value, float) and math.isnan(value)
-
-
-def _plain(text: str) -> str:
-    """Return text that rich does not read as markup: layer names have brackets."""
-    return text.replace("[", r"\[")
 
 
 def _fail(code: int, message: str) -> int:
@@ -338,9 +102,11 @@ def _parser() -> argparse.ArgumentParser:
         description="Read the generalization that a trained network hides under what it memorised.",
     )
     parser.add_argument("--version", action="version", version=f"underscript {__version__}")
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(
+        title="commands", dest="command", required=True, metavar="COMMAND"
+    )
 
-    demo = _command(commands, "demo", _demo, "train a network on wrong labels, then decode it")
+    demo = _command(commands, "demo", "train a network on wrong labels, then decode it")
     demo.add_argument("--data", default="digits", choices=("digits", "mnist", "fashion-mnist"))
     demo.add_argument("--arch", default="mlp", choices=("mlp", "cnn"))
     redrawn = "share of training labels redrawn from all classes (default 0.4)"
@@ -351,7 +117,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--out", type=Path, metavar="DIR", help="default: underscript-demo")
     demo.set_defaults(issues=False)
 
-    layers = _command(commands, "layers", _layers, "list the layers of a model")
+    layers = _command(commands, "layers", "list the layers of a model")
     layers.add_argument("model", metavar="FILE.py:build")
     layers.add_argument("--example", required=True, metavar="FILE.py:train")
     _add_pool(layers)
@@ -360,20 +126,20 @@ def _parser() -> argparse.ArgumentParser:
         ("decode", "decode a trained model, layer by layer", False),
         ("audit", "the same, and say which labels are wrong and what they should be", True),
     ):
-        command = _command(commands, name, _decode, about)
+        command = _command(commands, name, about)
         command.set_defaults(issues=issues)
         _add_decode_options(command)
 
     _add_reproduce(commands)
     _add_study(commands)
 
-    data = _command(commands, "data", _data, "find or download a data set")
+    data = _command(commands, "data", "find or download a data set")
     names = "mnist, fashion-mnist, cifar10, cifar100, tiny-imagenet, digits"
     data.add_argument("name", metavar="NAME", help=names)
     data.add_argument("--root", type=Path, metavar="DIR")
 
     about = "make the report of a run, grid or study again, or put runs side by side"
-    report = _command(commands, "report", _report, about)
+    report = _command(commands, "report", about)
     report.add_argument("folders", type=Path, metavar="DIR", nargs="+")
     report.add_argument("--out", type=Path, metavar="FILE",
         help="default: DIR/report.html, of several runs comparison.html")  # fmt: skip
@@ -382,10 +148,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_reproduce(commands: Any) -> None:
-    from .experiments.plan import EXPERIMENTS, NOISES, PAIRS
-
     about = "run experiments of the paper; what is finished in --out is not run again"
-    command = _command(commands, "reproduce", _reproduce, about)
+    command = _command(commands, "reproduce", about)
     add = command.add_argument
     add("experiment", metavar="EXPERIMENT", help=", ".join(PAIRS))
     add("--corruption", type=_degrees, metavar="C,…", help="default: 0,0.2,0.4,0.6,0.8,1")
@@ -412,10 +176,8 @@ def _add_reproduce(commands: Any) -> None:
 
 
 def _add_study(commands: Any) -> None:
-    from .experiments.study import SETTINGS
-
     about = "measure the decoder that chooses itself over data, networks, noise and seeds"
-    command = _command(commands, "study", _study, about)
+    command = _command(commands, "study", about)
     add = command.add_argument
     add("--settings", type=_names, default=tuple(SETTINGS), metavar="NAME,…",
         help=f"default: {','.join(SETTINGS)}")  # fmt: skip
@@ -447,7 +209,7 @@ def _add_decode_options(command: argparse.ArgumentParser) -> None:
         help="names or globs, comma-separated; * within a component, ** across dots")  # fmt: skip
     _add_pool(command)
     add("--probes", type=_names, metavar="NAMES",
-        help=f"comma-separated: {', '.join(PROBES)} (default masc, at layers where that costs "
+        help=f"comma-separated: {', '.join(PROBE_NAMES)} (default masc, at layers where that costs "
         "next to nothing)")  # fmt: skip
     add("--variance", type=_shares, default=(0.99,), metavar="SHARES",
         help="variance shares of MASC, comma-separated (default 0.99)")  # fmt: skip
@@ -477,15 +239,14 @@ def _add_decode_options(command: argparse.ArgumentParser) -> None:
 def _add_pool(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--pool", type=_names, metavar="NAMES",
-        help=f"how tokens and feature maps are read, comma-separated: {CHOICES} (default: maps "
-        "as 4x4, tokens with an attention_mask as mean, all else as flatten); for one layer: "
+        help=f"how tokens and feature maps are read, comma-separated: {POOL_CHOICES} (default: "
+        "maps as 4x4, tokens with an attention_mask as mean, all else as flatten); for one layer: "
         "--layers NAME@mean",
     )  # fmt: skip
 
 
-def _command(commands: Any, name: str, run: Any, about: str) -> argparse.ArgumentParser:
+def _command(commands: Any, name: str, about: str) -> argparse.ArgumentParser:
     command: argparse.ArgumentParser = commands.add_parser(name, help=about, description=about)
-    command.set_defaults(run=run)
     alone = "the result as JSON on standard output, all else on standard error"
     command.add_argument("--json", action="store_true", help=alone)
     command.add_argument("--verbose", action="store_true")

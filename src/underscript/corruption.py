@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import expit
 from torch import Tensor
 
 from ._labels import Labels, as_labels
@@ -245,6 +244,8 @@ def _draw_by_class(transition: Matrix, true: Labels, chance: Matrix) -> Labels:
 
 def _confuse(scores: Matrix, true: Labels, chance: Matrix) -> tuple[Matrix, Labels]:
     """Give each sample's hardness q, shape (n,), and a wrong label drawn by the weak model."""
+    from scipy.special import expit  # takes half a second to import
+
     rows = np.arange(true.size)
     others = scores.copy()
     others[rows, true] = -np.inf

@@ -17,7 +17,8 @@ import pandas as pd
 from torch import nn
 
 from ._capture import Tap, undisturbed
-from ._pooling import AUTO, CHOICES, WORDS, PoolChoice, grid_of, is_pool, rank_of
+from ._choices import POOL_CHOICES
+from ._pooling import AUTO, WORDS, PoolChoice, grid_of, is_pool, rank_of
 from ._stream import Source
 from ._survey import INPUT, Place, Survey, survey
 from .errors import LayerError
@@ -120,7 +121,7 @@ def _read(seen: Survey, modules: dict[str, nn.Module], pattern: str) -> list[Pla
     if not at or any(place.tap.name == pattern for place in seen.whole):
         return [each for p in _match(seen.whole, modules, pattern) for each in seen.read(p)]
     if not is_pool(pool):
-        raise LayerError(f"{pattern!r}: expected one of {CHOICES} after the @; found {pool!r}")
+        raise LayerError(f"{pattern!r}: expected one of {POOL_CHOICES} after the @; found {pool!r}")
     matching = _match(seen.whole, modules, name)
     found = [each for p in matching if (each := seen.read_as(p, pool)) is not None]
     if not found:

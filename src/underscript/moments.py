@@ -15,10 +15,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ._labels import by_class
+from ._memory_size import MEMORY
 from ._products import add_products, in_float64, mirrored
 from ._team import ALONE, Team
 from .errors import LabelError
-from .rows import MEMORY, ClassRows, RowStore
+from .rows import ClassRows, RowStore
 from .spectra import Eigenproblem
 
 # Bytes of rows that wait until they are worth one large product, for all classes together.

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from ._choices import BIASES, WEIGHTS
 from ._labels import Labels
 from ._stream import Rows
 from ._survey import Place, Survey
@@ -28,8 +29,6 @@ __all__ = [
     "Choosing", "Option", "ReadOut", "Target", "find_read_out", "relabelled", "transfer",
 ]  # fmt: skip
 
-BIASES = ("zero", "kept", "refitted")
-WEIGHTS = ("logistic", "velpic", "own")
 # The logit of a class that the training data lacked: below any other, and finite.
 _NEVER = -1e4
 

@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ._memory_size import MEMORY
 from ._products import add_products, in_float64, mirrored
 from ._team import ALONE, Team
 from .errors import OutputError
@@ -26,8 +27,6 @@ logger = logging.getLogger(__name__)
 
 # Bytes of a block of rows that is converted to float64 at once.
 _BLOCK = 24 << 20
-# What all layers' statistics may take in memory, unless another budget is given.
-MEMORY = 2 << 30
 
 
 class RowStore:

@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ._choices import PROBE_NAMES
 from ._classifier import SubspaceClassifier, Subspaces, few, warn
 from .bases import COMMON, ClassBases, Columns, unit_rows
 from .spectra import Cut
@@ -403,7 +404,6 @@ def nearest_together(
 
 
 # By the names that tables and run folders give them.
-PROBES: dict[str, type[SubspaceClassifier]] = {
-    "masc": MinimumAngleSubspaceClassifier,
-    "velpic": PrincipalVectorClassifier,
-}
+PROBES: dict[str, type[SubspaceClassifier]] = dict(
+    zip(PROBE_NAMES, (MinimumAngleSubspaceClassifier, PrincipalVectorClassifier), strict=True)
+)

@@ -1,8 +1,9 @@
 """The paper's networks, with submodules named as its tables name the layers.
 
 Each hidden stage is one submodule that ends in its ReLU, so that the output of `fc1` is what the
-paper calls layer fc1, and probing a network needs no more than the names in `PROBED`. Where the
-paper is silent, a class says what was chosen. All weights start as torch initialises them.
+paper calls layer fc1, and probing a network needs no more than the names in `catalogue.PROBED`.
+Where the paper is silent, a class says what was chosen. All weights start as torch initialises
+them.
 """
 
 from collections import OrderedDict
@@ -13,15 +14,7 @@ from torch import Tensor, nn
 
 from ..errors import ModelError
 
-__all__ = ["CNN", "MLP", "PROBED", "AlexNet", "ResNet18", "build"]
-
-PROBED = {
-    "mlp": ("input", "fc1", "fc2", "fc3", "fc4"),
-    "cnn": ("input", "flatten", "fc1", "fc2", "fc3"),
-    "alexnet": ("input", "flatten", "fc1", "fc2"),
-    "resnet18": ("input", "stem", "stage1.0", "stage1", "stage2", "stage3", "stage4", "pooled"),
-}
-"""The layers that the paper decodes, in execution order, for each architecture."""
+__all__ = ["CNN", "MLP", "AlexNet", "ResNet18", "build"]
 
 
 class MLP(nn.Module):

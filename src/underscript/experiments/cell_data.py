@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from ..corruption import corrupt_labels
 from ..datasets import load_dataset, to_float
 from ..errors import DataError
+from .catalogue import NOISES
 from .confusion import weak_scores
-from .plan import LABEL_SEED, NOISES, Cell, Plan, read_transition
+from .plan import LABEL_SEED, Cell, Plan, read_transition
 
 __all__ = ["CellData", "LabelledImages", "cell_data"]
 

@@ -6,13 +6,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from .._decode import decode
 from .._device import as_device
 from ..corruption import corrupt_labels
 from ..datasets import load_dataset, to_float
-from ..decode import decode
 from ..decoding import Decoding
 from ..selection import held_out_tenth
-from .architectures import PROBED, build
+from .architectures import build
+from .catalogue import PROBED
 from .presets import preset_for
 from .training import train
 

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, roc_auc_score
 from sklearn.mixture import GaussianMixture
 
+from .._decode import decode
 from ..baselines import AlignmentClassifier, NearestNeighbours
-from ..decode import decode
 from ..errors import DataError
 from .probes import rows_of
 from .units import Work

@@ -1,4 +1,4 @@
-"""What can be reproduced: the paper's pairs and experiments, and the settings of one grid."""
+"""The settings of one grid of networks."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -9,57 +9,11 @@ import numpy as np
 
 from ..corruption import corrupt_labels
 from ..errors import DataError, LabelError
-from .architectures import PROBED
+from .catalogue import CORRUPTIONS, EXPERIMENTS, NOISES, PAIRS, Pair
 from .presets import Preset, preset_for
 
-__all__ = ["EXPERIMENTS", "PAIRS", "Cell", "Pair", "Plan"]
+__all__ = ["LABEL_SEED", "Cell", "Plan"]
 
-
-@dataclass(frozen=True)
-class Pair:
-    """A data set and an architecture, and what the authors call them in their result files."""
-
-    data: str
-    arch: str
-    published: str | None = None
-
-    @property
-    def layers(self) -> tuple[str, ...]:
-        """The layers that the paper decodes, the input first."""
-        return PROBED[self.arch]
-
-
-PAIRS: dict[str, Pair] = {
-    "mnist-mlp": Pair("mnist", "mlp", "MNIST_MLP"),
-    "cifar10-mlp": Pair("cifar10", "mlp", "CIFAR10_MLP"),
-    "mnist-cnn": Pair("mnist", "cnn", "MNIST_CNN"),
-    "fashion-mnist-cnn": Pair("fashion-mnist", "cnn", "FashionMNIST_CNN"),
-    "cifar10-cnn": Pair("cifar10", "cnn", "CIFAR10_CNN"),
-    "cifar100-alexnet": Pair("cifar100", "alexnet", "CIFAR100_AlexNet"),
-    "tiny-imagenet-alexnet": Pair("tiny-imagenet", "alexnet", "TinyImageNet_AlexNet"),
-    "cifar10-resnet18": Pair("cifar10", "resnet18", "CIFAR10_ResNet18"),
-    "fashion-mnist-mlp": Pair("fashion-mnist", "mlp"),
-    "digits-mlp": Pair("digits", "mlp"),
-    "digits-cnn": Pair("digits", "cnn"),
-}
-"""The paper's eight pairs, and small ones of ours to try things out (the last three)."""
-
-EXPERIMENTS: dict[str, str] = {
-    "E1": "subspaces from the corrupted labels, memorised network",
-    "E2": "subspaces from the true labels, memorised network",
-    "E3": "subspaces from corrupted labels, network trained on true ones",
-    "E4": "the memorised network trained on with labels that MASC re-assigned",
-    "E5": "MASC at several variance shares",
-    "E6": "other probes on the same layers",
-    "E7": "E1 and E2 on ResNet-18",
-    "A1": "ours: the decoder that chooses itself, with and without a hold-out",
-    "A2": "the probes of E6 fitted to the given labels alone, beside A1",
-    "D1": "ours: wrong labels found, beside other ways and retraining",
-}
-"""The paper's experiments, and three of ours; the controls (input, random twin) come with E1."""
-
-CORRUPTIONS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
-NOISES = ("symmetric", "pair", "instance")
 # The authors draw corrupted labels with this seed, the same in all runs.
 LABEL_SEED = 42
 

@@ -13,12 +13,12 @@ from sklearn.base import ClassifierMixin
 from torch import Tensor
 
 from .._capture import undisturbed
+from .._memory_size import MEMORY
 from .._stream import Source, stream
 from .._survey import Place, survey
 from ..baselines import BASELINES, MomentBaseline, NearestNeighbours, row_moments, vote
 from ..layers import resolve
 from ..moments import statistics_for
-from ..rows import MEMORY
 from ..spectra import ClassSpectrum, Cut, solve
 from ..subspace import MinimumAngleSubspaceClassifier, PrincipalVectorClassifier
 from .units import Work

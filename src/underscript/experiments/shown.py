@@ -7,7 +7,8 @@ from typing import Any
 import pandas as pd
 from rich.table import Table
 
-from .plan import EXPERIMENTS, Plan
+from .catalogue import EXPERIMENTS
+from .plan import Plan
 from .tables import probe_name
 
 __all__ = ["Shown", "markdown", "shown_tables"]

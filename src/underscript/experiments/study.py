@@ -9,13 +9,14 @@ weights, labels and hold-outs of their own.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 
 from .._files import write_text
 from .._made_with import machine, versions
 from ..errors import DataError
+from .catalogue import SETTINGS
 from .grid import run_grid
 from .pages import study_page, write_tables
 from .plan import Plan
@@ -23,34 +24,7 @@ from .shown import Shown, markdown, plus_minus
 from .tables import finished
 from .units import as_json
 
-__all__ = ["SETTINGS", "Study", "bars", "run_study", "study_table"]
-
-
-class Setting(NamedTuple):
-    """What is trained with a pair of data set and architecture.
-
-    Attributes
-    ----------
-    samples, holdout : int
-        Images to train with (None: all), and how many of these are held out.
-    degrees : dict of str to sequence of float
-        Corruption degrees, by kind of noise.
-    """
-
-    samples: int | None
-    holdout: int
-    degrees: dict[str, tuple[float, ...]]
-
-
-SMALL = {"symmetric": (0.0, 0.2, 0.4, 0.6, 0.8, 1.0), "pair": (0.2, 0.4), "instance": (0.3,)}
-LARGE = {"symmetric": (0.0, 0.4, 0.8), "pair": (0.4,)}
-SETTINGS: dict[str, Setting] = {
-    "digits-mlp": Setting(None, 150, SMALL),
-    "digits-cnn": Setting(None, 150, SMALL),
-    "mnist-mlp": Setting(2_500, 250, LARGE),
-    "fashion-mnist-cnn": Setting(2_500, 250, LARGE),
-}
-"""Pairs of data set and architecture; the small ones carry most of the cells."""
+__all__ = ["Study", "bars", "run_study", "study_table"]
 
 KEYS = ["setting", "noise", "corruption"]
 # The units that a cell of the study is made of.

@@ -18,9 +18,9 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from .._decode import decode
 from .._files import write_tensors, write_text
 from ..corruption import transition_matrix, wrong_share
-from ..decode import decode
 from ..errors import OutputError
 from ..subspace import PROBES
 from .architectures import build

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from ._capture import undisturbed
 from ._class_names import as_names, check_number
 from ._control import twin_at, whole_twin
-from ._device import as_bytes, as_device, device_of
+from ._device import as_device, device_of
 from ._features import Features
+from ._memory_size import MEMORY, as_bytes
 from ._notes import Clock, Notes
 from ._passes import Task, count, fit
 from ._pooling import PoolChoice
@@ -37,7 +38,6 @@ from .layers import LayerChoice, resolve
 from .noise import expected_calibration_error
 from .perturbation import choose_perturbation
 from .repair import Choosing, Target, find_read_out
-from .rows import MEMORY
 from .selection import Key, held_out_tenth, select
 from .selection.chosen import Chosen, choose
 from .selection.decoder import RowsKeeper

@@ -1,0 +1,93 @@
+"""What can be reproduced: the paper's networks and experiments, and what the study trains.
+
+Nothing here imports torch: `underscript reproduce --help` need not wait for it.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+__all__ = [
+    "CORRUPTIONS", "EXPERIMENTS", "NOISES", "PAIRS", "PROBED", "SETTINGS", "Pair", "Setting",
+]  # fmt: skip
+
+PROBED = {
+    "mlp": ("input", "fc1", "fc2", "fc3", "fc4"),
+    "cnn": ("input", "flatten", "fc1", "fc2", "fc3"),
+    "alexnet": ("input", "flatten", "fc1", "fc2"),
+    "resnet18": ("input", "stem", "stage1.0", "stage1", "stage2", "stage3", "stage4", "pooled"),
+}
+"""The layers that the paper decodes, in execution order, for each architecture."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A data set and an architecture, and what the authors call them in their result files."""
+
+    data: str
+    arch: str
+    published: str | None = None
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The layers that the paper decodes, the input first."""
+        return PROBED[self.arch]
+
+
+PAIRS: dict[str, Pair] = {
+    "mnist-mlp": Pair("mnist", "mlp", "MNIST_MLP"),
+    "cifar10-mlp": Pair("cifar10", "mlp", "CIFAR10_MLP"),
+    "mnist-cnn": Pair("mnist", "cnn", "MNIST_CNN"),
+    "fashion-mnist-cnn": Pair("fashion-mnist", "cnn", "FashionMNIST_CNN"),
+    "cifar10-cnn": Pair("cifar10", "cnn", "CIFAR10_CNN"),
+    "cifar100-alexnet": Pair("cifar100", "alexnet", "CIFAR100_AlexNet"),
+    "tiny-imagenet-alexnet": Pair("tiny-imagenet", "alexnet", "TinyImageNet_AlexNet"),
+    "cifar10-resnet18": Pair("cifar10", "resnet18", "CIFAR10_ResNet18"),
+    "fashion-mnist-mlp": Pair("fashion-mnist", "mlp"),
+    "digits-mlp": Pair("digits", "mlp"),
+    "digits-cnn": Pair("digits", "cnn"),
+}
+"""The paper's eight pairs, and small ones of ours to try things out (the last three)."""
+
+EXPERIMENTS: dict[str, str] = {
+    "E1": "subspaces from the corrupted labels, memorised network",
+    "E2": "subspaces from the true labels, memorised network",
+    "E3": "subspaces from corrupted labels, network trained on true ones",
+    "E4": "the memorised network trained on with labels that MASC re-assigned",
+    "E5": "MASC at several variance shares",
+    "E6": "other probes on the same layers",
+    "E7": "E1 and E2 on ResNet-18",
+    "A1": "ours: the decoder that chooses itself, with and without a hold-out",
+    "A2": "the probes of E6 fitted to the given labels alone, beside A1",
+    "D1": "ours: wrong labels found, beside other ways and retraining",
+}
+"""The paper's experiments, and three of ours; the controls (input, random twin) come with E1."""
+
+CORRUPTIONS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+NOISES = ("symmetric", "pair", "instance")
+
+
+class Setting(NamedTuple):
+    """What is trained with a pair of data set and architecture.
+
+    Attributes
+    ----------
+    samples, holdout : int
+        Images to train with (None: all), and how many of these are held out.
+    degrees : dict of str to sequence of float
+        Corruption degrees, by kind of noise.
+    """
+
+    samples: int | None
+    holdout: int
+    degrees: dict[str, tuple[float, ...]]
+
+
+SMALL = {"symmetric": (0.0, 0.2, 0.4, 0.6, 0.8, 1.0), "pair": (0.2, 0.4), "instance": (0.3,)}
+LARGE = {"symmetric": (0.0, 0.4, 0.8), "pair": (0.4,)}
+SETTINGS: dict[str, Setting] = {
+    "digits-mlp": Setting(None, 150, SMALL),
+    "digits-cnn": Setting(None, 150, SMALL),
+    "mnist-mlp": Setting(2_500, 250, LARGE),
+    "fashion-mnist-cnn": Setting(2_500, 250, LARGE),
+}
+"""Pairs of data set and architecture; the small ones carry most of the cells."""
