@@ -48,24 +48,34 @@ def _chances(
     scores: Float[Tensor, "ways n classes"], labels: Tensor, given: Tensor | None
 ) -> Float[Tensor, "temperatures ways n"]:
     """Return the chance of each label without redrawing, for each temperature."""
-    # Classes first: sums over them then add whole rows of samples.
-    powers = scores.permute(2, 0, 1).float().contiguous()
-    powers -= powers.mean(0)
-    spread = powers.square().mean((0, 2)).sqrt()
-    spread = torch.where(spread > 0, spread, 1.0)
-    powers -= powers.amax(0)
-    powers.mul_((TEMPERATURES[0] / spread)[:, None]).exp_()
-    chances = powers.new_empty(len(TEMPERATURES), *powers.shape[1:])
-    at = labels.expand(1, *powers.shape[1:])
-    for number, of_labels in enumerate(chances):
-        if number:
-            powers *= powers
-        if given is None:
-            of_labels.copy_(powers.gather(0, at)[0])
-        else:
-            torch.sum(powers * given[:, None], 0, out=of_labels)
-        of_labels /= powers.sum(0)
+    ways, n, n_classes = scores.shape
+    spread = torch.stack([_spread(each) for each in scores])
+    chances = torch.empty(len(TEMPERATURES), ways, n, device=scores.device)
+    # What is worked on at once stays in the processor's cache.
+    size = max(1, _AT_ONCE // max(1, ways * n_classes))
+    for start in range(0, n, size):
+        at = slice(start, start + size)
+        # Classes first: sums over them then add whole rows of samples.
+        powers = scores[:, at].permute(2, 0, 1).float().contiguous()
+        powers -= powers.amax(0)
+        powers.mul_((TEMPERATURES[0] / spread)[:, None]).exp_()
+        mine = labels[at].expand(1, *powers.shape[1:])
+        for number in range(len(TEMPERATURES)):
+            if number:
+                powers *= powers
+            if given is None:
+                said = powers.gather(0, mine)[0]
+            else:
+                said = (powers * given[:, None, at]).sum(0)
+            torch.div(said, powers.sum(0), out=chances[number, :, at])
     return chances
+
+
+def _spread(scores: Float[Tensor, "n classes"]) -> Tensor:
+    """Return the root mean square of scores about each row's mean; 1 of equal ones."""
+    about = scores.float() - scores.float().mean(1, keepdim=True)
+    spread = about.square_().mean().sqrt()
+    return torch.where(spread > 0, spread, 1.0)
 
 
 def _averaged(chances: Tensor, n_classes: int) -> Float[Tensor, "ways temperatures shares"]:
