@@ -76,7 +76,7 @@ _AT_ONCE = 2048
 _LOOKED_AT = 1024
 _LOOKED_AT_NOISE = 10_000
 # Wider rows are read by random features only: their covariance would be too large.
-_WIDEST = 4096
+WIDEST = 4096
 # A column's standard deviation over the median column's, at least.
 _LEAST = 0.1
 # So many samples choose at least, whatever they take; and of so many scores are kept at least, if
@@ -190,14 +190,13 @@ def keep_rows(
     task: Task,
     source: Source,
     keeper: RowsKeeper,
-    stage: str,
     keep: Callable[[Labels], NDArray[np.bool_]] | None = None,
 ) -> None:
     """Run the network over training data for nothing but their rows."""
     with task.team.together():
         for views in stream_views(
-            network, source, task.taps, task.device, keeper.changes, stage=stage, keep=keep,
-            progress=task.progress,
+            network, source, task.taps, task.device, keeper.changes, stage="reading layers",
+            keep=keep, progress=task.progress,
         ):  # fmt: skip
             keeper.see(views, task.given(views[0].batch, source))
 
@@ -284,11 +283,13 @@ def fit_candidates(
     # Of the hold-out as it is, and perturbed.
     seen_of = [] if held is None else [held.layers, *([] if held.moved is None else [held.moved])]
     holdout: list[list[Tensor]] = [[] for _ in seen_of]
+    task.progress.begin("choosing by layer")
     for name in names:
+        task.progress.note(name)
         rows = _some_rows(kept, name, task)
         scale = _scale(rows, task) if name in flat else None
         for lift in (False, True):
-            if not lift and kept.widths[name] > _WIDEST:
+            if not lift and kept.widths[name] > WIDEST:
                 continue
             maps = None
             if lift:
@@ -309,6 +310,7 @@ def fit_candidates(
             fitted |= found
             for said, of_layer in zip(holdout, seen_of, strict=True):
                 said += _whole_scores(of_layer[name], list(found.values()), maps)
+        task.progress.advance()
     return _together(
         fitted, features, holdout, labels, prints, held, place, classes, steps, task
     )  # fmt: skip
