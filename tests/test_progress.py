@@ -67,6 +67,7 @@ def test_what_is_left_is_the_work_left_at_the_measured_rate():
 def test_a_slow_first_batch_counts_and_so_does_one_that_is_all_there_is():
     found, clock = estimate(runs("read", 100))
     found.begin("read")
+    assert found.left is None
     clock.now += 4
     found.advance(20)
     assert found.left == pytest.approx(80 * 0.2)
@@ -106,7 +107,6 @@ def test_seconds_of_both_kinds_of_work_are_divided_as_expected():
     clock.now += 6.4
     found.advance(10)
     # As much for 10 runs as for the products was expected, and both took twice that.
-    assert found.left == pytest.approx(0)or True
     found.begin("last")
     assert found.left == pytest.approx(100 * (3.2 + 3.2) / 30)
 
@@ -171,9 +171,8 @@ def layers_of(net: nn.Module, n: int = 160) -> dict[str, Any]:
             "holdout": (x[40:80] + 0.1, y[40:80]), "variance": 0.5}  # fmt: skip
 
 
-@pytest.fixture
-def bars(monkeypatch) -> list[Any]:
-    """Every bar that is made; standard error is a terminal."""
+def bars_of(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Make standard error a terminal, and return every bar that is made."""
     made: list[Any] = []
 
     class Counted(tqdm.auto.tqdm):  # type: ignore[type-arg]
@@ -192,8 +191,9 @@ def frames() -> list[str]:
     return [line for line in map(str.strip, re.split(r"[\r\n]+", said)) if line]
 
 
-def test_a_decode_has_one_bar_with_all_stages_in_order(bars):
-    shown = us.decode(**layers_of(models.build("mlp")))
+def test_a_decode_has_one_bar_with_all_stages_in_order(monkeypatch):
+    bars = bars_of(monkeypatch)
+    shown = us.decode(**layers_of(models.build("mlp")), controls="full")
     assert len(bars) == 1
     (bar,) = bars
     assert bar.disable
@@ -209,14 +209,14 @@ def test_a_decode_has_one_bar_with_all_stages_in_order(bars):
     order = [
         "testing the perturbation", "reading layers", "decomposing", "reading the hold-out",
         "choosing by layer", "choosing an ensemble", "decoding holdout", "decoding train",
-        "decoding test", "random twin: reading layers", "random twin: choosing by layer",
+        "decoding test", "random twin: reading layers", "random twin: decomposing",
+        "random twin: reading the hold-out", "random twin: choosing by layer",
         "random twin: choosing an ensemble", "random twin: decoding holdout",
         "random twin: decoding test",
     ]  # fmt: skip
     assert [name for name in names if name in order] == order
-    assert "choosing by layer: input" in names or "choosing by layer: input" not in lines
     assert any("100%" in line for line in lines[-2:])
-    quiet = us.decode(**layers_of(models.build("mlp")), progress=False)
+    quiet = us.decode(**layers_of(models.build("mlp")), controls="full", progress=False)
     assert len(bars) == 1
     assert shown.table.equals(quiet.table)
     assert shown.label_issues().equals(quiet.label_issues())
@@ -225,11 +225,13 @@ def test_a_decode_has_one_bar_with_all_stages_in_order(bars):
 @pytest.mark.parametrize(
     "options",
     [
-        {"auto": False}, {"auto": False, "holdout": None}, {"controls": "full"},
+        {}, {"layers": "relu2"}, {"auto": False}, {"auto": False, "holdout": None},
+        {"controls": "full"},
         {"perturb": "none", "evaluate": ("test", "candidates")}, {"model": None},
     ],
 )  # fmt: skip
-def test_what_is_planned_is_what_is_done(bars, monkeypatch, options):
+def test_what_is_planned_is_what_is_done(monkeypatch, options):
+    bars = bars_of(monkeypatch)
     begun: list[str] = []
     plans: list[list[str]] = []
     begin, expect = Estimate.begin, Estimate.expect
@@ -248,8 +250,9 @@ def test_what_is_planned_is_what_is_done(bars, monkeypatch, options):
     monkeypatch.setattr(Estimate, "expect", planned)
     us.decode(**layers_of(models.build("mlp")) | options)
     assert len(bars) == 1
-    assert begun == plans[-1] == list(plans[-1])
-    assert set(plans[0]) == set(plans[-1])
+    assert begun == plans[-1]
+    # What the twin is read at is known at last.
+    assert set(plans[-1]) <= set(plans[0])
 
 
 class Slow(nn.Module):
@@ -262,7 +265,8 @@ class Slow(nn.Module):
         return self.readout(self.fc(x).relu())
 
 
-def test_the_bar_moves_between_slow_batches_and_while_one_runs(bars):
+def test_the_bar_moves_between_slow_batches_and_while_one_runs(monkeypatch):
+    bars_of(monkeypatch)
     x = torch.randn(48, 6)
     with Progress.of_one("read") as bar, torch.no_grad():
         source = Source((x, torch.zeros(48, dtype=torch.int64)), "train", batch_size=8)
@@ -291,7 +295,8 @@ class Broken(nn.Module):
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-def test_no_bar_is_left_behind_by_an_error(bars, error):
+def test_no_bar_is_left_behind_by_an_error(monkeypatch, error):
+    bars = bars_of(monkeypatch)
     with pytest.raises((us.errors.ModelError, KeyboardInterrupt)):
         us.decode(**layers_of(Broken(error)), batch_size=32)
     (bar,) = bars
@@ -305,7 +310,8 @@ def test_no_bar_is_left_behind_by_an_error(bars, error):
     assert not said.rstrip("\r").rsplit("\r", 1)[-1].strip()
 
 
-def test_inside_another_bar_there_is_no_line(bars):
+def test_inside_another_bar_there_is_no_line(monkeypatch):
+    bars = bars_of(monkeypatch)
     with tqdm.auto.tqdm(total=2, file=sys.stderr) as outer:
         us.decode(**layers_of(models.build("mlp")), controls=False)
         outer.update()
@@ -325,7 +331,8 @@ def test_nothing_is_shown_without_a_terminal_but_the_line_is_logged(monkeypatch,
     assert "about" in said[0]
 
 
-def test_a_notebook_has_a_bar_though_its_error_stream_is_no_terminal(bars, monkeypatch):
+def test_a_notebook_has_a_bar_though_its_error_stream_is_no_terminal(monkeypatch):
+    bars = bars_of(monkeypatch)
     monkeypatch.setattr(sys, "stderr", io.StringIO())
     shell = types.SimpleNamespace(config={"IPKernelApp": {}})
     ipython = types.SimpleNamespace(get_ipython=lambda: shell)
@@ -339,13 +346,15 @@ def test_a_notebook_has_a_bar_though_its_error_stream_is_no_terminal(bars, monke
     assert len(bars) == 1
 
 
-def test_data_of_unknown_length_have_a_bar_without_time(bars):
+def test_data_of_unknown_length_have_a_bar_without_time(monkeypatch):
+    bars_of(monkeypatch)
+
     class Endless(torch.utils.data.IterableDataset):  # type: ignore[type-arg]
         def __iter__(self):
             x, y = models.data("rows", 64)
             yield from zip(x, y, strict=True)
 
-    found = us.decode(models.build("mlp"), Endless(), variance=0.5, controls=False, perturb="none")
+    found = us.decode(models.build("mlp"), Endless(), variance=0.5, controls=False, auto=False)
     assert found.table["n"].max() == 64
     lines = frames()
     assert any(line.startswith("decoding ") and "uncounted" in line for line in lines)

@@ -210,7 +210,8 @@ class Estimate:
         here = 0.0
         if self._at >= 0 and self._done < 1:
             here = (1 - self._done) * self._expected(self._stages[self._at])
-            here = max(0.0, here - (self._clock() - self._last))
+            if not math.isnan(here):
+                here = max(0.0, here - (self._clock() - self._last))
         found = here + sum(self._expected(stage) for stage in self._stages[self._at + 1 :])
         return None if math.isnan(found) else found
 

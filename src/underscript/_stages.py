@@ -139,6 +139,8 @@ class Plan:
         once, whole = Settings(rounds=1), self.controls == "full" or not self.read
         # The input is the same for both networks.
         places = [place for place in self.task.places if place.tap.side != "model"]
+        if not whole:
+            places = [place for place in places if place.tap.name in layers]
         if not places:
             return []
         if whole:
@@ -150,7 +152,6 @@ class Plan:
                 runs = role == "test" or not self.read
                 found.append(self._tried(f"decoding {role}", self._n(role), runs))
         else:
-            places = [place for place in places if place.tap.name in layers]
             n = self._n("train") / step_of(self.sources["train"])
             found = [Stage("reading layers", {RUNS: n})]
             found += self._choosing(places, n, 0, False, once, held=0.0)
