@@ -13,6 +13,7 @@ are those of docs/memory-and-time.md.
 
 import argparse
 import json
+import logging
 import resource
 import subprocess
 import sys
@@ -84,6 +85,19 @@ def _small_cnn(root: Path, toy: bool, device: torch.device) -> tuple[nn.Module, 
     return model, [*parts[:2], (parts[2][0][:5_000], parts[2][1][:5_000])]
 
 
+def _digits(root: Path, toy: bool, device: torch.device) -> tuple[nn.Module, list[Any]]:
+    """Return an MLP and scikit-learn's 1,797 digits."""
+    from sklearn.datasets import load_digits
+
+    x, y = (torch.from_numpy(each) for each in load_digits(return_X_y=True))
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 10)
+    )
+    parts = zip((x.float() / 16).split(600), y.split(600), strict=True)
+    return model, list(parts)
+
+
 def _texts(root: Path, toy: bool, device: torch.device) -> tuple[nn.Module, list[Any]]:
     from . import texts
     from .decoder import source
@@ -117,6 +131,7 @@ CASES: dict[str, Case] = {
     "residual-20k": Case(_images("cifar10", 20_000, 5_000, "residual", "worse"), 3, None, 3.0),
     "residual-50k": Case(_images("cifar10", 45_000, 5_000, "residual", "worse"), 3, None, 3.0),
     "cnn-5k": Case(_small_cnn, 5, None, 1.5),
+    "digits": Case(_digits, None, 10, 1.5),
     "mlp-60k": Case(_images("mnist", 55_000, 5_000, "mlp", "c0.4"), None, 60, 3.0),
     "texts-8k": Case(_texts, 1, None, 3.0),
     "features-200k": Case(_features(200_000, 32, 10, 1.0), None, 30, 1.5),
@@ -192,6 +207,15 @@ def _children_seconds() -> float:
     return used.ru_utime + used.ru_stime
 
 
+class _Lines(logging.Handler):
+    """Keeps the line that a decode begins with, which is logged where there is no terminal."""
+
+    said = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.said = record.getMessage()
+
+
 def measured(name: str, root: Path, toy: bool, device: torch.device) -> dict[str, Any]:
     """Return what a case takes: seconds of an epoch and of a decode, and gigabytes."""
     if name == IMPORT:
@@ -205,17 +229,20 @@ def measured(name: str, root: Path, toy: bool, device: torch.device) -> dict[str
     if model is not None:
         model.eval()
     before = peak_memory() or 0
+    lines = _Lines()
+    logging.getLogger("underscript._progress").addHandler(lines)
+    logging.getLogger("underscript._progress").setLevel(logging.INFO)
     start = time.perf_counter()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found = us.decode(model, train, test, holdout, progress=False)
+        found = us.decode(model, train, test, holdout)
     seconds = time.perf_counter() - start
     return {
         "case": name, "device": str(device), "epoch_s": epoch, "decode_s": seconds,
         "epochs": None if epoch is None else seconds / epoch, "peak_gb": (peak_memory() or 0) / 1e9,
         "before_gb": before / 1e9, "timing": found.summary["timing"],
         "budget": found.summary["settings"]["memory"],
-        "perturb": found.summary["settings"]["perturb"],
+        "perturb": found.summary["settings"]["perturb"], "said": lines.said,
     }  # fmt: skip
 
 
@@ -239,7 +266,7 @@ def line(found: dict[str, Any]) -> str:
     stages = ", ".join(f"{k} {v:.0f}" for k, v in found["timing"].items() if v >= 0.5)
     return (
         f"| {found['case']} | {allowed}, {case.gigabytes:g} GB | {took}, {found['peak_gb']:.1f} GB "
-        f"(before {found['before_gb']:.1f}) | {met} | {stages} |"
+        f"(before {found['before_gb']:.1f}) | {met} | {stages} | {found['said']} |"
     )
 
 
@@ -264,11 +291,12 @@ def main() -> None:
         parser.error(f"expected some of {', '.join(names)}; found {', '.join(unknown)}")
     if arguments.root is not None and not arguments.root.is_dir():
         parser.error(f"--root: expected a folder; found {arguments.root}")
-    print("| case | bar | took | met | seconds by stage |\n|---|---|---|---|---|", flush=True)
+    print("| case | bar | took | met | seconds by stage | said beforehand |\n" + "|---" * 6 + "|",
+          flush=True)  # fmt: skip
     results, failed = [], False
     for name in arguments.cases or names:
         if name in _UNPACKED and arguments.root is None and not arguments.toy:
-            print(f"| {name} | | left out: needs --root ROOT | | |", flush=True)
+            print(f"| {name} | | left out: needs --root ROOT | | | |", flush=True)
             continue
         command = [sys.executable, "-m", "benchmarks.cost", "--one", name, "--root",
                    str(arguments.root or "."), "--device", arguments.device]  # fmt: skip
@@ -277,7 +305,7 @@ def main() -> None:
         )
         if done.returncode:
             last = (done.stderr.strip().splitlines() or ["it failed"])[-1]
-            print(f"| {name} | | failed: {last} | no | |", flush=True)
+            print(f"| {name} | | failed: {last} | no | | |", flush=True)
             failed = True
             continue
         results.append(json.loads(done.stdout.strip().splitlines()[-1]))

@@ -21,7 +21,7 @@ from .selection.decoder import RowsKeeper, Settings, keep_rows
 from .selection.fitting import Candidate
 from .selection.refit import refitted
 
-__all__ = ["twin_at", "whole_twin"]
+__all__ = ["step_of", "twin_at", "whole_twin"]
 
 # Samples that a control is fitted to, or tried on, roughly.
 _SAMPLES = 5_000
@@ -58,7 +58,7 @@ def twin_at(
 
     def look() -> Records:
         keeper = RowsKeeper(task, None, 0)
-        keep_rows(twin, task, sources["train"], keeper, "random twin", _some(sources["train"]))
+        keep_rows(twin, task, sources["train"], keeper, _some(sources["train"]))
         chosen = {place: made for place, made in members.items() if place in wanted}
         decoders = refitted(keeper.kept, task, chosen, Settings())
         return [
@@ -67,14 +67,21 @@ def twin_at(
             for record in _tried(twin, task, sources, role, decoders, keep=_some(sources[role]))
         ]
 
-    return _decoded(look, twin, notes)
+    return _decoded(look, twin, task, notes)
+
+
+def step_of(source: Source) -> int:
+    """Return of how many samples a control looks at one."""
+    if source.length is None or not source.ordered:
+        return 1
+    return max(1, -(-source.length // _SAMPLES))
 
 
 def _some(source: Source) -> Keep | None:
     """Return which samples are looked at; all if it is not known which is which."""
-    if source.length is None or not source.ordered or source.length <= _SAMPLES:
+    step = step_of(source)
+    if step == 1:
         return None
-    step = -(-source.length // _SAMPLES)
     return lambda index: np.asarray(index % step == 0)
 
 
@@ -119,7 +126,7 @@ def whole_twin(
             records += _tried(twin, task, sources, role, decoders, seen=seen)
         return records
 
-    return _decoded(look, twin, notes)
+    return _decoded(look, twin, task, notes)
 
 
 def _tried(
@@ -131,14 +138,14 @@ def _tried(
     **how: Any,
 ) -> Records:
     """Return the table's rows of the twin's decoders on one part of the data."""
-    counts = count(twin, task, sources[role], decoders, f"random twin, {role}", **how)
+    counts = count(twin, task, sources[role], decoders, f"decoding {role}", **how)
     return counts.records("random", task, decoders, role)
 
 
-def _decoded(look: Callable[[], Records], twin: nn.Module, notes: Notes) -> Records:
+def _decoded(look: Callable[[], Records], twin: nn.Module, task: Task, notes: Notes) -> Records:
     """Return what `look` finds; a twin that cannot be decoded is noted, and costs no result."""
     try:
-        with undisturbed(twin):
+        with undisturbed(twin), task.progress.of("random twin: "):
             records = look()
     except DataError as error:
         notes.add(f"the random twin could not be decoded: {error}")

@@ -7,6 +7,7 @@ and count how often each decoder is right.
 
 import copy
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
@@ -24,6 +25,8 @@ from ._memory_size import MEMORY, as_bytes
 from ._notes import Clock, Notes
 from ._passes import Task, count, fit
 from ._pooling import PoolChoice
+from ._progress import Progress
+from ._stages import Plan, may_fit, trial_runs
 from ._stream import Source
 from ._survey import survey, with_input
 from ._team import Team
@@ -117,7 +120,8 @@ def decode(
     seed : int
         Of the random twin and the held-out tenth.
     progress : bool
-        Show progress bars on a terminal.
+        Show one bar on a terminal or in a notebook, below a line that says what is done and about
+        how long it takes.
     evaluate : sequence of {"train", "test", "candidates"}, optional
         Where every decoder of the table is tried, beside the hold-out; by default on test data, or
         on training data if there are neither these nor a hold-out. Without ``"train"`` only the
@@ -211,16 +215,16 @@ def decode(
     asked = [place.tap.name for place in places]
     if controls and layers is not None:
         places = with_input(places, seen.all_places)
+    read = with_input(places, seen.all_places) if auto else []
     team = Team(group, place if place.type == "cuda" else "cpu")
     whole = source
     sources = {role: data.share(team.rank, team.size) for role, data in sources.items()}
-    progress = progress and team.rank == 0
     kinds = tuple(subspace_labels)
     if true_labels is None:
         kinds = ("corrupted",)
     task = Task(
-        places, tuple(probes or ("masc",)), shares, kinds, seen.n_classes, place, seed, progress,
-        budget, team, cheap=probes is None and auto, samples=whole.length,
+        places, tuple(probes or ("masc",)), shares, kinds, seen.n_classes, place, seed,
+        memory=budget, team=team, cheap=probes is None and auto, samples=whole.length,
     )  # fmt: skip
     target = find_read_out(seen, network, places)
     if isinstance(target, Target):
@@ -234,18 +238,31 @@ def decode(
     answers: list[Answers] = []
     noise = wrong_label_share = calibration_error = candidates = None
     worst = Worst(show, seen.n_classes)
+    perturbs = auto and not alone and perturb != "none"
+    plan = Plan(
+        task, read, sources, evaluate,
+        trial=trial_runs(example, min(_TRIED_ON, whole.length or _TRIED_ON)) if perturbs else 0.0,
+        views=views if perturbs else 0, fits=perturbs and may_fit(example),
+        read_out=isinstance(target, Target), controls=controls,
+    )  # fmt: skip
+    bar = Progress(plan.stages(), plan.line, shown=progress and team.rank == 0, device=place)
+    task = replace(task, progress=bar)
 
-    with undisturbed(network):
+    with bar, ExitStack() as running:
+        running.enter_context(undisturbed(network))
         keeper = None
         if auto:
             with clock("perturb"):
                 # Every process looks at the same samples.
                 if not alone:
                     perturbation = choose_perturbation(
-                        perturb, network, whole.first(_TRIED_ON), place, seed, notes
+                        perturb, network, whole.first(_TRIED_ON), place, seed, notes, bar
                     )
+                fits = perturbation is not None and perturbation.fits
+                changed = views if perturbation is not None else 0
+                bar.expect(replace(plan, views=changed, fits=fits).stages())
                 # The input is a layer among others even where it is not decoded.
-                seeing = replace(task, places=with_input(places, seen.all_places))
+                seeing = replace(task, places=read)
                 keeper = RowsKeeper(seeing, perturbation, views)
         with clock("fit"):
             hold_out = holdout is None and not auto
@@ -313,31 +330,35 @@ def decode(
                 candidates = chosen.candidates(
                     sources.get("test") if "candidates" in evaluate else None
                 )
-    if alone:
-        records = [record for record in records if record["probe"] != "model"]
-    taps = [place.tap for place in places]
-    best = Decoder.of(choice.key, trained[choice.key], taps, model, example, perturbation)
-    with clock("geometry"):
-        subspaces = {
-            key.layer: decoder
-            for key, decoder in trained.items()
-            if isinstance(decoder, MinimumAngleSubspaceClassifier)
-            and (key.variance, key.subspace_labels) == (shares[0], "corrupted")
-        }
-        shapes = geometry(subspaces, best.layers[:1]) if subspaces else None
-    read_out = str(target) if choosing is None else choosing.finish(team)
-    del trained, selecting
-    if controls:
-        with clock("random twin"), undisturbed(network):
-            roles = [role for role in sources if role == "holdout" or role in evaluate]
-            twin = random_twin(network, seed)
-            if auto and controls != "full":
-                assert chosen is not None
-                records += twin_at(best.layers, chosen.members, twin, seeing, sources, roles, notes)
-            else:
-                # The input is read as it is for the network itself.
-                voters = with_input(places, seen.all_places) if auto else []
-                records += whole_twin(twin, task, voters, sources, roles, notes)
+        # The network is as it was again, until its twin is made.
+        running.close()
+        if alone:
+            records = [record for record in records if record["probe"] != "model"]
+        taps = [place.tap for place in places]
+        best = Decoder.of(choice.key, trained[choice.key], taps, model, example, perturbation)
+        with clock("geometry"):
+            subspaces = {
+                key.layer: decoder
+                for key, decoder in trained.items()
+                if isinstance(decoder, MinimumAngleSubspaceClassifier)
+                and (key.variance, key.subspace_labels) == (shares[0], "corrupted")
+            }
+            shapes = geometry(subspaces, best.layers[:1]) if subspaces else None
+        read_out = str(target) if choosing is None else choosing.finish(team)
+        del trained, selecting
+        if controls:
+            with clock("random twin"), undisturbed(network):
+                bar.expect(plan.twin(best.layers))
+                roles = [role for role in sources if role == "holdout" or role in evaluate]
+                twin = random_twin(network, seed)
+                if auto and controls != "full":
+                    assert chosen is not None
+                    records += twin_at(
+                        best.layers, chosen.members, twin, seeing, sources, roles, notes
+                    )
+                else:
+                    # The input is read as it is for the network itself.
+                    records += whole_twin(twin, task, read, sources, roles, notes)
     notes.emit()
     settings = {
         "layers": [place.tap.name for place in places],

@@ -17,6 +17,7 @@ from ._capture import undisturbed
 from ._class_names import for_spreadsheets
 from ._device import device_of
 from ._files import whole_file
+from ._progress import Progress
 from ._stream import Source, stream
 from .combined import rows_for
 from .decoder import Decoder
@@ -115,8 +116,9 @@ def _batches(best: Decoder, source: Source, decide: bool) -> Iterator[tuple[Batc
         yield from ((batch, None) for batch in source.batches())
         return
     model = best._model()
-    with undisturbed(model):
-        for rows in stream(model, source, best.taps, device_of(model), stage="probabilities"):
+    stage = "probabilities"
+    with undisturbed(model), Progress.of_one(stage) as bar:
+        for rows in stream(model, source, best.taps, device_of(model), stage=stage, progress=bar):
             yield rows.batch, best.estimator.decide(rows_for(best.layer, rows.layers))
 
 

@@ -16,7 +16,8 @@ from ._classifier import SubspaceClassifier, fit_together
 from ._labels import Labels, check_different, check_range, pick
 from ._memory_size import MEMORY
 from ._notes import Notes
-from ._stream import Rows, Seen, Source, known_index, progress_bar, stream, stream_views
+from ._progress import SILENT, Progress
+from ._stream import Rows, Seen, Source, known_index, stream, stream_views
 from ._survey import Place
 from ._team import ALONE, Team
 from .combined import COMBINED, CombinedDiscriminant, rows_for
@@ -59,7 +60,7 @@ class Task:
     n_classes: int
     device: torch.device
     seed: int
-    progress: bool
+    progress: Progress = SILENT
     memory: int = MEMORY
     team: Team = ALONE
     paths: dict[str, str] = field(default_factory=dict)
@@ -74,7 +75,7 @@ class Task:
 
     def keys(self, layer: str, labels: str) -> list[Key]:
         keys = []
-        for probe in self.probes if self._probed(layer) else ():
+        for probe in self.probes if self.probed(layer) else ():
             shares: tuple[float | None, ...] = self.shares if probe == "masc" else (None,)
             keys += [Key(layer, probe, share, labels) for share in shares]
         extra = self.extra
@@ -82,19 +83,21 @@ class Task:
             keys.append(extra)
         return keys
 
-    def _probed(self, layer: str) -> bool:
-        """Say whether probes are fitted at a layer.
+    def probed(self, layer: str) -> bool:
+        """Say whether probes are fitted at a layer."""
+        return not self.cheap or sum(self.subspace_work(layer)) <= _CHEAP
 
-        Their multiply-adds are those of sums, of each class's eigenvectors (some ten times the cube
-        of its smaller side) and, for as many rows again, of products with these.
+    def subspace_work(self, layer: str) -> tuple[int, int, int]:
+        """Return multiply-adds of a layer's subspaces.
+
+        Those of sums, of each class's eigenvectors (some ten times the cube of its smaller side)
+        and, for as many rows again, of products with these.
         """
-        if not self.cheap:
-            return True
         width = next(place.width for place in self.places if place.tap.name == layer)
         n = self.samples or _UNKNOWN
         side = min(width, -(-n // self.n_classes))
-        work = n * width**2 + 10 * self.n_classes * side**3
-        return work + n * width * self.n_classes * side // 2 <= _CHEAP
+        answering = n * width * self.n_classes * side // 2
+        return n * width**2, 10 * self.n_classes * side**3, answering
 
     def given(self, batch: Batch, source: Source) -> Labels:
         """Return a batch's given labels."""
@@ -149,13 +152,13 @@ def fit(
     parts += ("true",) if "true" in task.subspace_labels else ()
     statistics = _empty(task, source, parts)
     team = task.team
-    stage = f"{who}reading layers"
     indices: list[Labels] = []
     counts = torch.zeros(task.n_classes, dtype=torch.int64)
     with team.together():
         for rows, *others in stream_views(
             network, source, task.taps if watcher is None else watcher.taps, task.device,
-            () if watcher is None else watcher.changes, stage=stage, progress=task.progress,
+            () if watcher is None else watcher.changes,
+            stage="reading layers", progress=task.progress,
         ):  # fmt: skip
             labels = task.label_sets(rows, source)
             if watcher is not None:
@@ -179,21 +182,18 @@ def fit(
     notes.missing(team.total(counts))
     decoders: Decoders = {}
     selecting: Decoders = {}
-    bar = progress_bar(f"{who}decomposing", len(statistics) * len(parts), "layers", task.progress)
-    with bar:
-        for name in list(statistics):
-            bar.set_postfix_str(name)
-            sets = statistics.pop(name)
-            with notes.gather(f"{who}{name}"):
-                if hold_out:
-                    selecting.update(_fit_keys(sets["kept"], task.keys(name, "corrupted"), team))
-                    bar.update()
-                whole = _totals(sets, parts)
-                decoders.update(_fit_keys(whole, task.keys(name, "corrupted"), team))
-                bar.update()
-                if "true" in sets:
-                    decoders.update(_fit_keys(sets["true"], task.keys(name, "true"), team))
-                    bar.update()
+    task.progress.begin("decomposing")
+    for name in list(statistics):
+        task.progress.note(name)
+        sets = statistics.pop(name)
+        with notes.gather(f"{who}{name}"):
+            if hold_out:
+                selecting.update(_fit_keys(sets["kept"], task.keys(name, "corrupted"), team))
+            whole = _totals(sets, parts)
+            decoders.update(_fit_keys(whole, task.keys(name, "corrupted"), team))
+            if "true" in sets:
+                decoders.update(_fit_keys(sets["true"], task.keys(name, "true"), team))
+        task.progress.advance()
     return decoders, selecting
 
 

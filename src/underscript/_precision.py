@@ -54,13 +54,16 @@ def bfloat16_pays(kind: str) -> bool:
     device = torch.device(kind)
     try:
         with exact_products():
-            return _seconds(device, torch.float32) > 2 * _seconds(device, torch.bfloat16)
+            exact, rounded = (
+                product_seconds(device, dtype) for dtype in (torch.float32, torch.bfloat16)
+            )
+            return exact > 2 * rounded
     except (RuntimeError, NotImplementedError):
         return False
 
 
-def _seconds(device: torch.device, dtype: torch.dtype, size: int = 256) -> float:
-    """Return the best of a few times of one product of two square matrices."""
+def product_seconds(device: torch.device, dtype: torch.dtype, size: int = 256) -> float:
+    """Return seconds of a multiply-add: the best of a few products of two square matrices."""
     left = torch.ones(size, size, dtype=dtype, device=device)
     best = float("inf")
     for _ in range(4):
@@ -69,4 +72,4 @@ def _seconds(device: torch.device, dtype: torch.dtype, size: int = 256) -> float
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         best = min(best, time.perf_counter() - began)
-    return best
+    return best / size**3

@@ -19,8 +19,9 @@ from ._batches import Batch
 from ._device import as_device, device_of, seeded
 from ._labels import Labels, as_labels
 from ._made_with import versions
+from ._progress import Progress
 from ._runner import forward
-from ._stream import Source, progress_bar
+from ._stream import Source
 from ._twin import copied
 from ._weights import write_weights
 from .decoding import Decoding
@@ -186,7 +187,8 @@ def retrain(
         steps = epochs * math.ceil(len(places) / batch_size)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: 1 - step / steps)
         order = np.random.default_rng(seed)
-        with progress_bar("retraining", epochs * len(places), "samples", progress) as bar:
+        with Progress.of_one("retraining", progress) as bar:
+            bar.begin("retraining", epochs * len(places))
             for epoch in range(1, epochs + 1):
                 for module, _ in modes:
                     module.train()
@@ -199,13 +201,13 @@ def retrain(
                         loss = _step(network, seen, cleaned, place, optimiser)
                         losses += loss * batch.size
                     schedule.step()
-                    bar.update(batch.size)
+                    bar.advance(batch.size)
                 network.eval()
                 row = {"epoch": epoch, "loss": losses / len(places)}
                 row["choice_accuracy"] = choosing()[0]
                 if tests is not None:
                     row["test_accuracy"] = measured(tests.batches(), None)[0]
-                bar.set_postfix(choice=f"{row['choice_accuracy']:.1%}", refresh=False)
+                bar.note(f"choice {row['choice_accuracy']:.1%}")
                 if row["choice_accuracy"] > max(each["choice_accuracy"] for each in rows):
                     best = _state(network)
                 rows.append(row)

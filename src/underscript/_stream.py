@@ -7,6 +7,7 @@ the order is fixed. A loader that only shuffles is read in the data set's order 
 
 import copy
 import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,13 +23,13 @@ from torch.utils.data import (
     SequentialSampler,
     Subset,
 )
-from tqdm.auto import tqdm
 
 from ._batches import ArrayBatches, Batch, as_batch, is_mapping, joined
 from ._capture import Tap, capture
 from ._class_names import as_classes
 from ._labels import Labels, as_labels, pick
 from ._products import all_finite
+from ._progress import SILENT, Progress
 from ._runner import Runner
 from .errors import DataError, LabelError, UnderscriptError
 
@@ -117,10 +118,15 @@ class Source:
         # Whether the model may be given less than a batch at once: its size is none of the user's.
         self.divisible = not isinstance(data, DataLoader)
         # Where this process starts to read, and which of the batches it runs, in a team.
-        self._start, self._turn, self._turns = 0, 0, 1
+        self._start, self._turn, self._turns, self._parts = 0, 0, 1, 1
         self._partial = False
         self.override = None if labels is None else self._separate(labels, "labels")
         self.truth = None if true_labels is None else self._separate(true_labels, "true_labels")
+
+    @property
+    def share_length(self) -> float:
+        """Roughly how many samples this process reads; NaN if that is not known."""
+        return math.nan if self.length is None else self.length / self._parts
 
     def _separate(self, labels: Any, what: str) -> Labels:
         """Return separate labels as int64 (n,), or say what is wrong with them."""
@@ -146,7 +152,7 @@ class Source:
         if size == 1:
             return self
         part = copy.copy(self)
-        part._partial = True
+        part._partial, part._parts = True, size
         if not self.ordered:
             raise DataError(
                 f"{self.role}: expected data in a known order, to share them among {size} "
@@ -287,7 +293,7 @@ def stream(
     *,
     stage: str,
     keep: Callable[[Labels], NDArray[np.bool_]] | None = None,
-    progress: bool = True,
+    progress: Progress = SILENT,
     seen: Seen | None = None,
     whole: bool = False,
 ) -> Iterator[Rows]:
@@ -299,9 +305,11 @@ def stream(
     Parameters
     ----------
     stage : str
-        What the progress bar says.
+        What the bar says.
     keep : callable, optional
         From indices (n,) to which of them to run; all without it.
+    progress : Progress
+        The job's bar.
     seen : callable, optional
         From a batch and the taps to its rows, if they are known; None if the model has to run.
     whole : bool
@@ -330,7 +338,7 @@ def stream_views(
     *,
     stage: str,
     keep: Callable[[Labels], NDArray[np.bool_]] | None = None,
-    progress: bool = True,
+    progress: Progress = SILENT,
     seen: Seen | None = None,
     whole: bool = False,
 ) -> Iterator[list[Rows]]:
@@ -338,20 +346,21 @@ def stream_views(
 
     The data are read once. Each batch comes as a list: as it is, then changed in each way.
     """
-    bar = progress_bar(stage, source.length, "rows", progress)
-    # All layers are read in one pass: their number says what a row costs.
-    bar.set_postfix_str(taps[0].name if len(taps) == 1 else f"{len(taps)} layers" if taps else "")
-    with bar, capture(model, taps) as tapped:
+    runs = 1 + len(changes)
+    progress.begin(stage, source.share_length * runs)
+    with capture(model, taps) as tapped:
         run = Runner(model, tapped, device, divisible=source.divisible, tries=not whole)
         for number, batch in enumerate(source.batches()):
             where = f"{source.role}, batch {number}"
-            bar.update(batch.size)
+            size = batch.size
             if keep is not None:
                 batch = batch.take(keep(known_index(batch, where, "setting samples aside")))
                 if not batch.size:
+                    progress.advance(runs * size)
                     continue
             known = None if seen is None else seen(batch, taps)
             if known is not None:
+                progress.advance(runs * size)
                 yield [known]
                 continue
             views = []
@@ -361,12 +370,8 @@ def stream_views(
                     if not all_finite(rows):
                         raise DataError(_not_finite(name, rows, each, where))
                 views.append(Rows(each, layers, logits))
+                progress.advance(size)
             yield views
-
-
-def progress_bar(stage: str, total: int | None, unit: str, progress: bool) -> tqdm:  # type: ignore[type-arg]
-    """Return a bar on standard error; silent where that is not a terminal."""
-    return tqdm(total=total, desc=stage, unit=unit, leave=False, disable=None if progress else True)
 
 
 def known_index(batch: Batch, where: str, what: str, index: Labels | None = None) -> Labels:

@@ -18,6 +18,7 @@ from ._classifier import SubspaceClassifier
 from ._device import device_of
 from ._features import Features
 from ._onnx import CHECKED, OnnxClassifier, export_onnx
+from ._progress import Progress
 from ._stream import Source, stream_views
 from .combined import COMBINED, CombinedDiscriminant, rows_for
 from .errors import DataError, ModelError
@@ -128,9 +129,9 @@ class Decoder:
             parts = [self.onnx.decide(batch) for batch in source.batches()]
             return np.asarray(torch.cat(parts).numpy())
         model = self._model()
-        with undisturbed(model):
+        with undisturbed(model), Progress.of_one("decoding") as bar:
             for seen in stream_views(
-                model, source, self.taps, device_of(model), changes, stage="decoding"
+                model, source, self.taps, device_of(model), changes, stage="decoding", progress=bar
             ):
                 values = [self.estimator.decide(rows_for(self.layer, r.layers)) for r in seen]
                 parts.append((torch.stack(values).sum(0) / len(values)).cpu())

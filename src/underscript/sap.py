@@ -24,6 +24,7 @@ from ._capture import first_tensor, undisturbed
 from ._device import as_device, device_of
 from ._labels import Labels, check_different, check_range
 from ._products import add_products, all_finite, mirrored
+from ._progress import RUNS, Progress, Stage
 from ._stream import Source, known_index, stream
 from ._twin import copied
 from .errors import DataError, LabelError, ModelError
@@ -176,12 +177,18 @@ def sap(
     held = None if holdout is None else Source(holdout, "holdout", batch_size=batch_size)
     place = as_device(device) if device is not None else device_of(model)
     network = copied(model).to(place)
-    with undisturbed(network):
+    of_held = [] if held is None else [Stage("choosing alpha", {RUNS: held.share_length})]
+    of_train = [
+        Stage(name, {RUNS: source.share_length})
+        for name in ("finding losses", "reading trusted samples")
+    ]
+    stages = [*of_held, *of_train, *of_held * len(alphas)]
+    with undisturbed(network), Progress(stages, shown=progress) as bar:
         # First, as it finds out whether the hold-out can choose.
-        own = None if held is None else _agreement(network, held, place, progress)
-        trusted = _trusted(network, source, place, n_trusted, progress)
+        own = None if held is None else _agreement(network, held, place, bar)
+        trusted = _trusted(network, source, place, n_trusted, bar)
         layers, left_alone = _projectable(network)
-        spectra = _spectra(network, source, place, trusted, layers, n_patches, seed, progress)
+        spectra = _spectra(network, source, place, trusted, layers, n_patches, seed, bar)
         for name in [name for name in layers if name not in spectra]:
             del layers[name]
             left_alone[name] = "it is not called in a forward pass, or its inputs are all zero"
@@ -196,9 +203,7 @@ def sap(
         # From the mildest on, so that of equals the first is taken.
         for each in alphas:
             _project(layers, before, spectra, each)
-            agreements.append(
-                math.nan if held is None else _agreement(network, held, place, progress)
-            )
+            agreements.append(math.nan if held is None else _agreement(network, held, place, bar))
         chosen = 0
         if choosing:
             assert own is not None
@@ -417,7 +422,7 @@ def _projectable(network: nn.Module) -> tuple[dict[str, _Projectable], dict[str,
 
 
 def _trusted(
-    network: nn.Module, source: Source, place: torch.device, n_trusted: int, progress: bool
+    network: nn.Module, source: Source, place: torch.device, n_trusted: int, progress: Progress
 ) -> Labels:
     """Return the indices of the samples of lowest loss, equally many of each given class."""
     parts: list[tuple[Labels, Labels, NDArray[np.float64]]] = []
@@ -453,7 +458,7 @@ def _spectra(
     layers: dict[str, _Projectable],
     n_patches: int | None,
     seed: int,
-    progress: bool,
+    progress: Progress,
 ) -> dict[str, _Spectrum]:
     """Run the trusted samples and return what directions each layer's inputs take."""
     share = math.inf if n_patches is None else n_patches / len(trusted)
@@ -479,7 +484,7 @@ def _spectra(
     return found
 
 
-def _agreement(network: nn.Module, held: Source, place: torch.device, progress: bool) -> float:
+def _agreement(network: nn.Module, held: Source, place: torch.device, progress: Progress) -> float:
     """Return the share of a hold-out's labels that a network predicts."""
     seen: set[int] = set()
     right = n = 0

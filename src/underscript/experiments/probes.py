@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .._capture import undisturbed
 from .._memory_size import MEMORY
+from .._progress import Progress
 from .._stream import Source, stream
 from .._survey import Place, survey
 from ..baselines import BASELINES, MomentBaseline, NearestNeighbours, row_moments, vote
@@ -141,10 +142,11 @@ def _rows(
     }
     done = 0
     stage = f"reading {', '.join(rows)}"
-    for batch in stream(network, source, taps, device, stage=stage, progress=work.progress):
-        for name, part in batch.layers.items():
-            rows[name][done : done + len(part)] = part.cpu().numpy()
-        done += batch.batch.size
+    with Progress.of_one(stage, work.progress) as bar:
+        for batch in stream(network, source, taps, device, stage=stage, progress=bar):
+            for name, part in batch.layers.items():
+                rows[name][done : done + len(part)] = part.cpu().numpy()
+            done += batch.batch.size
     return rows
 
 

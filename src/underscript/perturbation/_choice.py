@@ -14,6 +14,7 @@ from .._capture import Tapped, undisturbed
 from .._modules import reads_sequences
 from .._notes import Notes
 from .._pooling import MASK
+from .._progress import SILENT, Progress
 from .._runner import Runner
 from ..errors import DataError
 from ._images import Axes, Shifts, image_axes
@@ -110,6 +111,7 @@ def choose_perturbation(
     device: torch.device,
     seed: int,
     notes: Notes,
+    progress: Progress = SILENT,
 ) -> Perturbation | None:
     """Return the perturbation that a choice means for a network's inputs, or None.
 
@@ -127,6 +129,8 @@ def choose_perturbation(
         Of the random numbers.
     notes : Notes
         Told why there is none.
+    progress : Progress
+        The job's bar.
 
     Raises
     ------
@@ -145,8 +149,9 @@ def choose_perturbation(
         raise DataError(f"perturb: expected auto, none or a function; found {choice!r}")
     if chosen is None:
         return None
+    progress.begin("testing the perturbation")
     with undisturbed(network):
-        trial = _Trial(network, example, device)
+        trial = _Trial(network, example, device, progress)
         return trial.passed(chosen, notes)
 
 
@@ -187,8 +192,10 @@ def _of(changes: Sequence[Change], seed: int) -> Perturbation:
 class _Trial:
     """What the network answers, on the example's inputs as they are and on changed ones."""
 
-    def __init__(self, network: nn.Module, example: Batch, device: torch.device):
-        self.example = example
+    def __init__(
+        self, network: nn.Module, example: Batch, device: torch.device, progress: Progress
+    ):
+        self.example, self.progress = example, progress
         self.run = Runner(network, Tapped(()), device, divisible=True)
         self.plain = self.answers(example)
 
@@ -200,6 +207,7 @@ class _Trial:
             part = batch.take((numbers >= start) & (numbers < start + _AT_ONCE))
             _, logits = self.run(part, "example, perturbed")
             found.append(logits.argmax(1).cpu())
+            self.progress.advance(part.size)
         return torch.cat(found)
 
     def views(self, perturbation: Perturbation, first: int = 0) -> list[Tensor]:

@@ -304,6 +304,7 @@ def choose(
     held = None if read is None else _checked(read, kept, task, notes)
     fits_views = perturbation is not None and perturbation.fits
     fits = fit_candidates(kept, held, task, fits_views, settings)
+    task.progress.begin("choosing an ensemble")
     memory = measure_memory(fits, perturbation is not None)
     layers = [each.layer for each in fits.candidates]
     scores = fits.scores

@@ -80,7 +80,7 @@ _AT_ONCE = 2048
 _LOOKED_AT = 1024
 _LOOKED_AT_NOISE = 10_000
 # Wider rows are read by random features only: their covariance would be too large.
-_WIDEST = 4096
+WIDEST = 4096
 # A column's standard deviation over the median column's, at least.
 _LEAST = 0.1
 # So many samples choose at least, whatever they take; and of so many scores are kept at least, if
@@ -194,14 +194,13 @@ def keep_rows(
     task: Task,
     source: Source,
     keeper: RowsKeeper,
-    stage: str,
     keep: Callable[[Labels], NDArray[np.bool_]] | None = None,
 ) -> None:
     """Run the network over training data for nothing but their rows."""
     with task.team.together():
         for views in stream_views(
-            network, source, task.taps, task.device, keeper.changes, stage=stage, keep=keep,
-            progress=task.progress,
+            network, source, task.taps, task.device, keeper.changes, stage="reading layers",
+            keep=keep, progress=task.progress,
         ):  # fmt: skip
             keeper.see(views, task.given(views[0].batch, source))
 
@@ -351,9 +350,11 @@ def fit_candidates(
     # Of the hold-out as it is, and perturbed.
     seen_of = [] if held is None else [held.layers, *([] if held.moved is None else [held.moved])]
     holdout: list[list[Tensor]] = [[] for _ in seen_of]
+    task.progress.begin("choosing by layer")
     for name in names:
+        task.progress.note(name)
         for lift in (False, True):
-            if not lift and kept.widths[name] > _WIDEST:
+            if not lift and kept.widths[name] > WIDEST:
                 continue
             ridges = settings.feature_ridges if lift else settings.ridges
             found, maps = shared.fit(name, lift, Grid(ridges, settings.rounds, kinds), steps)
@@ -362,6 +363,7 @@ def fit_candidates(
                 features[name] = maps
             for said, of_layer in zip(holdout, seen_of, strict=True):
                 said += _whole_scores(of_layer[name], list(found.values()), maps)
+        task.progress.advance()
     return _together(fitted, features, holdout, shared, held, steps)
 
 

@@ -78,8 +78,8 @@ def fit_read_out(
         ours = weights.float()
         said = torch.log_softmax(torch.addmm(ours[:, -1], x, ours[:, :-1].T), 1)
         mine = -(y * said).sum(dtype=torch.float64) / number
-        # Of the logits; each sample's probabilities add up to 1. Numbers of a class lie side by side
-        # and rows are multiplied from the left: otherwise products are two and ten times as slow.
+        # Of the logits; each sample's probabilities add up to 1. Numbers of a class lie side by
+        # side and rows are multiplied from the left: else products take 2 and 10 times as long.
         slope = said.exp_().sub_(y).div_(number)
         slope = torch.cat([slope.T @ x, slope.sum(0)[:, None]], 1)
         both = team.total(torch.cat([slope.to(spread).flatten(), mine.to(spread)[None]]))

@@ -46,13 +46,19 @@ def refitted(
         groups.setdefault((each.layer, each.n_features > 0), []).append(each)
     fitted: dict[Candidate, Fitted] = {}
     features = {}
-    for (layer, lift), some in sorted(groups.items()):
-        ridges = tuple(sorted({each.ridge for each in some}))
-        rounds = 1 + max(each.round for each in some)
-        found, maps = shared.fit(layer, lift, Grid(ridges, rounds, (False,)), folds=False)
-        fitted |= found
-        if maps is not None:
-            features[layer] = maps
+    task.progress.begin("fitting")
+    for layer in sorted({layer for layer, _ in groups}):
+        for lift in (False, True):
+            some = groups.get((layer, lift), [])
+            if not some:
+                continue
+            ridges = tuple(sorted({each.ridge for each in some}))
+            rounds = 1 + max(each.round for each in some)
+            found, maps = shared.fit(layer, lift, Grid(ridges, rounds, (False,)), folds=False)
+            fitted |= found
+            if maps is not None:
+                features[layer] = maps
+        task.progress.advance()
     for mine in fitted.values():
         together = torch.cat(task.team.gather(mine.plain))
         mine.spread = spread_of(together)
