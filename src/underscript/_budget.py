@@ -154,7 +154,8 @@ class Sizes:
         block = min(BLOCK_BYTES, 4 * most * min(n, BLOCK_ROWS))
         return {
             "labels and answers": _SAMPLE * (n + self.held),
-            "class bases": 4 * k * self.sets * bases,
+            # Once in float32, and once in bfloat16 for screening.
+            "class bases": 6 * k * self.sets * bases,
             "decoders": self._decoders(),
             "the untrained twin": self.twin,
             "probabilities": 8 * n * k if self.widths else 0,
