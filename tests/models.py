@@ -4,6 +4,7 @@ Every network takes inputs of shape (n, 12), or says which, and knows four class
 on `seed` alone. `MODELS` lets a test run over all of them.
 """
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -11,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from underscript._budget import Shares
 
 CLASSES = 4
 WIDTH = 12
@@ -278,3 +281,11 @@ def data(kind: str, n: int = 60, seed: int = 0) -> tuple[Tensor, Tensor]:
         x = (rng.normal(size=(n, width)) + centres[y]).astype(np.float32)
         x = x if kind == ROWS else x.reshape(n, 1, 6, 6)
     return torch.from_numpy(x), torch.from_numpy(y)
+
+
+def shared_out(monkeypatch, **numbers):
+    """Let some parts of every decode have other shares of the memory than they would."""
+    of = Shares.of.__func__
+    monkeypatch.setattr(
+        Shares, "of", classmethod(lambda *how: dataclasses.replace(of(*how), **numbers))
+    )

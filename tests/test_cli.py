@@ -16,12 +16,16 @@ import pytest
 import safetensors.torch
 import torch
 
+import models
 from underscript._commands import COMMANDS
 from underscript.cli import main
 
 MINE = """
+import dataclasses
+import os
 import numpy as np
 import torch
+from underscript._budget import Shares
 
 print("a user's file may print")
 rng = np.random.default_rng(0)
@@ -33,6 +37,9 @@ train, test, val = (x, noisy), lambda: (x[:30], clean[:30]), (x[30:60] * 0.9, no
 
 
 def build():
+    if os.environ.get("ON_DISK"):  # nothing of the rows in memory
+        of = Shares.of
+        Shares.of = lambda *how: dataclasses.replace(of(*how), rows=0, statistics=1)
     torch.manual_seed(0)
     return torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.ReLU(), torch.nn.Linear(16, 3))
 
@@ -371,14 +378,17 @@ def test_a_killed_process_leaves_no_rows_behind(folder, tmp_path_factory):
     spill = tmp_path_factory.mktemp("spill")
     command = [
         sys.executable, "-m", "underscript",
-        *decode("--out", "run", "--memory", "1B", "--batch-size", "16", train="slowly"),
+        *decode("--out", "run", "--batch-size", "16", train="slowly"),
         "--verbose",
     ]  # fmt: skip
     running = subprocess.Popen(
-        command, stderr=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": str(spill)}
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TMPDIR": str(spill), "ON_DISK": "1"},
     )
     said = [running.stderr.readline()]
-    while "go to a temporary file" not in said[-1]:
+    while "values go to a temporary file" not in said[-1]:
         assert said[-1], said
         said.append(running.stderr.readline())
     time.sleep(0.5)
@@ -392,12 +402,15 @@ def test_a_killed_process_leaves_no_rows_behind(folder, tmp_path_factory):
     assert os.listdir(spill) == []
 
 
-def test_memory_decides_the_path_and_is_told(folder, capsys):
-    for size, path in (("1GB", "moments"), ("1B", "rows")):
-        assert main(decode("--memory", size, "--out", size, "--json")) == 0
+def test_memory_decides_the_path_and_is_told(folder, capsys, monkeypatch):
+    for statistics, path in ((10**9, "moments"), (1, "rows")):
+        models.shared_out(monkeypatch, statistics=statistics)
+        assert main(decode("--memory", "1GB", "--out", path, "--json")) == 0
         told = json.loads(capsys.readouterr().out)
         assert {layer["path"] for layer in told["layers"]} == {path}
         assert told["settings"]["processes"] == 1
+    assert main(decode("--memory", "1B", "--out", "run")) == 2
+    assert "memory: expected at least" in one_line(capsys)
     assert main(decode("--memory", "lots", "--out", "run")) == 2
     assert "--memory: expected a size such as 4GB" in one_line(capsys)
 

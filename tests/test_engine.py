@@ -397,7 +397,7 @@ def test_rows_wait_in_buffers_of_bounded_size():
     made = ClassMoments(50, 64)
     made.update(torch.rand(2000, 64), torch.arange(2000) % 50)
     held = sum(waiting.nbytes for waiting in made._waiting.values())
-    assert held <= moments._WAITING
+    assert held <= moments.WAITING
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])

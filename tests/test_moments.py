@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reference import relu_rows
-from underscript import ClassMoments, _products, moments
+from underscript import ClassMoments, _products
 from underscript._classifier import fit_together
 from underscript.errors import DataError
 from underscript.moments import statistics_for
@@ -70,10 +70,9 @@ def assert_same_spectra(one, other, n_classes, rtol=1e-9, gap=1e-3):
 @pytest.mark.parametrize("width", [3, 16, 40])
 def test_moments_are_the_sum_of_outer_products(dtype, width, monkeypatch):
     monkeypatch.setattr(_products, "_TILE", 16)
-    monkeypatch.setattr(moments, "_WAITING", 0)  # 16 rows at once
     rows, labels = tensors(260, width, 2)
     rows = rows.to(dtype)
-    made = ClassMoments(2, width)
+    made = ClassMoments(2, width, waiting=0)  # 16 rows at once
     for start in range(0, 260, 70):
         made.update(rows[start : start + 70], labels[start : start + 70])
     for k in range(2):

@@ -1,5 +1,6 @@
 """How noisy labels are, from scores and noisy labels alone: against draws whose truth is known."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +11,9 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 
 import underscript as us
+from underscript._classes import pairs
 from underscript.noise import (
+    Noise,
     _share,
     beyond_chance,
     calibrate,
@@ -242,3 +245,36 @@ def test_accuracy_follows_from_agreement_where_wrong_answers_go_where_wrong_labe
     by_chance, alike = noise.coincidences
     assert by_chance == pytest.approx((answers == labels)[wrong].mean(), abs=0.01)
     assert alike == pytest.approx(1.0 if kind == "pair" else 1 / (K - 1))
+
+
+@pytest.mark.parametrize("n_classes", [51, 300])
+def test_of_many_classes_the_largest_chances_are_written(n_classes):
+    rng = np.random.default_rng(0)
+    matrix = rng.dirichlet(np.full(n_classes, 0.05), n_classes)
+    noise = Noise(
+        rate=0.2, rate_low=0.1, rate_high=0.3, accuracy=0.8, accuracy_low=0.7, accuracy_high=0.9,
+        transitions=matrix, transitions_error=matrix / 128, n=1000, beyond_chance=50.0,
+        by_class=True,
+    )  # fmt: skip
+    told = noise.summary()
+    # The same number of them, whatever the number of classes.
+    assert len(json.dumps(told)) < 10_000
+    assert told["transitions"] is None
+    assert str(n_classes) in told["transitions_left_out"]
+    off = matrix - np.diag(matrix.diagonal())
+    largest = np.sort(off.ravel())[::-1][:50]
+    assert [each["share"] for each in told["largest_transitions"]] == largest.tolist()
+    for each in told["largest_transitions"]:
+        assert each["true"] != each["given"]
+        assert matrix[each["true"], each["given"]] == each["share"] == each["error"] * 128
+    found = pairs({"noise": told}, 20)
+    assert [pair.share for pair in found] == largest[:20].tolist()
+    assert all(pair.clear for pair in found)
+
+
+def test_of_few_classes_all_chances_are_written():
+    matrix = np.full((50, 50), 0.02)
+    noise = Noise(0.2, 0.1, 0.3, 0.8, 0.7, 0.9, matrix, matrix, 1000, 50.0, True)
+    told = noise.summary()
+    assert told["transitions"] == told["transitions_error"] == matrix.tolist()
+    assert "largest_transitions" not in told

@@ -33,6 +33,8 @@ def class_names(summary: Mapping[str, Any]) -> list[str]:
 def pairs(summary: Mapping[str, Any], most: int | None = None) -> list[Pair]:
     """Return the confusions that the noise was estimated to make, the likeliest first.
 
+    Of many classes only the largest are known.
+
     One stands out if its share exceeds what the others have on average by 3 standard errors.
 
     Parameters
@@ -45,6 +47,11 @@ def pairs(summary: Mapping[str, Any], most: int | None = None) -> list[Pair]:
     noise = summary["noise"]
     if noise is None:
         return []
+    if noise["transitions"] is None:
+        even, largest = noise["mean_transition"], noise["largest_transitions"][:most]
+        return [
+            Pair(**each, clear=each["share"] - even > _CLEARLY * each["error"]) for each in largest
+        ]
     matrix = np.asarray(noise["transitions"], dtype=float)
     errors = np.asarray(noise["transitions_error"], dtype=float)
     n = len(matrix)

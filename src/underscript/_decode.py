@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ._batches import Batch
+from ._budget import Shares, Sizes, give_back
 from ._capture import undisturbed
 from ._class_names import as_names, check_number
 from ._control import twin_at, whole_twin
@@ -26,9 +28,11 @@ from ._notes import Clock, Notes
 from ._passes import Task, count, fit
 from ._pooling import PoolChoice
 from ._progress import Progress
+from ._row_file import RowFile, check_room
+from ._runner import at_once
 from ._stages import Plan, may_fit, trial_runs
 from ._stream import Source
-from ._survey import survey, with_input
+from ._survey import Survey, survey, with_input
 from ._team import Team
 from ._twin import random_twin
 from .decoder import Decoder
@@ -43,15 +47,16 @@ from .perturbation import choose_perturbation
 from .repair import Choosing, Target, find_read_out
 from .selection import Key, held_out_tenth, select
 from .selection.chosen import Chosen, choose
-from .selection.decoder import RowsKeeper
+from .selection.decoder import RowsKeeper, Settings
 from .subspace import PROBES, MinimumAngleSubspaceClassifier
 
 # So many training inputs are remembered, to export the decoder with.
 EXAMPLE = 16
 # Bytes that log-odds of all training samples may take.
 _KEPT_ODDS = 1 << 28
-# So many tell whether a perturbation keeps what inputs mean.
-_TRIED_ON = 2048
+# So many tell whether a perturbation keeps what inputs mean; fewer where they would take more than
+# this share of the memory.
+_TRIED_ON, _TRIED_AT_LEAST, _TO_TRY = 2048, 256, 16
 
 
 def decode(
@@ -110,7 +115,7 @@ def decode(
         The labels before corruption, by index, where known. They choose nothing.
     controls : bool or "full"
         Also decode the input (unless `layers` leaves it out) and a randomly initialised twin: at
-        the layers that the chosen decoder reads, by discriminants, with some 5,000 samples. With
+        the layers that the chosen decoder reads, by read, with some 5,000 samples. With
         ``"full"``, or without `auto`, the twin at all layers, by all that the network is decoded
         by.
     device : torch.device or str, optional
@@ -132,12 +137,13 @@ def decode(
         The labels that subspaces are fitted with: the given ones, and besides, where `true_labels`
         are known, those. Without ``"true"`` the true labels are only compared with.
     memory : int or str
-        Bytes, or text such as ``"4GB"``, that the layers' class statistics may take in each
-        process; rows beyond it go to a temporary file.
+        Bytes, or text such as ``"4GB"``, that may be taken in each process beside the network and
+        the data. What must be in memory comes first; rows that are needed again go to a temporary
+        file where they do not fit, and fewer samples choose.
     group : torch.distributed.ProcessGroup, optional
         Processes that share the work; all of them make the same call and get the same result.
     auto : bool
-        Let the best decoder be an ensemble of discriminants that chooses layers, features and
+        Let the best decoder be an ensemble of read that chooses layers, features and
         ridges itself, by noisy labels (probe ``auto`` of the table). Otherwise it is the best of
         `probes` on the hold-out; without one, on a tenth of the training data that is kept from
         the decoders, a poor substitute.
@@ -172,9 +178,10 @@ def decode(
     Raises
     ------
     DataError, LabelError, LayerError, ModelError
-        If the input cannot be used; the message says what, where and what to do.
+        If the input cannot be used, or the memory cannot be kept to; the message says what, where
+        and what to do.
     OutputError
-        If rows cannot be kept in a temporary file.
+        If rows cannot be kept in a temporary file; that there is no room is said at the start.
     TeamError
         If another process of the group fails.
     """
@@ -215,6 +222,7 @@ def decode(
     asked = [place.tap.name for place in places]
     if controls and layers is not None:
         places = with_input(places, seen.all_places)
+    # The input is a layer among others even where it is not decoded.
     read = with_input(places, seen.all_places) if auto else []
     team = Team(group, place if place.type == "cuda" else "cpu")
     whole = source
@@ -224,12 +232,23 @@ def decode(
         kinds = ("corrupted",)
     task = Task(
         places, tuple(probes or ("masc",)), shares, kinds, seen.n_classes, place, seed,
-        memory=budget, team=team, cheap=probes is None and auto, samples=whole.length,
+        team=team, cheap=probes is None and auto, samples=whole.length,
     )  # fmt: skip
     target = find_read_out(seen, network, places)
     if isinstance(target, Target):
         vectors = Key(target.layer, "velpic", None, "corrupted")
         task = replace(task, extra=vectors)
+    tested = _tried_on(example, budget)
+    sizes = _sizes(
+        task, sources, network, example, seen, tested * (perturb != "none" and not alone)
+    )
+    sizes = replace(
+        sizes, widths=tuple(each.width for each in read), twin=sizes.twin * bool(controls),
+        read_out=next((p.width for p in places if isinstance(target, Target)
+                       and p.tap.name == target.layer), 0) if auto else 0,
+    )  # fmt: skip
+    expected = views if auto and perturb != "none" else 0
+    task = _within(task, replace(sizes, views=expected), budget)
     choosing: Choosing | None = None
     chosen: Chosen | None = None
     perturbation = None
@@ -241,7 +260,7 @@ def decode(
     perturbs = auto and not alone and perturb != "none"
     plan = Plan(
         task, read, sources, evaluate,
-        trial=trial_runs(example, min(_TRIED_ON, whole.length or _TRIED_ON)) if perturbs else 0.0,
+        trial=trial_runs(example, min(tested, whole.length or tested)) if perturbs else 0.0,
         views=views if perturbs else 0, fits=perturbs and may_fit(example),
         read_out=isinstance(target, Target), controls=controls,
     )  # fmt: skip
@@ -256,12 +275,12 @@ def decode(
                 # Every process looks at the same samples.
                 if not alone:
                     perturbation = choose_perturbation(
-                        perturb, network, whole.first(_TRIED_ON), place, seed, notes, bar
+                        perturb, network, whole.first(tested), place, seed, notes, bar
                     )
-                fits = perturbation is not None and perturbation.fits
-                changed = views if perturbation is not None else 0
-                bar.expect(replace(plan, views=changed, fits=fits).stages())
-                # The input is a layer among others even where it is not decoded.
+                number = 0 if perturbation is None else views
+                fits_views = perturbation is not None and perturbation.fits
+                task = _within(task, replace(sizes, views=number, fits_views=fits_views), budget)
+                bar.expect(replace(plan, task=task, views=number, fits=fits_views).stages())
                 seeing = replace(task, places=read)
                 keeper = RowsKeeper(seeing, perturbation, views)
         with clock("fit"):
@@ -345,17 +364,22 @@ def decode(
             }
             shapes = geometry(subspaces, best.layers[:1]) if subspaces else None
         read_out = str(target) if choosing is None else choosing.finish(team)
+        odds = _in_order(chosen, answers, team)
+        about = None if chosen is None else (chosen.memory, chosen.survival, chosen.readers_said)
+        members = {} if chosen is None else chosen.members
+        # What the twin is decoded with takes the place of all this.
+        chosen = keeper = None
+        task = replace(task, file=RowFile())
         del trained, selecting
+        give_back()
         if controls:
             with clock("random twin"), undisturbed(network):
                 bar.expect(plan.twin(best.layers))
                 roles = [role for role in sources if role == "holdout" or role in evaluate]
                 twin = random_twin(network, seed)
                 if auto and controls != "full":
-                    assert chosen is not None
-                    records += twin_at(
-                        best.layers, chosen.members, twin, seeing, sources, roles, notes
-                    )
+                    seeing = replace(task, places=read)
+                    records += twin_at(best.layers, members, twin, seeing, sources, roles, notes)
                 else:
                     # The input is read as it is for the network itself.
                     records += whole_twin(twin, task, read, sources, roles, notes)
@@ -393,15 +417,69 @@ def decode(
         wrong_label_share=wrong_label_share,
         noise=noise,
         calibration_error=calibration_error,
-        memory=None if chosen is None else chosen.memory,
-        survival=None if chosen is None else chosen.survival,
-        readers=() if chosen is None else chosen.readers_said,
-        odds=_in_order(chosen, answers, team),
+        memory=None if about is None else about[0],
+        survival=None if about is None else about[1],
+        readers=() if about is None else about[2],
+        odds=odds,
         settings=settings,
         seeds={"decode": seed},
         timing=clock.seconds,
         notes=notes.messages,
     )
+
+
+def _tried_on(example: Batch, budget: int) -> int:
+    """Return how many training inputs tell whether a perturbation keeps what they mean."""
+    each = _bytes_of(example) // max(1, example.size)
+    return max(_TRIED_AT_LEAST, min(_TRIED_ON, budget // (_TO_TRY * max(1, each))))
+
+
+def _bytes_of(batch: Batch) -> int:
+    values = [*batch.args, *batch.kwargs.values()]
+    return sum(each.nbytes for each in values if isinstance(each, Tensor))
+
+
+def _sizes(
+    task: Task,
+    sources: dict[str, Source],
+    network: nn.Module,
+    example: Batch,
+    seen: Survey,
+    tried: int,
+) -> Sizes:
+    """Return what the memory of a decode depends on, as far as the survey shows it."""
+    n = {
+        role: -(-(source.length or 0) // task.team.size)
+        for role, source in sources.items() if role != "test"
+    }  # fmt: skip
+    probed = [p.width for p in task.places if task.keys(p.tap.name, "corrupted")]
+    settings = Settings()
+    inputs = _bytes_of(example) // max(1, example.size)
+    most = max(source.batch_rows for source in sources.values())
+    at_most = max(
+        at_once(network, example, task.device, source.batch_rows, source.divisible)
+        for source in sources.values()
+    )
+    return Sizes(
+        samples=n["train"], held=n.get("holdout", 0), n_classes=task.n_classes,
+        probed=tuple(probed), sets=len(task.subspace_labels),
+        features=min(settings.features, n["train"] // 2 + 1 if n["train"] else settings.features),
+        rounds=settings.rounds, ridges=max(len(settings.ridges), len(settings.feature_ridges)),
+        # What goes into a layer, what comes out of it, and what is added to that.
+        network=12 * at_most * max(place.width for place in seen.whole),
+        of_view=most * (inputs + 4 * sum(place.width for place in task.places)),
+        # As they are, and in two views.
+        tried=3 * tried * inputs,
+        twin=sum(each.nbytes for each in network.parameters()),
+    )  # fmt: skip
+
+
+def _within(task: Task, sizes: Sizes, budget: int) -> Task:
+    """Return the task with its memory shared out, or refuse what cannot be kept to."""
+    with task.team.together():
+        room = Shares.of(sizes, budget)
+        check_room(room.on_disk(sizes))
+    return replace(task, sizes=sizes, room=room)
 
 
 def _in_order(chosen: Chosen | None, answers: Sequence[Answers], team: Team) -> Tensor | None:

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from ._batches import Batch
+from ._budget import Shares, Sizes
 from ._capture import Tap
 from ._classifier import SubspaceClassifier, fit_together
 from ._labels import Labels, check_different, check_range, pick
-from ._memory_size import MEMORY
 from ._notes import Notes
 from ._progress import SILENT, Progress
+from ._row_file import RowFile
 from ._stream import Rows, Seen, Source, known_index, stream, stream_views
 from ._survey import Place
 from ._team import ALONE, Team
@@ -24,7 +25,7 @@ from .combined import COMBINED, CombinedDiscriminant, rows_for
 from .errors import DataError, LabelError
 from .examples import Worst
 from .issues import Answers, Gathered, came_from
-from .moments import ClassMoments, budgets, statistics_for
+from .moments import WAITING, ClassMoments, budgets, statistics_for
 from .noise import Noise
 from .rows import ClassRows
 from .selection import Key, Score, held_out_tenth
@@ -61,7 +62,10 @@ class Task:
     device: torch.device
     seed: int
     progress: Progress = SILENT
-    memory: int = MEMORY
+    sizes: Sizes = field(default_factory=Sizes)
+    room: Shares = field(default_factory=Shares)
+    # What of the rows does not fit in memory.
+    file: RowFile = field(default_factory=RowFile)
     team: Team = ALONE
     paths: dict[str, str] = field(default_factory=dict)
     # Fitted whether or not it is among the probes.
@@ -203,11 +207,16 @@ def _empty(task: Task, source: Source, parts: Sequence[str]) -> dict[str, Statis
     device = torch.device("cpu") if task.device.type == "mps" else task.device
     places = [place for place in task.places if task.keys(place.tap.name, "corrupted")]
     widths = [place.width for place in places]
-    allowed = budgets(task.n_classes, widths, source.length, task.memory, len(parts))
+    # A whole that is made of parts is there beside them for a while.
+    sets = len(parts) + ("kept" in parts)
+    # Some of it is for rows that wait until a product is worth it.
+    waiting = min(WAITING, task.room.statistics // (8 * max(1, len(places) * len(parts))))
+    memory = task.room.statistics - waiting * len(places) * len(parts)
+    allowed = budgets(task.n_classes, widths, source.length, memory, sets)
     made: dict[str, Statistics] = {}
     for place, memory in zip(places, allowed, strict=True):
         first = statistics_for(
-            task.n_classes, place.width, source.length, device, memory, len(parts)
+            task.n_classes, place.width, source.length, device, memory, sets, task.file, waiting
         )
         logger.info("layer %s (%d wide) is read by its %s", place.tap.name, place.width, first.path)
         made[place.tap.name] = {parts[0]: first}
@@ -215,7 +224,7 @@ def _empty(task: Task, source: Source, parts: Sequence[str]) -> dict[str, Statis
             made[place.tap.name][part] = (
                 first.sharing()
                 if isinstance(first, ClassRows)
-                else ClassMoments(task.n_classes, place.width, device)
+                else ClassMoments(task.n_classes, place.width, device, waiting)
             )
     return made
 

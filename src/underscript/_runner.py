@@ -11,7 +11,7 @@ from ._batches import Batch
 from ._capture import Tapped, extract_logits
 from .errors import ModelError
 
-__all__ = ["Runner", "forward", "placed"]
+__all__ = ["Runner", "at_once", "forward", "placed"]
 
 # So many images at once stay in a processor's cache, with the maps that become of them.
 _IMAGES = 64
@@ -95,6 +95,15 @@ class Runner:
             for a, b in pairs
             if a.numel()
         )
+
+
+def at_once(
+    model: nn.Module, batch: Batch, device: torch.device, size: int, divisible: bool
+) -> int:
+    """Return how many samples of a batch a network is run over at once."""
+    convolves = any(isinstance(module, nn.Conv2d) for module in model.modules())
+    parts = divisible and convolves and device.type == "cpu" and _is_images(batch)
+    return min(size, _IMAGES) if parts else size
 
 
 def _is_images(batch: Batch) -> bool:

@@ -9,13 +9,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ._batches import Batch
+from ._budget import WIDEST
 from ._control import step_of
 from ._passes import Task
 from ._progress import PRODUCTS, RUNS, Stage
 from ._stream import Source
 from ._survey import Place
 from .perturbation._samples import named_inputs
-from .selection.decoder import WIDEST, Settings
+from .selection.decoder import Settings
 from .selection.kept_rows import FOLDS
 
 __all__ = ["Plan", "may_fit", "trial_runs"]

@@ -115,6 +115,8 @@ class Source:
             )
         if self.length == 0:
             raise DataError(f"{role}: expected at least one sample; found none (length 0)")
+        # Samples in a batch.
+        self.batch_rows = int(getattr(self._reader, "batch_size", None) or batch_size)
         # Whether the model may be given less than a batch at once: its size is none of the user's.
         self.divisible = not isinstance(data, DataLoader)
         # Where this process starts to read, and which of the batches it runs, in a team.

@@ -231,8 +231,8 @@ def _add_decode_options(command: argparse.ArgumentParser) -> None:
     add("--batch-size", type=int, default=512)
     add("--seed", type=int, default=0)
     add("--memory", type=_bytes, default=MEMORY, metavar="SIZE",
-        help="of the layers' statistics in each process, such as 2GiB (the default); rows beyond "
-        "it go to a temporary file")  # fmt: skip
+        help="what a process may take beside the model and the data, such as 2GiB (the default); "
+        "rows beyond it go to a temporary file, and too little of it is refused")  # fmt: skip
     add("--out", type=Path, required=True, metavar="DIR")
 
 

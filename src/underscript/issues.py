@@ -37,6 +37,8 @@ _MOST = 700.0
 _MOST_REMEMBERED, _HALVINGS = 20.0, 30
 # Samples in one of the arrays that answers are gathered in.
 _CHUNK = 1 << 16
+# Samples whose probabilities are worked on at once.
+_AT_ONCE = 4096
 # Pairs of classes that a summary names.
 PAIRS = 20
 
@@ -240,9 +242,12 @@ def with_memory(
     team : Team
         Whose samples add up.
     """
-    joint = torch.softmax(odds.double(), 1) * came_from(replace(noise, remembered=0.0))[given]
-    own = joint.gather(1, given[:, None])[:, 0]
-    others = joint.sum(1) - own
+    chances = came_from(replace(noise, remembered=0.0))
+    own, others = torch.zeros(2, len(given), dtype=torch.float64)
+    for at in torch.split(torch.arange(len(given)), _AT_ONCE):
+        joint = torch.softmax(odds[at].double(), 1) * chances[given[at]]
+        own[at] = joint.gather(1, given[at, None])[:, 0]
+        others[at] = joint.sum(1) - own[at]
 
     def wrong(remembered: float) -> float:
         mine = own * math.exp(-remembered)
@@ -277,8 +282,12 @@ def posterior(
     -------
     Tensor of float32, shape (n, K)
     """
-    chances = torch.softmax(odds.double(), 1) * came_from(noise)[given]
-    return (chances / chances.sum(1, keepdim=True).clamp(min=1e-300)).float()
+    found = torch.empty(odds.shape)
+    of_labels = came_from(noise)
+    for at in torch.split(torch.arange(len(given)), _AT_ONCE):
+        chances = torch.softmax(odds[at].double(), 1) * of_labels[given[at]]
+        found[at] = (chances / chances.sum(1, keepdim=True).clamp(min=1e-300)).float()
+    return found
 
 
 def _of_chances(

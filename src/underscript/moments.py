@@ -17,13 +17,14 @@ from torch import Tensor
 from ._labels import by_class
 from ._memory_size import MEMORY
 from ._products import add_products, in_float64, mirrored
+from ._row_file import RowFile
 from ._team import ALONE, Team
 from .errors import LabelError
 from .rows import ClassRows, RowStore
 from .spectra import Eigenproblem
 
 # Bytes of rows that wait until they are worth one large product, for all classes together.
-_WAITING = 128 << 20
+WAITING = 128 << 20
 # Bytes of a block of rows that is converted to float64 at once.
 _BLOCK = 24 << 20
 
@@ -60,11 +61,20 @@ class ClassMoments:
         Number of values a row.
     device : torch.device, optional
         Where to keep the sums.
+    waiting : int
+        Bytes of rows that may wait until they are worth one large product, for all classes
+        together; at least 16 rows of each class do.
     """
 
     path = "moments"
 
-    def __init__(self, n_classes: int, width: int, device: torch.device | str = "cpu"):
+    def __init__(
+        self,
+        n_classes: int,
+        width: int,
+        device: torch.device | str = "cpu",
+        waiting: int = WAITING,
+    ):
         self.n_classes, self.width = n_classes, width
         self.device = torch.device(device)
         self._counts = torch.zeros(n_classes, dtype=torch.int64)
@@ -75,7 +85,7 @@ class ClassMoments:
         self._waiting: dict[int, Tensor] = {}
         self._filled = [0] * n_classes
         self._scratch: list[Tensor] = []
-        self._room = max(16, min(_WAITING // (4 * width * n_classes), _BLOCK // (8 * width)))
+        self._room = max(16, min(waiting // (4 * width * n_classes), _BLOCK // (8 * width)))
 
     def update(self, rows: Float[Tensor, "n width"], labels: Int[Tensor, " n"]) -> None:
         """Add rows with labels 0 … K−1; a label of −1 leaves its row out.
@@ -236,6 +246,8 @@ def statistics_for(
     device: torch.device | str = "cpu",
     memory: int = MEMORY,
     sets: int = 1,
+    file: RowFile | None = None,
+    waiting: int = WAITING,
 ) -> ClassMoments | ClassRows:
     """Return empty statistics of the cheaper kind for a layer.
 
@@ -251,11 +263,15 @@ def statistics_for(
         Bytes that this layer may take; rows beyond it go to a temporary file.
     sets : int
         How many sets of labels the same rows are given.
+    file : RowFile, optional
+        Which file; by default one of the layer's own.
+    waiting : int
+        Bytes of rows that may wait for moments to be added up.
     """
     cheaper = _rows_are_cheaper(n_classes, width, samples)
     if cheaper or _moments_bytes(n_classes, width, sets) > memory:
-        return ClassRows(n_classes, RowStore(width, memory), device)
-    return ClassMoments(n_classes, width, device)
+        return ClassRows(n_classes, RowStore(width, memory, file), device)
+    return ClassMoments(n_classes, width, device, waiting)
 
 
 def _rows_are_cheaper(n_classes: int, width: int, samples: int | None) -> bool:

@@ -11,7 +11,7 @@ Where noise depends on the class, a transition matrix T takes the place of this:
 its K (K − 1) numbers (Akaike's criterion).
 """
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -48,6 +48,8 @@ SURE = 0.75
 # Standard errors of agreement beyond chance that show that labels say something.
 BEYOND = 3.0
 _MATRICES = ("transitions", "transitions_error")
+# Matrices of so many classes are written whole; of larger ones so many of the largest numbers.
+_WRITTEN, _LARGEST = 50, 50
 
 
 @dataclass(frozen=True)
@@ -305,10 +307,31 @@ class Noise:
         return replace(self, transitions=transitions, transitions_error=error)
 
     def summary(self) -> dict[str, Any]:
-        """Return everything as plain numbers and lists, and the two verdicts."""
-        lists = {name: getattr(self, name).tolist() for name in _MATRICES}
-        return asdict(self) | lists | {
-            "hopeless": self.hopeless, "nothing_wrong": self.nothing_wrong,
+        """Return everything as plain numbers and lists, and the two verdicts.
+
+        Of matrices of more than 50 classes the largest chances of wrong labels take the place, and
+        the mean of all: they would make a file of hundreds of megabytes.
+        """
+        told = {name: value for name, value in vars(self).items() if name not in _MATRICES}
+        told |= {"hopeless": self.hopeless, "nothing_wrong": self.nothing_wrong}
+        n_classes = len(self.transitions)
+        if n_classes <= _WRITTEN:
+            return told | {name: getattr(self, name).tolist() for name in _MATRICES}
+        wrong = self.transitions.copy()
+        np.fill_diagonal(wrong, -1.0)
+        first = np.argsort(-wrong, axis=None, kind="stable")[:_LARGEST]
+        places = zip(*(each.tolist() for each in np.divmod(first, n_classes)), strict=True)
+        off = float(self.transitions.sum() - self.transitions.diagonal().sum())
+        return told | {
+            "transitions": None, "transitions_error": None,
+            "largest_transitions": [
+                {"true": a, "given": b, "share": float(self.transitions[a, b]),
+                 "error": float(self.transitions_error[a, b])}
+                for a, b in places
+            ],
+            "mean_transition": off / (n_classes * (n_classes - 1)),
+            "transitions_left_out": f"of {n_classes:,} × {n_classes:,} numbers the {_LARGEST} "
+            "largest beside the diagonal are written",
         }  # fmt: skip
 
     @property

@@ -6,12 +6,8 @@ class has more samples than the layer is wide.
 """
 
 import logging
-import os
-import tempfile
-import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -19,8 +15,8 @@ from torch import Tensor
 
 from ._memory_size import MEMORY
 from ._products import add_products, in_float64, mirrored
+from ._row_file import RowFile
 from ._team import ALONE, Team
-from .errors import OutputError
 from .spectra import ClassSpectrum, Cut, Eigenproblem
 
 logger = logging.getLogger(__name__)
@@ -32,28 +28,29 @@ _BLOCK = 24 << 20
 class RowStore:
     """A layer's rows in the order in which they came: in memory, past a size in a temporary file.
 
-    The file has no name, so nothing is left of it even if the process is killed.
-
     Parameters
     ----------
     width : int
         Number of values a row.
     memory : int
         Bytes to hold before everything goes to the file.
+    file : RowFile, optional
+        Which file; by default one of its own.
     """
 
-    def __init__(self, width: int, memory: int = MEMORY):
+    def __init__(self, width: int, memory: int = MEMORY, file: RowFile | None = None):
         self.width, self.memory = width, memory
         self.length = 0
         self.dtype: torch.dtype | None = None
         self._chunks: list[Tensor] = []
         self._starts: list[int] = []
-        self._file: Any = None
+        self._file = file or RowFile()
+        self._written: list[tuple[int, int]] = []
 
     @property
     def on_disk(self) -> bool:
         """Whether the rows went to a file."""
-        return self._file is not None
+        return len(self._written) > 0
 
     def append(self, rows: Float[Tensor, "n width"]) -> None:
         """Add rows: a copy, in the precision of the first ones (float64, else float32).
@@ -70,38 +67,21 @@ class RowStore:
         self._starts.append(self.length)
         self.length += len(rows)
         self._chunks.append(rows)
-        if self.on_disk or self.length * self._row_bytes > self.memory:
+        each = self.width * (8 if self.dtype == torch.float64 else 4)
+        if self.on_disk or self.length * each > self.memory:
             self._spill()
 
-    @property
-    def _row_bytes(self) -> int:
-        return self.width * (8 if self.dtype == torch.float64 else 4)
-
     def _spill(self) -> None:
-        try:
-            if self._file is None:
-                logger.info("rows of %d values go to a temporary file", self.width)
-                self._file = tempfile.TemporaryFile(  # noqa: SIM115
-                    prefix="underscript-rows-", buffering=0
-                )
-                weakref.finalize(self, self._file.close)
-            for chunk in self._chunks:
-                left = _bytes(chunk)
-                while len(left):
-                    left = left[self._file.write(left) :]
-        except OSError as error:
-            raise OutputError(
-                f"cannot keep {self.length * self._row_bytes:,} bytes of rows in "
-                f"{tempfile.gettempdir()}: {error.strerror or error}; decode fewer or narrower "
-                "layers, allow more memory, or set TMPDIR to a larger disk"
-            ) from error
+        if not self.on_disk:
+            logger.info("rows of %d values go to a temporary file", self.width)
+        self._written += [(self._file.write(chunk), len(chunk)) for chunk in self._chunks]
         self._chunks = []
 
     def take(self, positions: Int[Tensor, " n"]) -> Float[Tensor, "n width"]:
         """Return a copy of the rows at some positions, which ascend."""
         rows = torch.empty(len(positions), self.width, dtype=self.dtype or torch.float32)
         if self.on_disk:
-            self._read(positions, rows)
+            self._file.take(self._written, positions.numpy(), rows)
             return rows
         starts = torch.tensor([*self._starts, self.length])
         bounds = torch.searchsorted(positions, starts).tolist()
@@ -111,28 +91,6 @@ class RowStore:
             if high > low:
                 torch.index_select(chunk, 0, positions[low:high] - start, out=rows[low:high])
         return rows
-
-    def _read(self, positions: Tensor, rows: Tensor) -> None:
-        """Read rows from the file, neighbours in one go."""
-        if not len(positions):
-            return
-        breaks = torch.nonzero(positions.diff() != 1)[:, 0] + 1
-        lows = [0, *breaks.tolist()]
-        highs = [*lows[1:], len(positions)]
-        flat = _bytes(rows)
-        for low, high in zip(lows, highs, strict=True):
-            left = flat[low * self._row_bytes : high * self._row_bytes]
-            offset = int(positions[low]) * self._row_bytes
-            while len(left):
-                got = os.preadv(self._file.fileno(), [left], offset)
-                if not got:
-                    raise OutputError("the temporary file of rows is shorter than what was written")
-                left, offset = left[got:], offset + got
-
-
-def _bytes(rows: Tensor) -> memoryview:
-    """Return a contiguous tensor's own memory; changing one changes the other."""
-    return memoryview(rows.numpy().view("B").reshape(-1))  # type: ignore[arg-type]
 
 
 class ClassRows:

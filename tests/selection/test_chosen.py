@@ -12,6 +12,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+import models
 import underscript as us
 from underscript.errors import DataError
 from underscript.selection import decoder, greedy
@@ -156,7 +157,7 @@ def test_the_batch_size_changes_the_choice_by_rounding_alone(it, found):
 
 
 def test_rows_that_are_kept_in_files_choose_the_same(it, found, monkeypatch):
-    monkeypatch.setattr(decoder, "_OF_ROWS", 1e-9)
+    models.shared_out(monkeypatch, rows=0)
     assert_chosen_alike(found, decode(it.model, it.train), it.x)
 
 
@@ -197,8 +198,8 @@ def test_where_few_samples_choose_all_are_scored_by_what_has_not_seen_them(it, m
         out_of_fold_values(fits, kept, readers, task), expected, rtol=1e-3, atol=1e-3
     )
 
-    monkeypatch.setattr(decoder, "_CHOOSE", 100)
-    monkeypatch.setattr(decoder, "_OF_SCORES", 1e-9 + 8 * 5 * 72 * N / (2.5 * task.memory))
+    monkeypatch.setattr(decoder, "CHOOSE", 100)
+    models.shared_out(monkeypatch, scores=int(N * task.sizes.of_sample / 2.5))
     few = decode(it.model, it.train)
     assert made[1].fits.steps == 3
     assert made[1].values.shape == (N, 5)

@@ -57,7 +57,7 @@ def test_beyond_the_budget_rows_are_in_a_file_that_leaves_nothing(folder):
     columns = list(mine._columns.values())
     assert all(column.file is not None and not column.chunks for column in columns)
     # One file for all of them: a process may open but a thousand or so.
-    (file,) = {column.file.file for column in columns}
+    (file,) = {column.file._file for column in columns}
     assert os.fstat(file.fileno()).st_size == 4 * 7 * 3 * 300
     # The file has no name: nothing stays behind, even of a process that is killed.
     assert list(folder.iterdir()) == []

@@ -45,14 +45,17 @@ def noise_matrix(d: "Decoding", ax: Axes | None = None) -> Axes:
     """
     if d.summary["noise"] is None:
         raise DataError("expected a run that estimates the noise; decode with auto=True")
-    matrix = 100 * np.asarray(d.summary["noise"]["transitions"], dtype=float)
     names = class_names(d.summary)
-    kept = list(range(len(matrix)))
-    if len(matrix) > MOST:
-        first = [k for pair in pairs(d.summary) for k in (pair.true, pair.given)]
+    kept, found = list(range(len(names))), pairs(d.summary)
+    if len(names) > MOST:
+        first = [k for pair in found for k in (pair.true, pair.given)]
         kept = sorted(list(dict.fromkeys(first))[:MOST])
-    values = matrix[np.ix_(kept, kept)]
-    np.fill_diagonal(values, np.nan)
+    # Of many classes only the largest numbers are known.
+    values = np.full((len(kept), len(kept)), np.nan)
+    place = {k: at for at, k in enumerate(kept)}
+    for pair in found:
+        if pair.true in place and pair.given in place:
+            values[place[pair.true], place[pair.given]] = 100 * pair.share
     title = "Probability of a given label for a true class, %"
     with plain_text():
         ax = _map(ax, values, [names[k] for k in kept], title, 0.0, float(np.nanmax(values)))

@@ -7,14 +7,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from .._budget import ESTIMATED_WITH
 from ..noise import Noise, beyond_chance, calibrate, class_bias, estimate_noise
 from .greedy import Scores
 from .memory import Memory, corrected, from_memory
 
 __all__ = ["Estimates", "estimate", "rate_of_neighbours"]
 
-# Samples that noise is estimated with, at most: more would narrow no interval that matters.
-_ESTIMATED_WITH = 10_000
 # Of so many samples the two nearest neighbours are looked for, among all of the above.
 _NEIGHBOURS_OF = 4_000
 _STEPS = 300
@@ -48,6 +47,7 @@ def estimate(
     averaged: tuple[Float[Tensor, "m classes"], Int[Tensor, " m"]],
     remembered: float,
     seed: int,
+    most: int = ESTIMATED_WITH,
 ) -> Estimates:
     """Estimate noise and calibration of an ensemble's summed scores.
 
@@ -70,6 +70,8 @@ def estimate(
         The share of these labels that they say from memory.
     seed : int
         Of what is drawn.
+    most : int
+        Samples that noise is estimated with.
     """
     plain, moved = (_summed(each, members) for each in (scores.plain, scores.moved))
     as_they_are, perturbed = (
@@ -80,7 +82,7 @@ def estimate(
     share = float(agrees.double().mean())
     expected = _without(share, remembered)
     kept = _thinned(agrees, expected)
-    noise, temperature, bias = _fitted(over_views[kept], labels[kept], seed)
+    noise, temperature, bias = _fitted(over_views[kept], labels[kept], seed, most)
     out_of_fold = temperature, bias
     # That memory is told exactly is not known: half of what was left out counts as an error.
     noise = noise.widened((share - expected) / 2)
@@ -90,14 +92,14 @@ def estimate(
     noise = replace(noise, beyond_chance=max(beyond, memory.beyond_chance))
     # New inputs are like those of a hold-out, or like one perturbed view.
     if scores.held is not None:
-        held, temperature, bias = _fitted(_summed(scores.holdout, members), scores.held, seed)
+        held, temperature, bias = _fitted(_summed(scores.holdout, members), scores.held, seed, most)
         noise = noise.averaged(held, memory.weight)
     else:
         of_one = moved.argmax(1) == scores.labels
         mine = _remembered(as_they_are, perturbed, memory.likely)
         kept = _thinned(of_one, _without(perturbed, mine))
-        temperature, bias = _calibrated(moved[kept], scores.labels[kept])
-    second = rate_of_neighbours(over_views, labels, seed)
+        temperature, bias = _calibrated(moved[kept], scores.labels[kept], most)
+    second = rate_of_neighbours(over_views, labels, seed, most)
     noise = replace(
         noise, second_rate=second,
         rate_low=min(noise.rate_low, second), rate_high=max(noise.rate_high, second),
@@ -131,21 +133,21 @@ def _thinned(agrees: Tensor, expected: float) -> Int[Tensor, " kept"]:
 
 
 def _fitted(
-    scores: Float[Tensor, "n classes"], labels: Int[Tensor, " n"], seed: int
+    scores: Float[Tensor, "n classes"], labels: Int[Tensor, " n"], seed: int, most: int
 ) -> tuple[Noise, float, Tensor]:
     """Return noise, temperature and biases of some samples' scores."""
-    step = max(1, len(labels) // _ESTIMATED_WITH)
+    step = max(1, len(labels) // most)
     scores, labels = scores[::step].double(), labels[::step]
-    temperature, bias = _calibrated(scores, labels)
+    temperature, bias = _calibrated(scores, labels, most)
     shifted = scores + bias / temperature
     return estimate_noise(shifted, labels, calibrate(shifted, labels), seed), temperature, bias
 
 
 def _calibrated(
-    scores: Float[Tensor, "n classes"], labels: Int[Tensor, " n"]
+    scores: Float[Tensor, "n classes"], labels: Int[Tensor, " n"], most: int
 ) -> tuple[float, Tensor]:
     """Return temperature and the classes' biases, which are added to log-odds."""
-    step = max(1, len(labels) // _ESTIMATED_WITH)
+    step = max(1, len(labels) // most)
     scores, labels = scores[::step].double(), labels[::step]
     calibration = calibrate(scores, labels)
     bias = class_bias(scores, labels, calibration)
@@ -154,7 +156,10 @@ def _calibrated(
 
 
 def rate_of_neighbours(
-    scores: Float[Tensor, "n classes"], labels: Int[Tensor, " n"], seed: int
+    scores: Float[Tensor, "n classes"],
+    labels: Int[Tensor, " n"],
+    seed: int,
+    most: int = ESTIMATED_WITH,
 ) -> float:
     """Return the noise rate that labels of two nearest neighbours tell.
 
@@ -171,8 +176,10 @@ def rate_of_neighbours(
         Noisy labels.
     seed : int
         Of the samples that are looked at.
+    most : int
+        Samples that neighbours are looked for among.
     """
-    step = max(1, len(labels) // _ESTIMATED_WITH)
+    step = max(1, len(labels) // most)
     rows = torch.nn.functional.normalize((scores - scores.mean(1, True))[::step].float(), dim=1)
     labels = labels[::step]
     if len(labels) < 3:

@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from .._budget import give_back
 from .._notes import Notes
 from .._passes import Decoders, Task
 from .._products import add_products, mirrored
@@ -50,6 +51,8 @@ _PER_CLASS = 2
 _TOO_MUCH = 0.75
 # Rows for each column that tell which vector gives 1 with all rows.
 _ROWS_PER_NUMBER = 8
+# Samples whose probabilities are worked on at once.
+_AT_ONCE = 2048
 # Members of the ensemble of one layer.
 _OF_LAYER = 3
 
@@ -163,8 +166,8 @@ class Chosen:
         if role == "train":
             return Replay(self.kept, self._known, self.task.device)
         if role == "holdout" and self.held is not None:
-            known = Lookup(self.held.prints, self.held.index)
-            return Replay(self.held, known, self.task.device)
+            rows = self.held.kept
+            return Replay(rows, Lookup(rows.prints, rows.index), self.task.device)
         return None
 
     def prepare(self, choosing: Choosing) -> None:
@@ -172,7 +175,6 @@ class Chosen:
         layer, task, kept = choosing.target.layer, self.task, self.kept
         n_classes, team, width = task.n_classes, task.team, kept.widths[layer]
         parts = [kept.part(fold) for fold in range(FOLDS)]
-        chances = posterior(self.values, kept.labels, self.noise)
         decoded = self.values.argmax(1)
         sums = torch.zeros(n_classes, width, dtype=torch.float64)
         products = torch.zeros(width, width, dtype=torch.float64)
@@ -201,7 +203,9 @@ class Chosen:
             for fold, part in enumerate(parts):
                 start = 0
                 for seen in kept.blocks(layer, fold, views):
-                    mine = chances[part.places[start : start + len(seen[0])]]
+                    at = part.places[start : start + len(seen[0])]
+                    given = part.labels[start : start + len(seen[0])]
+                    mine = posterior(self.values[at], given, self.noise)
                     start += len(seen[0])
                     yield from ((rows, mine) for rows in seen)
 
@@ -300,12 +304,13 @@ def choose(
         Whether the network may have memorised labels; one that was never trained has not.
     """
     settings = settings or Settings()
-    read = None if holdout is None else keep_holdout(network, task, holdout, perturbation)
+    read = None if holdout is None else keep_holdout(network, task, holdout, perturbation, kept)
     held = None if read is None else _checked(read, kept, task, notes)
     fits_views = perturbation is not None and perturbation.fits
     fits = fit_candidates(kept, held, task, fits_views, settings)
     task.progress.begin("choosing an ensemble")
-    memory = measure_memory(fits, perturbation is not None)
+    most = task.room.estimates
+    memory = measure_memory(fits, perturbation is not None, most)
     layers = [each.layer for each in fits.candidates]
     scores = fits.scores
     fits.scores = replace(
@@ -335,7 +340,7 @@ def choose(
     values = out_of_fold_values(fits, kept, readers, task)
     remembered = remembered_by(readers, scores, memory)
     averaged = everybodys(values, kept, fits, task)
-    told = estimate(fits.scores, memory, members, averaged, remembered, task.seed)
+    told = estimate(fits.scores, memory, members, averaged, remembered, task.seed, most)
     noise, temperature = told.noise.over(fits.classes, task.n_classes), told.temperature
     decoders, made_of = {}, {}
     for layer in dict.fromkeys(layers):
@@ -351,8 +356,11 @@ def choose(
     decoders[place] = combined(fits, made_of[place], temperature, told.bias, task)
     places = torch.cat([kept.part(fold).places for fold in range(FOLDS)])
     ordered = torch.full((len(values), task.n_classes), -torch.inf)
-    odds = values * told.out_of_fold_temperature + told.out_of_fold_bias
-    ordered[places[:, None], fits.classes] = odds.float()
+    parts = (torch.split(each, _AT_ONCE) for each in (places, values))
+    for at, some in zip(*parts, strict=True):
+        odds = some * told.out_of_fold_temperature + told.out_of_fold_bias
+        ordered[at[:, None], fits.classes] = odds.float()
+    del values, averaged
     sure = noise.rate < SMALLEST and noise.accuracy > SURE
     if sure and memory.likely > _TOO_MUCH and held is None:
         notes.add(
@@ -363,6 +371,14 @@ def choose(
         )
     noise = with_memory(ordered, kept.labels, noise, task.team)
     agreement, n = _agreement(fits, memory, members)
+    # Nothing is chosen any more: what follows needs the weights alone.
+    fits.scores = replace(
+        fits.scores, plain=[], moved=[], holdout=[], held_moved=[], labels=fits.scores.labels[:0]
+    )
+    if judged:
+        del criterion
+    del scores
+    give_back()
     return Chosen(
         key=auto_key(place), decoders=decoders,
         members=made_of,

@@ -6,17 +6,17 @@ inputs answers: on perturbed rows, corrected for the memory that survives, and o
 there is one. The input is a layer among others.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from .._batches import Batch
+from .._budget import CHOOSE, ESTIMATED_WITH, WIDEST, Sizes, give_back
 from .._labels import Labels
 from .._mixing import mixed
 from .._passes import Task
@@ -47,8 +47,8 @@ __all__ = [
     "keep_holdout",
     "keep_rows",
     "measure_memory",
+    "on_one_scale",
     "places_of",
-    "spread_of",
 ]
 
 
@@ -74,59 +74,53 @@ class Settings:
     rounds: int = 3
 
 
-# Rows of a hold-out that are worked on at once.
-_AT_ONCE = 2048
 # Samples that say how far apart rows are.
 _LOOKED_AT = 1024
-_LOOKED_AT_NOISE = 10_000
-# Wider rows are read by random features only: their covariance would be too large.
-WIDEST = 4096
 # A column's standard deviation over the median column's, at least.
 _LEAST = 0.1
-# So many samples choose at least, whatever they take; and of so many scores are kept at least, if
-# there is room: more would tell no more.
-_CHOOSE, _TELL = 500, 20_000
-# Shares of the memory that may be used: rows of all layers, features of one, scores of candidates.
-_OF_ROWS, _OF_FEATURES, _OF_SCORES = 0.2, 0.25, 0.25
+# Scores of so many samples are kept, if there is room: more would tell no more.
+_TELL = 20_000
 
 
 @dataclass
 class Held:
-    """A hold-out: rows of each layer, float32 (m, width), labels (m,) and fingerprints.
+    """A hold-out: its rows as they are and, where inputs are perturbed, of one view of them.
 
-    Besides, logits (m, K), where samples stand in their data set, if that is known, and the rows of
-    one perturbed view.
+    Attributes
+    ----------
+    kept : KeptRows
+        The rows, in the order of their arrival.
+    labels : Tensor of int64, shape (m,)
+        Noisy labels of the samples that choose.
+    keep : Tensor of bool, shape (n,), or None
+        Which of all samples these are; None if all.
     """
 
-    layers: dict[str, Tensor]
+    kept: KeptRows
     labels: Tensor
-    prints: NDArray[np.uint64]
-    logits: Tensor
-    index: NDArray[np.int64] | None = None
-    moved: dict[str, Tensor] | None = None
+    keep: Tensor | None = None
 
-    def take(self, keep: Tensor) -> "Held":
-        """Return the samples for which `keep`, bool (m,), is true."""
-        some = keep.numpy()
+    @property
+    def prints(self) -> NDArray[np.uint64]:
+        """The inputs' fingerprints of those samples; empty where inputs have none."""
+        prints = self.kept.prints if self.kept.prints_tell else np.empty(0, dtype=np.uint64)
+        return prints if self.keep is None or not len(prints) else prints[self.keep.numpy()]
 
-        def cut(layers: dict[str, Tensor]) -> dict[str, Tensor]:
-            return {name: rows[keep.to(rows.device)] for name, rows in layers.items()}
+    def take(self, some: Tensor) -> "Held":
+        """Return the samples for which `some`, bool (m,), is true."""
+        keep = torch.ones(self.kept.n, dtype=torch.bool) if self.keep is None else self.keep.clone()
+        keep[keep.clone()] = some
+        return Held(self.kept, self.labels[some], keep)
 
-        return Held(
-            cut(self.layers),
-            self.labels[keep],
-            self.prints[some] if len(self.prints) == len(keep) else self.prints,
-            self.logits[keep.to(self.logits.device)],
-            None if self.index is None else self.index[some],
-            None if self.moved is None else cut(self.moved),
-        )
-
-    def again(
-        self, places: NDArray[np.int64], layers: Sequence[str]
-    ) -> tuple[dict[str, Tensor], Tensor]:
-        """Return rows of some samples, by their places, and logits; see `KeptRows.again`."""
-        at = torch.from_numpy(places).to(self.logits.device)
-        return {name: self.layers[name][at] for name in layers}, self.logits[at]
+    def blocks(self, layer: str, view: int) -> Iterator[Tensor]:
+        """Give the rows of a layer, block by block, of the samples that choose."""
+        start = 0
+        for (rows,) in self.kept.blocks(layer, 0, [view]):
+            end = start + len(rows)
+            if self.keep is not None:
+                rows = rows[self.keep[start:end].to(rows.device)]
+            yield rows
+            start = end
 
 
 @dataclass
@@ -143,8 +137,8 @@ class Fits:
         Everybody's scores of the samples that choose, each candidate's on one scale.
     classes : Tensor of int64, shape (C,)
         The classes that occur.
-    steps : int
-        Every so many samples chose.
+    steps, held_steps : int
+        Every so many training samples chose, and of the hold-out.
     """
 
     fitted: dict[Candidate, Fitted]
@@ -152,6 +146,7 @@ class Fits:
     scores: Scores
     classes: Tensor
     steps: int
+    held_steps: int
     candidates: list[Candidate] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -169,15 +164,27 @@ class RowsKeeper:
         How inputs are changed.
     views : int
         Into so many views.
+    beside : KeptRows, optional
+        Rows of other data, which are in memory already. With these, samples are kept in the order
+        of their arrival.
     """
 
-    def __init__(self, task: Task, perturbation: Perturbation | None, views: int):
+    def __init__(
+        self,
+        task: Task,
+        perturbation: Perturbation | None,
+        views: int,
+        beside: KeptRows | None = None,
+    ):
         number = views if perturbation is not None else 0
         self.taps = task.taps
         self.changes: list[Callable[[Batch], Batch]] = []
         if perturbation is not None:
             self.changes = [partial(perturbation, view=view) for view in range(number)]
-        self.kept = KeptRows(1 + number, int(_OF_ROWS * task.memory))
+        memory, folds = task.room.rows, FOLDS
+        if beside is not None:
+            memory, folds = memory - beside.in_memory, 1
+        self.kept = KeptRows(1 + number, memory, folds, task.file)
         # A process of a team may have no samples.
         self.kept.widths.update({tap.name: tap.width for tap in task.taps})
 
@@ -195,48 +202,31 @@ def keep_rows(
     source: Source,
     keeper: RowsKeeper,
     keep: Callable[[Labels], NDArray[np.bool_]] | None = None,
+    stage: str = "reading layers",
 ) -> None:
-    """Run the network over training data for nothing but their rows."""
+    """Run the network over data for nothing but their rows."""
     with task.team.together():
         for views in stream_views(
-            network, source, task.taps, task.device, keeper.changes, stage="reading layers",
-            keep=keep, progress=task.progress,
+            network, source, task.taps, task.device, keeper.changes, stage=stage, keep=keep,
+            progress=task.progress,
         ):  # fmt: skip
             keeper.see(views, task.given(views[0].batch, source))
 
 
 def keep_holdout(
-    network: nn.Module, task: Task, source: Source, perturbation: Perturbation | None
+    network: nn.Module,
+    task: Task,
+    source: Source,
+    perturbation: Perturbation | None,
+    kept: KeptRows,
 ) -> Held:
-    """Run the network over the hold-out as it is and perturbed once, and keep all rows."""
-    changes = [] if perturbation is None else [partial(perturbation, view=0)]
-    # A process of a team may have none of them.
-    found = [
-        {tap.name: [torch.empty(0, tap.width, device=task.device)] for tap in task.taps}
-        for _ in range(1 + len(changes))
-    ]
-    labels, prints = [torch.empty(0, dtype=torch.int64)], [np.empty(0, dtype=np.uint64)]
-    logits = [torch.empty(0, task.n_classes, device=task.device)]
-    index: list[NDArray[np.int64] | None] = [np.empty(0, dtype=np.int64)]
-    with task.team.together():
-        for views in stream_views(
-            network, source, task.taps, task.device, changes,
-            stage="reading the hold-out", progress=task.progress,
-        ):  # fmt: skip
-            batch = views[0].batch
-            labels.append(torch.from_numpy(task.given(batch, source)))
-            prints.append(prints_of(batch))
-            logits.append(views[0].logits)
-            index.append(batch.index)
-            for seen, rows in zip(found, views, strict=True):
-                for name, mine in rows.layers.items():
-                    seen[name].append(mine.float())
-    layers, *moved = ({name: torch.cat(each) for name, each in seen.items()} for seen in found)
-    known = [part for part in index if part is not None]
-    return Held(
-        layers, torch.cat(labels), np.concatenate(prints), torch.cat(logits),
-        np.concatenate(known) if len(known) == len(index) else None, moved[0] if moved else None,
-    )  # fmt: skip
+    """Run the network over the hold-out as it is and perturbed once, and keep all rows.
+
+    The rows of the training data are `kept` already.
+    """
+    keeper = RowsKeeper(task, perturbation, 1, kept)
+    keep_rows(network, task, source, keeper, stage="reading the hold-out")
+    return Held(keeper.kept, keeper.kept.labels)
 
 
 @dataclass
@@ -310,7 +300,7 @@ class LayersFit:
         ]
         found = LayerFit(
             kept, name, maps, self.labels, self.counts, centre, grid, views, task.team,
-            int(_OF_FEATURES * task.memory), None if lift else scale, turns, folds,
+            task.room.features, None if lift else scale, turns, folds,
         ).fit(steps)  # fmt: skip
         return found, maps
 
@@ -340,16 +330,18 @@ def fit_candidates(
     shared = LayersFit.of(kept, task, settings)
     names = list(kept.widths) if layers is None else list(layers)
     kinds = (False, True) if shared.views and fits else (False,)
-    number = len(names) * len(kinds) * settings.rounds
-    number *= len(settings.ridges) + len(settings.feature_ridges)
-    each = 8 * len(shared.classes) * number * kept.n
-    steps = max(1, -(-each // max(1, int(_OF_SCORES * task.memory))), kept.n // _TELL)
-    steps = min(steps, max(1, kept.n // _CHOOSE))
+    sizes = replace(
+        task.sizes, n_classes=len(shared.classes), views=len(shared.views),
+        fits_views=len(kinds) > 1, widths=tuple(kept.widths[name] for name in names),
+        rounds=settings.rounds, ridges=max(len(settings.ridges), len(settings.feature_ridges)),
+    )  # fmt: skip
+    steps, held_steps = _steps(sizes, kept.n, 0 if held is None else held.kept.n, task)
+    if held is not None and held_steps > 1:
+        held = held.take(torch.arange(len(held.labels)) % held_steps == 0)
     fitted: dict[Candidate, Fitted] = {}
     features: dict[str, FourierFeatures] = {}
     # Of the hold-out as it is, and perturbed.
-    seen_of = [] if held is None else [held.layers, *([] if held.moved is None else [held.moved])]
-    holdout: list[list[Tensor]] = [[] for _ in seen_of]
+    holdout: list[list[Tensor]] = [[] for _ in range(0 if held is None else held.kept.views)]
     task.progress.begin("choosing by layer")
     for name in names:
         task.progress.note(name)
@@ -361,23 +353,45 @@ def fit_candidates(
             fitted |= found
             if maps is not None:
                 features[name] = maps
-            for said, of_layer in zip(holdout, seen_of, strict=True):
-                said += _whole_scores(of_layer[name], list(found.values()), maps)
+            for view, said in enumerate(holdout):
+                assert held is not None
+                said += _whole_scores(held.blocks(name, view), list(found.values()), maps, task)
+            give_back()
         task.progress.advance()
-    return _together(fitted, features, holdout, shared, held, steps)
+    return _together(fitted, features, holdout, shared, held, (steps, held_steps))
+
+
+def _steps(sizes: Sizes, n: int, held: int, task: Task) -> tuple[int, int]:
+    """Return every how many samples choose, of the training data and of the hold-out.
+
+    As many as there is room for: the hold-out first, with at most half of it if all do not fit.
+    """
+    room = task.room.scores
+    wanted = min(n, 2 * _TELL) * sizes.of_sample
+    for_held = min(held * sizes.of_held, max(room // 2, room - wanted))
+    held_steps = -(-held * sizes.of_held // max(1, for_held)) if held else 1
+    left = room - held * sizes.of_held // held_steps
+    steps = max(-(-n * sizes.of_sample // max(1, left)), n // _TELL)
+    return (
+        min(max(1, steps), max(1, n // CHOOSE)),
+        min(max(1, held_steps), max(1, held // CHOOSE)),
+    )
 
 
 def _whole_scores(
-    rows: Tensor, fitted: Sequence[Fitted], maps: FourierFeatures | None
+    blocks: Iterator[Tensor],
+    fitted: Sequence[Fitted],
+    maps: FourierFeatures | None,
+    task: Task,
 ) -> list[Tensor]:
     """Return what each candidate, fitted to everything, says of new rows."""
-    parts = []
-    for some in torch.split(rows, _AT_ONCE):
-        seen = some if maps is None else maps(some)
-        scores = scores_of(seen, [each.whole for each in fitted], 1)
-        parts.append(scores.view(len(some), len(fitted), -1).cpu())
-    together = torch.cat(parts)
-    return [together[:, at].clone() for at in range(len(fitted))]
+    wholes = [each.whole for each in fitted]
+    parts = [torch.empty(0, len(fitted), len(wholes[0].intercepts))]
+    for some in blocks:
+        rows = some.to(task.device)
+        seen = rows if maps is None else maps(rows)
+        parts.append(scores_of(seen, wholes, 1).view(len(some), len(fitted), -1).cpu())
+    return [torch.cat([part[:, at] for part in parts]) for at in range(len(fitted))]
 
 
 def _some_rows(kept: KeptRows, layer: str, task: Task) -> Tensor:
@@ -408,49 +422,65 @@ def _together(
     holdout: list[list[Tensor]],
     shared: LayersFit,
     held: Held | None,
-    steps: int,
+    steps: tuple[int, int],
 ) -> Fits:
     """Return everybody's scores, each candidate's brought to one scale."""
     labels, prints, classes, task = shared.labels, shared.prints, shared.classes, shared.task
     place, team = places_of(classes, task.n_classes), task.team
     # Some count and others do not, here and there: which ones is no matter of the data's order.
-    every = team.gather(np.concatenate([mine[::steps] for mine in prints]))
+    every = team.gather(np.concatenate([mine[:: steps[0]] for mine in prints]))
     order = torch.from_numpy(np.argsort(mixed(np.concatenate(every)), kind="stable"))
-    given = torch.cat(team.gather(torch.cat([mine[::steps] for mine in labels])))[order]
+    given = torch.cat(team.gather(torch.cat([mine[:: steps[0]] for mine in labels])))[order]
     plain, moved = [], []
     on_holdout: list[list[Tensor]] = [[] for _ in holdout]
     for number, each in enumerate(fitted.values()):
         mine = (each.plain, each.moved, *(said[number] for said in holdout))
+        # Not kept twice: what is put together takes their place.
+        nothing = each.plain[:0]
+        each.plain = each.moved = nothing
+        for said in holdout:
+            said[number] = nothing
         found = team.gather(mine) if team.size > 1 else [mine]
         wholes = [torch.cat([part[k] for part in found]) for k in range(len(mine))]
         wholes[:2] = [whole[order] for whole in wholes[:2]]
-        each.plain_spread, each.moved_spread = spread_of(wholes[0]), spread_of(wholes[1])
+        del mine, found
+        each.plain_spread, each.moved_spread = on_one_scale(wholes[0]), on_one_scale(wholes[1])
+        spreads = [on_one_scale(whole) for whole in wholes[2:]]
         # New inputs are like perturbed ones, not like those that may be remembered.
-        each.spread = spread_of(wholes[2]) if holdout else each.moved_spread
-        plain.append(_centred(wholes[0]) / each.plain_spread)
-        moved.append(_centred(wholes[1]) / each.moved_spread)
+        each.spread = spreads[0] if spreads else each.moved_spread
+        plain.append(wholes[0])
+        moved.append(wholes[1])
         for said, whole in zip(on_holdout, wholes[2:], strict=True):
-            said.append(_centred(whole) / spread_of(whole))
+            said.append(whole)
     of_held = None
     if held is not None:
         of_held = torch.cat(team.gather(place[held.labels]))
     on_holdout += [[]] * (2 - len(on_holdout))
     scores = Scores(plain, moved, given, on_holdout[0], of_held, on_holdout[1])
-    return Fits(fitted, features, scores, classes, steps)
+    return Fits(fitted, features, scores, classes, *steps)
 
 
-def _centred(scores: Tensor) -> Tensor:
-    return scores - scores.mean(1, keepdim=True)
+def on_one_scale(scores: Tensor) -> float:
+    """Centre each row of scores, in place, divide by the spread of all, and return that."""
+    scores -= scores.mean(1, keepdim=True)
+    found = float(scores.double().std(correction=0)) if scores.numel() else 1.0
+    spread = found if found > 0 else 1.0
+    scores /= spread
+    return spread
 
 
-def spread_of(scores: Float[Tensor, "n classes"]) -> float:
-    """Return the standard deviation of scores about each row's mean; 1 of equal ones."""
-    found = float(_centred(scores).double().std(correction=0)) if scores.numel() else 1.0
-    return found if found > 0 else 1.0
+def measure_memory(fits: Fits, perturbed: bool, at_most: int = ESTIMATED_WITH) -> Memory:
+    """Return how often candidates agree with labels, and how much memory survives.
 
-
-def measure_memory(fits: Fits, perturbed: bool) -> Memory:
-    """Return how often candidates agree with labels, and how much memory survives."""
+    Parameters
+    ----------
+    fits : Fits
+        The candidates, with their scores.
+    perturbed : bool
+        Whether inputs were.
+    at_most : int
+        Samples that say how noisy labels are.
+    """
     scores = fits.scores
     plain = torch.stack([each.argmax(1) for each in scores.plain])
     moved = torch.stack([each.argmax(1) for each in scores.moved])
@@ -460,13 +490,13 @@ def measure_memory(fits: Fits, perturbed: bool) -> Memory:
     base = torch.where(own, of_moved, of_plain)
     layers = [each.layer for each in fits.candidates]
     order = by_agreement(of_plain, layers)
-    step = max(1, len(scores.labels) // _LOOKED_AT_NOISE)
+    step = max(1, len(scores.labels) // at_most)
     labels, n_classes = scores.labels[::step], len(fits.classes)
 
     def summed(name: str) -> Tensor:
         """Return the summed scores of a layer's candidates on perturbed rows."""
         mine = [each for each, layer in zip(scores.moved, layers, strict=True) if layer == name]
-        return torch.stack([each[::step] for each in mine]).sum(0)
+        return sum(each[::step] for each in mine)  # type: ignore[return-value]
 
     answers = summed(order[0]).argmax(1)
     beyond = beyond_chance(float((answers == labels).double().mean()), answers, labels)

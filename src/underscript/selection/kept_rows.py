@@ -1,8 +1,5 @@
 """A layer's rows of every view of the training data, read from the network once and kept."""
 
-import os
-import tempfile
-import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -12,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .._mixing import mixed
-from ..errors import OutputError
+from .._row_file import RowFile
 
 __all__ = ["FOLDS", "KeptRows", "Part"]
 
@@ -20,7 +17,7 @@ __all__ = ["FOLDS", "KeptRows", "Part"]
 FOLDS = 3
 # Rows that are worked on at once, and bytes. The system hands out pieces of 32 MB and more anew,
 # page by page, each time; smaller ones are used again.
-_BLOCK, _BLOCK_BYTES = 2048, 16 << 20
+BLOCK_ROWS, BLOCK_BYTES = 2048, 16 << 20
 # Kept beside the layers.
 _LOGITS = "(logits)"
 
@@ -44,52 +41,13 @@ class Part:
     prints: NDArray[np.uint64]
 
 
-class _File:
-    """A file without a name: nothing is left of it even if the process is killed."""
-
-    def __init__(self) -> None:
-        try:
-            self.file = tempfile.TemporaryFile(  # noqa: SIM115 - lives as long as the rows
-                prefix="underscript-rows-", buffering=0
-            )
-        except OSError as error:
-            raise _no_room(error) from error
-        weakref.finalize(self, self.file.close)
-        self.size = 0
-
-    def write(self, rows: Tensor) -> int:
-        """Add rows, float32, and return where they begin."""
-        start, left = self.size, _bytes(rows.detach().cpu().contiguous())
-        try:
-            while len(left):
-                written = self.file.write(left)
-                left, self.size = left[written:], self.size + written
-        except OSError as error:
-            raise _no_room(error) from error
-        return start
-
-    def read(self, start: int, rows: Tensor) -> None:
-        """Fill a tensor with what was written at a place."""
-        left = _bytes(rows)
-        while len(left):
-            got = os.preadv(self.file.fileno(), [left], start)
-            if not got:
-                raise OutputError("the temporary file of rows is shorter than what was written")
-            left, start = left[got:], start + got
-
-
-def _bytes(rows: Tensor) -> memoryview:
-    """Return a contiguous tensor's own memory; changing one changes the other."""
-    return memoryview(rows.numpy().view("B").reshape(-1))  # type: ignore[arg-type]
-
-
 @dataclass
 class _Column:
     """Rows of one layer, view and fold: in memory, or in the file that all columns share."""
 
     width: int
     chunks: list[Tensor] = field(default_factory=list)
-    file: _File | None = None
+    file: RowFile | None = None
     written: list[tuple[int, int]] = field(default_factory=list)
 
     def append(self, rows: Tensor) -> None:
@@ -107,20 +65,11 @@ class _Column:
                 self.chunks = [torch.cat(self.chunks)]
             (rows,) = self.chunks
             return rows[torch.from_numpy(places).to(rows.device)]
-        ends = np.cumsum([length for _, length in self.written])
-        chunk = np.searchsorted(ends, places, side="right")
-        # Neighbours are read at once.
-        breaks = (np.diff(places) != 1) | (np.diff(chunk) != 0)
         found = torch.empty(len(places), self.width)
-        for some in np.split(np.arange(len(places)), np.flatnonzero(breaks) + 1):
-            if not len(some):
-                continue
-            start, length = self.written[chunk[some[0]]]
-            row = places[some[0]] - (ends[chunk[some[0]]] - length)
-            self.file.read(start + 4 * self.width * int(row), found[some[0] : some[-1] + 1])
+        self.file.take(self.written, places, found)
         return found
 
-    def spill(self, file: _File) -> None:
+    def spill(self, file: RowFile) -> None:
         """Go on in a file."""
         self.file = file
         chunks, self.chunks = self.chunks, []
@@ -147,15 +96,8 @@ class _Column:
             yield rows[:filled]
 
 
-def _no_room(error: OSError) -> OutputError:
-    return OutputError(
-        f"cannot keep rows in {tempfile.gettempdir()}: {error.strerror or error}; decode fewer or "
-        "narrower layers, allow more memory, or set TMPDIR to a larger disk"
-    )
-
-
 class KeptRows:
-    """Rows of all layers and views, by fold; beyond a budget they go to temporary files.
+    """Rows of all layers and views, by fold; beyond a budget they go to a temporary file.
 
     Parameters
     ----------
@@ -163,21 +105,28 @@ class KeptRows:
         How many there are, that of the inputs as they are (view 0) among them.
     memory : int
         Bytes that may be taken.
+    folds : int
+        Parts that the samples are kept in; a single one has them in the order of their arrival.
+    file : RowFile, optional
+        Which file; by default one of its own.
     """
 
-    def __init__(self, views: int, memory: int):
-        self.views, self.memory = views, memory
+    def __init__(self, views: int, memory: int, folds: int = FOLDS, file: RowFile | None = None):
+        self.views, self.memory, self.folds = views, memory, folds
+        self.file = file or RowFile()
+        self.spilled = False
         self.widths: dict[str, int] = {}
         self._columns: dict[tuple[str, int, int], _Column] = {}
-        self._labels: list[list[Tensor]] = [[] for _ in range(FOLDS)]
-        self._places: list[list[Tensor]] = [[] for _ in range(FOLDS)]
-        self._prints: list[list[NDArray[np.uint64]]] = [[] for _ in range(FOLDS)]
+        self._labels: list[list[Tensor]] = [[] for _ in range(folds)]
+        self._places: list[list[Tensor]] = [[] for _ in range(folds)]
+        self._prints: list[list[NDArray[np.uint64]]] = [[] for _ in range(folds)]
         self._index: list[NDArray[np.int64] | None] = []
         self.n = self._bytes = 0
         # Whether rows are all that a pass over the data would give.
         self.replays = True
+        # Whether all prints are of the inputs themselves.
+        self.prints_tell = True
         self._stand = np.empty((0, 2), dtype=np.int64)
-        self._file: _File | None = None
 
     def add(
         self,
@@ -196,9 +145,9 @@ class KeptRows:
         if len(prints) != len(labels):
             # Inputs without a tensor: their place tells them apart, no two count as equal.
             places = np.arange(self.n, self.n + len(labels)) if index is None else index
-            prints = places.astype(np.uint64)
-        folds = torch.from_numpy((mixed(prints) % np.uint64(FOLDS)).astype(np.int64))
-        here = [torch.nonzero(folds == fold)[:, 0] for fold in range(FOLDS)]
+            prints, self.prints_tell = places.astype(np.uint64), False
+        folds = torch.from_numpy((mixed(prints) % np.uint64(self.folds)).astype(np.int64))
+        here = [torch.nonzero(folds == fold)[:, 0] for fold in range(self.folds)]
         for view, layers in enumerate(views):
             for name, rows in layers.items():
                 self.widths[name] = rows.shape[1]
@@ -212,18 +161,23 @@ class KeptRows:
             self._prints[fold].append(prints[at.numpy()])
         self._index.append(index)
         self.n += len(labels)
-        if self._bytes > self.memory and self._file is None:
-            self._file = _File()
+        if self._bytes > self.memory and not self.spilled:
+            self.spilled = True
             for column in self._columns.values():
-                column.spill(self._file)
+                column.spill(self.file)
+
+    @property
+    def in_memory(self) -> int:
+        """Bytes of rows that are not in the file."""
+        return 0 if self.spilled else self._bytes
 
     def _keep(self, name: str, view: int, rows: Tensor, here: Sequence[Tensor]) -> None:
         for fold, at in enumerate(here):
             column = self._columns.get((name, view, fold))
             if column is None:
                 column = self._columns[name, view, fold] = _Column(rows.shape[1])
-                if self._file is not None:
-                    column.spill(self._file)
+                if self.spilled:
+                    column.spill(self.file)
             column.append(rows[at.to(rows.device)].float())
         self._bytes += 4 * rows.numel()
 
@@ -241,11 +195,11 @@ class KeptRows:
         """
         if len(self._stand) != self.n:
             self._stand = np.empty((self.n, 2), dtype=np.int64)
-            for fold in range(FOLDS):
+            for fold in range(self.folds):
                 mine = self.part(fold).places.numpy()
                 self._stand[mine, 0], self._stand[mine, 1] = fold, np.arange(len(mine))
         stand = self._stand[places]
-        some = [np.flatnonzero(stand[:, 0] == fold) for fold in range(FOLDS)]
+        some = [np.flatnonzero(stand[:, 0] == fold) for fold in range(self.folds)]
         order = torch.from_numpy(np.argsort(np.concatenate(some), kind="stable"))
         found = {}
         for name in (*layers, _LOGITS):
@@ -268,7 +222,7 @@ class KeptRows:
     def prints(self) -> NDArray[np.uint64]:
         """The fingerprints of all samples, in the order in which they came."""
         found = np.empty(self.n, dtype=np.uint64)
-        for fold in range(FOLDS):
+        for fold in range(self.folds):
             part = self.part(fold)
             found[part.places.numpy()] = part.prints
         return found
@@ -277,7 +231,7 @@ class KeptRows:
     def labels(self) -> Tensor:
         """The given labels of all samples, int64 (n,), in the order in which they came."""
         found = torch.empty(self.n, dtype=torch.int64)
-        for fold in range(FOLDS):
+        for fold in range(self.folds):
             part = self.part(fold)
             found[part.places] = part.labels
         return found
@@ -292,11 +246,11 @@ class KeptRows:
         )
 
     def blocks(
-        self, layer: str, fold: int, views: Sequence[int], size: int = _BLOCK
+        self, layer: str, fold: int, views: Sequence[int], size: int = BLOCK_ROWS
     ) -> Iterator[list[Tensor]]:
         """Give a fold's rows of some views, float32 (n, width) each, block by block."""
         columns = [self._columns.get((layer, view, fold)) for view in views]
-        size = min(size, max(1, _BLOCK_BYTES // (4 * max(1, self.widths.get(layer, 1)))))
+        size = min(size, max(1, BLOCK_BYTES // (4 * max(1, self.widths.get(layer, 1)))))
         if any(column is None for column in columns):
             return
         yield from map(
@@ -308,7 +262,7 @@ class KeptRows:
 
         So the same samples are taken whatever the order of the data.
         """
-        prints = [mixed(self.part(fold).prints) for fold in range(FOLDS)]
+        prints = [mixed(self.part(fold).prints) for fold in range(self.folds)]
         every = np.sort(np.concatenate(prints))
         last = every[min(size, len(every)) - 1] if len(every) else np.uint64(0)
         found, kept = [], []

@@ -7,7 +7,7 @@ import torch
 from .._passes import Decoders, Task
 from ..combined import COMBINED
 from .chosen import auto_key, combined
-from .decoder import Fits, LayersFit, Settings, spread_of
+from .decoder import Fits, LayersFit, Settings, on_one_scale
 from .fitting import Candidate, Fitted, Grid
 from .greedy import Scores
 from .kept_rows import KeptRows
@@ -60,9 +60,8 @@ def refitted(
                 features[layer] = maps
         task.progress.advance()
     for mine in fitted.values():
-        together = torch.cat(task.team.gather(mine.plain))
-        mine.spread = spread_of(together)
-    fits = Fits(fitted, features, Scores([], [], torch.empty(0), [], None), shared.classes, 1)
+        mine.spread = on_one_scale(torch.cat(task.team.gather(mine.plain)))
+    fits = Fits(fitted, features, Scores([], [], torch.empty(0), [], None), shared.classes, 1, 1)
     return {
         auto_key(place): combined(fits, made, 1.0, None, task)
         for place, made in here.items()

@@ -30,7 +30,7 @@ class Replay:
 
     Attributes
     ----------
-    kept : KeptRows or Held
+    kept : KeptRows
         The rows.
     known : Lookup
         Whose rows they are.
