@@ -220,7 +220,7 @@ MEASURE = """
 import json, sys
 import torch
 import underscript as us
-from underscript._device import as_bytes
+from underscript._memory_size import as_bytes
 
 def held(what):
     with open("/proc/self/status") as file:

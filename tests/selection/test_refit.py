@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from plain_fits import discriminants, kept, rows
 
+from underscript._budget import Shares
 from underscript._progress import Progress
 from underscript._team import ALONE
 from underscript.combined import COMBINED, rows_for
@@ -19,7 +20,7 @@ N_CLASSES = 5
 
 def task():
     return SimpleNamespace(
-        n_classes=N_CLASSES, team=ALONE, device=torch.device("cpu"), seed=0, memory=1 << 30,
+        n_classes=N_CLASSES, team=ALONE, device=torch.device("cpu"), seed=0, room=Shares(),
         places=[], progress=Progress(),
     )  # fmt: skip
 

@@ -146,7 +146,7 @@ class Fits:
     scores: Scores
     classes: Tensor
     steps: int
-    held_steps: int
+    held_steps: int = 1
     candidates: list[Candidate] = field(init=False)
 
     def __post_init__(self) -> None:

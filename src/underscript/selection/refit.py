@@ -61,7 +61,7 @@ def refitted(
         task.progress.advance()
     for mine in fitted.values():
         mine.spread = on_one_scale(torch.cat(task.team.gather(mine.plain)))
-    fits = Fits(fitted, features, Scores([], [], torch.empty(0), [], None), shared.classes, 1, 1)
+    fits = Fits(fitted, features, Scores([], [], torch.empty(0), [], None), shared.classes, 1)
     return {
         auto_key(place): combined(fits, made, 1.0, None, task)
         for place, made in here.items()
