@@ -240,7 +240,7 @@ def _streamed(
     taps = [each.tap for each in places]
     try:
         with undisturbed(model.to(place)):
-            for rows in stream(model, source, taps, place, stage="rivals", progress=False):
+            for rows in stream(model, source, taps, place, stage="rivals"):
                 yield rows.logits, rows.layers
     finally:
         model.to(home)

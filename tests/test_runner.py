@@ -49,7 +49,7 @@ def by_hand(net):
 
 def run(net, data):
     with undisturbed(net):
-        found = list(stream(net, Source(data, "train"), [TAP], CPU, stage="test", progress=False))
+        found = list(stream(net, Source(data, "train"), [TAP], CPU, stage="test"))
     return (torch.cat([rows.layers[TAP.name] for rows in found]),
             torch.cat([rows.logits for rows in found]))  # fmt: skip
 
