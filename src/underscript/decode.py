@@ -235,8 +235,10 @@ def decode(
         task = replace(task, extra=vectors)
     # The input is a layer among others even where it is not decoded.
     discriminants = with_input(places, seen.all_places) if auto else []
-    tried = _tried_on(example, budget)
-    sizes = _sizes(task, sources, network, example, seen, tried * (perturb != "none" and not alone))
+    to_try = _tried_on(example, budget)
+    sizes = _sizes(
+        task, sources, network, example, seen, to_try * (perturb != "none" and not alone)
+    )
     sizes = replace(
         sizes, widths=tuple(each.width for each in discriminants), twin=sizes.twin * bool(controls),
         read_out=next((p.width for p in places if isinstance(target, Target)
@@ -260,7 +262,7 @@ def decode(
                 # Every process looks at the same samples.
                 if not alone:
                     perturbation = choose_perturbation(
-                        perturb, network, whole.first(tried), place, seed, notes
+                        perturb, network, whole.first(to_try), place, seed, notes
                     )
                 number = 0 if perturbation is None else views
                 fits_views = perturbation is not None and perturbation.fits

@@ -244,7 +244,7 @@ def with_memory(
     """
     chances = came_from(replace(noise, remembered=0.0))
     own, others = torch.zeros(2, len(given), dtype=torch.float64)
-    for at in torch.arange(len(given)).split(_AT_ONCE):
+    for at in torch.split(torch.arange(len(given)), _AT_ONCE):
         joint = torch.softmax(odds[at].double(), 1) * chances[given[at]]
         own[at] = joint.gather(1, given[at, None])[:, 0]
         others[at] = joint.sum(1) - own[at]
@@ -284,7 +284,7 @@ def posterior(
     """
     found = torch.empty(odds.shape)
     of_labels = came_from(noise)
-    for at in torch.arange(len(given)).split(_AT_ONCE):
+    for at in torch.split(torch.arange(len(given)), _AT_ONCE):
         chances = torch.softmax(odds[at].double(), 1) * of_labels[given[at]]
         found[at] = (chances / chances.sum(1, keepdim=True).clamp(min=1e-300)).float()
     return found

@@ -352,7 +352,8 @@ def choose(
     decoders[place] = _combined(fits, members, temperature, told.bias, task)
     places = torch.cat([kept.part(fold).places for fold in range(FOLDS)])
     ordered = torch.full((len(values), task.n_classes), -torch.inf)
-    for at, some in zip(places.split(_AT_ONCE), values.split(_AT_ONCE), strict=True):
+    parts = (torch.split(each, _AT_ONCE) for each in (places, values))
+    for at, some in zip(*parts, strict=True):
         odds = some * told.out_of_fold_temperature + told.out_of_fold_bias
         ordered[at[:, None], fits.classes] = odds.float()
     del values, averaged

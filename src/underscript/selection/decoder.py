@@ -134,8 +134,8 @@ class Fits:
         Everybody's scores of the samples that choose, each candidate's on one scale.
     classes : Tensor of int64, shape (C,)
         The classes that occur.
-    steps, held_steps : int
-        Every so many training samples chose, and of the hold-out.
+    steps : int
+        Every so many training samples chose.
     """
 
     fitted: dict[Candidate, Fitted]
@@ -143,7 +143,6 @@ class Fits:
     scores: Scores
     classes: Tensor
     steps: int
-    held_steps: int
     candidates: list[Candidate] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -304,7 +303,7 @@ def fit_candidates(
                 said += _whole_scores(held.blocks(name, view), list(found.values()), maps, task)
             give_back()
     return _together(
-        fitted, features, holdout, labels, prints, held, place, classes, (steps, held_steps), task
+        fitted, features, holdout, labels, prints, held, place, classes, steps, task
     )  # fmt: skip
 
 
@@ -372,15 +371,15 @@ def _together(
     held: Held | None,
     place: Tensor,
     classes: Tensor,
-    steps: tuple[int, int],
+    steps: int,
     task: Task,
 ) -> Fits:
     """Return everybody's scores, each candidate's brought to one scale."""
     team = task.team
     # Some count and others do not, here and there: which ones is no matter of the data's order.
-    every = team.gather(np.concatenate([mine[:: steps[0]] for mine in prints]))
+    every = team.gather(np.concatenate([mine[::steps] for mine in prints]))
     order = torch.from_numpy(np.argsort(mixed(np.concatenate(every)), kind="stable"))
-    given = torch.cat(team.gather(torch.cat([mine[:: steps[0]] for mine in labels])))[order]
+    given = torch.cat(team.gather(torch.cat([mine[::steps] for mine in labels])))[order]
     plain, moved = [], []
     on_holdout: list[list[Tensor]] = [[] for _ in holdout]
     for number, each in enumerate(fitted.values()):
@@ -407,7 +406,7 @@ def _together(
         of_held = torch.cat(team.gather(place[held.labels]))
     on_holdout += [[]] * (2 - len(on_holdout))
     scores = Scores(plain, moved, given, on_holdout[0], of_held, on_holdout[1])
-    return Fits(fitted, features, scores, classes, *steps)
+    return Fits(fitted, features, scores, classes, steps)
 
 
 def _on_one_scale(scores: Tensor) -> float:
@@ -419,7 +418,7 @@ def _on_one_scale(scores: Tensor) -> float:
     return spread
 
 
-def measure_memory(fits: Fits, perturbed: bool, most: int = ESTIMATED_WITH) -> Memory:
+def measure_memory(fits: Fits, perturbed: bool, samples: int = ESTIMATED_WITH) -> Memory:
     """Return how often candidates agree with labels, and how much memory survives.
 
     Parameters
@@ -428,8 +427,8 @@ def measure_memory(fits: Fits, perturbed: bool, most: int = ESTIMATED_WITH) -> M
         The candidates, with their scores.
     perturbed : bool
         Whether inputs were.
-    most : int
-        Samples that say how noisy labels are.
+    samples : int
+        So many say how noisy labels are.
     """
     scores = fits.scores
     plain = torch.stack([each.argmax(1) for each in scores.plain])
@@ -440,7 +439,7 @@ def measure_memory(fits: Fits, perturbed: bool, most: int = ESTIMATED_WITH) -> M
     base = torch.where(own, of_moved, of_plain)
     layers = [each.layer for each in fits.candidates]
     order = by_agreement(of_plain, layers)
-    step = max(1, len(scores.labels) // most)
+    step = max(1, len(scores.labels) // samples)
     labels, n_classes = scores.labels[::step], len(fits.classes)
 
     def summed(name: str) -> Tensor:
