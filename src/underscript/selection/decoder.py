@@ -137,8 +137,8 @@ class Fits:
         Everybody's scores of the samples that choose, each candidate's on one scale.
     classes : Tensor of int64, shape (C,)
         The classes that occur.
-    steps, held_steps : int
-        Every so many training samples chose, and of the hold-out.
+    steps : int
+        Every so many training samples chose.
     """
 
     fitted: dict[Candidate, Fitted]
@@ -146,7 +146,6 @@ class Fits:
     scores: Scores
     classes: Tensor
     steps: int
-    held_steps: int = 1
     candidates: list[Candidate] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -358,7 +357,7 @@ def fit_candidates(
                 said += _whole_scores(held.blocks(name, view), list(found.values()), maps, task)
             give_back()
         task.progress.advance()
-    return _together(fitted, features, holdout, shared, held, (steps, held_steps))
+    return _together(fitted, features, holdout, shared, held, steps)
 
 
 def _steps(sizes: Sizes, n: int, held: int, task: Task) -> tuple[int, int]:
@@ -422,15 +421,15 @@ def _together(
     holdout: list[list[Tensor]],
     shared: LayersFit,
     held: Held | None,
-    steps: tuple[int, int],
+    steps: int,
 ) -> Fits:
     """Return everybody's scores, each candidate's brought to one scale."""
     labels, prints, classes, task = shared.labels, shared.prints, shared.classes, shared.task
     place, team = places_of(classes, task.n_classes), task.team
     # Some count and others do not, here and there: which ones is no matter of the data's order.
-    every = team.gather(np.concatenate([mine[:: steps[0]] for mine in prints]))
+    every = team.gather(np.concatenate([mine[::steps] for mine in prints]))
     order = torch.from_numpy(np.argsort(mixed(np.concatenate(every)), kind="stable"))
-    given = torch.cat(team.gather(torch.cat([mine[:: steps[0]] for mine in labels])))[order]
+    given = torch.cat(team.gather(torch.cat([mine[::steps] for mine in labels])))[order]
     plain, moved = [], []
     on_holdout: list[list[Tensor]] = [[] for _ in holdout]
     for number, each in enumerate(fitted.values()):
@@ -457,7 +456,7 @@ def _together(
         of_held = torch.cat(team.gather(place[held.labels]))
     on_holdout += [[]] * (2 - len(on_holdout))
     scores = Scores(plain, moved, given, on_holdout[0], of_held, on_holdout[1])
-    return Fits(fitted, features, scores, classes, *steps)
+    return Fits(fitted, features, scores, classes, steps)
 
 
 def on_one_scale(scores: Tensor) -> float:
@@ -469,7 +468,7 @@ def on_one_scale(scores: Tensor) -> float:
     return spread
 
 
-def measure_memory(fits: Fits, perturbed: bool, at_most: int = ESTIMATED_WITH) -> Memory:
+def measure_memory(fits: Fits, perturbed: bool, samples: int = ESTIMATED_WITH) -> Memory:
     """Return how often candidates agree with labels, and how much memory survives.
 
     Parameters
@@ -478,8 +477,8 @@ def measure_memory(fits: Fits, perturbed: bool, at_most: int = ESTIMATED_WITH) -
         The candidates, with their scores.
     perturbed : bool
         Whether inputs were.
-    at_most : int
-        Samples that say how noisy labels are.
+    samples : int
+        So many say how noisy labels are.
     """
     scores = fits.scores
     plain = torch.stack([each.argmax(1) for each in scores.plain])
@@ -490,7 +489,7 @@ def measure_memory(fits: Fits, perturbed: bool, at_most: int = ESTIMATED_WITH) -
     base = torch.where(own, of_moved, of_plain)
     layers = [each.layer for each in fits.candidates]
     order = by_agreement(of_plain, layers)
-    step = max(1, len(scores.labels) // at_most)
+    step = max(1, len(scores.labels) // samples)
     labels, n_classes = scores.labels[::step], len(fits.classes)
 
     def summed(name: str) -> Tensor:
