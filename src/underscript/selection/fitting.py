@@ -431,7 +431,12 @@ def _kept_of(parts: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     """Return rows as they are, the first perturbed ones, and the sum of all perturbed ones."""
     if len(parts) == 1:
         return parts[0], parts[0], torch.zeros_like(parts[0])
-    return parts[0], parts[1], parts[1] if len(parts) == 2 else torch.stack([*parts[1:]]).sum(0)
+    if len(parts) == 2:
+        return parts[0], parts[1], parts[1]
+    total = parts[1] + parts[2]
+    for part in parts[3:]:
+        total += part
+    return parts[0], parts[1], total
 
 
 def _turned(views: Sequence[Tensor], turns: Int[Tensor, " n"]) -> Float[Tensor, "n width"]:
