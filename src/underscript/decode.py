@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ._capture import undisturbed
 from ._class_names import as_names, check_number
+from ._classifier import SubspaceClassifier
 from ._control import twin_at, whole_twin
 from ._device import as_bytes, as_device, device_of
 from ._features import Features
@@ -27,8 +28,9 @@ from ._stream import Source
 from ._survey import survey, with_input
 from ._team import Team
 from ._twin import random_twin
+from .combined import CombinedDiscriminant
 from .decoder import Decoder
-from .decoding import Decoding, describe
+from .decoding import Asked, Decoding, describe
 from .errors import DataError
 from .examples import Worst
 from .geometry import geometry
@@ -36,7 +38,7 @@ from .issues import Answers
 from .layers import LayerChoice, resolve
 from .noise import expected_calibration_error
 from .perturbation import choose_perturbation
-from .repair import Choosing, Target, find_read_out
+from .repair import Choosing, ReadOut, Target, find_read_out
 from .rows import MEMORY
 from .selection import Key, held_out_tenth, select
 from .selection.chosen import Chosen, choose
@@ -121,7 +123,9 @@ def decode(
     evaluate : sequence of {"train", "test", "candidates"}, optional
         Where every decoder of the table is tried, beside the hold-out; by default on test data, or
         on training data if there are neither these nor a hold-out. Without ``"train"`` only the
-        chosen one answers for the training data, which is faster. With ``"candidates"`` all that
+        chosen one answers for the training data, which is faster; with ``auto=False`` it does so
+        when the result is first asked about them (`Decoding.label_issues`, ``summary``, a report),
+        with the network as it is then. With ``"candidates"`` all that
         could have been chosen is tried on test data too (`Decoding.candidates`), to see what the
         choice cost.
     subspace_labels : sequence of {"corrupted", "true"}
@@ -220,7 +224,7 @@ def decode(
         kinds = ("corrupted",)
     task = Task(
         places, tuple(probes or ("masc",)), shares, kinds, seen.n_classes, place, seed, progress,
-        budget, team, cheap=probes is None and auto, samples=whole.length,
+        budget, team, cheap=probes is None and auto, samples=whole.length, keeps=not auto,
     )  # fmt: skip
     target = find_read_out(seen, network, places)
     if isinstance(target, Target):
@@ -249,9 +253,11 @@ def decode(
                 keeper = RowsKeeper(seeing, perturbation, views)
         with clock("fit"):
             hold_out = holdout is None and not auto
-            trained, selecting = fit(
-                network, task, sources["train"], notes, "", hold_out, keeper
+            again = not auto and (hold_out or "train" in evaluate)
+            fitted = fit(
+                network, task, sources["train"], notes, "", hold_out, keeper, again
             )  # fmt: skip
+            trained, selecting, kept = fitted.decoders, fitted.selecting, fitted.kept
         if isinstance(target, Target):
             choosing = Choosing(target, trained[vectors])
             if "velpic" not in task.probes:
@@ -278,12 +284,19 @@ def decode(
                 else:
                     keep = partial(held_out_tenth, seed=seed)
                     counts = count(
-                        network, task, sources["train"], selecting, "choosing", keep=keep
+                        network, task, sources["train"], selecting, "choosing", keep=keep, seen=kept
                     )
                     choice = select(counts.scores, "held-out tenth")
+        # All processes of a team would have to ask together.
+        waits = not auto and "train" not in evaluate and team.size == 1
+        if waits:
+            own = fitted.own
+            records += own.records("trained", task, trained, "train")
+            if own.wrong is not None:
+                wrong_label_share = own.wrong / own.n
         with clock("evaluate"):
             for role in ("holdout", "train", "test") if auto else ("train", "test"):
-                if role not in sources:
+                if role not in sources or (waits and role == "train"):
                     continue
                 watch = choice.key if role == "train" else None
                 full = role == "holdout" or role in evaluate
@@ -297,7 +310,7 @@ def decode(
                     unseen=None if chosen is None else chosen.unseen,
                     worst=None if watch is None else worst,
                     choosing=None if role == "test" else choosing,
-                    seen=None if chosen is None else chosen.replay(role),
+                    seen=chosen.replay(role) if chosen else kept if role == "train" else None,
                 )  # fmt: skip
                 worst = counts.worst or worst
                 if counts.chances:
@@ -325,8 +338,17 @@ def decode(
             and (key.variance, key.subspace_labels) == (shares[0], "corrupted")
         }
         shapes = geometry(subspaces, best.layers[:1]) if subspaces else None
-    read_out = str(target) if choosing is None else choosing.finish(team)
-    del trained, selecting
+    read_out: ReadOut | str | None = str(target)
+    later = None
+    if waits:
+        later = partial(
+            _asked, network, task, sources["train"], choice.key, trained[choice.key], worst,
+            choosing or str(target),
+        )  # fmt: skip
+        read_out = None
+    elif choosing is not None:
+        read_out = choosing.finish(team)
+    del trained, selecting, kept, fitted
     if controls:
         with clock("random twin"), undisturbed(network):
             roles = [role for role in sources if role == "holdout" or role in evaluate]
@@ -357,7 +379,7 @@ def decode(
         records=records,
         choice=choice,
         best=best,
-        answers=Answers.together(answers),
+        answers=None if waits else Answers.together(answers),
         candidates=candidates,
         shapes=shapes,
         examples=worst.examples(),
@@ -379,6 +401,32 @@ def decode(
         seeds={"decode": seed},
         timing=clock.seconds,
         notes=notes.messages,
+        later=later,
+    )
+
+
+def _asked(
+    network: nn.Module,
+    task: Task,
+    source: Source,
+    key: Key,
+    decoder: SubspaceClassifier | CombinedDiscriminant,
+    worst: Worst,
+    choosing: Choosing | str,
+) -> Asked:
+    """Ask the chosen decoder about the training data, once somebody wants to know."""
+    tried = None if isinstance(choosing, str) else choosing
+    with undisturbed(network):
+        counts = count(
+            network, task, source, {key: decoder}, "decoding train",
+            watch=key, worst=worst, choosing=tried,
+        )  # fmt: skip
+    records = counts.records("trained", task, {key: decoder}, source.role)
+    return Asked(
+        [record for record in records if record["probe"] != "model"],
+        Answers.together(counts.watched),
+        (counts.worst or worst).examples(),
+        choosing if isinstance(choosing, str) else choosing.finish(task.team),
     )
 
 
