@@ -8,7 +8,6 @@ vectors asked for (``stemr``) are turned back.
 import logging
 from collections.abc import Callable
 
-import numpy as np
 import scipy.linalg
 import torch
 from jaxtyping import Float
@@ -50,7 +49,7 @@ def leading_eigenpairs(
         return None
     try:
         values = scipy.linalg.eigvalsh_tridiagonal(diagonal, beside, lapack_driver="sterf")
-        descending = torch.from_numpy(np.ascontiguousarray(values[::-1]))
+        descending = torch.from_numpy(values[::-1].copy())
         wanted = count(descending)
         if wanted <= 0:
             return None
@@ -61,7 +60,7 @@ def leading_eigenpairs(
     except scipy.linalg.LinAlgError:
         logger.info("the tridiagonal eigensolver gave up")
         return None
-    vectors = torch.from_numpy(np.ascontiguousarray(inner[:, ::-1]))
+    vectors = torch.from_numpy(inner[:, ::-1].copy())
     # The first row is no part of any reflection.
     vectors[1:] = torch.ormqr(
         torch.from_numpy(reduced)[1:, : width - 1], torch.from_numpy(scales), vectors[1:]
