@@ -247,7 +247,7 @@ def test_label_sets_share_the_rows():
         part = slice(start, start + 30)
         given.update(rows[part], labels[part])
         true.update(rows[part], other[part])
-    assert given._store.length == 90
+    assert given.store.length == 90
     assert_same_spectra(given, moments_of(rows, labels, 3), 3)
     assert_same_spectra(true, moments_of(rows, other, 3), 3)
 

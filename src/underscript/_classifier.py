@@ -26,7 +26,9 @@ from .moments import ClassStatistics, statistics_for
 from .spectra import ClassSpectrum, Cut, solve
 
 # Bytes of eigenproblems that are solved in one call: on the CPU only small ones gain from it.
+# Larger ones gain from a thread each.
 _AT_ONCE = 4 << 20
+_SIDE_BY_SIDE = 512 << 20
 _ON_A_DEVICE = 1 << 30
 
 
@@ -275,7 +277,8 @@ def _decompose(
     counts: list[int] = []
     wanted = [*cuts, Cut(rank=1)]
     room = _ON_A_DEVICE if statistics.device.type == "cuda" else _AT_ONCE
-    turns = max(1, room // max(1, statistics.eigenproblem_bytes(team)))
+    each = max(1, statistics.eigenproblem_bytes(team))
+    turns = max(1, room // each, min(torch.get_num_threads(), _SIDE_BY_SIDE // each))
 
     def columns() -> Iterator[Columns]:
         likely_rank = None

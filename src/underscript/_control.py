@@ -108,10 +108,11 @@ def whole_twin(
     def look() -> Records:
         seeing = replace(task, places=voters)
         keeper = RowsKeeper(seeing, None, 0) if voters else None
-        decoders, _ = fit(
-            twin, task, sources["train"], notes, "random twin: ", False, keeper
+        again = "train" in roles and keeper is None
+        fitted = fit(
+            twin, task, sources["train"], notes, "random twin: ", False, keeper, again
         )  # fmt: skip
-        chosen = None
+        decoders, chosen = fitted.decoders, None
         if keeper is not None:
             # What there is to say of the data was said of the network.
             names = [place.tap.name for place in task.places]
@@ -122,7 +123,7 @@ def whole_twin(
             decoders |= chosen.keyed(names)
         records: Records = []
         for role in roles:
-            seen = None if chosen is None else chosen.replay(role)
+            seen = chosen.replay(role) if chosen else fitted.kept if role == "train" else None
             records += _tried(twin, task, sources, role, decoders, seen=seen)
         return records
 

@@ -20,6 +20,7 @@ from ._batches import Batch
 from ._budget import Shares, Sizes, give_back
 from ._capture import undisturbed
 from ._class_names import as_names, check_number
+from ._classifier import SubspaceClassifier
 from ._control import twin_at, whole_twin
 from ._device import as_device, device_of
 from ._features import Features
@@ -34,17 +35,18 @@ from ._stages import Plan, may_fit, trial_runs
 from ._stream import Source
 from ._survey import Survey, survey, with_input
 from ._team import Team
-from ._twin import random_twin
+from ._twin import random_twin, weights_of
+from .combined import CombinedDiscriminant
 from .decoder import Decoder
-from .decoding import Decoding, describe
-from .errors import DataError
+from .decoding import Asked, Decoding, describe
+from .errors import DataError, ModelError
 from .examples import Worst
 from .geometry import geometry
 from .issues import Answers
 from .layers import LayerChoice, resolve
 from .noise import expected_calibration_error
 from .perturbation import choose_perturbation
-from .repair import Choosing, Target, find_read_out
+from .repair import Choosing, ReadOut, Target, find_read_out
 from .selection import Key, held_out_tenth, select
 from .selection.chosen import Chosen, choose
 from .selection.decoder import RowsKeeper, Settings
@@ -115,9 +117,9 @@ def decode(
         The labels before corruption, by index, where known. They choose nothing.
     controls : bool or "full"
         Also decode the input (unless `layers` leaves it out) and a randomly initialised twin: at
-        the layers that the chosen decoder reads, by read, with some 5,000 samples. With
-        ``"full"``, or without `auto`, the twin at all layers, by all that the network is decoded
-        by.
+        the layers that the chosen decoder reads, by the same ensembles, fitted once to some 5,000
+        samples. With ``"full"``, or without `auto`, the twin at all layers, by all that the network
+        is decoded by.
     device : torch.device or str, optional
         Where to compute; by default where the model is. Elsewhere a copy of it is used.
     batch_size : int
@@ -130,7 +132,9 @@ def decode(
     evaluate : sequence of {"train", "test", "candidates"}, optional
         Where every decoder of the table is tried, beside the hold-out; by default on test data, or
         on training data if there are neither these nor a hold-out. Without ``"train"`` only the
-        chosen one answers for the training data, which is faster. With ``"candidates"`` all that
+        chosen one answers for the training data, which is faster; with ``auto=False`` it does so
+        when the result is first asked about them (`Decoding.label_issues`, ``summary``, a report),
+        which must have the same weights then. With ``"candidates"`` all that
         could have been chosen is tried on test data too (`Decoding.candidates`), to see what the
         choice cost.
     subspace_labels : sequence of {"corrupted", "true"}
@@ -143,7 +147,7 @@ def decode(
     group : torch.distributed.ProcessGroup, optional
         Processes that share the work; all of them make the same call and get the same result.
     auto : bool
-        Let the best decoder be an ensemble of read that chooses layers, features and
+        Let the best decoder be an ensemble of discriminants that chooses layers, features and
         ridges itself, by noisy labels (probe ``auto`` of the table). Otherwise it is the best of
         `probes` on the hold-out; without one, on a tenth of the training data that is kept from
         the decoders, a poor substitute.
@@ -232,7 +236,7 @@ def decode(
         kinds = ("corrupted",)
     task = Task(
         places, tuple(probes or ("masc",)), shares, kinds, seen.n_classes, place, seed,
-        team=team, cheap=probes is None and auto, samples=whole.length,
+        team=team, cheap=probes is None and auto, samples=whole.length, keeps=not auto,
     )  # fmt: skip
     target = find_read_out(seen, network, places)
     if isinstance(target, Target):
@@ -285,9 +289,11 @@ def decode(
                 keeper = RowsKeeper(seeing, perturbation, views)
         with clock("fit"):
             hold_out = holdout is None and not auto
-            trained, selecting = fit(
-                network, task, sources["train"], notes, "", hold_out, keeper
+            again = not auto and (hold_out or "train" in evaluate)
+            fitted = fit(
+                network, task, sources["train"], notes, "", hold_out, keeper, again
             )  # fmt: skip
+            trained, selecting, kept = fitted.decoders, fitted.selecting, fitted.kept
         if isinstance(target, Target):
             choosing = Choosing(target, trained[vectors])
             if "velpic" not in task.probes:
@@ -314,12 +320,19 @@ def decode(
                 else:
                     keep = partial(held_out_tenth, seed=seed)
                     counts = count(
-                        network, task, sources["train"], selecting, "choosing", keep=keep
+                        network, task, sources["train"], selecting, "choosing", keep=keep, seen=kept
                     )
                     choice = select(counts.scores, "held-out tenth")
+        # All processes of a team would have to ask together.
+        waits = not auto and "train" not in evaluate and team.size == 1
+        if waits:
+            own = fitted.own
+            records += own.records("trained", task, trained, "train")
+            if own.wrong is not None:
+                wrong_label_share = own.wrong / own.n
         with clock("evaluate"):
             for role in ("holdout", "train", "test") if auto else ("train", "test"):
-                if role not in sources:
+                if role not in sources or (waits and role == "train"):
                     continue
                 watch = choice.key if role == "train" else None
                 full = role == "holdout" or role in evaluate
@@ -333,7 +346,7 @@ def decode(
                     unseen=None if chosen is None else chosen.unseen,
                     worst=None if watch is None else worst,
                     choosing=None if role == "test" else choosing,
-                    seen=None if chosen is None else chosen.replay(role),
+                    seen=chosen.replay(role) if chosen else kept if role == "train" else None,
                 )  # fmt: skip
                 worst = counts.worst or worst
                 if counts.chances:
@@ -363,14 +376,23 @@ def decode(
                 and (key.variance, key.subspace_labels) == (shares[0], "corrupted")
             }
             shapes = geometry(subspaces, best.layers[:1]) if subspaces else None
-        read_out = str(target) if choosing is None else choosing.finish(team)
+        read_out: ReadOut | str | None = str(target)
+        later = None
+        if waits:
+            later = partial(
+                _asked, network, weights_of(network), task, sources["train"], choice.key,
+                trained[choice.key], worst, choosing or str(target),
+            )  # fmt: skip
+            read_out = None
+        elif choosing is not None:
+            read_out = choosing.finish(team)
         odds = _in_order(chosen, answers, team)
         about = None if chosen is None else (chosen.memory, chosen.survival, chosen.readers_said)
         members = {} if chosen is None else chosen.members
         # What the twin is decoded with takes the place of all this.
         chosen = keeper = None
         task = replace(task, file=RowFile())
-        del trained, selecting
+        del trained, selecting, kept, fitted
         give_back()
         if controls:
             with clock("random twin"), undisturbed(network):
@@ -403,7 +425,7 @@ def decode(
         records=records,
         choice=choice,
         best=best,
-        answers=Answers.together(answers),
+        answers=None if waits else Answers.together(answers),
         candidates=candidates,
         shapes=shapes,
         examples=worst.examples(),
@@ -425,6 +447,44 @@ def decode(
         seeds={"decode": seed},
         timing=clock.seconds,
         notes=notes.messages,
+        later=later,
+    )
+
+
+def _asked(
+    network: nn.Module,
+    weights: bytes,
+    task: Task,
+    source: Source,
+    key: Key,
+    decoder: SubspaceClassifier | CombinedDiscriminant,
+    worst: Worst,
+    choosing: Choosing | str,
+) -> Asked:
+    """Ask the chosen decoder about the training data, once somebody wants to know.
+
+    Raises
+    ------
+    ModelError
+        If the network has other weights than when it was decoded.
+    """
+    if weights_of(network) != weights:
+        raise ModelError(
+            "the training data have not been decoded yet, and the network has other weights now: "
+            "decode it again, or ask for them at once (evaluate=('train',))"
+        )
+    tried = None if isinstance(choosing, str) else choosing
+    with undisturbed(network):
+        counts = count(
+            network, task, source, {key: decoder}, "decoding train",
+            watch=key, worst=worst, choosing=tried,
+        )  # fmt: skip
+    records = counts.records("trained", task, {key: decoder}, source.role)
+    return Asked(
+        [record for record in records if record["probe"] != "model"],
+        Answers.together(counts.watched),
+        (counts.worst or worst).examples(),
+        choosing if isinstance(choosing, str) else choosing.finish(task.team),
     )
 
 

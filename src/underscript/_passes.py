@@ -14,6 +14,7 @@ from ._batches import Batch
 from ._budget import Shares, Sizes
 from ._capture import Tap
 from ._classifier import SubspaceClassifier, fit_together
+from ._kept import Kept
 from ._labels import Labels, check_different, check_range, pick
 from ._notes import Notes
 from ._progress import SILENT, Progress
@@ -27,7 +28,7 @@ from .examples import Worst
 from .issues import Answers, Gathered, came_from
 from .moments import WAITING, ClassMoments, budgets, statistics_for
 from .noise import Noise
-from .rows import ClassRows
+from .rows import ClassRows, RowStore
 from .selection import Key, Score, held_out_tenth
 from .subspace import PROBES, nearest_together
 
@@ -72,6 +73,8 @@ class Task:
     extra: Key | None = None
     cheap: bool = False
     samples: int | None = None
+    # Whether rows are kept where there is room: for a later pass, and for cheaper sums.
+    keeps: bool = False
 
     @property
     def taps(self) -> list[Tap]:
@@ -136,6 +139,26 @@ class Watcher(Protocol):
         """Take a batch as it is and changed, and its given labels."""
 
 
+@dataclass(frozen=True)
+class Fitted:
+    """What one pass over the training data gave.
+
+    Attributes
+    ----------
+    decoders, selecting : dict of Key to estimator
+        The decoders, and those fitted without the held-out tenth, if that was asked for.
+    own : Counts
+        How often the network itself agrees with the labels.
+    kept : Kept or None
+        The rows, if they were to be kept and there was room.
+    """
+
+    decoders: "Decoders"
+    selecting: "Decoders"
+    own: "Counts"
+    kept: Kept | None
+
+
 def fit(
     network: nn.Module,
     task: Task,
@@ -144,12 +167,12 @@ def fit(
     who: str,
     hold_out: bool,
     watcher: "Watcher | None" = None,
-) -> tuple[Decoders, Decoders]:
+    again: bool = False,
+) -> "Fitted":
     """Run the training data once and fit every decoder of every layer.
 
-    A watcher sees every batch too, changed in the ways that it asks for.
-
-    Returns the decoders, and those fitted without the held-out tenth if `hold_out` is true.
+    A watcher sees every batch too, changed in the ways that it asks for. If the training data are
+    to be seen `again` their rows are kept, where there is room.
     """
     # Parts of the data rather than repeated sums: the whole is the held-out tenth and the rest.
     parts: tuple[str, ...] = ("kept", "held") if hold_out else ("corrupted",)
@@ -158,6 +181,11 @@ def fit(
     team = task.team
     indices: list[Labels] = []
     counts = torch.zeros(task.n_classes, dtype=torch.int64)
+    own = Counts()
+    firsts = {name: sets[parts[0]] for name, sets in statistics.items()}
+    stores = {name: first.store for name, first in firsts.items() if isinstance(first, ClassRows)}
+    kept = Kept(stores) if again and len(stores) == len(firsts) else None
+    del firsts
     with team.together():
         for rows, *others in stream_views(
             network, source, task.taps if watcher is None else watcher.taps, task.device,
@@ -170,6 +198,9 @@ def fit(
             if rows.batch.index is not None:
                 indices.append(rows.batch.index)
             counts += torch.bincount(torch.from_numpy(labels["given"]), minlength=task.n_classes)
+            own.add_own(rows, labels)
+            if kept is not None:
+                kept.add(rows)
             by_part = {"corrupted": labels["given"]}
             if "true" in parts:
                 by_part["true"] = labels["true"]
@@ -190,15 +221,16 @@ def fit(
     for name in list(statistics):
         task.progress.note(name)
         sets = statistics.pop(name)
+        whole = _totals(sets, parts)
+        _in_turn([sets["kept"], whole] if hold_out else [whole], sets.get("true"))
         with notes.gather(f"{who}{name}"):
             if hold_out:
                 selecting.update(_fit_keys(sets["kept"], task.keys(name, "corrupted"), team))
-            whole = _totals(sets, parts)
             decoders.update(_fit_keys(whole, task.keys(name, "corrupted"), team))
             if "true" in sets:
                 decoders.update(_fit_keys(sets["true"], task.keys(name, "true"), team))
         task.progress.advance()
-    return decoders, selecting
+    return Fitted(decoders, selecting, own.together(team), kept)
 
 
 def _empty(task: Task, source: Source, parts: Sequence[str]) -> dict[str, Statistics]:
@@ -213,11 +245,19 @@ def _empty(task: Task, source: Source, parts: Sequence[str]) -> dict[str, Statis
     waiting = min(WAITING, task.room.statistics // (8 * max(1, len(places) * len(parts))))
     memory = task.room.statistics - waiting * len(places) * len(parts)
     allowed = budgets(task.n_classes, widths, source.length, memory, sets)
+    keeps = task.keeps and source.length is not None and task.team.size == 1
+    keeps &= device.type == "cpu" and 4 * (source.length or 0) * sum(widths) <= memory
+    room = task.room.statistics
     made: dict[str, Statistics] = {}
     for place, memory in zip(places, allowed, strict=True):
-        first = statistics_for(
-            task.n_classes, place.width, source.length, device, memory, sets, task.file, waiting
-        )
+        first: ClassMoments | ClassRows
+        if keeps:
+            store = RowStore(place.width, room * place.width // sum(widths), task.file)
+            first = ClassRows(task.n_classes, store, device)
+        else:
+            first = statistics_for(
+                task.n_classes, place.width, source.length, device, memory, sets, task.file, waiting
+            )
         logger.info("layer %s (%d wide) is read by its %s", place.tap.name, place.width, first.path)
         made[place.tap.name] = {parts[0]: first}
         for part in parts[1:]:
@@ -234,6 +274,14 @@ def _totals(sets: Statistics, parts: Sequence[str]) -> ClassMoments | ClassRows:
         return sets["corrupted"]
     kept: Any = sets["kept"]
     return kept.merge(sets["held"])  # type: ignore[no-any-return]
+
+
+def _in_turn(given: list[ClassMoments | ClassRows], true: ClassMoments | ClassRows | None) -> None:
+    """Say in which order sets of labels of the same rows are decomposed."""
+    order = [*given, *([] if true is None else [true])]
+    for place, sets in enumerate(order):
+        if isinstance(sets, ClassRows):
+            sets.before(*(later for later in order[place + 1 :] if isinstance(later, ClassRows)))
 
 
 def _fit_keys(statistics: ClassMoments | ClassRows, keys: list[Key], team: Team) -> Decoders:
@@ -273,6 +321,13 @@ class Counts:
         for kind, labels in sets.items():
             right = int((predicted == labels).sum())
             self.right[key, kind] = self.right.get((key, kind), 0) + right
+
+    def add_own(self, rows: Rows, sets: Mapping[str, Labels]) -> None:
+        """Count a batch, and the model's own right answers in it."""
+        self.n += rows.batch.size
+        if "true" in sets:
+            self.wrong = (self.wrong or 0) + int((sets["given"] != sets["true"]).sum())
+        self.add(None, rows.logits.argmax(1), sets)
 
     def together(self, team: Team) -> "Counts":
         """Return what all processes counted."""
@@ -361,10 +416,7 @@ def count(
             progress=task.progress, seen=seen,
         ):  # fmt: skip
             sets = task.label_sets(rows, source)
-            counts.n += rows.batch.size
-            if "true" in sets:
-                counts.wrong = (counts.wrong or 0) + int((sets["given"] != sets["true"]).sum())
-            counts.add(None, rows.logits.argmax(1), sets)
+            counts.add_own(rows, sets)
             for layer, group in by_layer.items():
                 for key, answers in nearest_together(group, rows_for(layer, rows.layers)).items():
                     counts.add(key, answers, sets)

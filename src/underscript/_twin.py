@@ -1,6 +1,7 @@
 """Copies of a network: as it is, and the control that every claim needs, never trained."""
 
 import copy
+import hashlib
 
 import torch
 from torch import nn
@@ -22,6 +23,17 @@ def copied(model: nn.Module) -> nn.Module:
         reason = (str(error).strip().splitlines() or [""])[0]
         name = type(model).__name__
         raise ModelError(f"the model ({name}) cannot be copied: {reason}") from error
+
+
+def weights_of(network: nn.Module) -> bytes:
+    """Return a digest of a network's parameters and buffers: equal ones have equal digests."""
+    found = hashlib.blake2b(digest_size=16)
+    for name, tensor in network.state_dict().items():
+        found.update(name.encode())
+        if isinstance(tensor, torch.Tensor):
+            numbers = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8)
+            found.update(numbers.numpy().tobytes())
+    return found.digest()
 
 
 def random_twin(network: nn.Module, seed: int) -> nn.Module:

@@ -1,7 +1,8 @@
 """What a decode run found: table, chosen decoder, verdict."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,28 @@ from .selection import Selection
 from .selection.memory import Memory
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What the chosen decoder says of the training data.
+
+    Attributes
+    ----------
+    records : list of dict
+        Rows of the table.
+    answers : Answers
+        For each sample.
+    examples : list of Example
+        The most suspicious ones.
+    read_out : ReadOut or str
+        What can be written into the network's last layer, or why nothing can.
+    """
+
+    records: list[dict[str, Any]]
+    answers: Answers
+    examples: Sequence[Example]
+    read_out: ReadOut | str
+
+
 class Decoding:
     """The result of `decode`.
 
@@ -40,8 +63,6 @@ class Decoding:
         probe ``model`` of the layer ``output``.
     best : Decoder
         The decoder chosen without clean labels.
-    summary : dict
-        Verdict, choice, settings, seeds, versions: what ``results.json`` holds.
     candidates : pandas.DataFrame or None
         What the best decoder was chosen from, one row each: ``round`` (0: fitted to the given
         labels), ``layer``, ``n_features``, ``ridge``, ``criterion`` (the larger, the better),
@@ -49,8 +70,6 @@ class Decoding:
     geometry : pandas.DataFrame or None
         How large the class subspaces of the trained network's layers are and how they lie to each
         other; see `underscript.geometry.geometry`. None without MASC among the probes.
-    examples : list of Example
-        The most suspicious training samples, the worst first, as the report shows them.
     """
 
     def __init__(
@@ -58,34 +77,73 @@ class Decoding:
         table: pd.DataFrame,
         summary: dict[str, Any],
         best: Decoder,
-        issues: pd.DataFrame,
+        issues: pd.DataFrame | None,
         candidates: pd.DataFrame | None,
         geometry: pd.DataFrame | None = None,
         examples: Sequence[Example] = (),
-        read_out: ReadOut | str = "",
+        read_out: ReadOut | str | None = "",
         odds: Tensor | None = None,
         noise: Noise | None = None,
+        later: Callable[[], Asked] | None = None,
     ):
-        self.table, self.summary, self.best = table, summary, best
-        self.candidates, self.geometry, self.examples = candidates, geometry, list(examples)
-        self._issues, self._read_out = issues, read_out
+        self.table, self._summary, self.best = table, summary, best
+        self.candidates, self.geometry, self._examples = candidates, geometry, list(examples)
+        self._known_issues, self._known_read_out, self._later = issues, read_out, later
         # Out-of-fold log-odds (n, K) in the order of the issues, where they are kept.
         self._odds = odds
         self._noise = noise
 
     def __repr__(self) -> str:
-        return f"Decoding({self.summary['verdict']!r})"
+        return f"Decoding({self.verdict!r})"
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """Verdict, choice, settings, seeds, versions: what ``results.json`` holds."""
+        self._ask()
+        return self._summary
+
+    @property
+    def examples(self) -> list[Example]:
+        """The most suspicious training samples, the worst first, as the report shows them."""
+        self._ask()
+        return self._examples
+
+    @property
+    def _issues(self) -> pd.DataFrame:
+        self._ask()
+        assert self._known_issues is not None
+        return self._known_issues
+
+    @property
+    def _read_out(self) -> ReadOut | str:
+        self._ask()
+        assert self._known_read_out is not None
+        return self._known_read_out
+
+    def _ask(self) -> None:
+        """Have the chosen decoder answer for the training data, unless it has."""
+        if self._later is None:
+            return
+        asked = self._later()
+        self._later = None
+        rows = pd.DataFrame(asked.records).assign(selected=True)[list(TABLE_COLUMNS)]
+        self.table = pd.concat([self.table, rows], ignore_index=True)
+        self._known_issues = issues = asked.answers.table(None)
+        self._examples = _flagged(asked.examples, issues)
+        self._known_read_out = asked.read_out
+        _tell(self._summary, rows, issues, None, asked.read_out)
 
     def _repr_html_(self) -> str:
         """Return the figure and the table, for a notebook."""
         from .report import notebook  # matplotlib takes a while to import
 
+        self._ask()
         return notebook(self)
 
     @property
     def verdict(self) -> str:
         """One sentence with its numbers."""
-        return str(self.summary["verdict"])
+        return str(self._summary["verdict"])
 
     @property
     def memory(self) -> pd.DataFrame:
@@ -101,7 +159,7 @@ class Decoding:
             All from 0 to 1. Empty with ``auto=False``.
         """
         columns = ["layer", "plain", "perturbed", "holdout", "corrected"]
-        found = self.summary.get("memory") or {"layers": []}
+        found = self._summary.get("memory") or {"layers": []}
         return pd.DataFrame(found["layers"], columns=columns)
 
     def label_issues(self, *, sort: bool = False) -> pd.DataFrame:
@@ -260,6 +318,7 @@ class Decoding:
         """
         from .report import write_report  # matplotlib takes a while to import
 
+        self._ask()
         write_report(Path(path), self)
 
     def save(self, folder: str | os.PathLike[str], *, onnx: bool = False) -> None:
@@ -285,6 +344,7 @@ class Decoding:
 
     def write_into(self, folder: Path, *, onnx: bool = False) -> None:
         """Write the files of a run into an existing empty folder; see `save`."""
+        self._ask()
         run = Run(self.table, self.summary, self.best, self._issues, self.candidates,
                   self.geometry, self.examples, self._read_out)  # fmt: skip
         write_run(run, folder, onnx=onnx)
@@ -320,11 +380,11 @@ def describe(
     records: list[dict[str, Any]],
     choice: Selection,
     best: Decoder,
-    answers: Answers,
+    answers: Answers | None,
     candidates: pd.DataFrame | None,
     shapes: pd.DataFrame | None,
     examples: Sequence[Example],
-    read_out: ReadOut | str,
+    read_out: ReadOut | str | None,
     layers: list[dict[str, Any]],
     n_classes: int,
     class_names: Sequence[str] | None,
@@ -339,11 +399,16 @@ def describe(
     seeds: dict[str, int],
     timing: dict[str, float],
     notes: Sequence[str],
+    later: Callable[[], Asked] | None = None,
 ) -> Decoding:
-    """Put what was counted into a `Decoding`: table, summary and verdict."""
+    """Put what was counted into a `Decoding`: table, summary and verdict.
+
+    Without `answers` and `read_out` they are asked for by `later`.
+    """
     from . import __version__
 
-    table, issues = pd.DataFrame(records), answers.table(noise)
+    table = pd.DataFrame(records)
+    issues = None if answers is None else answers.table(noise)
     key = choice.key
     table["selected"] = (
         (table["model"] == "trained")
@@ -373,8 +438,8 @@ def describe(
         "criterion_standard_error": choice.score.standard_error,
         "test_accuracy": _accuracy(chosen, "test", "given"),
         "test_calibration_error": calibration_error,
-        "train_given_accuracy": _accuracy(chosen, "train", "given"),
-        "train_true_accuracy": _accuracy(chosen, "train", "true"),
+        "train_given_accuracy": None,
+        "train_true_accuracy": None,
     }
     accuracy = {
         "train_given": _accuracy(own, "train", "given"),
@@ -400,12 +465,12 @@ def describe(
         },
         "selected": selected,
         "oracle": oracle,
-        "transfer": ({"impossible": read_out} if isinstance(read_out, str) else read_out.summary()),
+        "transfer": None,
         "gain_points": gain,
         "wrong_label_share": wrong_label_share,
         "noise": None if noise is None else noise.summary(),
         "memory": None if memory is None or survival is None else _meter(memory, survival, readers),
-        "label_issues": summarised(issues, noise),
+        "label_issues": None,
         "layers": layers,
         "settings": settings,
         "seeds": seeds,
@@ -417,9 +482,33 @@ def describe(
         "warnings": list(notes),
     }
     summary["verdict"] = verdict(summary, table)
+    shown: Sequence[Example] = ()
+    if issues is not None and read_out is not None:
+        _tell(summary, chosen, issues, noise, read_out)
+        shown = _flagged(examples, issues)
+    return Decoding(
+        table, summary, best, issues, candidates, shapes, shown, read_out, odds, noise, later
+    )  # fmt: skip
+
+
+def _tell(
+    summary: dict[str, Any],
+    chosen: pd.DataFrame,
+    issues: pd.DataFrame,
+    noise: Noise | None,
+    read_out: ReadOut | str,
+) -> None:
+    """Put what the chosen decoder says of the training data into a summary."""
+    for kind in ("given", "true"):
+        summary["selected"][f"train_{kind}_accuracy"] = _accuracy(chosen, "train", kind)
+    summary["label_issues"] = summarised(issues, noise)
+    told = {"impossible": read_out} if isinstance(read_out, str) else read_out.summary()
+    summary["transfer"] = told
+
+
+def _flagged(examples: Sequence[Example], issues: pd.DataFrame) -> list[Example]:
     flagged = set(issues.index[issues["is_label_issue"]])
-    shown = [example for example in examples if example.index in flagged]
-    return Decoding(table, summary, best, issues, candidates, shapes, shown, read_out, odds, noise)
+    return [example for example in examples if example.index in flagged]
 
 
 def _meter(memory: pd.DataFrame, survival: Memory, readers: Sequence[str]) -> dict[str, Any]:

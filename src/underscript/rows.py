@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 # Bytes of a block of rows that is converted to float64 at once.
 _BLOCK = 24 << 20
+# Bytes of sums of rows that wait for another set of labels.
+_WAITING = 512 << 20
 
 
 class RowStore:
@@ -46,6 +48,17 @@ class RowStore:
         self._starts: list[int] = []
         self._file = file or RowFile()
         self._written: list[tuple[int, int]] = []
+        self._used: Tensor | None = None
+
+    @property
+    def used(self) -> Int[Tensor, " features"]:
+        """The features that some row uses; all if none is used, or if rows are in a file."""
+        if self._used is None:
+            found = torch.full((self.width,), self.on_disk)
+            for chunk in self._chunks:
+                found |= (chunk != 0).any(0)
+            self._used = torch.nonzero(found | ~found.any())[:, 0]
+        return self._used
 
     @property
     def on_disk(self) -> bool:
@@ -64,6 +77,7 @@ class RowStore:
             self.dtype = torch.float64 if rows.dtype == torch.float64 else torch.float32
         # A copy, because the caller may reuse its buffer.
         rows = rows.detach().to("cpu", self.dtype, copy=True).contiguous()
+        self._used = None
         self._starts.append(self.length)
         self.length += len(rows)
         self._chunks.append(rows)
@@ -111,16 +125,20 @@ class ClassRows:
     def __init__(self, n_classes: int, store: RowStore, device: torch.device | str = "cpu"):
         self.n_classes, self.width = n_classes, store.width
         self.device = torch.device(device)
-        self._store = store
+        self.store = store
         self._labels: list[Tensor] = [torch.zeros(0, dtype=torch.int64)]
         self._shares = False
+        # Sets of labels that are decomposed later; and by class what was added up for one before:
+        # the positions of rows, their products and they themselves.
+        self._later: list[ClassRows] = []
+        self._begun: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
 
     def sharing(self) -> "ClassRows":
         """Return statistics for another set of labels of the same rows, which are kept once.
 
         Its `update` takes the labels of rows that this one has been given, in the same order.
         """
-        other = ClassRows(self.n_classes, self._store, self.device)
+        other = ClassRows(self.n_classes, self.store, self.device)
         other._shares = True
         return other
 
@@ -135,12 +153,19 @@ class ClassRows:
         """Add rows with labels 0 … K−1; a label of −1 leaves its row out."""
         self._labels.append(labels.cpu())
         if not self._shares:
-            self._store.append(rows)
+            self.store.append(rows)
 
     def counts(self) -> Int[Tensor, " classes"]:
         """Return the samples of each class."""
         labels = self._all_labels()
         return torch.bincount(labels[labels >= 0], minlength=self.n_classes)
+
+    def before(self, *others: "ClassRows") -> None:
+        """Say which sets of labels of the same rows are decomposed after this one.
+
+        What is added up for this one is not added up again for them.
+        """
+        self._later = list(others)
 
     def eigenproblem(self, classes: list[int], team: Team = ALONE) -> Eigenproblem | None:
         """Return one class a process, ``classes[r]`` in process r; None where r has none.
@@ -148,10 +173,14 @@ class ClassRows:
         Every process of a team calls this together; the rows of a class go to its process.
         """
         labels = self._all_labels()
-        held = [self._store.take(torch.nonzero(labels == k)[:, 0]) for k in classes]
+        if team.size == 1 and self.device.type == "cpu":
+            positions = torch.nonzero(labels == classes[0])[:, 0]
+            if len(positions) >= self.width:
+                return self._added_up(classes[0], positions)
+        held = [self.store.take(torch.nonzero(labels == k)[:, 0]) for k in classes]
         if team.size > 1:
             # A process without a sample does not know the precision.
-            dtypes = [dtype for dtype in team.gather(self._store.dtype) if dtype is not None]
+            dtypes = [dtype for dtype in team.gather(self.store.dtype) if dtype is not None]
             held = [part.to(dtypes[0] if dtypes else torch.float32) for part in held]
             held += [held[0][:0]] * (team.size - len(held))
             rows = torch.cat(team.exchange(held))
@@ -162,6 +191,42 @@ class ClassRows:
             if team.rank >= len(classes):
                 return None
             return _eigenproblem(rows.to(self.device), f"class {classes[team.rank]}")
+
+    def _added_up(self, k: int, positions: Tensor) -> Eigenproblem:
+        """Return the second moment of a class larger than the layer is wide."""
+        features = self.store.used
+        known, product, total = self._begun.pop(k, (positions[:0], None, None))
+        if product is None or total is None:
+            product = torch.zeros(len(features), len(features), dtype=torch.float64)
+            total = torch.zeros(len(features), dtype=torch.float64)
+        room: list[Tensor] = []
+        # Parts in common with later sets first, the smallest before those that hold it.
+        room_for = _WAITING // (8 * len(features) ** 2 * self.n_classes)
+        shared = [
+            (_both(positions, theirs), other)
+            for other in self._later[:room_for]
+            if len(theirs := other._positions(k)) >= self.width
+        ]
+        for part, other in [*sorted(shared, key=lambda each: len(each[0])), (positions, None)]:
+            rest = _without(part, known)
+            if len(known) + len(rest) > len(part):
+                continue  # not all that is added up already is in common
+            for block in torch.split(rest, max(1, _BLOCK // (8 * self.width))):
+                exact = in_float64(self.store.take(block).index_select(1, features), room)
+                total += exact.sum(0)
+                add_products(product, exact)
+            known = part
+            if other is not None and k not in other._begun and 3 * len(part) > len(positions):
+                other._begun[k] = part, product.clone(), total.clone()
+        mean = torch.zeros(self.width, dtype=torch.float64)
+        mean[features] = total / len(positions)
+        return Eigenproblem(
+            mirrored(product), len(positions), mean, f"class {k}",
+            features=features if len(features) < self.width else None,
+        )  # fmt: skip
+
+    def _positions(self, k: int) -> Tensor:
+        return torch.nonzero(self._all_labels() == k)[:, 0]
 
     def eigenproblem_bytes(self, team: Team = ALONE) -> int:
         """Return what one takes, for a class of the mean size."""
@@ -221,6 +286,16 @@ class _GramProblem(Eigenproblem):
             vectors, triangle = torch.linalg.qr(vectors)
             vectors = vectors * triangle.diagonal().sign()
         return ClassSpectrum(self.count, values, vectors, None, self.center, found.total)
+
+
+def _both(some: Tensor, others: Tensor) -> Tensor:
+    """Return what two sets of positions, which ascend, have in common."""
+    return some[torch.isin(some, others, assume_unique=True)]
+
+
+def _without(some: Tensor, others: Tensor) -> Tensor:
+    """Return some positions without others."""
+    return some[torch.isin(some, others, assume_unique=True, invert=True)]
 
 
 def _step(count: int) -> int:

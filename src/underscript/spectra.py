@@ -1,15 +1,15 @@
 """Eigenvectors of second moments: once a class, and no more of them than are needed.
 
 A decoder that keeps few directions needs the leading ones only (`leading`: block Lanczos, accepted
-only with a proof that nothing was missed); one that keeps many needs them all (`eigenvectors`:
-LAPACK). Everything is float64: a projector's error is the matrix's error divided by the gap
-between two neighbouring eigenvalues, and hidden layers have gaps of 1e-6 of λ₁
-(see docs/engine.md).
+only with a proof that nothing was missed), one that keeps more, but not most, some of them
+(`_tridiagonal`), one that keeps most needs them all (`eigenvectors`: LAPACK). Everything is
+float64: a projector's error is the matrix's error divided by the gap between two neighbouring
+eigenvalues, and hidden layers have gaps of 1e-6 of λ₁ (see docs/engine.md).
 """
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import scipy.linalg
@@ -18,12 +18,18 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ._products import all_finite
+from ._threads import side_by_side
+from ._tridiagonal import leading_eigenpairs
 from .errors import DataError
 
 logger = logging.getLogger(__name__)
 
 # Below this width LAPACK finds all eigenvectors before Lanczos has begun.
 _WIDE = 512
+# Below this one all are found as soon as some.
+_SOME = 256
+# Lanczos is tried where this part (a sixteenth) of the directions is likely to suffice.
+_FEW = 16
 # Columns of a Lanczos block; the basis may reach this part (a third) of the width.
 _BLOCK = 16
 _MOST = 3
@@ -140,12 +146,15 @@ class Eigenproblem:
         Their mean.
     what : str
         What it is, for messages.
+    features : Tensor of int64, shape (d,), or None
+        The features that `matrix` is of, where the others are zero in the class; None if all are.
     """
 
     matrix: Float[Tensor, "d d"] | None
     count: int
     mean: Float[Tensor, " width"]
     what: str
+    features: Int[Tensor, " d"] | None = field(default=None, kw_only=True)
 
     def spectrum(self, found: ClassSpectrum, cuts: Sequence[Cut]) -> ClassSpectrum:
         """Return the class's spectrum, given that of `matrix`."""
@@ -174,20 +183,14 @@ def solve(
     """
     found: dict[int, ClassSpectrum] = {}
     left: dict[int, tuple[Tensor, Tensor | None]] = {}
-    for place, problem in enumerate(problems):
-        matrix, problem.matrix = problem.matrix, None
-        if matrix is None:
-            found[place] = ClassSpectrum.empty(problem.count, problem.mean)
-            continue
-        total = float(matrix.diagonal().sum())
-        matrix, features = _in_use(matrix, total)
-        width = len(matrix)
-        if width >= _WIDE and (likely_rank is None or likely_rank <= width // (2 * _MOST)):
-            pairs = leading(matrix, cuts)
-            if pairs is not None:
-                found[place] = ClassSpectrum(problem.count, *pairs, features, problem.mean, total)
-                continue
-        left[place] = matrix, features
+    with side_by_side(len(problems)) as run:
+        tried = list(run(lambda problem: _in_part(problem, cuts, likely_rank), problems))
+    for place, each in enumerate(tried):
+        if isinstance(each, ClassSpectrum):
+            found[place] = each
+        else:
+            left[place] = each
+    del tried
     solved = all_eigenvectors(
         [matrix for matrix, _ in left.values()], [problems[place].what for place in left]
     )
@@ -200,13 +203,54 @@ def solve(
     return [problem.spectrum(found.pop(place), cuts) for place, problem in enumerate(problems)]
 
 
-def _in_use(matrix: Tensor, total: float) -> tuple[Tensor, Tensor | None]:
-    """Return a second moment without the features that its class never uses, and the others."""
+def _in_part(
+    problem: Eigenproblem, cuts: Sequence[Cut], likely_rank: int | None
+) -> ClassSpectrum | tuple[Tensor, Tensor | None]:
+    """Return as much of a spectrum as the cuts need, or the matrix where all of it is needed.
+
+    The matrix comes without the features that the class never uses, and with the others.
+    """
+    matrix, problem.matrix = problem.matrix, None
+    if matrix is None:
+        return ClassSpectrum.empty(problem.count, problem.mean)
+    total = float(matrix.diagonal().sum())
+    matrix, features = _in_use(matrix, total, problem.features)
+    width = len(matrix)
+    if width >= _WIDE and (likely_rank is None or likely_rank <= width // _FEW):
+        pairs = leading(matrix, cuts)
+        if pairs is not None:
+            return ClassSpectrum(problem.count, *pairs, features, problem.mean, total)
+    most = likely_rank is not None and 2 * likely_rank > width
+    if width < _SOME or most or matrix.device.type != "cpu":
+        return matrix, features
+    scaled, scale = _in_range(matrix, problem.what)
+
+    def needed(values: Tensor) -> int:
+        """Return how many eigenvectors are needed, 0 if most of them."""
+        positive = values[: numerical_rank(values, problem.count)]
+        most = max((cut.rank_of(positive, float(positive.sum())) for cut in cuts), default=width)
+        return most if 2 * most <= width else 0
+
+    pairs = leading_eigenpairs(scaled, needed)
+    if pairs is None:
+        return matrix, features
+    values, vectors = pairs
+    positive = values[: numerical_rank(values, problem.count)] * scale
+    total = float(positive.sum())
+    return ClassSpectrum(problem.count, positive, vectors, features, problem.mean, total)
+
+
+def _in_use(matrix: Tensor, total: float, features: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Return a second moment without the features that its class never uses, and the others.
+
+    `features` are those that it is of, if it lacks some already.
+    """
     # They have rows and columns of exact zeros; without them it is cheaper.
-    features = torch.nonzero(matrix.diagonal() != 0)[:, 0] if total > 0 else None
-    if features is None or len(features) > 0.98 * len(matrix):
-        return matrix, None
-    return matrix.index_select(0, features).index_select(1, features), features
+    used = torch.nonzero(matrix.diagonal() != 0)[:, 0] if total > 0 else None
+    if used is None or len(used) > 0.98 * len(matrix):
+        return matrix, features
+    matrix = matrix.index_select(0, used).index_select(1, used)
+    return matrix, used if features is None else features[used]
 
 
 def all_eigenvectors(
@@ -217,7 +261,8 @@ def all_eigenvectors(
     Smaller matrices are bordered with a negative diagonal: its eigenvectors come last, and as the
     two parts do not touch, the others have zeros there.
     """
-    if len(matrices) < 2:
+    large = max(map(len, matrices), default=0) >= _SOME and matrices[0].device.type == "cpu"
+    if len(matrices) < 2 or large:
         return [eigenvectors(*each) for each in zip(matrices, whats, strict=True)]
     widths = [len(matrix) for matrix in matrices]
     scales = []
