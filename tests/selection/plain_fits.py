@@ -103,10 +103,13 @@ class Plain:
     moved: np.ndarray = field(default_factory=lambda: np.empty(0))
 
 
-def discriminants(parts: Sequence[np.ndarray], labels, n_classes, ridge, rounds):
-    """Fit rounds of discriminants to rows: each to the labels that the last one decodes of them."""
+def discriminants(parts: Sequence[np.ndarray], labels, n_classes, ridge, rounds, covered=None):
+    """Fit rounds of discriminants to rows: each to the labels that the last one decodes of them.
+
+    Their covariance is that of the rows that are `covered`, by default the same.
+    """
     parts = [np.asarray(part, dtype=np.float64) for part in parts]
-    stacked = np.concatenate(parts)
+    stacked = np.concatenate(parts if covered is None else covered).astype(np.float64)
     mean = stacked.mean(0)
     covariance = np.cov(stacked, rowvar=False, bias=True)
     covariance += ridge * np.diag(covariance).mean() * np.eye(len(covariance))
@@ -134,11 +137,12 @@ def candidates(some: Rows, grid: Grid, n_classes=None, features=None):
     if features is not None:
         views = [features(torch.from_numpy(view)).numpy() for view in views]
     folds, found = some.folds, {}
+    covered = views if True in grid.perturbed else views[:1]
     for perturbed in grid.perturbed:
         parts = views if perturbed else views[:1]
         for ridge in grid.ridges:
             how = n_classes, ridge, grid.rounds
-            whole = discriminants(parts, some.given, *how)
+            whole = discriminants(parts, some.given, *how, covered)
             mine = [Plain(each) for each in whole]
             for each in mine:
                 each.plain = np.zeros((len(folds), n_classes))
@@ -146,8 +150,9 @@ def candidates(some: Rows, grid: Grid, n_classes=None, features=None):
             for fold in range(FOLDS):
                 others, here = folds != fold, folds == fold
                 kept_from = discriminants(
-                    [part[others] for part in parts], some.given[others], *how
-                )
+                    [part[others] for part in parts], some.given[others], *how,
+                    [part[others] for part in covered],
+                )  # fmt: skip
                 for each, linear in zip(mine, kept_from, strict=True):
                     each.without.append(linear)
                     each.plain[here] = scores(linear, [views[0][here]])

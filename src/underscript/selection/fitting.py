@@ -99,10 +99,20 @@ class Fitted:
 
 @dataclass
 class _Sums:
-    """What rows of one fold add up to: as they are, and all perturbed ones together."""
+    """What rows of one fold add up to.
 
-    products: list[Tensor]
-    totals: list[Tensor]
+    Attributes
+    ----------
+    products : Tensor, shape (width, width)
+        Of all that are fitted to, as they are and perturbed.
+    total : Tensor of float64, shape (width,)
+        Of the same.
+    of_class : list of Tensor, shape (C, width)
+        Of rows as they are, and of all perturbed ones together.
+    """
+
+    products: Tensor
+    total: Tensor
     of_class: list[Tensor]
 
 
@@ -155,7 +165,7 @@ class LayerFit:
     turns: list[Tensor] | None = None
     folds: bool = True
     _cache: list[list[tuple[Tensor, Tensor, Tensor]]] | None = field(default=None, init=False)
-    _factors: dict[tuple[int, bool, float], tuple[Tensor, Tensor]] = field(
+    _factors: dict[tuple[int, float], tuple[Tensor, Tensor]] = field(
         default_factory=dict, init=False
     )
 
@@ -239,8 +249,8 @@ class LayerFit:
         fits = True in self.grid.perturbed and len(self.views) > 0
         sums = [
             _Sums(
-                [self.centre.new_zeros(width, width) for _ in range(1 + fits)],
-                [self.centre.new_zeros(width, dtype=torch.float64) for _ in range(2)],
+                self.centre.new_zeros(width, width),
+                self.centre.new_zeros(width, dtype=torch.float64),
                 [self.centre.new_zeros(n_classes, width) for _ in range(2)],
             )
             for _ in range(FOLDS)
@@ -251,16 +261,16 @@ class LayerFit:
             cache = [[] for _ in range(FOLDS)]
         # Features lie between -1 and 1: where there is no room, half of their digits tell labels.
         kept_as = torch.float32 if 2 * size <= self.room else torch.float16
-        counted = torch.zeros(2, FOLDS)
+        counted = torch.zeros(FOLDS)
         with self.team.together():
             for fold, at, parts in self._blocks():
                 mine, labels = sums[fold], self.labels[fold][at].to(self.centre.device)
                 # What is of no use is not added up.
-                for view, part in enumerate(parts if fits else parts[:1]):
+                for part in parts if fits else parts[:1]:
                     rows = self._counting(part, fold, at)
-                    add_products(mine.products[min(view, 1)], rows)
-                    mine.totals[min(view, 1)] += rows.sum(0)
-                    counted[min(view, 1), fold] += len(rows)
+                    add_products(mine.products, rows)
+                    mine.total += rows.sum(0)
+                    counted[fold] += len(rows)
                 plain, first, moved = _kept_of(parts)
                 _add_by_class(mine.of_class[0], plain, labels)
                 if fits:
@@ -272,14 +282,13 @@ class LayerFit:
         self._cache = cache
         counted = self.team.total(counted)
         for fold, mine in enumerate(sums):
-            for tensors in (mine.products, mine.totals, mine.of_class):
-                tensors[:] = [self.team.total(each) for each in tensors]
+            mine.products, mine.total = map(self.team.total, (mine.products, mine.total))
+            mine.of_class = [self.team.total(each) for each in mine.of_class]
             # As much as if all rows had been added up.
-            n = int(self.counts[fold].sum())
-            for kind, of_all in enumerate((n, n * self._moved)[: 1 + fits]):
-                scale = of_all / max(1.0, float(counted[kind, fold]))
-                mine.products[kind] *= scale
-                mine.totals[kind] *= scale
+            n = int(self.counts[fold].sum()) * (self._parts if fits else 1)
+            scale = n / max(1.0, float(counted[fold]))
+            mine.products *= scale
+            mine.total *= scale
         return sums
 
     def _counting(self, rows: Tensor, fold: int, at: slice) -> Tensor:
@@ -291,24 +300,21 @@ class LayerFit:
         return _picked(rows, torch.nonzero(some)[:, 0].to(rows.device))
 
     def _factorise(self, sums: list[_Sums]) -> None:
-        """Factorise the covariances of all rows, and of all but each fold's."""
-        for perturbed in self.grid.perturbed:
-            kinds = (0, 1) if perturbed else (0,)
-            products = [sum(s.products[k] for k in kinds) for s in sums]
-            totals = [sum(s.totals[k] for k in kinds) for s in sums]
-            ns = self.counts.sum(1) * (self._parts if perturbed else 1)
-            for fit in self._fits:
-                some = [k for k in range(FOLDS) if k != fit]
-                n = max(1, int(ns[some].sum()))
-                mean = sum(totals[k] for k in some).float() / n  # type: ignore[union-attr]
-                covariance = sum(products[k] for k in some) / n
-                covariance = mirrored(covariance)  # type: ignore[arg-type]
-                covariance -= torch.outer(mean, mean)
-                scale = float(covariance.diagonal().mean()) or 1.0
-                for ridge in self.grid.ridges:
-                    regular = covariance.clone()
-                    regular.diagonal().add_(ridge * scale)
-                    self._factors[fit, perturbed, ridge] = mean, _factor(regular)
+        """Factorise the covariances of all rows that are fitted to, and of all but each fold's."""
+        parts = self._parts if True in self.grid.perturbed else 1
+        for fit in self._fits:
+            some = [k for k in range(FOLDS) if k != fit]
+            n = max(1, int(self.counts[some].sum()) * parts)
+            mean = sum(sums[k].total for k in some).float() / n  # type: ignore[union-attr]
+            covariance = sums[some[0]].products / n
+            for k in some[1:]:
+                covariance.add_(sums[k].products, alpha=1 / n)
+            mirrored(covariance).addr_(mean, mean, alpha=-1)
+            scale = float(covariance.diagonal().mean()) or 1.0
+            for ridge in self.grid.ridges:
+                regular = covariance.clone()
+                regular.diagonal().add_(ridge * scale)
+                self._factors[fit, ridge] = mean, _factor(regular)
 
     def _given_means(self, sums: list[_Sums]) -> dict[tuple[int, bool, float], Tensor]:
         means = {}
@@ -365,19 +371,20 @@ class LayerFit:
 
     def _solved(self, means: dict[tuple[int, bool, float], Tensor]) -> _Linears:
         """Return the discriminants of class means, by their fit."""
-        found: _Linears = {}
-        for perturbed, ridge in product(self.grid.perturbed, self.grid.ridges):
-            linears = {}
-            for fit in self._fits:
-                mean, factor = self._factors[fit, perturbed, ridge]
-                of_class = means[fit, perturbed, ridge]
-                absent = torch.isnan(of_class[:, 0])
-                about = torch.where(absent[:, None], 0.0, of_class - mean)
-                weights = torch.cholesky_solve(about.T, factor)
-                intercepts = -0.5 * (about * weights.T).sum(1) - mean @ weights
-                intercepts = torch.where(absent, -torch.inf, intercepts)
-                linears[fit] = Linear(weights.T.contiguous(), intercepts)
-            found[perturbed, ridge] = linears
+        found: _Linears = {key: {} for key in product(self.grid.perturbed, self.grid.ridges)}
+        for fit, ridge in product(self._fits, self.grid.ridges):
+            mean, factor = self._factors[fit, ridge]
+            of_class = torch.cat([means[fit, each, ridge] for each in self.grid.perturbed])
+            absent = torch.isnan(of_class[:, 0])
+            about = torch.where(absent[:, None], 0.0, of_class - mean)
+            weights = torch.cholesky_solve(about.T, factor).T.contiguous()
+            intercepts = -0.5 * (about * weights).sum(1) - weights @ mean
+            intercepts = torch.where(absent, -torch.inf, intercepts)
+            both = zip(
+                *(torch.split(each, self.n_classes) for each in (weights, intercepts)), strict=True
+            )
+            for perturbed, linear in zip(self.grid.perturbed, both, strict=True):
+                found[perturbed, ridge][fit] = Linear(*linear)
         return found
 
     def _scored(self, linears: list[_Linears], steps: int) -> dict[Candidate, Fitted]:
