@@ -15,8 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ._batches import Batch
-from ._budget import Shares, Sizes, give_back
+from ._budget import give_back
 from ._capture import undisturbed
 from ._class_names import as_names, check_number
 from ._control import twin_at, whole_twin
@@ -25,10 +24,10 @@ from ._features import Features
 from ._notes import Clock, Notes
 from ._passes import Task, count, fit
 from ._pooling import PoolChoice
-from ._row_file import RowFile, check_room
-from ._runner import at_once
+from ._row_file import RowFile
+from ._sizes import sizes_of, tried_on, within
 from ._stream import Source
-from ._survey import Survey, survey, with_input
+from ._survey import survey, with_input
 from ._team import Team
 from ._twin import random_twin
 from .decoder import Decoder
@@ -44,16 +43,13 @@ from .repair import Choosing, Target, find_read_out
 from .rows import MEMORY
 from .selection import Key, held_out_tenth, select
 from .selection.chosen import Chosen, choose
-from .selection.decoder import RowsKeeper, Settings
+from .selection.decoder import RowsKeeper
 from .subspace import PROBES, MinimumAngleSubspaceClassifier
 
 # So many training inputs are remembered, to export the decoder with.
 EXAMPLE = 16
 # Bytes that log-odds of all training samples may take.
 _KEPT_ODDS = 1 << 28
-# So many tell whether a perturbation keeps what inputs mean; fewer where they would take more than
-# this share of the memory.
-_TRIED_ON, _TRIED_AT_LEAST, _TO_TRY = 2048, 256, 16
 
 
 def decode(
@@ -235,8 +231,8 @@ def decode(
         task = replace(task, extra=vectors)
     # The input is a layer among others even where it is not decoded.
     discriminants = with_input(places, seen.all_places) if auto else []
-    to_try = _tried_on(example, budget)
-    sizes = _sizes(
+    to_try = tried_on(example, budget)
+    sizes = sizes_of(
         task, sources, network, example, seen, to_try * (perturb != "none" and not alone)
     )
     sizes = replace(
@@ -245,7 +241,7 @@ def decode(
                        and p.tap.name == target.layer), 0) if auto else 0,
     )  # fmt: skip
     expected = views if auto and perturb != "none" else 0
-    task = _within(task, replace(sizes, views=expected), budget)
+    task = within(task, replace(sizes, views=expected), budget)
     choosing: Choosing | None = None
     chosen: Chosen | None = None
     perturbation = None
@@ -266,7 +262,7 @@ def decode(
                     )
                 number = 0 if perturbation is None else views
                 fits_views = perturbation is not None and perturbation.fits
-                task = _within(task, replace(sizes, views=number, fits_views=fits_views), budget)
+                task = within(task, replace(sizes, views=number, fits_views=fits_views), budget)
                 seeing = replace(task, places=discriminants)
                 keeper = RowsKeeper(seeing, perturbation, views)
         with clock("fit"):
@@ -409,60 +405,6 @@ def decode(
         timing=clock.seconds,
         notes=notes.messages,
     )
-
-
-def _tried_on(example: Batch, budget: int) -> int:
-    """Return how many training inputs tell whether a perturbation keeps what they mean."""
-    each = _bytes_of(example) // max(1, example.size)
-    return max(_TRIED_AT_LEAST, min(_TRIED_ON, budget // (_TO_TRY * max(1, each))))
-
-
-def _bytes_of(batch: Batch) -> int:
-    values = [*batch.args, *batch.kwargs.values()]
-    return sum(each.nbytes for each in values if isinstance(each, Tensor))
-
-
-def _sizes(
-    task: Task,
-    sources: dict[str, Source],
-    network: nn.Module,
-    example: Batch,
-    seen: Survey,
-    tried: int,
-) -> Sizes:
-    """Return what the memory of a decode depends on, as far as the survey shows it."""
-    n = {
-        role: -(-(source.length or 0) // task.team.size)
-        for role, source in sources.items() if role != "test"
-    }  # fmt: skip
-    probed = [p.width for p in task.places if task.keys(p.tap.name, "corrupted")]
-    settings = Settings()
-    inputs = _bytes_of(example) // max(1, example.size)
-    most = max(source.batch_rows for source in sources.values())
-    at_most = max(
-        at_once(network, example, task.device, source.batch_rows, source.divisible)
-        for source in sources.values()
-    )
-    return Sizes(
-        samples=n["train"], held=n.get("holdout", 0), n_classes=task.n_classes,
-        probed=tuple(probed), sets=len(task.subspace_labels),
-        features=min(settings.features, n["train"] // 2 + 1 if n["train"] else settings.features),
-        rounds=settings.rounds, ridges=max(len(settings.ridges), len(settings.feature_ridges)),
-        # What goes into a layer, what comes out of it, and what is added to that.
-        network=12 * at_most * max(place.width for place in seen.whole),
-        of_view=most * (inputs + 4 * sum(place.width for place in task.places)),
-        # As they are, and in two views.
-        tried=3 * tried * inputs,
-        twin=sum(each.nbytes for each in network.parameters()),
-    )  # fmt: skip
-
-
-def _within(task: Task, sizes: Sizes, budget: int) -> Task:
-    """Return the task with its memory shared out, or refuse what cannot be kept to."""
-    with task.team.together():
-        room = Shares.of(sizes, budget)
-        check_room(room.on_disk(sizes))
-    return replace(task, sizes=sizes, room=room)
 
 
 def _in_order(chosen: Chosen | None, answers: Sequence[Answers], team: Team) -> Tensor | None:
