@@ -1,20 +1,25 @@
 """Whether a decode keeps to its budget: eight networks, three budgets each.
 
     python -m benchmarks.memory [CASE …] [--budgets 400MB,800MB,1600MB] [--json FILE]
+    python -m benchmarks.memory --written 100000,1000
 
 Each decode runs in a process of its own, with the defaults, a hold-out and test data, on numbers
 that are drawn at random. What counts is the peak of the process over what it held when torch,
 underscript, the network and the data were there. A budget is kept if that is at most `SLACK` more
 than it, or refused if the decode says at the start what it needs. Exits 1 if a budget is not kept.
+With `--written` so many samples of so many classes are decoded, without a network, and the sizes of
+the files that a run writes are printed.
 """
 
 import argparse
 import json
 import subprocess
 import sys
+import tempfile
 import warnings
 from collections.abc import Callable
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -186,6 +191,22 @@ def measured(name: str, budget: str) -> dict[str, Any]:
     return found | {"peak": held(peak=True) - before, "seconds": sum(timing.values())}
 
 
+def written(n: int, n_classes: int) -> None:
+    """Print the sizes of what a decode of features writes."""
+    import underscript as us
+
+    torch.manual_seed(0)
+    y = _labels(n, n_classes)
+    x = 1.5 * torch.randn(n_classes, 32)[y] + torch.randn(n, 32)
+    given = torch.where(torch.rand(n) < 0.2, _labels(n, n_classes), y)
+    decoding = us.decode(None, (x, given), progress=False, memory="4GB")
+    with tempfile.TemporaryDirectory() as folder:
+        run = Path(folder) / "run"
+        decoding.save(run)
+        for name in ("results.json", "report.html", "label_issues.csv"):
+            print(f"{name}: {(run / name).stat().st_size:,} bytes")
+
+
 def line(found: dict[str, Any]) -> str:
     """Return a row of the table."""
     budget, peak = found["budget"], found["peak"]
@@ -204,10 +225,14 @@ def main() -> None:
     parser.add_argument("cases", nargs="*", default=[])
     parser.add_argument("--budgets", default=BUDGETS)
     parser.add_argument("--json")
+    parser.add_argument("--written", metavar="SAMPLES,CLASSES")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
         print(json.dumps(measured(arguments.one, arguments.budgets)))
+        return
+    if arguments.written:
+        written(*map(int, arguments.written.split(",")))
         return
     unknown = [name for name in arguments.cases if name not in CASES]
     if unknown:

@@ -138,7 +138,8 @@ class Sizes:
         of_class = 4 * self.n_classes * max(self.features, width if width <= WIDEST else 0)
         fits = self._kinds * self.ridges * (FOLDS + 1)
         means = of_class * (fits * (self.rounds + 2) + 2 * FOLDS)
-        return square * (FOLDS * self._kinds + 2) + means
+        # Sums of each fold, a factor of each fit and ridge, and what one is made of.
+        return square * (FOLDS + self.ridges * (FOLDS + 1) + 2) + means
 
     def _decoders(self) -> int:
         """Return bytes of all candidates' weights, and of directions of random features."""

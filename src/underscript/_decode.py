@@ -16,8 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ._batches import Batch
-from ._budget import Shares, Sizes, give_back
+from ._budget import give_back
 from ._capture import undisturbed
 from ._class_names import as_names, check_number
 from ._classifier import SubspaceClassifier
@@ -29,11 +28,11 @@ from ._notes import Clock, Notes
 from ._passes import Task, count, fit
 from ._pooling import PoolChoice
 from ._progress import Progress
-from ._row_file import RowFile, check_room
-from ._runner import at_once
+from ._row_file import RowFile
+from ._sizes import sizes_of, tried_on, within
 from ._stages import Plan, may_fit, trial_runs
 from ._stream import Source
-from ._survey import Survey, survey, with_input
+from ._survey import survey, with_input
 from ._team import Team
 from ._twin import random_twin, weights_of
 from .combined import CombinedDiscriminant
@@ -49,16 +48,13 @@ from .perturbation import choose_perturbation
 from .repair import Choosing, ReadOut, Target, find_read_out
 from .selection import Key, held_out_tenth, select
 from .selection.chosen import Chosen, choose
-from .selection.decoder import RowsKeeper, Settings
+from .selection.decoder import RowsKeeper
 from .subspace import PROBES, MinimumAngleSubspaceClassifier
 
 # So many training inputs are remembered, to export the decoder with.
 EXAMPLE = 16
 # Bytes that log-odds of all training samples may take.
 _KEPT_ODDS = 1 << 28
-# So many tell whether a perturbation keeps what inputs mean; fewer where they would take more than
-# this share of the memory.
-_TRIED_ON, _TRIED_AT_LEAST, _TO_TRY = 2048, 256, 16
 
 
 def decode(
@@ -242,8 +238,8 @@ def decode(
     if isinstance(target, Target):
         vectors = Key(target.layer, "velpic", None, "corrupted")
         task = replace(task, extra=vectors)
-    tested = _tried_on(example, budget)
-    sizes = _sizes(
+    tested = tried_on(example, budget)
+    sizes = sizes_of(
         task, sources, network, example, seen, tested * (perturb != "none" and not alone)
     )
     sizes = replace(
@@ -252,7 +248,7 @@ def decode(
                        and p.tap.name == target.layer), 0) if auto else 0,
     )  # fmt: skip
     expected = views if auto and perturb != "none" else 0
-    task = _within(task, replace(sizes, views=expected), budget)
+    task = within(task, replace(sizes, views=expected), budget)
     choosing: Choosing | None = None
     chosen: Chosen | None = None
     perturbation = None
@@ -283,7 +279,7 @@ def decode(
                     )
                 number = 0 if perturbation is None else views
                 fits_views = perturbation is not None and perturbation.fits
-                task = _within(task, replace(sizes, views=number, fits_views=fits_views), budget)
+                task = within(task, replace(sizes, views=number, fits_views=fits_views), budget)
                 bar.expect(replace(plan, task=task, views=number, fits=fits_views).stages())
                 seeing = replace(task, places=read)
                 keeper = RowsKeeper(seeing, perturbation, views)
@@ -486,60 +482,6 @@ def _asked(
         (counts.worst or worst).examples(),
         choosing if isinstance(choosing, str) else choosing.finish(task.team),
     )
-
-
-def _tried_on(example: Batch, budget: int) -> int:
-    """Return how many training inputs tell whether a perturbation keeps what they mean."""
-    each = _bytes_of(example) // max(1, example.size)
-    return max(_TRIED_AT_LEAST, min(_TRIED_ON, budget // (_TO_TRY * max(1, each))))
-
-
-def _bytes_of(batch: Batch) -> int:
-    values = [*batch.args, *batch.kwargs.values()]
-    return sum(each.nbytes for each in values if isinstance(each, Tensor))
-
-
-def _sizes(
-    task: Task,
-    sources: dict[str, Source],
-    network: nn.Module,
-    example: Batch,
-    seen: Survey,
-    tried: int,
-) -> Sizes:
-    """Return what the memory of a decode depends on, as far as the survey shows it."""
-    n = {
-        role: -(-(source.length or 0) // task.team.size)
-        for role, source in sources.items() if role != "test"
-    }  # fmt: skip
-    probed = [p.width for p in task.places if task.keys(p.tap.name, "corrupted")]
-    settings = Settings()
-    inputs = _bytes_of(example) // max(1, example.size)
-    most = max(source.batch_rows for source in sources.values())
-    at_most = max(
-        at_once(network, example, task.device, source.batch_rows, source.divisible)
-        for source in sources.values()
-    )
-    return Sizes(
-        samples=n["train"], held=n.get("holdout", 0), n_classes=task.n_classes,
-        probed=tuple(probed), sets=len(task.subspace_labels),
-        features=min(settings.features, n["train"] // 2 + 1 if n["train"] else settings.features),
-        rounds=settings.rounds, ridges=max(len(settings.ridges), len(settings.feature_ridges)),
-        # What goes into a layer, what comes out of it, and what is added to that.
-        network=12 * at_most * max(place.width for place in seen.whole),
-        of_view=most * (inputs + 4 * sum(place.width for place in task.places)),
-        # As they are, and in two views.
-        tried=3 * tried * inputs,
-        twin=sum(each.nbytes for each in network.parameters()),
-    )  # fmt: skip
-
-
-def _within(task: Task, sizes: Sizes, budget: int) -> Task:
-    """Return the task with its memory shared out, or refuse what cannot be kept to."""
-    with task.team.together():
-        room = Shares.of(sizes, budget)
-        check_room(room.on_disk(sizes))
-    return replace(task, sizes=sizes, room=room)
 
 
 def _in_order(chosen: Chosen | None, answers: Sequence[Answers], team: Team) -> Tensor | None:
