@@ -141,7 +141,7 @@ def test_no_room_for_the_file_is_said_at_the_start(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(_row_file.shutil, "disk_usage", lambda _: Usage(10**9, 10**9 - 5, 5))
     net, train, held = case(n=20_000, width=200)
-    error = refused(net, train, holdout=held, memory="250MB")
+    error = refused(net, train, holdout=held, memory="400MB")
     assert isinstance(error, OutputError)
     for what in (str(tmp_path), "room for 5", "TMPDIR", "bytes of rows"):
         assert what in str(error)
@@ -152,7 +152,7 @@ def test_no_room_for_the_file_is_said_at_the_start(tmp_path, monkeypatch):
 def test_a_temporary_folder_that_is_not_there_is_said_at_the_start(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
     net, train, held = case(n=20_000, width=200)
-    assert isinstance(refused(net, train, holdout=held, memory="250MB"), OutputError)
+    assert isinstance(refused(net, train, holdout=held, memory="400MB"), OutputError)
 
 
 # --- Ctrl-C -------------------------------------------------------------------------------------
