@@ -125,7 +125,9 @@ class Plan:
             found.append(Stage("choosing", {RUNS: train / 10}))  # a held-out tenth
         for role in ("holdout", "train", "test") if self.read else ("train", "test"):
             full = role == "holdout" or role in self.evaluate
-            if role in self.sources and (full or role == "train"):
+            # Without an ensemble training data wait until somebody asks for them.
+            asked = full or (role == "train" and (bool(self.read) or self.task.team.size > 1))
+            if role in self.sources and asked:
                 again = role == "test" or not self.read
                 found.append(self._tried(f"decoding {role}", self._n(role) * full, again))
         if self.read and "candidates" in self.evaluate and "test" in self.sources:
