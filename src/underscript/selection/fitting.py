@@ -211,16 +211,12 @@ class LayerFit:
         return found
 
     def _lifted(self) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
-        """Give each fold's rows about the centre: as they are, the first perturbed, and their sum.
-
-        Without a perturbed view all are as they are.
-        """
+        """Give each fold's rows about the centre: as they are, the first perturbed, and their sum."""
         if self._cache is not None:
             for fold, blocks in enumerate(self._cache):
-                for plain, first, moved in blocks:
-                    same = moved is first
-                    plain, first = plain.float(), first.float()
-                    yield fold, plain, first, first if same else moved.float()
+                for block in blocks:
+                    plain, first, moved = _as(torch.float32, block)
+                    yield fold, plain, first, moved
             return
         for fold, _, parts in self._blocks():
             yield fold, *_kept_of(parts)
@@ -276,9 +272,7 @@ class LayerFit:
                 if fits:
                     _add_by_class(mine.of_class[1], moved, labels)
                 if cache is not None:
-                    same = moved is first
-                    plain, first = plain.to(kept_as), first.to(kept_as)
-                    cache[fold].append((plain, first, first if same else moved.to(kept_as)))
+                    cache[fold].append(_as(kept_as, (plain, first, moved)))
         self._cache = cache
         counted = self.team.total(counted)
         for fold, mine in enumerate(sums):
@@ -435,15 +429,25 @@ def _picked(rows: Tensor, places: Int[Tensor, " m"]) -> Float[Tensor, "m width"]
 
 
 def _kept_of(parts: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-    """Return rows as they are, the first perturbed ones, and the sum of all perturbed ones."""
+    """Return rows as they are, the first perturbed ones, and the sum of all perturbed ones.
+
+    Without a perturbed view the rows as they are take the place of the second, and 0 of the third.
+    """
     if len(parts) == 1:
-        return parts[0], parts[0], torch.zeros_like(parts[0])
+        return parts[0], parts[0], parts[0].new_zeros(1, 1)
     if len(parts) == 2:
         return parts[0], parts[1], parts[1]
     total = parts[1] + parts[2]
     for part in parts[3:]:
         total += part
     return parts[0], parts[1], total
+
+
+def _as(dtype: torch.dtype, rows: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """Return rows in another precision; what is the same stays the same."""
+    plain = rows[0].to(dtype)
+    first = plain if rows[1] is rows[0] else rows[1].to(dtype)
+    return plain, first, first if rows[2] is rows[1] else rows[2].to(dtype)
 
 
 def _turned(views: Sequence[Tensor], turns: Int[Tensor, " n"]) -> Float[Tensor, "n width"]:
