@@ -211,7 +211,7 @@ class LayerFit:
         return found
 
     def _lifted(self) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
-        """Give each fold's rows about the centre: plain, first perturbed, and sum of all perturbed."""
+        """Give each fold's rows: as they are, the first perturbed, and the sum of all perturbed."""
         if self._cache is not None:
             for fold, blocks in enumerate(self._cache):
                 for block in blocks:
