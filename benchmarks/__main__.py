@@ -149,7 +149,8 @@ def end_to_end(bench: Bench) -> list[Line]:
                 {
                     "case": case,
                     "contender": who,
-                    "seconds": f"{found['seconds']:.1f} ({_stages(found)})",
+                    "seconds": f"{found['seconds']:.1f} ({_stages(found)}; "
+                    f"of all cores {found['processor']:.0f})",
                     "× literal": f"{theirs['seconds'] / found['seconds']:.1f}",
                     "of the floor": "",
                     "peak": _size(found["peak"]),

@@ -270,6 +270,36 @@ def test_rows_may_use_features_that_a_class_never_did(rank):
     )
 
 
+@pytest.mark.parametrize("rank", [5, 30])
+def test_features_that_no_class_uses_are_not_multiplied(rank):
+    X, y = relu_rows(400, 40, 2)
+    X[:, :6] = 0
+    X[y == 0, 6:9] = 0
+    decoder = Masc(rank=rank).fit(X, y)
+    queries = np.random.default_rng(0).normal(size=(50, 40))
+    expected = reference.masc(X, y, rank=rank).angles(queries)
+    assert {len(group.matrix) for group in decoder._decoder()["bases"]._groups} == {34}
+    np.testing.assert_allclose(decoder.angles(queries), expected, atol=1e-7)
+    again = Masc(rank=rank).set_tensors(decoder.tensors())
+    np.testing.assert_allclose(again.angles(queries), expected, atol=1e-7)
+    for basis in decoder.bases_:
+        assert basis.shape == (40, rank)
+        np.testing.assert_allclose(basis.T @ basis, np.eye(rank), atol=1e-9)
+
+
+@pytest.mark.usefixtures("screening")
+def test_screening_leaves_out_what_no_class_uses():
+    X, y = relu_rows(600, 60, 4, dtype=np.float32)
+    X[:, :9] = 0
+    decoder = fitted(X, y, 0.9)[0.9]
+    rows = torch.from_numpy(X)
+    rows[:, :9] = 0.01
+    values = decoder.decide(rows)
+    best = values.topk(2, dim=1).values
+    clear = best[:, 0] - best[:, 1] > 1e-6
+    assert torch.equal(decoder.nearest(rows)[clear], values.argmax(1)[clear])
+
+
 @pytest.mark.parametrize("shift", [-1e-3, 1e-3])
 def test_positive_definite_says_where_the_smallest_eigenvalue_is(shift):
     matrix = falling(300, 1.0)

@@ -33,6 +33,8 @@ _GATHERING = 150
 # Eigenvectors of a class, and classes, that stand for what all rows have in common.
 COMMON = 4
 _COMMON_CLASSES = 16
+# Features that no class uses are left out of products if no more than this share is used.
+_MOSTLY_USED = 0.98
 # Error of a squared cosine in float32.
 _SINGLE = 1e-6
 
@@ -136,7 +138,7 @@ class Ladder:
             for step in steps:
                 values = product[:, step.start - origin : step.stop - origin]
                 if values.shape[1]:
-                    total = total + torch.linalg.vector_norm(values, dim=1, dtype=like.dtype) ** 2
+                    total = total + _squared_lengths(values, like.dtype)
                 for cut in step.cuts:
                     result[:, cut] = total
         return result
@@ -165,9 +167,12 @@ class Ladder:
 
 @dataclass
 class Group:
-    """Columns of several classes side by side; no class is in two groups."""
+    """Columns of several classes side by side; no class is in two groups.
 
-    matrix: Float[Tensor, "width columns"]
+    The matrix lies in memory column by column, over the features that some class uses.
+    """
+
+    matrix: Float[Tensor, "used columns"]
     ladders: list[Ladder]
     rounded: RoundedColumns | None = None
 
@@ -180,7 +185,7 @@ class Group:
         """Return the rounded columns, made at the first call."""
         if self.rounded is None or self.rounded.matrix.device != common.device:
             spans = {ladder.k: slice(ladder.start, ladder.stop) for ladder in self.ladders}
-            self.rounded = RoundedColumns.of(self.matrix.to(common), spans, common)
+            self.rounded = RoundedColumns.of(self.matrix.to(common).contiguous(), spans, common)
         return self.rounded
 
 
@@ -224,14 +229,22 @@ class ClassBases:
         used = torch.stack(features, 1)
         self._features = used
         self._all_used = used.all(0)
+        # What no class uses need not be multiplied.
+        self._used: Tensor | None = None
+        if float(used.any(1).float().mean()) < _MOSTLY_USED:
+            self._used = torch.nonzero(used.any(1))[:, 0]
+            for group in self._groups:
+                group.matrix = group.matrix[self._used].T.contiguous().T
         empty = torch.zeros(width, 0, dtype=dtype)
         # What rows of all classes have in common; see `screening`.
         self._common = torch.linalg.qr(torch.cat(first, 1).to(dtype))[0] if first else empty
+        if self._used is not None:
+            self._common = self._common[self._used]
 
     def _group(self, waiting: list[tuple[Ladder, Tensor]]) -> None:
         """Put columns side by side; the parts are let go."""
         if waiting:
-            matrix = torch.cat([part for _, part in waiting], 1)
+            matrix = torch.cat([part.T for _, part in waiting]).T
             self._groups.append(Group(matrix, [ladder for ladder, _ in waiting]))
         waiting.clear()
 
@@ -260,8 +273,16 @@ class ClassBases:
                         used = steps[: reach[0] + 1]
                         start = min(step.start for step in used)
                         stop = max(step.stop for step in used)
-                        found[ladder.k] = (group.matrix[:, start:stop], trailing)
+                        found[ladder.k] = (self._wide(group.matrix[:, start:stop]), trailing)
         return found
+
+    def _wide(self, columns: Float[Tensor, "used c"]) -> Float[Tensor, "width c"]:
+        if self._used is None:
+            return columns
+        return columns.new_zeros(self.width, columns.shape[1]).index_copy_(0, self._used, columns)
+
+    def _narrow(self, rows: Float[Tensor, "n width"]) -> Float[Tensor, "n used"]:
+        return rows if self._used is None else rows.index_select(1, self._used.to(rows.device))
 
     def energies(
         self, unit: Float[Tensor, "n width"], length: Float[Tensor, " n"]
@@ -281,10 +302,12 @@ class ClassBases:
         result = unit.new_full((len(unit), len(self.ranks), self.n_cuts), -torch.inf)
         with exact_products():
             within = self._within(unit, length)
+            unit = self._narrow(unit)
             for group in self._groups:
-                matrix = group.matrix.to(unit.device, unit.dtype)
-                for part in _blocks(len(unit), matrix.shape[1]):
-                    product = unit[part] @ matrix
+                columns = group.matrix.to(unit.device, unit.dtype).T
+                for part in _blocks(len(unit), len(columns)):
+                    # Faster than from the right where rows are few or narrow.
+                    product = (columns @ unit[part].T).T
                     for ladder in group.ladders:
                         squares = ladder.squares(product, length[part], self.n_cuts)
                         inside = within[part, ladder.k]
@@ -332,9 +355,10 @@ class ClassBases:
         high = low.clone()
         with exact_products():
             within = self._within(unit, length)
+            unit = self._narrow(unit)
             rows: dict[bool, RoundedRows] = {}
             for group in self._groups:
-                common = self._common.to(unit) if group.leads else unit.new_empty(self.width, 0)
+                common = self._common.to(unit) if group.leads else unit.new_empty(unit.shape[1], 0)
                 if group.leads not in rows:
                     rows[group.leads] = RoundedRows.of(unit, common)
                 rounded = group.in_bfloat16(common)
@@ -385,6 +409,13 @@ def unit_rows(
     scaled = torch.where(present, rows / largest, 0)
     length = torch.linalg.vector_norm(scaled, dim=1, keepdim=True)
     return scaled / torch.where(present, length, 1), present[:, 0].to(rows.dtype)
+
+
+def _squared_lengths(values: Float[Tensor, "n c"], dtype: torch.dtype) -> Float[Tensor, " n"]:
+    """Return the squared length of each row, in the way that suits their layout."""
+    if values.stride(1) == 1:
+        return torch.linalg.vector_norm(values, dim=1, dtype=dtype).square()
+    return values.to(dtype).square().sum(1)
 
 
 def _blocks(n: int, columns: int) -> Iterator[slice]:
