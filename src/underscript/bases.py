@@ -414,7 +414,8 @@ def unit_rows(
 def _squared_lengths(values: Float[Tensor, "n c"], dtype: torch.dtype) -> Float[Tensor, " n"]:
     """Return the squared length of each row, in the way that suits their layout."""
     if values.stride(1) == 1:
-        return torch.linalg.vector_norm(values, dim=1, dtype=dtype).square()
+        lengths: Tensor = torch.linalg.vector_norm(values, dim=1, dtype=dtype)
+        return lengths.square()
     return values.to(dtype).square().sum(1)
 
 
