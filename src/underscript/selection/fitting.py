@@ -253,10 +253,13 @@ class LayerFit:
         ]
         cache: list[list[tuple[Tensor, Tensor, Tensor]]] | None = None
         size = 2 * width * self.rows.n * (1 + min(2, self._moved))
-        if self.features is not None and size <= self.room:
-            cache = [[] for _ in range(FOLDS)]
         # Features lie between -1 and 1: where there is no room, half of their digits tell labels.
-        kept_as = torch.float32 if 2 * size <= self.room else torch.float16
+        # Those that are made by one dense product are made again instead, which costs little.
+        half = 2 * size > self.room
+        kept_as = torch.float16 if half else torch.float32
+        again = half and self.features is not None and self.features.structured is None
+        if self.features is not None and size <= self.room and not again:
+            cache = [[] for _ in range(FOLDS)]
         counted = torch.zeros(FOLDS)
         with self.team.together():
             for fold, at, parts in self._blocks():
