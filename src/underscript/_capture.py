@@ -1,9 +1,10 @@
 """Taps on a model's layers, in context managers that always let go."""
 
 import random
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from ._batches import Batch
 
 Path = tuple[int | str, ...]
+# What texts' word numbers are called, and kinds of numbers that may stand for words or categories.
+_WORDS = "input_ids"
+_NAMES = (torch.int64, torch.int32, torch.int16, torch.bool)
 
 
 @dataclass(frozen=True)
@@ -191,11 +195,38 @@ def _hook(module: nn.Module, name: str, side: str, tapped: Tapped) -> Any:
 
 
 @contextmanager
+def plain_torch(grad: bool = False) -> Iterator[None]:
+    """Run the block, or the function, with torch as it is by default, whatever its user has set.
+
+    New numbers are float32 and on the processor, autocast is off, modules that were compiled run
+    as they are written (or no hook would see them), and nothing is recorded for gradients unless
+    `grad` says so.
+    """
+    dtype = torch.get_default_dtype()
+    with ExitStack() as settings:
+        settings.enter_context(torch.inference_mode(False))
+        settings.enter_context(torch.set_grad_enabled(grad))
+        for kind in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(kind):
+                settings.enter_context(torch.autocast(kind, enabled=False))
+        if torch.get_default_device().type != "cpu":
+            settings.enter_context(torch.device("cpu"))
+        stance = getattr(torch.compiler, "set_stance", None)
+        if stance is not None and "torch._dynamo" in sys.modules:
+            settings.enter_context(stance("force_eager"))
+        try:
+            torch.set_default_dtype(torch.float32)
+            yield
+        finally:
+            torch.set_default_dtype(dtype)
+
+
+@contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
     """Run the block with the model in evaluation mode, and leave everything as it was found.
 
     Each module's mode and the random states of Python, NumPy and torch (CPU and CUDA) are put
-    back, also when the block raises.
+    back, also when the block raises. Inside, torch is as `plain_torch` makes it.
     """
     modes = [(module, module.training) for module in model.modules()]
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - the user's own
@@ -205,7 +236,8 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     try:
         model.eval()
         torch.backends.mha.set_fastpath_enabled(False)
-        yield
+        with plain_torch():
+            yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
         for module, training in modes:
@@ -239,21 +271,55 @@ def at_path(value: Any, path: Path, name: str) -> Tensor:
     """Return the tensor that sits at a path of an output."""
     for step in path:
         try:
-            value = value[step]
-        except (KeyError, IndexError, TypeError):
+            value = _part(value, step)
+        except (KeyError, IndexError, TypeError, StopIteration):
             raise LayerError(f"layer {name!r}: the output has no part {step!r}") from None
     if not isinstance(value, Tensor):
         raise LayerError(f"layer {name!r}: expected a tensor; found {type(value).__name__}")
     return value
 
 
+def _part(value: Any, step: int | str) -> Any:
+    """Return a part of an output; keys of a dict may be anything, and go by their text."""
+    if not isinstance(value, Mapping):
+        return value[step]
+    if step in value:
+        return value[step]
+    return next(part for key, part in value.items() if str(key) == step)
+
+
 def model_input(batch: "Batch", where: str) -> Tensor:
-    """Return the tensor that stands for the model's input: the first one that is no mask."""
-    values = [*batch.args, *(value for name, value in batch.kwargs.items() if name != MASK)]
-    for value in values:
-        if isinstance(value, Tensor):
-            return value
+    """Return what stands for the model's input: all of its quantities side by side, (n, …).
+
+    One tensor as it is; several flattened, in the order of their places and names. Where there are
+    none, the numbers of words; a mask is neither.
+    """
+    quantities, names = inputs_of(batch)
+    if len(quantities) == 1:
+        return quantities[0]
+    if quantities:
+        rows = [value.reshape(value.shape[0], -1) for value in quantities]
+        return torch.cat([each.float() if each.dtype == torch.uint8 else each for each in rows], 1)
+    if names:
+        return names[0]
     raise LayerError(f"{where}: the batch holds no tensor for the layer 'input'")
+
+
+def inputs_of(batch: "Batch") -> tuple[list[Tensor], list[Tensor]]:
+    """Return a batch's tensors with a row for each sample but the mask: quantities, and names.
+
+    Names are whole numbers that may stand for words or categories; those of words come first.
+    """
+    ordered = [*batch.args, *(batch.kwargs[name] for name in sorted(batch.kwargs) if name != MASK)]
+    words = batch.kwargs.get(_WORDS)
+    if isinstance(words, Tensor):
+        ordered = [words, *(value for value in ordered if value is not words)]
+    rows = [v for v in ordered if isinstance(v, Tensor) and v.ndim and v.shape[0] == batch.size]
+    names = [value.dtype in _NAMES for value in rows]
+    return (
+        [value for value, name in zip(rows, names, strict=True) if not name],
+        [value for value, name in zip(rows, names, strict=True) if name],
+    )
 
 
 def _as_rows(value: Tensor, tap: Tap, mask: Tensor | None) -> Tensor:

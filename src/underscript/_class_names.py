@@ -116,6 +116,14 @@ def as_classes(labels: Any, names: Sequence[str] | None, what: str, start: int =
     return numbers
 
 
+def names_in(*labels: Any) -> tuple[str, ...] | None:
+    """Return the different texts among labels, sorted; None if labels are no text."""
+    found: set[str] = set()
+    for each in labels:
+        found |= set(_texts(each) or ())
+    return tuple(sorted(found)) or None
+
+
 def _texts(labels: Any) -> list[str] | None:
     """Return the labels if they are text."""
     if hasattr(labels, "detach"):  # a tensor holds no text

@@ -35,7 +35,9 @@ def pairs(summary: Mapping[str, Any], most: int | None = None) -> list[Pair]:
 
     Of many classes only the largest are known.
 
-    One stands out if its share exceeds what the others have on average by 3 standard errors.
+    One stands out if labels go wrong by class at all, as they are likelier so by more than the
+    numbers that takes (`by_class`), and its share exceeds what the others have on average by 3
+    standard errors. What the decoder confuses itself makes no difference to the first.
 
     Parameters
     ----------
@@ -47,10 +49,12 @@ def pairs(summary: Mapping[str, Any], most: int | None = None) -> list[Pair]:
     noise = summary["noise"]
     if noise is None:
         return []
+    by_class = bool(noise["by_class"])
     if noise["transitions"] is None:
         even, largest = noise["mean_transition"], noise["largest_transitions"][:most]
         return [
-            Pair(**each, clear=each["share"] - even > _CLEARLY * each["error"]) for each in largest
+            Pair(**each, clear=by_class and each["share"] - even > _CLEARLY * each["error"])
+            for each in largest
         ]
     matrix = np.asarray(noise["transitions"], dtype=float)
     errors = np.asarray(noise["transitions_error"], dtype=float)
@@ -60,6 +64,6 @@ def pairs(summary: Mapping[str, Any], most: int | None = None) -> list[Pair]:
     places.sort(key=lambda place: -matrix[place])
     return [
         Pair(a, b, float(matrix[a, b]), float(errors[a, b]),
-             bool(matrix[a, b] - even > _CLEARLY * errors[a, b]))
+             by_class and bool(matrix[a, b] - even > _CLEARLY * errors[a, b]))
         for a, b in places[:most]
     ]  # fmt: skip

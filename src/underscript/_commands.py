@@ -1,7 +1,6 @@
 """What each command does. This imports torch: the command line does so after its arguments."""
 
 import argparse
-import json
 import logging
 import math
 import sys
@@ -18,13 +17,14 @@ from . import _audit
 from ._class_names import read_names
 from ._decode import decode
 from ._files import fresh_folder, write_text
+from ._output import print_json, print_line, printed
 from ._retrain import retrain
 from ._run_folder import is_run
 from ._team import joined
 from ._user import load_data, load_function, load_model, load_object
 from ._weights import write_weights
 from .decoding import Decoding, load
-from .errors import DataError
+from .errors import DataError, OutputError
 from .layers import list_layers
 
 # Here, not where it is used: after minutes of work is no time to find that it cannot be imported.
@@ -48,7 +48,8 @@ def _demo(options: argparse.Namespace) -> None:
             device=options.device,
             root=options.root,
         )
-        _finish(found, options, out, work)
+        _keep(found, options, work)
+    _show(found, options, out)
 
 
 def _reproduce(options: argparse.Namespace) -> None:
@@ -76,14 +77,15 @@ def _reproduce(options: argparse.Namespace) -> None:
         plan, options.out, published=options.compare, jobs=options.jobs,
         command=options.command_line,
     )  # fmt: skip
-    console = _console(stderr=options.json)
-    for table in found.tables:
-        console.print(table.rich())
-    if "verdict" in found.about:
-        console.print(found.about["verdict"], markup=False, highlight=False, soft_wrap=True)
-    if options.json:
-        _print_json(found.as_dict())
-    console.print(f"Tables and figures: {options.out}", markup=False, highlight=False)
+    with printed(str(options.out)):
+        console = _console(stderr=options.json)
+        for table in found.tables:
+            console.print(table.rich())
+        if "verdict" in found.about:
+            console.print(found.about["verdict"], markup=False, highlight=False, soft_wrap=True)
+        if options.json:
+            print_json(found.as_dict())
+        console.print(f"Tables and figures: {options.out}", markup=False, highlight=False)
 
 
 def _study(options: argparse.Namespace) -> None:
@@ -93,65 +95,82 @@ def _study(options: argparse.Namespace) -> None:
         options.out, settings=options.settings, runs=options.runs, first_run=options.first_run,
         root=options.root, device=options.device, jobs=options.jobs, command=options.command_line,
     )  # fmt: skip
-    console = _console(stderr=options.json)
-    for table in found.tables:
-        console.print(table.rich())
-    if options.json:
-        _print_json(found.as_dict())
-    console.print(f"Tables: {options.out}", markup=False, highlight=False)
+    with printed(str(options.out)):
+        console = _console(stderr=options.json)
+        for table in found.tables:
+            console.print(table.rich())
+        if options.json:
+            print_json(found.as_dict())
+        console.print(f"Tables: {options.out}", markup=False, highlight=False)
 
 
 def _decode(options: argparse.Namespace) -> None:
-    with joined(options.device) as (team, device), ExitStack() as stack:
-        with team.together():
-            work = None
-            if team.rank == 0:
-                work = stack.enter_context(fresh_folder(options.out, is_run))
-            model = None
-            if options.model is not None:
-                model = load_model(options.model, options.weights)
-                if options.weights is None:
-                    logger.warning("no --weights: the model is used as %s gives it", options.model)
-            elif options.weights is not None:
-                raise DataError("--weights: expected --model FILE.py:build to load them into")
-            train = load_data(options.train, "--train")
-            test = _optional(options.test, "--test")
-            holdout = _optional(options.holdout, "--holdout")
-            labels = _optional(options.labels, "--labels", column=True)
-            true_labels = _optional(options.true_labels, "--true-labels", column=True)
-            names = None if options.classes is None else read_names(options.classes)
-            perturb = _perturbation(options.perturb)
-        found = decode(
-            model,
-            train,
-            test,
-            holdout,
-            layers=options.layers,
-            pool=options.pool,
-            probes=options.probes,
-            variance=options.variance,
-            labels=labels,
-            true_labels=true_labels,
-            controls=options.controls,
-            evaluate=options.evaluate,
-            device=device,
-            batch_size=options.batch_size,
-            seed=options.seed,
-            memory=options.memory,
-            group=team.group,
-            class_names=names,
-            perturb=perturb,
-            views=options.views,
-        )
-        if work is not None:
-            _finish(found, options, options.out, work)
+    found: Decoding | None = None
+    failed: OutputError | None = None
+    try:
+        with joined(options.device) as (team, device), ExitStack() as stack:
+            with team.together():
+                work = None
+                if team.rank == 0:
+                    work = stack.enter_context(fresh_folder(options.out, is_run))
+                model = None
+                if options.model is not None:
+                    model = load_model(options.model, options.weights)
+                    if options.weights is None:
+                        logger.warning(
+                            "no --weights: the model is used as %s gives it", options.model
+                        )
+                elif options.weights is not None:
+                    raise DataError("--weights: expected --model FILE.py:build to load them into")
+                train = load_data(options.train, "--train")
+                test = _optional(options.test, "--test")
+                holdout = _optional(options.holdout, "--holdout")
+                labels = _optional(options.labels, "--labels", column=True)
+                true_labels = _optional(options.true_labels, "--true-labels", column=True)
+                names = None if options.classes is None else read_names(options.classes)
+                perturb = _perturbation(options.perturb)
+            decoded = decode(
+                model,
+                train,
+                test,
+                holdout,
+                layers=options.layers,
+                pool=options.pool,
+                probes=options.probes,
+                variance=options.variance,
+                labels=labels,
+                true_labels=true_labels,
+                controls=options.controls,
+                evaluate=options.evaluate,
+                device=device,
+                batch_size=options.batch_size,
+                seed=options.seed,
+                memory=options.memory,
+                group=team.group,
+                class_names=names,
+                perturb=perturb,
+                views=options.views,
+            )
+            if work is not None:
+                found = decoded
+                _keep(found, options, work)
+    except OutputError as error:
+        if found is None:
+            raise
+        # A disk that is full by now: what was found is shown all the same.
+        failed = error
+    if found is not None:
+        _show(found, options, options.out, kept=failed is None)
+    if failed is not None:
+        raise failed
 
 
 def _layers(options: argparse.Namespace) -> None:
     model = load_model(options.model, None)
     found = list_layers(model, load_data(options.example, "--example"), options.pool)
     if options.json:
-        _print_json(found.to_dict("records"))
+        with printed():
+            print_json(found.to_dict("records"))
         return
     # Folded, not cut: a name is there to be copied.
     name = Column("layer", overflow="fold")
@@ -162,20 +181,22 @@ def _layers(options: argparse.Namespace) -> None:
             _plain(row["layer"]), row["module"], shape, f"{row['width']:,}",
             "yes" if row["default"] else "",
         )  # fmt: skip
-    _console().print(table)
+    with printed():
+        _console().print(table)
 
 
 def _data(options: argparse.Namespace) -> None:
     from .datasets import describe, load_dataset
 
     found = describe(load_dataset(options.name, options.root))
-    if options.json:
-        _print_json(found)
-        return
     table = Table(show_header=False)
     for key in ("name", "source", "n_train", "n_test", "image_shape", "n_classes"):
         table.add_row(key, str(found[key]))
-    _console().print(table)
+    with printed():
+        if options.json:
+            print_json(found)
+        else:
+            _console().print(table)
 
 
 def _report(options: argparse.Namespace) -> None:
@@ -190,10 +211,11 @@ def _report(options: argparse.Namespace) -> None:
         write_page(page, again)
     else:
         load(folder).report(page)
-    if options.json:
-        _print_json({"report": str(page)})
-    else:
-        _console().print(f"{page}", markup=False, highlight=False)
+    with printed(str(page)):
+        if options.json:
+            print_json({"report": str(page)})
+        else:
+            _console().print(f"{page}", markup=False, highlight=False)
 
 
 def _export(options: argparse.Namespace) -> None:
@@ -236,35 +258,52 @@ def _retrain(options: argparse.Namespace) -> None:
     _tell(options, {**found.summary, "out": str(options.out)}, f"{options.out}: {found.verdict}")
 
 
-def _finish(found: Decoding, options: argparse.Namespace, out: Path, work: Path) -> None:
-    """Show the result, then keep it: a disk that is full by now must not lose it."""
+def _keep(found: Decoding, options: argparse.Namespace, work: Path) -> None:
+    """Write a result, before anything of it is printed."""
     found.summary["command"] = options.command_line
-    console = _console(stderr=options.json)
-    console.print(Text(found.verdict, style="bold"), soft_wrap=True)
     if options.issues:
         found.summary["kind"] = "audit"
-        audit: list[Any] = [*_audit.tables(found), Text(_audit.said(found)), Text()]
-        console.print(terminal_report(found, audit))
-    else:
-        console.print(terminal_report(found))
-    if options.json:
-        rows = [
-            {key: None if _is_nan(value) else value for key, value in row.items()}
-            for row in found.table.to_dict("records")
-        ]
-        more = {"worst": _audit.worst(found)} if options.issues else {}
-        files = {"out": str(out), "label_issues_csv": str(out / "label_issues.csv")}
-        _print_json({**found.summary, "table": rows, **more, **files})
     found.write_into(work)
-    if options.issues:
-        console.print(f"Label issues: {out / 'label_issues.csv'}", markup=False, highlight=False)
-    console.print(f"Report: {out / 'report.html'}", markup=False, highlight=False)
+
+
+def _show(found: Decoding, options: argparse.Namespace, out: Path, *, kept: bool = True) -> None:
+    """Print a result, and where it is kept."""
+    with printed(str(out) if kept else ""):
+        console = _console(stderr=options.json)
+        console.print(Text(found.verdict, style="bold"), soft_wrap=True)
+        if options.issues:
+            audit: list[Any] = [*_audit.tables(found), Text(_audit.said(found)), Text()]
+            console.print(terminal_report(found, audit))
+        else:
+            console.print(terminal_report(found))
+        if options.json:
+            rows = [
+                {key: None if _is_nan(value) else value for key, value in row.items()}
+                for row in found.table.to_dict("records")
+            ]
+            more = {"worst": _audit.worst(found)} if options.issues else {}
+            files = {"out": str(out), "label_issues_csv": str(out / "label_issues.csv")}
+            print_json({**found.summary, "table": rows, **more, **files})
+        if not kept:
+            return
+        if options.issues:
+            console.print(
+                f"Label issues: {out / 'label_issues.csv'}", markup=False, highlight=False
+            )
+        console.print(f"Report: {out / 'report.html'}", markup=False, highlight=False)
 
 
 def _console(stderr: bool = False) -> Console:
     """Return a terminal; where there is none, lines long enough for the table."""
     stream = sys.stderr if stderr else sys.stdout
-    return Console(file=stream, width=None if stream.isatty() else 120)
+    return _Terminal(file=stream, width=None if stream.isatty() else 120)
+
+
+class _Terminal(Console):
+    """One that leaves it to `printed` what is to be done if nobody reads."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
 
 
 def _optional(spec: str | None, what: str, *, column: bool = False) -> Any:
@@ -284,17 +323,13 @@ def _perturbation(choice: str) -> str | Callable[[Any], Any]:
     return load_function(choice, "--perturb")
 
 
-def _print_json(value: Any) -> None:
-    sys.stdout.write(json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n")
-    sys.stdout.flush()
-
-
 def _tell(options: argparse.Namespace, found: dict[str, Any], line: str) -> None:
     """Write the result on standard output, as JSON where that is asked for."""
-    if options.json:
-        _print_json(found)
-    else:
-        sys.stdout.write(line + "\n")
+    with printed(str(options.out)):
+        if options.json:
+            print_json(found)
+        else:
+            print_line(line)
 
 
 def _is_nan(value: Any) -> bool:

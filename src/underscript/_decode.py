@@ -17,12 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from ._budget import give_back
-from ._capture import undisturbed
-from ._class_names import as_names, check_number
+from ._capture import model_input, plain_torch, undisturbed
+from ._class_names import as_names, check_number, names_in
 from ._classifier import SubspaceClassifier
+from ._contradictions import overlaps
 from ._control import twin_at, whole_twin
 from ._device import as_device, device_of
 from ._features import Features
+from ._given_model import as_module
 from ._memory_size import MEMORY, as_bytes
 from ._notes import Clock, Notes
 from ._passes import Task, count, fit
@@ -31,10 +33,11 @@ from ._progress import Progress
 from ._row_file import RowFile
 from ._sizes import sizes_of, tried_on, within
 from ._stages import Plan, may_fit, trial_runs
-from ._stream import Source
+from ._stream import Source, is_pair
 from ._survey import survey, with_input
 from ._team import Team
-from ._twin import random_twin, weights_of
+from ._twin import weights_of
+from ._untrained import untrained
 from .combined import CombinedDiscriminant
 from .decoder import Decoder
 from .decoding import Asked, Decoding, describe
@@ -57,6 +60,7 @@ EXAMPLE = 16
 _KEPT_ODDS = 1 << 28
 
 
+@plain_torch()
 def decode(
     model: nn.Module | None,
     train: Any,
@@ -195,6 +199,9 @@ def decode(
     if not callable(perturb) and perturb not in ("auto", "none"):
         raise DataError(f"perturb: expected auto, none or a function; found {perturb!r}")
     names = as_names(class_names)
+    if model is None and names is None:
+        # There is no read-out whose order would matter.
+        names = names_in(labels, *(data[1] for data in (train, test, holdout) if is_pair(data)))
     source = Source(train, "train", labels, true_labels, batch_size, names)
     sources = {"train": source}
     if evaluate is None:
@@ -205,7 +212,9 @@ def decode(
 
     budget = as_bytes(memory)
     alone = model is None
-    if model is None:
+    if model is not None:
+        model = as_module(model)
+    else:
         if pool is not None:
             raise DataError(f"pool: expected None without a model; found {pool!r}")
         known = max(data.count_classes() for data in sources.values())
@@ -216,6 +225,13 @@ def decode(
     network = model if place == device_of(model) else copy.deepcopy(model).to(place)
     with undisturbed(network):
         example = source.first(EXAMPLE)
+    if example.index is None:
+        raise DataError(
+            "train: nothing says which sample is which: the loader has an order of its own, and "
+            "its batches carry no index. Yield (x, y, index), or pass its data set"
+        )
+    if not model_input(example, "train").numel():
+        raise DataError("train: expected inputs of at least one column; found none")
     seen = survey(network, example.take(np.arange(example.size) < 3), place, pool)
     check_number(names, seen.n_classes)
     places = resolve(seen, network, layers)
@@ -290,6 +306,8 @@ def decode(
                 network, task, sources["train"], notes, "", hold_out, keeper, again
             )  # fmt: skip
             trained, selecting, kept = fitted.decoders, fitted.selecting, fitted.kept
+            prints = {"train": fitted.own.prints}
+            of_class = fitted.labels
         if isinstance(target, Target):
             choosing = Choosing(target, trained[vectors])
             if "velpic" not in task.probes:
@@ -312,6 +330,7 @@ def decode(
                         network, task, sources["holdout"], trained, "choosing", choosing=choosing
                     )
                     records += counts.records("trained", task, trained, "holdout")
+                    prints["holdout"] = counts.prints
                     choice = select(counts.scores, "holdout")
                 else:
                     keep = partial(held_out_tenth, seed=seed)
@@ -350,6 +369,8 @@ def decode(
                     calibration_error = expected_calibration_error(confidence, right)
                 records += counts.records("trained", task, trained, role)
                 answers += counts.watched
+                if role != "train":
+                    prints[role] = counts.prints
                 if counts.wrong is not None:
                     wrong_label_share = counts.wrong / counts.n
         if auto:
@@ -390,17 +411,25 @@ def decode(
         task = replace(task, file=RowFile())
         del trained, selecting, kept, fitted
         give_back()
-        if controls:
+        if controls and not alone:
             with clock("random twin"), undisturbed(network):
                 bar.expect(plan.twin(best.layers))
                 roles = [role for role in sources if role == "holdout" or role in evaluate]
-                twin = random_twin(network, seed)
-                if auto and controls != "full":
+                twin = None
+                try:
+                    twin = untrained(network, seed)
+                except ModelError as error:
+                    notes.add(f"no untrained twin stands beside this: {error}")
+                if twin is not None and auto and controls != "full":
                     seeing = replace(task, places=read)
                     records += twin_at(best.layers, members, twin, seeing, sources, roles, notes)
-                else:
+                elif twin is not None:
                     # The input is read as it is for the network itself.
                     records += whole_twin(twin, task, read, sources, roles, notes)
+    ordered = [role for role in ("train", "holdout", "test") if role in prints]
+    against, beside = overlaps({role: np.concatenate(prints[role]) for role in ordered})
+    for line in beside:
+        notes.add(line)
     notes.emit()
     settings = {
         "layers": [place.tap.name for place in places],
@@ -443,6 +472,8 @@ def decode(
         seeds={"decode": seed},
         timing=clock.seconds,
         notes=notes.messages,
+        of_class=of_class,
+        against=against,
         later=later,
     )
 

@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from .errors import DataError
+from ._tables import numbers_of
+from .errors import DataError, LabelError
 
 __all__ = ["is_data_file", "read_data"]
 
@@ -49,16 +50,16 @@ def read_data(spec: str, what: str, *, column: bool = False) -> Any:
     if len(parts) > 1:
         raise DataError(f"{what}: expected FEATURES.npy,LABELS.npy; found {spec!r}")
     path = _path(spec)
-    table = _read_table(path, what)
-    named: NDArray[Any] | None = None
     name = spec.removeprefix(str(path))[1:]
+    table = _read_table(path, what, name)
+    named: NDArray[Any] | None = None
     if name:
         if name not in table:
             close = difflib.get_close_matches(name, map(str, table.columns), n=3, cutoff=0.0)
             raise DataError(
                 f"{what}: {path} has no column {name!r}; the closest are {', '.join(close)}"
             )
-        named = _plain(table.pop(name))
+        named = _labels(table.pop(name), f"{what}: {path}")
     if column or table.shape[1] == 0:
         if named is None:
             raise DataError(
@@ -94,11 +95,21 @@ def _read_npy(path: Path, what: str) -> NDArray[Any]:
     return array
 
 
-def _read_table(path: Path, what: str) -> pd.DataFrame:
+def _read_table(path: Path, what: str, labels: str = "") -> pd.DataFrame:
+    """Read a table; a column of labels in a CSV file as the text that stands there."""
     if not path.is_file():
         raise DataError(f"{what}: {path} is not a file")
     try:
-        return pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
+        if path.suffix == ".csv":
+            table = pd.read_csv(path, dtype={labels: str} if labels else None)
+            if labels in table:
+                # Words that pandas takes for nothing, such as NA, are names here.
+                only = [str(name) == labels for name in table.columns].index(True)
+                table[labels] = pd.read_csv(path, usecols=[only], dtype=str, keep_default_na=False)[
+                    labels
+                ]
+            return table
+        return pd.read_parquet(path)
     except ImportError as error:
         raise DataError(
             f"{what}: reading {path} needs pyarrow: pip install 'underscript[parquet]'"
@@ -115,20 +126,29 @@ def _read_table(path: Path, what: str) -> pd.DataFrame:
 def _features(table: pd.DataFrame, path: Path, what: str) -> NDArray[Any]:
     if table.shape[1] == 1 and table.dtypes.iloc[0].kind == "O":
         return _lists(table.iloc[:, 0], path, what)
-    words = [str(name) for name in table if table[name].dtype.kind not in "biuf"]
-    if words:
-        raise DataError(
-            f"{what}: {path}: expected features that are numbers; found others in "
-            f"{', '.join(words[:5])}{f' and {len(words) - 5} more' if len(words) > 5 else ''}"
+    return numbers_of(table, f"{what}: {path}")
+
+
+def _labels(column: "pd.Series[Any]", what: str) -> NDArray[Any]:
+    """Return labels as whole numbers, or else as the words that they are.
+
+    Raises
+    ------
+    LabelError
+        If one is missing.
+    """
+    missing = np.flatnonzero(column.isna() | (column.astype(str) == ""))
+    if len(missing):
+        raise LabelError(
+            f"{what}: column {column.name!r} is empty in {len(missing)} rows, the first at index "
+            f"{missing[0]}; leave out samples without a label"
         )
-    single = all(kind == np.float32 for kind in table.dtypes)
-    return table.to_numpy(dtype=np.float32 if single else np.float64)
-
-
-def _plain(column: "pd.Series[Any]") -> NDArray[Any]:
-    """Return labels as numbers or words, not as pandas' own kinds."""
-    values = np.asarray(column)
-    return values.astype(str) if values.dtype.kind == "O" and not column.isna().any() else values
+    if column.dtype.kind in "iuf":
+        return np.asarray(column)
+    words = column.astype(str).to_numpy(str)
+    # A number that is written in one way only; 01, 1.0 and True are names.
+    numbers = all(word.isdecimal() and str(int(word)) == word for word in words.tolist())
+    return words.astype(np.int64) if numbers else words
 
 
 def _lists(column: "pd.Series[Any]", path: Path, what: str) -> NDArray[Any]:

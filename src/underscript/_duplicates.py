@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ._batches import Batch
+from ._capture import inputs_of
 from ._labels import Labels
-from ._overlap import inputs_of
 
 # Random projections of an input that are kept: enough to tell a near duplicate from a neighbour.
 _WIDTH = 16
@@ -26,13 +26,13 @@ Sketches = NDArray[np.float32]
 def sketches(batch: Batch) -> Sketches:
     """Return random projections of each input, float32 (n, 16), whose distances are the inputs'.
 
-    (Johnson and Lindenstrauss, 1984; Achlioptas, 2003: signs do.) Width 0 where the input is no
+    (Johnson and Lindenstrauss, 1984; Achlioptas, 2003: signs do.) Width 0 where some input is no
     quantity, such as token numbers: there only equal inputs are known.
     """
-    inputs = inputs_of(batch)
-    if inputs is None or not (inputs.is_floating_point() or inputs.dtype == torch.uint8):
+    quantities, names = inputs_of(batch)
+    if names or not quantities:
         return np.zeros((batch.size, 0), dtype=np.float32)
-    rows = inputs.detach().reshape(len(inputs), -1).float()
+    rows = torch.cat([v.detach().reshape(len(v), -1).float() for v in quantities], 1)
     return np.asarray((rows @ _signs(rows.shape[1]).to(rows.device)).cpu().numpy())
 
 
@@ -64,7 +64,7 @@ def conflicting(
     suspects : ndarray of int64
         Positions of flagged samples, the worst first.
     prints : ndarray of uint64, shape (n,)
-        From `fingerprints`.
+        From `prints_of`.
     drawn : ndarray of float32, shape (n, 16) or (n, 0)
         From `sketches`.
 

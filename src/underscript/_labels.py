@@ -29,6 +29,8 @@ def as_labels(labels: Any, what: str, start: int = 0) -> Labels:
         raise LabelError(f"{what}: expected one label a sample, shape (n,)") from None
     if array.ndim != 1:
         raise LabelError(f"{what}: expected one label a sample, shape (n,); found {array.shape}")
+    if array.size and array.dtype.kind in "Of":
+        array = _without_gaps(array, what, start)
     if array.size and array.dtype.kind not in "iu":
         raise LabelError(
             f"{what}: expected integer classes 0 … K−1; found dtype {array.dtype}"
@@ -42,6 +44,24 @@ def as_labels(labels: Any, what: str, start: int = 0) -> Labels:
     if array.size and array.max() > np.iinfo(np.int64).max:
         raise LabelError(f"{what}: expected classes that fit in int64; found {array.max()}")
     return array.astype(np.int64)
+
+
+def _without_gaps(array: NDArray[Any], what: str, start: int) -> NDArray[Any]:
+    """Return labels, none of which is missing; whole numbers in a table's own kind as plain ones.
+
+    Raises
+    ------
+    LabelError
+        If one is missing: not a number, or nothing.
+    """
+    for at, value in enumerate(array.tolist()):
+        if value is None or type(value).__name__ == "NAType" or value != value:
+            raise LabelError(
+                f"{what}: the label at index {start + at} is missing; leave out samples without one"
+            )
+    if array.dtype.kind == "O" and all(type(value) is int for value in array.tolist()):
+        return array.astype(np.int64)
+    return array
 
 
 def check_range(labels: Labels, n_classes: int, index: Labels | None, what: str) -> Labels:

@@ -3,15 +3,21 @@
 import re
 from collections import Counter
 
+import torch
 from torch import nn
 
 __all__ = [
+    "PARAMETRIZED",
+    "can_be_read",
     "channels_of_signals",
     "is_activation",
     "normalised_widths",
     "parts_of_blocks",
     "reads_sequences",
 ]
+
+# The child of a module that holds what its weights are computed from.
+PARAMETRIZED = "parametrizations"
 
 # Probabilities over classes or attention weights, not representations.
 _NOT_ACTIVATIONS = (nn.Softmax, nn.Softmax2d, nn.LogSoftmax, nn.Softmin, nn.MultiheadAttention)
@@ -24,6 +30,14 @@ _LINEAR = (
     nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d,
     nn.AvgPool2d, nn.Identity,
 )  # fmt: skip
+
+
+def can_be_read(name: str, module: nn.Module) -> bool:
+    """Say whether a module's inputs and outputs can be seen: not inside TorchScript.
+
+    What computes another module's weights is no layer either.
+    """
+    return PARAMETRIZED not in name.split(".") and not isinstance(module, torch.jit.ScriptModule)
 
 
 def parts_of_blocks(model: nn.Module) -> set[str]:

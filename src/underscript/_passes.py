@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ._batches import Batch
@@ -17,6 +18,7 @@ from ._classifier import SubspaceClassifier, fit_together
 from ._kept import Kept
 from ._labels import Labels, check_different, check_range, pick
 from ._notes import Notes
+from ._prints import prints_of
 from ._progress import SILENT, Progress
 from ._row_file import RowFile
 from ._stream import Rows, Seen, Source, known_index, stream, stream_views
@@ -151,12 +153,15 @@ class Fitted:
         How often the network itself agrees with the labels.
     kept : Kept or None
         The rows, if they were to be kept and there was room.
+    labels : ndarray of int64, shape (K,)
+        Everybody's labels of each class.
     """
 
     decoders: "Decoders"
     selecting: "Decoders"
     own: "Counts"
     kept: Kept | None
+    labels: NDArray[np.int64]
 
 
 def fit(
@@ -199,6 +204,7 @@ def fit(
                 indices.append(rows.batch.index)
             counts += torch.bincount(torch.from_numpy(labels["given"]), minlength=task.n_classes)
             own.add_own(rows, labels)
+            own.prints.append(prints_of(rows.batch))
             if kept is not None:
                 kept.add(rows)
             by_part = {"corrupted": labels["given"]}
@@ -214,7 +220,8 @@ def fit(
                     of_layer[part].update(rows.layers[name], torch.from_numpy(by_part[part]))
     check_different([part for parts_of in team.gather(indices) for part in parts_of], source.role)
     task.paths.update({name: sets[parts[0]].path for name, sets in statistics.items()})
-    notes.missing(team.total(counts))
+    counts = team.total(counts)
+    notes.missing(counts)
     decoders: Decoders = {}
     selecting: Decoders = {}
     task.progress.begin("decomposing")
@@ -230,7 +237,7 @@ def fit(
             if "true" in sets:
                 decoders.update(_fit_keys(sets["true"], task.keys(name, "true"), team))
         task.progress.advance()
-    return Fitted(decoders, selecting, own.together(team), kept)
+    return Fitted(decoders, selecting, own.together(team), kept, counts.numpy())
 
 
 def _empty(task: Task, source: Source, parts: Sequence[str]) -> dict[str, Statistics]:
@@ -305,6 +312,7 @@ class Counts:
         self.watched: list[Answers] = []
         self.chances: list[tuple[Tensor, Tensor]] = []
         self.worst: Worst | None = None
+        self.prints: list[NDArray[np.uint64]] = []
 
     @property
     def scores(self) -> list[Score]:
@@ -342,6 +350,7 @@ class Counts:
                 whole.wrong = (whole.wrong or 0) + part.wrong
             whole.watched += part.watched
             whole.chances += part.chances
+            whole.prints += part.prints
             if whole.worst is None:
                 whole.worst = part.worst
             elif part.worst is not None:
@@ -417,6 +426,8 @@ def count(
         ):  # fmt: skip
             sets = task.label_sets(rows, source)
             counts.add_own(rows, sets)
+            if source.role != "train":
+                counts.prints.append(prints_of(rows.batch))
             for layer, group in by_layer.items():
                 for key, answers in nearest_together(group, rows_for(layer, rows.layers)).items():
                     counts.add(key, answers, sets)

@@ -4,7 +4,7 @@ import contextlib
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ._batches import Batch
+from ._capture import plain_torch
 from ._device import as_device, device_of, seeded
+from ._given_model import as_module
 from ._labels import Labels, as_labels
 from ._made_with import versions
 from ._progress import Progress
@@ -32,6 +34,7 @@ __all__ = ["Retrained", "retrain"]
 
 # Samples a batch where accuracies are measured.
 _MEASURED = 512
+_HALF = (torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,7 @@ class Retrained:
         write_weights(Path(path), self.model, {"underscript": said})
 
 
+@plain_torch(grad=True)
 def retrain(
     model: nn.Module,
     train: Any,
@@ -139,14 +143,13 @@ def retrain(
             raise DataError(f"{name}: expected at least {least}; found {value}")
     if not 0 < learning_rate < math.inf:
         raise DataError(f"learning_rate: expected a positive number; found {learning_rate}")
+    model = as_module(model)
     source = Source(train, "train", batch_size=_MEASURED)
-    if source.length is None:
-        raise DataError("train: expected a Dataset with a length or arrays, to read in any order")
     cleaned = _Cleaned.of(labels)
     perturbation = labels.best.perturbation if isinstance(labels, Decoding) else None
     if perturbation is not None and not perturbation.fits:
         perturbation = None
-    places = np.arange(source.length)
+    places = source.places
     said, n_choice = "noisy labels of a hold-out", 0
     if holdout is not None:
         choice = Source(holdout, "holdout", batch_size=_MEASURED)
@@ -155,13 +158,17 @@ def retrain(
         kept_out = held_out_tenth(places, seed)
         if not kept_out.any() or kept_out.all():
             raise DataError(
-                f"train: {source.length} samples are too few to keep a tenth from; give a holdout"
+                f"train: {len(places)} samples are too few to keep a tenth from; give a holdout"
             )
         places, chosen_places = places[~kept_out], places[kept_out]
         said = "cleaned labels of a tenth of the training data that was not trained on"
     tests = None if test is None else Source(test, "test", batch_size=_MEASURED)
     place = as_device(device) if device is not None else device_of(model)
     network = copied(model).to(place)
+    kinds = {name: value.dtype for name, value in network.state_dict().items()}
+    if any(kind in _HALF for kind in kinds.values()):
+        # Adam's steps are too small for half precision.
+        network.float()
 
     def measured(batches: Iterator[Batch], mine: "_Cleaned | None") -> tuple[float, int]:
         return _measure(network, batches, place, mine)
@@ -190,8 +197,7 @@ def retrain(
         with Progress.of_one("retraining", progress) as bar:
             bar.begin("retraining", epochs * len(places))
             for epoch in range(1, epochs + 1):
-                for module, _ in modes:
-                    module.train()
+                _train_mode(network, modes)
                 losses = 0.0
                 shuffled = places[order.permutation(len(places))]
                 for batch in source.reordered(shuffled, batch_size):
@@ -216,6 +222,8 @@ def retrain(
                     break
     network.load_state_dict(best)
     network.to(device_of(model))
+    if any(kind in _HALF for kind in kinds.values()):
+        _as_before(network, kinds)
     for module, mode in modes:
         module.training = mode
     history = pd.DataFrame(rows)
@@ -238,6 +246,28 @@ def retrain(
         "verdict": _verdict(rows[0], rows[top], said, n_choice),
     }  # fmt: skip
     return Retrained(network, history, summary)
+
+
+def _train_mode(network: nn.Module, modes: Sequence[tuple[nn.Module, bool]]) -> None:
+    """Put a network into training mode, as it goes about it itself, but what is frozen.
+
+    Frozen are statistics of modules none of whose parameters are trained, and what is in evaluation
+    mode inside a network that is not.
+    """
+    network.train()
+    inside = network.training and modes[0][1]
+    for module, mode in modes:
+        own = list(module.parameters(recurse=False))
+        fixed = bool(own) and not any(each.requires_grad for each in own)
+        if (fixed and hasattr(module, "running_mean")) or (inside and not mode):
+            module.training = False
+
+
+def _as_before(network: nn.Module, kinds: Mapping[str, torch.dtype]) -> None:
+    """Bring parameters and buffers back to the precision that they had."""
+    tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+    for name, value in tensors.items():
+        value.data = value.data.to(kinds.get(name, value.dtype))
 
 
 @dataclass(frozen=True)

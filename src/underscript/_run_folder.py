@@ -163,6 +163,7 @@ def _write_decoder(best: Decoder, folder: Path) -> None:
         "parameters": best.estimator.get_params(),
         "width": int(best.estimator.n_features_in_),
         "n_classes": len(best.estimator.classes_),
+        "inputs": None if best.inputs is None else list(best.inputs),
     }
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     write_tensors(folder / "model.safetensors", best.estimator.tensors())
@@ -202,4 +203,8 @@ def _read_decoder(folder: Path, model: nn.Module | None) -> Decoder:
         except ModelError as error:
             # The tables can be read all the same; this is told where it is to predict.
             onnx = str(error)
-    return Decoder(taps, config["layer"], config["probe"], estimator, model, onnx=onnx)
+    inputs = config.get("inputs")
+    return Decoder(
+        taps, config["layer"], config["probe"], estimator, model, onnx=onnx,
+        inputs=None if inputs is None else tuple(map(str, inputs)),
+    )  # fmt: skip

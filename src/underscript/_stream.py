@@ -6,7 +6,6 @@ the order is fixed. A loader that only shuffles is read in the data set's order 
 """
 
 import copy
-import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -18,22 +17,24 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import (
     DataLoader,
+    Dataset,
     IterableDataset,
-    RandomSampler,
-    SequentialSampler,
     Subset,
 )
 
-from ._batches import ArrayBatches, Batch, as_batch, is_mapping, joined
+from ._batches import ArrayBatches, Batch, MappingBatches, as_batch, is_mapping, joined
 from ._capture import Tap, capture
 from ._class_names import as_classes
 from ._labels import Labels, as_labels, pick
+from ._loaders import in_order, reading_of
+from ._prints import prints_of
 from ._products import all_finite
 from ._progress import SILENT, Progress
 from ._runner import Runner
 from .errors import DataError, LabelError, UnderscriptError
 
-logger = logging.getLogger(__name__)
+# Samples of a stream that must be the same whenever it is read.
+_COMPARED = 16
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,8 @@ class Source:
         For data that do not come in batches.
     class_names : sequence of str, optional
         Names of the classes 0 … K−1, for labels that are text.
+    labelled : bool
+        Whether labels are looked at.
 
     Raises
     ------
@@ -84,14 +87,21 @@ class Source:
         true_labels: Any = None,
         batch_size: int = 512,
         class_names: Sequence[str] | None = None,
+        *,
+        labelled: bool = True,
     ):
-        self._names = class_names
-        separate = labels is not None or true_labels is not None
+        self._names, self._labelled = class_names, labelled
         self.role = role
         self.ordered = True
         self._reader: Any
-        if _is_pair(data):
-            self._reader = ArrayBatches(data[0], data[1], role, batch_size, class_names)
+        # Where samples stand in the data set, in the order in which they are read; and that set.
+        self._places: Labels | None = None
+        self._data: Any = None
+        self._whole: int | None = None
+        self._grouped = False
+        if is_pair(data):
+            given = data[1] if labelled else None
+            self._reader = ArrayBatches(data[0], given, role, batch_size, class_names)
             self.length: int | None = len(self._reader)
         elif _is_array(data):
             self._reader = ArrayBatches(data, None, role, batch_size)
@@ -102,11 +112,23 @@ class Source:
                 f"{', '.join(type(part).__name__ for part in data) or 'nothing'}"
             )
         elif isinstance(data, DataLoader):
-            self._reader, self.ordered, self.length = _from_loader(data, separate)
+            reading = reading_of(data)
+            self._reader, self.ordered, self.length = (
+                reading.reader,
+                reading.ordered,
+                reading.length,
+            )
+            self._places, self._whole, self._grouped = (
+                reading.places, reading.whole, reading.grouped,
+            )  # fmt: skip
+            self._data = data.dataset
         elif isinstance(data, IterableDataset):
             self._reader, self.length = DataLoader(data, batch_size=batch_size), None
+        elif is_mapping(data) and not isinstance(data, Dataset):
+            self._reader = MappingBatches(data, role, batch_size)
+            self.length = len(self._reader)
         elif hasattr(data, "__getitem__") and hasattr(data, "__len__") and not is_mapping(data):
-            self._reader = DataLoader(data, batch_size=batch_size)
+            self._reader, self._data = DataLoader(data, batch_size=batch_size), data
             self.length = len(data)
         else:
             raise DataError(
@@ -119,6 +141,8 @@ class Source:
         self.batch_rows = int(getattr(self._reader, "batch_size", None) or batch_size)
         # Whether the model may be given less than a batch at once: its size is none of the user's.
         self.divisible = not isinstance(data, DataLoader)
+        # Fingerprints of what a stream gave first.
+        self._first: list[int] | None = None
         # Where this process starts to read, and which of the batches it runs, in a team.
         self._start, self._turn, self._turns, self._parts = 0, 0, 1, 1
         self._partial = False
@@ -134,11 +158,27 @@ class Source:
         """Return separate labels as int64 (n,), or say what is wrong with them."""
         what_for = f"{self.role}: {what}"
         array = as_labels(as_classes(labels, self._names, what_for), what_for)
-        if self.length is not None and len(array) != self.length:
+        n = self.length if self._whole is None else self._whole
+        if n is not None and len(array) != n:
             raise LabelError(
-                f"{self.role}: {what} has {len(array)} entries; the data has {self.length} samples"
+                f"{self.role}: {what} has {len(array)} entries; the data has {n} samples"
             )
         return array
+
+    @property
+    def places(self) -> Labels:
+        """Where samples stand in the data set, int64 (n,), in the order in which they are read.
+
+        Raises
+        ------
+        DataError
+            If that is not known.
+        """
+        if self.length is None or not self.ordered:
+            raise DataError(
+                f"{self.role}: expected a Dataset with a length or arrays, to read in any order"
+            )
+        return np.arange(self.length) if self._places is None else self._places
 
     def share(self, rank: int, size: int) -> "Source":
         """Return the part of the data that process `rank` of `size` reads.
@@ -160,18 +200,22 @@ class Source:
                 f"{self.role}: expected data in a known order, to share them among {size} "
                 "processes; found a loader with an order of its own: pass its data set"
             )
-        if self.length is None or (
-            isinstance(self._reader, DataLoader)
-            and isinstance(self._reader.dataset, IterableDataset)
+        if (
+            self.length is None
+            or (
+                isinstance(self._reader, DataLoader)
+                and isinstance(self._reader.dataset, IterableDataset)
+            )
+            or self._grouped
         ):
             part._turn, part._turns = rank, size
             return part
         part._start = self.length * rank // size
         stretch = range(part._start, self.length * (rank + 1) // size)
-        if isinstance(self._reader, ArrayBatches):
+        if isinstance(self._reader, ArrayBatches | MappingBatches):
             part._reader = self._reader.part(stretch)
         else:
-            part._reader = _in_order(self._reader, Subset(self._reader.dataset, stretch))
+            part._reader = in_order(self._reader, Subset(self._reader.dataset, stretch))
         return part
 
     def batches(self) -> Iterator[Batch]:
@@ -186,9 +230,12 @@ class Source:
         position = self._start
         for number, raw in enumerate(self._read()):
             where = f"{self.role}, batch {number}"
-            batch = as_batch(raw, where, position, self._names)
+            batch = as_batch(raw, where, position, self._names, labelled=self._labelled)
             index = batch.index
-            if index is None and self.ordered:
+            if index is None and self._places is not None:
+                index = self._places[position : position + batch.size]
+            elif index is None and self.ordered:
+                self._check_again(batch, number)
                 index = np.arange(position, position + batch.size, dtype=np.int64)
             labels = batch.labels
             if self.override is not None:
@@ -206,6 +253,32 @@ class Source:
                     f"{self.role}: {what} has {len(array)} entries; the data has {position} samples"
                 )
 
+    def _check_again(self, batch: Batch, number: int) -> None:
+        """See to it that a stream gives the same samples first whenever it is read.
+
+        Raises
+        ------
+        DataError
+            If it does not, or if each worker of its loader reads all of it.
+        """
+        reader = self._reader
+        if not isinstance(reader, DataLoader) or not isinstance(reader.dataset, IterableDataset):
+            return
+        mine = prints_of(batch)[:_COMPARED].tolist()
+        if number == 0 and self._first is None:
+            self._first = mine
+        elif number == 0 and mine and self._first[: len(mine)] != mine[: len(self._first)]:
+            raise DataError(
+                f"{self.role}: the data gave other samples when they were read again, so nothing "
+                "says which sample is which: yield (x, y, index), or always the same in one order"
+            )
+        elif number == 1 and reader.num_workers > 1 and mine and mine == self._first:
+            raise DataError(
+                f"{self.role}: batches 0 and 1 are the same samples: each of the loader's "
+                f"{reader.num_workers} workers reads the whole stream. Let each read a part of it "
+                "(torch.utils.data.get_worker_info), or take one worker"
+            )
+
     def reordered(self, places: Labels, size: int) -> Iterator[Batch]:
         """Read the samples at some places of the data set, in any order, in batches of a size.
 
@@ -215,11 +288,11 @@ class Source:
             If the data can only be read from their start to their end, or they raise.
         """
         reader: Any = self._reader
-        if isinstance(reader, ArrayBatches):
+        if isinstance(reader, ArrayBatches | MappingBatches):
             raw: Iterator[Any] = reader.at(places, size)
-        elif self.ordered and self.length is not None and hasattr(reader, "batch_sampler"):
+        elif self.ordered and self.length is not None and self._data is not None:
             chosen = DataLoader(
-                Subset(reader.dataset, places.tolist()), size, collate_fn=reader.collate_fn,
+                Subset(self._data, places.tolist()), size, collate_fn=reader.collate_fn,
                 num_workers=reader.num_workers,
                 generator=torch.Generator(),  # not the one that dropout draws from
             )  # fmt: skip
@@ -246,7 +319,9 @@ class Source:
         except UnderscriptError:
             raise
         except Exception as error:
-            reason = (str(error).strip().splitlines() or [""])[0]
+            lines = str(error).strip().splitlines() or [""]
+            # What a worker raised comes with its traceback, the reason last.
+            reason = lines[-1] if lines[0].startswith("Caught ") else lines[0]
             if "equal size" in reason:
                 reason = f"{reason.rstrip('.')}; give a DataLoader with a collate_fn that pads"
             raise DataError(
@@ -393,46 +468,6 @@ def known_index(batch: Batch, where: str, what: str, index: Labels | None = None
     return index
 
 
-def _from_loader(loader: DataLoader[Any], separate: bool) -> tuple[Any, bool, int | None]:
-    """Return (what to iterate, whether its order is known, its length)."""
-    data = loader.dataset
-    sized: Any = data
-    length = len(sized) if hasattr(data, "__len__") else None
-    if isinstance(data, IterableDataset):
-        return loader, True, length
-    if loader.batch_sampler is None:
-        # Ready batches, or bulk loading by a sampler of batches: how many samples is not known.
-        inner = getattr(loader.sampler, "sampler", loader.sampler)
-        return loader, type(inner) is SequentialSampler, None
-    sampler: Any = getattr(loader.batch_sampler, "sampler", loader.sampler)
-    plain = type(loader.batch_sampler) is torch.utils.data.BatchSampler
-    in_order = plain and type(sampler) is SequentialSampler
-    batches: Any = loader.batch_sampler
-    if in_order and not batches.drop_last:
-        return loader, True, length
-    shuffled = plain and type(sampler) is RandomSampler and not sampler.replacement
-    shuffled = shuffled and sampler.num_samples == length and not separate
-    if in_order or shuffled:
-        # Only the order is random, or a last batch left out: read the same samples whole and in
-        # the data set's order, so that every pass and every table agree on which is which.
-        logger.info("the loader shuffles or drops; its data set is read in order instead")
-        return _in_order(loader, data), True, length
-    return loader, False, length if separate else None
-
-
-def _in_order(loader: DataLoader[Any], data: Any) -> DataLoader[Any]:
-    """Return a loader like another one, over other data and in their order."""
-    batches: Any = loader.batch_sampler
-    return DataLoader(
-        data,
-        batch_size=batches.batch_size,
-        collate_fn=loader.collate_fn,
-        num_workers=loader.num_workers,
-        worker_init_fn=loader.worker_init_fn,
-        multiprocessing_context=loader.multiprocessing_context,
-    )
-
-
 def _not_finite(name: str, rows: Tensor, batch: Batch, where: str) -> str:
     bad = torch.nonzero(~torch.isfinite(rows).all(dim=1))[:, 0].cpu().numpy()
     what = "the model's output" if name == "output" else f"layer {name!r}"
@@ -447,5 +482,6 @@ def _is_array(data: Any) -> bool:
     return isinstance(data, Tensor | np.ndarray)
 
 
-def _is_pair(data: Any) -> bool:
+def is_pair(data: Any) -> bool:
+    """Say whether data are inputs and labels in two arrays."""
     return isinstance(data, tuple | list) and len(data) == 2 and hasattr(data[0], "shape")

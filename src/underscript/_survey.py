@@ -12,6 +12,7 @@ from ._capture import (
     Path,
     Tap,
     first_tensor,
+    inputs_of,
     may_be_logits,
     model_input,
     named_logits,
@@ -19,7 +20,14 @@ from ._capture import (
     undisturbed,
 )
 from ._device import device_of
-from ._modules import channels_of_signals, is_activation, normalised_widths, parts_of_blocks
+from ._modules import (
+    PARAMETRIZED,
+    can_be_read,
+    channels_of_signals,
+    is_activation,
+    normalised_widths,
+    parts_of_blocks,
+)
 from ._pooling import (
     AUTO,
     WORDS,
@@ -75,13 +83,14 @@ class Survey:
     """What one forward pass shows: the places that a tap can read, in order, and the classes.
 
     `pools` says how tokens and feature maps are read that no name says it of, and `axes` what tells
-    these apart.
+    these apart. `ends` are the spots of what holds the logits themselves.
     """
 
     whole: list[Place]
     n_classes: int
     pools: tuple[str, ...] = ("flatten",)
     axes: Axes = field(default_factory=Axes)
+    ends: frozenset[tuple[str, str, int, Path]] = frozenset()
 
     @property
     def tokens(self) -> int | None:
@@ -155,18 +164,32 @@ def survey(
     pools = as_pools(pool)
     mask = None if pools == ("flatten",) else token_mask(batch, "example")
     pools = pools or (AUTO,)
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ModelError(
+            f"the model ({type(model).__name__}) is TorchScript, whose layers cannot be read: give "
+            "the nn.Module that it was made from, with its weights"
+        )
     recorder = _Recorder(batch.size)
     device = device or device_of(model)
     # Converted first, so that the input and what the first layer takes are one tensor.
     batch = placed(model, batch, device)
-    with undisturbed(model), recorder.watch(model):
-        logits = forward(model, batch, device, "example")
+    with undisturbed(model):
+        with recorder.watch(model):
+            logits = forward(model, batch, device, "example")
+        recorder.confirm(model, batch, device)
     _check_readout(recorder, batch.size)
+    ends = frozenset(
+        place.spot
+        for place, tensor in zip(recorder.places, recorder.held, strict=True)
+        if tensor.shape == logits.shape
+        and _key(tensor) == place.key
+        and torch.equal(tensor.to(logits), logits)
+    )
     whole = _mark_defaults(_input_first(recorder.named(), batch, model), model)
     tokens = None if mask is None else mask.shape[1]
     axes = Axes(tokens, channels_of_signals(model), normalised_widths(model))
     whole[1:] = _mark_doubled(whole[1:], recorder.held, axes)
-    return Survey(whole, logits.shape[1], pools, axes)
+    return Survey(whole, logits.shape[1], pools, axes, ends)
 
 
 def _pooled(place: Place, pool: str) -> Place:
@@ -192,6 +215,8 @@ class _Recorder:
         self.held: list[Tensor] = []
         self.order = 0
         self.output: Any = None
+        # Modules, sides, calls and paths whose first dimension is the batch.
+        self.spots: set[tuple[str, str, int, Path]] = set()
 
     def watch(self, model: nn.Module) -> "_Watch":
         return _Watch(self, model)
@@ -201,13 +226,15 @@ class _Recorder:
         call = self.calls[name, side]
         self.calls[name, side] += 1
         self.order += 1
-        leaf = next(module.children(), None) is None
+        # What computes a module's weights from others is no layer inside it.
+        leaf = all(part == PARAMETRIZED for part, _ in module.named_children())
         weight = getattr(module, "weight", None)
         parts = list(tensors_in(value)) if side == "output" else []
         if side == "input":
             first = first_tensor(value)
             parts = [] if first is None else [((), first)]
         usable = [(path, t) for path, t in parts if t.ndim and len(t) == self.size and t.numel()]
+        self.spots |= {(name, side, call, path) for path, _ in usable}
         for number, (path, tensor) in enumerate(usable):
             self.held.append(tensor)
             tap = Tap(name, name, side, call, path)
@@ -225,6 +252,23 @@ class _Recorder:
                     and (not leaf or is_activation(module)),
                 )
             )
+
+    def confirm(self, model: nn.Module, batch: Batch, device: torch.device) -> None:
+        """Forget places whose first dimension is not the batch if there is one sample fewer.
+
+        A weight of as many rows as the example has samples would be taken for a layer.
+        """
+        if batch.size < 2:
+            return
+        fewer = _Recorder(batch.size - 1)
+        with fewer.watch(model):
+            try:
+                forward(model, batch.part(slice(batch.size - 1)), device, "example")
+            except ModelError:  # a network that takes so many samples only
+                return
+        kept = [place.spot in fewer.spots for place in self.places]
+        self.places = [place for place, keep in zip(self.places, kept, strict=True) if keep]
+        self.held = [tensor for tensor, keep in zip(self.held, kept, strict=True) if keep]
 
     def named(self) -> list[Place]:
         """Return the places with their final names, now that the number of calls is known."""
@@ -250,25 +294,27 @@ class _Watch:
         self.handles: list[Any] = []
 
     def __enter__(self) -> None:
-        for name, module in self.model.named_modules():
-            if name:
-                self.handles += self._hooks(name, module)
-        self.handles.append(self.model.register_forward_hook(self._end))
+        try:
+            for name, module in self.model.named_modules():
+                if name and can_be_read(name, module):
+                    self._hook(name, module)
+            self.handles.append(self.model.register_forward_hook(self._end))
+        except BaseException:
+            self.__exit__()
+            raise
 
     def _end(self, _module: nn.Module, _args: Any, output: Any) -> None:
         self.recorder.output = output
 
-    def _hooks(self, name: str, module: nn.Module) -> list[Any]:
+    def _hook(self, name: str, module: nn.Module) -> None:
         def before(_module: nn.Module, args: Any, kwargs: Any) -> None:
             self.recorder.note(name, module, "input", (args, kwargs))
 
         def after(_module: nn.Module, _args: Any, output: Any) -> None:
             self.recorder.note(name, module, "output", output)
 
-        return [
-            module.register_forward_pre_hook(before, with_kwargs=True),
-            module.register_forward_hook(after),
-        ]
+        self.handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
+        self.handles.append(module.register_forward_hook(after))
 
     def __exit__(self, *_error: object) -> None:
         for handle in self.handles:
@@ -279,12 +325,15 @@ def _input_first(places: list[Place], batch: Batch, model: nn.Module) -> list[Pl
     value = model_input(batch, "example")
     shape, pool = tuple(value.shape[1:]), "flatten"
     # Such numbers may be names of words, which are no quantities: words are counted instead.
-    numbers = value.dtype in (torch.int64, torch.int32, torch.bool)
+    quantities, names = inputs_of(batch)
+    numbers = not quantities
     embedded = [each for each in model.modules() if isinstance(each, nn.Embedding)]
     if numbers and len(shape) == 1 and embedded:
         shape, pool = (places_for(max(each.num_embeddings for each in embedded)),), WORDS
     tap = Tap(INPUT, "", "model", width=torch.Size(shape).numel(), pool=pool)
-    whole = Place(tap, "(input)", shape, 0, _key(value), default=not numbers or pool == WORDS)
+    # Of quantities beside names it would be a part of the input.
+    known = pool == WORDS if numbers else not names
+    whole = Place(tap, "(input)", shape, 0, _key(value), default=known)
     return [whole, *places]
 
 

@@ -1,4 +1,4 @@
-"""Copies of a network: as it is, and the control that every claim needs, never trained."""
+"""Copies of a network, and a digest of its weights."""
 
 import copy
 import hashlib
@@ -12,13 +12,22 @@ from .errors import ModelError
 def copied(model: nn.Module) -> nn.Module:
     """Return a copy that can be changed.
 
+    Tensors that a module has computed and keeps, such as a pruned weight or a loss, are copied
+    without what they were computed from.
+
     Raises
     ------
     ModelError
         If the model cannot be copied.
     """
+    known = {
+        id(value): value.detach().clone()
+        for module in model.modules()
+        for value in vars(module).values()
+        if isinstance(value, torch.Tensor) and not value.is_leaf
+    }
     try:
-        return copy.deepcopy(model)
+        return copy.deepcopy(model, known)
     except Exception as error:
         reason = (str(error).strip().splitlines() or [""])[0]
         name = type(model).__name__
@@ -34,26 +43,3 @@ def weights_of(network: nn.Module) -> bytes:
             numbers = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8)
             found.update(numbers.numpy().tobytes())
     return found.digest()
-
-
-def random_twin(network: nn.Module, seed: int) -> nn.Module:
-    """Return a copy with freshly initialised weights; call it inside `undisturbed`.
-
-    Modules initialise themselves (`reset_parameters`); a parameter of a module that cannot is
-    redrawn from a normal distribution with the mean and spread that it has.
-    """
-    twin = copy.deepcopy(network)
-    # A stream of its own: a network that was made with the same seed must not be its own twin.
-    torch.manual_seed(seed + 0x7717)
-    with torch.no_grad():
-        for module in twin.modules():
-            reset = getattr(module, "reset_parameters", None) or getattr(
-                module, "_reset_parameters", None
-            )
-            if callable(reset):
-                reset()
-            else:
-                for parameter in module.parameters(recurse=False):
-                    spread, mean = torch.std_mean(parameter.float(), correction=0)
-                    parameter.copy_(torch.randn_like(parameter.float()) * spread + mean)
-    return twin

@@ -1,5 +1,6 @@
 """Weights in files: safetensors, state dicts, and checkpoints that hold one; never any code."""
 
+import json
 import logging
 import zipfile
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from ._files import write_tensors
 from .errors import ModelError
@@ -67,6 +69,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise ModelError(f"--weights: {path} is not a file")
+    if path.suffix == ".json":
+        return _read_shards(path)
     try:
         if path.suffix == ".safetensors":
             return dict(safetensors.torch.load_file(path))
@@ -83,6 +87,35 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if not isinstance(found, dict) or not all(isinstance(v, Tensor) for v in found.values()):
         what = f"a dict of {', '.join(map(str, held[:5]))}" if held else type(found).__name__
         raise ModelError(f"--weights: {path} holds {what}, not a state dict of tensors by name")
+    return found
+
+
+def _read_shards(index: Path) -> dict[str, Tensor]:
+    """Read the files that a Hugging Face index (``….index.json``) names, beside it.
+
+    Raises
+    ------
+    ModelError
+        If it is no such index, or a file is not there or cannot be read.
+    """
+    try:
+        places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        files = sorted({str(name) for name in places.values()})
+    except OSError as error:
+        raise ModelError(f"--weights: cannot read {index}: {error.strerror or error}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(
+            f"--weights: {index} is no index of weights in several files (no weight_map)"
+        ) from error
+    found: dict[str, Tensor] = {}
+    for name in files:
+        if Path(name).name != name:
+            raise ModelError(f"--weights: {index} names {name}, which is not beside it")
+        if not (index.parent / name).is_file():
+            raise ModelError(
+                f"--weights: {index} lists {len(files)} files of weights; {name} is not beside it"
+            )
+        found |= read_weights(index.parent / name)
     return found
 
 
@@ -108,11 +141,14 @@ def _unreadable(path: Path, error: Exception) -> str:
             f"({type(error).__name__}); nothing in it was run. Save model.state_dict() again"
         )
     shown = ", ".join(classes[:3]) + (f" and {len(classes) - 3} more" if len(classes) > 3 else "")
-    part = "['state_dict']" if path.suffix == ".ckpt" else ".state_dict()"
+    code = (
+        f"import torch; d = torch.load({str(path)!r}, map_location='cpu', weights_only=False); "
+        f"d = next((d[k] for k in {_WRAPPERS} if k in d), d) if isinstance(d, dict) else d; "
+        "torch.save(d.state_dict() if hasattr(d, 'state_dict') else d, 'weights.pt')"
+    )
     return (
         f"--weights: {path} cannot be read without running code, as it holds {shown}; nothing in "
-        "it was run. Where you trust it, save its weights alone: "
-        f"torch.save(torch.load({path.name!r}, weights_only=False){part}, 'weights.pt')"
+        f'it was run. Where you trust it, save its weights alone: python -c "{code}"'
     )
 
 
@@ -140,6 +176,7 @@ def fit_weights(model: nn.Module, weights: Mapping[str, Tensor], name: str) -> N
         fit; the message lists them.
     """
     own, start, left = model.state_dict(), "", list[str]()
+    weights = _with_tied(model, weights)
     missing = [key for key in own if key not in weights]
     if missing and len(prefixes := _prefixes(own, weights)) > 0:
         if len(prefixes) > 1:
@@ -156,11 +193,12 @@ def fit_weights(model: nn.Module, weights: Mapping[str, Tensor], name: str) -> N
             if key.startswith(start)
         }
         missing = []
+    lazy = {key for key, value in own.items() if is_lazy(value)}
     unexpected = [key for key in weights if key not in own]
     shapes = [
         f"{key} is {tuple(weights[key].shape)}, the model's {tuple(own[key].shape)}"
         for key in own
-        if key in weights and weights[key].shape != own[key].shape
+        if key in weights and key not in lazy and weights[key].shape != own[key].shape
     ]
     problems = [
         f"{title}: {', '.join(items[:5])}{f' and {len(items) - 5} more' if len(items) > 5 else ''}"
@@ -181,6 +219,18 @@ def fit_weights(model: nn.Module, weights: Mapping[str, Tensor], name: str) -> N
             "--weights: the part %s of %s was taken; left: %s%s", start.rstrip("."), name,
             ", ".join(left[:3]), f" and {len(left) - 3} more" if len(left) > 3 else "",
         )  # fmt: skip
+
+
+def _with_tied(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return weights with all names of tied ones: safetensors keeps one."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    found = dict(weights)
+    for tied in names.values():
+        known = [name for name in tied if name in weights]
+        found |= {name: weights[known[0]] for name in tied if known and name not in weights}
+    return found
 
 
 def _prefixes(own: Mapping[str, Any], weights: Mapping[str, Tensor]) -> list[str]:

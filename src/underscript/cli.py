@@ -15,6 +15,7 @@ from . import __version__
 from ._choices import POOL_CHOICES, PROBE_NAMES
 from ._cli_repair import add_repair, add_weights
 from ._memory_size import MEMORY, as_bytes
+from ._output import sound_streams, to_nowhere
 from .errors import DataError, TeamError, UnderscriptError
 from .experiments.catalogue import EXPERIMENTS, NOISES, PAIRS, SETTINGS
 
@@ -28,6 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 if all went well, 2 for bad input (one line on standard error), 1 for a failure inside,
         130 after Ctrl-C.
     """
+    sound_streams()
     arguments = sys.argv[1:] if argv is None else list(argv)
     debug = "--debug" in arguments
     try:
@@ -47,9 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(2, f"error: {error}") if _first() else 2
     except KeyboardInterrupt as interrupt:
         return _fail(130, str(interrupt) or "interrupted; nothing was written")
-    except BrokenPipeError:
-        # Who reads our output has stopped; Python would complain once more at exit.
-        sys.stdout = None
+    except BrokenPipeError:  # of the help
+        to_nowhere()
         return 0
     except Exception as error:
         if debug:
@@ -75,6 +76,9 @@ def _set_up_messages(options: argparse.Namespace) -> None:
         stream=sys.stderr, level=level if _first() else logging.ERROR,
         format="underscript: %(message)s",
     )  # fmt: skip
+
+    # Fonts that a figure does not need are no news.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
 
     def one_line(message: Any, category: type[Warning], *_where: Any, **_more: Any) -> None:
         if _first():
@@ -290,3 +294,7 @@ def _shares(text: str) -> tuple[float, ...]:
         raise argparse.ArgumentTypeError(
             f"expected shares in (0, 1] such as 0.5,0.99; found {text!r}"
         ) from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

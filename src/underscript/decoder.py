@@ -24,6 +24,7 @@ from .combined import COMBINED, CombinedDiscriminant, rows_for
 from .errors import DataError, ModelError
 from .module import DecodedModule
 from .perturbation import Perturbation
+from .perturbation._samples import named_inputs
 from .selection import Key
 
 
@@ -46,6 +47,8 @@ class Decoder:
         A few inputs, for `export`; None after loading.
     perturbation : Perturbation or None
         How inputs were changed to choose it; None after loading.
+    inputs : tuple of str or None
+        Names of the model's inputs when it was decoded, of those without a name their places.
     onnx : OnnxClassifier, str or None
         What answers in the network's place, or why it cannot; None unless it was loaded without
         one.
@@ -62,8 +65,11 @@ class Decoder:
         example: Batch | None = None,
         onnx: OnnxClassifier | str | None = None,
         perturbation: Perturbation | None = None,
+        inputs: Sequence[str] | None = None,
     ):
         self.perturbation = perturbation
+        # Names or places of what the model was given, when it was decoded.
+        self.inputs = tuple(named_inputs(example)) if example is not None else inputs
         self.taps, self.layer, self.probe = tuple(taps), layer, probe
         self.estimator, self.model = estimator, model
         self.example, self.onnx = example, onnx
@@ -123,19 +129,40 @@ class Decoder:
         For MASC these are cos²θ_k; −inf for a class that the training data lacked.
         """
         changes = self._changes(views)
-        source = Source(x, "inputs")
+        source = Source(x, "inputs", labelled=False)
         parts = []
         if not changes and self.model is None and isinstance(self.onnx, OnnxClassifier):
-            parts = [self.onnx.decide(batch) for batch in source.batches()]
+            for batch in source.batches():
+                self._check(batch)
+                parts.append(self.onnx.decide(batch))
             return np.asarray(torch.cat(parts).numpy())
         model = self._model()
         with undisturbed(model), Progress.of_one("decoding") as bar:
             for seen in stream_views(
                 model, source, self.taps, device_of(model), changes, stage="decoding", progress=bar
             ):
+                self._check(seen[0].batch)
                 values = [self.estimator.decide(rows_for(self.layer, r.layers)) for r in seen]
                 parts.append((torch.stack(values).sum(0) / len(values)).cpu())
         return np.asarray(torch.cat(parts).numpy())
+
+    def _check(self, batch: Batch) -> None:
+        """See to it that a batch has all inputs that the model was decoded with.
+
+        Raises
+        ------
+        DataError
+            Naming one that is missing: a model may answer without, but otherwise.
+        """
+        found = tuple(named_inputs(batch))
+        if self.inputs is None or len(found) >= len(self.inputs):
+            return
+        missing = [name for name in self.inputs if name not in found]
+        names = ", ".join(missing[len(found) if all(f.isdecimal() for f in found) else 0 :])
+        raise DataError(
+            f"inputs: expected {', '.join(self.inputs)}, as when it was decoded; {names} is "
+            "missing. Give a dict of all, such as a tokenizer returns"
+        )
 
     def _changes(self, views: int) -> list[Callable[[Batch], Batch]]:
         """Return what makes each perturbed copy of a batch.
@@ -212,7 +239,9 @@ class Decoder:
         module = self.module
         if example is None and self.example is None:
             raise DataError("a decoder that was loaded has no inputs to trace: give example=")
-        batch = self.example if example is None else Source(example, "example").first(CHECKED)
+        batch = self.example
+        if example is not None:
+            batch = Source(example, "example", labelled=False).first(CHECKED)
         assert batch is not None
         from . import __version__
 

@@ -14,11 +14,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ._class_names import with_names
+from ._contradictions import at_chance, cleaner_holdout
 from ._exchange import pred_probs
+from ._features import Features
 from ._files import RUN_FORMAT, TABLE_COLUMNS, fresh_folder
+from ._given_model import as_module
 from ._intervals import of_share
 from ._made_with import machine, peak_memory, versions
 from ._run_folder import Run, is_run, read_run, write_run
+from ._twin import weights_of
 from .decoder import Decoder
 from .errors import DataError, ModelError
 from .examples import Example
@@ -370,8 +374,19 @@ def load(folder: str | os.PathLike[str], model: nn.Module | None = None) -> Deco
     ------
     OutputError
         If the folder is not a run, is damaged, or is of a newer format.
+    ModelError
+        If the model has other weights than the one that was decoded.
     """
-    return Decoding(*read_run(Path(folder), model))
+    if model is not None:
+        model = as_module(model)
+    found = Decoding(*read_run(Path(folder), model))
+    weights = found.summary["model"].get("weights")
+    if model is not None and weights is not None and weights_of(model).hex() != weights:
+        raise ModelError(
+            f"{folder}: this {type(model).__name__} has other weights than the network that was "
+            "decoded; load those first (network.load_state_dict, --weights), in the same precision"
+        )
+    return found
 
 
 def describe(
@@ -399,6 +414,8 @@ def describe(
     seeds: dict[str, int],
     timing: dict[str, float],
     notes: Sequence[str],
+    of_class: NDArray[np.int64],
+    against: Sequence[str],
     later: Callable[[], Asked] | None = None,
 ) -> Decoding:
     """Put what was counted into a `Decoding`: table, summary and verdict.
@@ -460,6 +477,7 @@ def describe(
             "class": type(model).__name__,
             "parameters": sum(p.numel() for p in model.parameters()),
             "n_classes": n_classes,
+            "weights": None if isinstance(model, Features) else weights_of(model).hex(),
             "class_names": None if class_names is None else list(class_names),
             "accuracy": accuracy,
         },
@@ -481,6 +499,10 @@ def describe(
         "training": None,
         "warnings": list(notes),
     }
+    known = accuracy["train_given"]
+    fits = None if known is None or own.empty else at_chance(known, of_class)
+    lines = [fits, cleaner_holdout(noise), *against]
+    summary["contradictions"] = [line for line in lines if line is not None]
     summary["verdict"] = verdict(summary, table)
     shown: Sequence[Example] = ()
     if issues is not None and read_out is not None:
@@ -524,7 +546,12 @@ def _meter(memory: pd.DataFrame, survival: Memory, readers: Sequence[str]) -> di
 
 
 def verdict(summary: Mapping[str, Any], table: pd.DataFrame) -> str:
-    """Say in one sentence, with numbers, what was found."""
+    """Say in one sentence, with numbers, what was found; and in another what contradicts it."""
+    lines = [f"But {line}." for line in summary.get("contradictions") or ()]
+    return " ".join([_verdict(summary, table), *lines])
+
+
+def _verdict(summary: Mapping[str, Any], table: pd.DataFrame) -> str:
     own, chosen = summary["model"]["accuracy"], summary["selected"]
     wrong = summary["wrong_label_share"]
     labels = f", of which {wrong:.1%} are wrong," if wrong is not None else ""
@@ -545,7 +572,7 @@ def verdict(summary: Mapping[str, Any], table: pd.DataFrame) -> str:
             )
         return (
             f"{start} is estimated to be right for {noise['accuracy']:.1%} "
-            f"({noise['accuracy_low']:.1%} to {noise['accuracy_high']:.1%})."
+            f"({noise['accuracy_low']:.1%} to {noise['accuracy_high']:.1%}) of {of_what(chosen)}."
         )
     gain = summary["gain_points"]
     tested = table[table["selected"] & (table["split"] == "test") & (table["labels"] == "given")]
@@ -575,6 +602,13 @@ def verdict(summary: Mapping[str, Any], table: pd.DataFrame) -> str:
     return middle + (f" ({', '.join(beside)})." if beside else ".")
 
 
+def of_what(selected: Mapping[str, Any]) -> str:
+    """Say of which inputs the accuracy is estimated."""
+    if selected["criterion"] == "holdout":
+        return "new inputs such as the hold-out's"
+    return "the training inputs, by fits that have not seen their labels"
+
+
 def _verdict_on_features(summary: Mapping[str, Any], what: str) -> str:
     """Say what was found where there is no network to compare with."""
     chosen, wrong, noise = summary["selected"], summary["wrong_label_share"], summary["noise"]
@@ -589,7 +623,8 @@ def _verdict_on_features(summary: Mapping[str, Any], what: str) -> str:
         )
     return (
         f"{start} is estimated to be right for {noise['accuracy']:.1%} "
-        f"({noise['accuracy_low']:.1%} to {noise['accuracy_high']:.1%}).{fitted}"
+        f"({noise['accuracy_low']:.1%} to {noise['accuracy_high']:.1%}) of {of_what(chosen)}."
+        f"{fitted}"
     )
 
 

@@ -18,7 +18,7 @@ from ._baseline import Baseline, check_positive, check_positive_integer
 from ._classifier import as_tensor
 from ._products import add_products, mirrored
 from ._team import ALONE, Team
-from .random_features import FourierFeatures, precise
+from .random_features import FourierFeatures, precise, units_in
 
 __all__ = [
     "ClassSums",
@@ -337,8 +337,8 @@ class RidgeDiscriminant(Baseline):
         if self._map is not None:
             made["directions"] = self._map.directions.cpu().contiguous()
             made["phases"] = self._map.phases.cpu().contiguous()
-            if self._map.scale is not None:
-                made["scale"] = self._map.scale.cpu().contiguous()
+            if self._map.units is not None:
+                made["units"] = self._map.units.cpu().contiguous()
             if self._map.structured is not None:
                 made["length"] = torch.tensor(self._map.structured.length, dtype=torch.float64)
         return made
@@ -354,7 +354,7 @@ class RidgeDiscriminant(Baseline):
         linear = Linear(tensors["coefficients"], tensors["intercepts"])
         features = None
         if self.n_features:
-            known = tensors["directions"], tensors["phases"], tensors.get("scale")
+            known = tensors["directions"], tensors["phases"], units_in(tensors)
             if "length" in tensors and tensors["length"].numel() != 1:
                 raise ValueError("expected one length of the kernel")
             features = (
@@ -367,7 +367,7 @@ class RidgeDiscriminant(Baseline):
         if features is not None:
             shape = features.directions.shape
             fits &= len(shape) == 2 and features.phases.shape == shape[1:] and shape[1] == inner
-            fits &= features.scale is None or features.scale.shape == shape[:1]
+            fits &= features.units is None or features.units.shape == (2, shape[0])
         if not fits or inner < 0:
             raise ValueError("the coefficients do not fit the classes and features")
         return self.set_fitted(linear, features, float(tensors["temperature"]))

@@ -15,7 +15,7 @@ from torch import Tensor
 from ._batches import Batch
 from ._duplicates import Sketches, conflicting, sketches
 from ._labels import Labels
-from ._overlap import fingerprints
+from ._prints import prints_of
 from ._team import Team
 from .noise import SMALLEST, Noise
 
@@ -104,7 +104,7 @@ class Answers:
         told = dict(zip(("predicted", "second", "quality", "margin", "confidence"), said,
                         strict=True))  # fmt: skip
         return cls(
-            index=batch.index, given=given, prints=fingerprints(batch), drawn=sketches(batch),
+            index=batch.index, given=given, prints=prints_of(batch), drawn=sketches(batch),
             **told,
         )  # fmt: skip
 
@@ -217,9 +217,9 @@ def came_from(noise: Noise) -> Tensor:
     """
     matrix = noise.transitions
     if not noise.by_class:
-        matrix = np.full_like(matrix, noise.rate / (len(matrix) - 1))
+        matrix = np.full_like(matrix, noise.rate / max(1, noise.n_occurring - 1))
         np.fill_diagonal(matrix, 1 - noise.rate)
-    found = torch.from_numpy((1 - SMALLEST) * matrix.T + SMALLEST / len(matrix))
+    found = torch.from_numpy((1 - SMALLEST) * matrix.T + SMALLEST / noise.n_occurring)
     found.diagonal().mul_(math.exp(-noise.remembered))
     return found
 

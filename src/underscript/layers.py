@@ -18,6 +18,7 @@ from torch import nn
 
 from ._capture import Tap, undisturbed
 from ._choices import POOL_CHOICES
+from ._given_model import as_module
 from ._pooling import AUTO, WORDS, PoolChoice, grid_of, is_pool, rank_of
 from ._stream import Source
 from ._survey import INPUT, Place, Survey, survey
@@ -54,8 +55,9 @@ def list_layers(model: nn.Module, example: Any, pool: PoolChoice = None) -> pd.D
     ModelError
         If the model raises on it or returns no logits.
     """
+    model = as_module(model)
     with undisturbed(model):
-        batch = Source(example, "example").first(3)
+        batch = Source(example, "example", labelled=False).first(3)
     places = survey(model, batch, pool=pool).places
     return pd.DataFrame(
         {

@@ -121,7 +121,7 @@ class _View(nn.Module):
     bias: Tensor
     directions: Tensor
     phases: Tensor
-    scale: Tensor | None
+    units: Tensor | None
 
     def __init__(self, layer: str, members: Sequence[RidgeDiscriminant]):
         super().__init__()
@@ -134,13 +134,13 @@ class _View(nn.Module):
         if self.curved:
             self.register_buffer("directions", tensors[0]["directions"].clone())
             self.register_buffer("phases", tensors[0]["phases"].clone())
-            scale = tensors[0].get("scale")
-            self.register_buffer("scale", None if scale is None else scale.clone())
+            units = tensors[0].get("units")
+            self.register_buffer("units", None if units is None else units.clone())
 
     def forward(self, rows: Mapping[str, Tensor]) -> Tensor:
         mine = rows[self.layer]
         if self.curved:
-            mine = FourierFeatures(self.directions, self.phases, self.scale)(mine)
+            mine = FourierFeatures(self.directions, self.phases, self.units)(mine)
         return torch.addmm(self.bias.to(mine), mine, self.weight.T.to(mine))
 
 

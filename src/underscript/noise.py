@@ -208,6 +208,10 @@ class Noise:
         The rate by another way, from labels of nearest neighbours.
     remembered : float
         What memory adds to the log-odds of a training sample's given label.
+    holdout_rate : float or None
+        The share of wrong labels of a hold-out that contradicts `rate`, being far cleaner.
+    occurring : int or None
+        Classes that occur, if not all do.
     """
 
     rate: float
@@ -223,11 +227,18 @@ class Noise:
     by_class: bool
     second_rate: float | None = None
     remembered: float = 0.0
+    holdout_rate: float | None = None
+    occurring: int | None = None
 
     @property
     def hopeless(self) -> bool:
         """Whether nothing shows that the labels say more than chance."""
         return self.beyond_chance < BEYOND
+
+    @property
+    def n_occurring(self) -> int:
+        """How many classes occur."""
+        return len(self.transitions) if self.occurring is None else self.occurring
 
     @property
     def coincidences(self) -> tuple[float, float]:
@@ -237,7 +248,7 @@ class Noise:
         that depends on the class to those that the transition matrix T names. Of a class z the
         chances are then Σ T_zj² / (1 − T_zz) and Σ T_zj² / (1 − T_zz)², over the j ≠ z.
         """
-        n_classes = len(self.transitions)
+        n_classes = self.n_occurring
         if not self.by_class:
             return self.rate / (n_classes - 1), 1 / (n_classes - 1)
         wrong = np.square(self.transitions).sum(1) - np.square(self.transitions.diagonal())
@@ -304,7 +315,9 @@ class Noise:
         transitions = np.eye(n_classes)
         error = np.zeros((n_classes, n_classes))
         transitions[at], error[at] = self.transitions, self.transitions_error
-        return replace(self, transitions=transitions, transitions_error=error)
+        return replace(
+            self, transitions=transitions, transitions_error=error, occurring=len(classes)
+        )
 
     def summary(self) -> dict[str, Any]:
         """Return everything as plain numbers and lists, and the two verdicts.

@@ -7,6 +7,7 @@ two, and the D are random signs. They are orthogonal, which estimates the kernel
 independent ones do, and a product costs d log d or, as two small matrix products, d √d.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Self
@@ -15,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["FourierFeatures", "precise"]
+__all__ = ["FourierFeatures", "precise", "standardised", "units_in"]
 
 _TINY = 1e-12
 # Up to so wide rows a dense product is as fast; and signs would be few to be random.
@@ -98,15 +99,16 @@ class FourierFeatures:
         W, divided by the kernel's length: normal numbers, or structured ones where rows are wide.
     phases : Tensor of float32, shape (n_features,)
         b, in radians.
-    scale : Tensor of float32, shape (width,), or None
-        What each column is divided by first: columns of different units have no common length.
+    units : Tensor of float32, shape (2, width), or None
+        What is taken from each column first, and what it is then divided by: columns of different
+        units have no common zero, and no common length.
     structured : callable or None
         The same products faster, on a processor; None where only the numbers are known.
     """
 
     directions: Tensor
     phases: Tensor
-    scale: Tensor | None = None
+    units: Tensor | None = None
     structured: _Structured | None = None
 
     @classmethod
@@ -115,17 +117,17 @@ class FourierFeatures:
         rows: Float[Tensor, "n width"],
         n_features: int,
         seed: int,
-        scale: Float[Tensor, " width"] | None = None,
+        units: Float[Tensor, "2 width"] | None = None,
     ) -> Self:
         """Draw features; the kernel is as long as these rows' median distance."""
-        return cls.of_length(cls.length_of(rows, scale), rows, n_features, seed, scale)
+        return cls.of_length(cls.length_of(rows, units), rows, n_features, seed, units)
 
     @staticmethod
     def length_of(
-        rows: Float[Tensor, "n width"], scale: Float[Tensor, " width"] | None = None
+        rows: Float[Tensor, "n width"], units: Float[Tensor, "2 width"] | None = None
     ) -> float:
         """Return the median distance of unit rows: a length that suits them."""
-        unit = _unit(rows.float() if scale is None else rows.float() / scale)
+        unit = _unit(standardised(rows.float(), units))
         half = len(unit) // 2
         apart = (unit[:half] - unit[half : 2 * half]).norm(dim=1)
         apart = apart[apart > 0]
@@ -138,7 +140,7 @@ class FourierFeatures:
         rows: Float[Tensor, "n width"],
         n_features: int,
         seed: int,
-        scale: Float[Tensor, " width"] | None = None,
+        units: Float[Tensor, "2 width"] | None = None,
     ) -> Self:
         """Draw features of a kernel of a known length, for rows as wide as these."""
         generator, width = torch.Generator().manual_seed(seed), rows.shape[1]
@@ -149,29 +151,29 @@ class FourierFeatures:
         else:
             directions = torch.randn(width, n_features, generator=generator) / length
         phases = torch.rand(n_features, generator=generator) * (2 * torch.pi)
-        return cls(directions.to(rows.device), phases.to(rows.device), scale, structured)
+        return cls(directions.to(rows.device), phases.to(rows.device), units, structured)
 
     @classmethod
     def restored(
-        cls, seed: int, directions: Tensor, phases: Tensor, scale: Tensor | None, length: float
+        cls, seed: int, directions: Tensor, phases: Tensor, units: Tensor | None, length: float
     ) -> "FourierFeatures":
         """Return features that were saved; as fast as before, if this seed and length give them."""
         if directions.ndim == 2 and directions.shape[0] > _DENSE:
-            drawn = cls.of_length(length, directions.T, directions.shape[1], seed, scale)
+            drawn = cls.of_length(length, directions.T, directions.shape[1], seed, units)
             if torch.equal(drawn.directions, directions) and torch.equal(drawn.phases, phases):
                 return drawn
-        return cls(directions, phases, scale)
+        return cls(directions, phases, units)
 
     def to(self, device: torch.device) -> "FourierFeatures":
         """Return the same on a device."""
-        scale = None if self.scale is None else self.scale.to(device)
+        units = None if self.units is None else self.units.to(device)
         directions, phases = self.directions.to(device), self.phases.to(device)
-        return FourierFeatures(directions, phases, scale, self.structured)
+        return FourierFeatures(directions, phases, units, self.structured)
 
     def __call__(self, rows: Float[Tensor, "n width"]) -> Float[Tensor, "n features"]:
         """Return the features of rows: float64 for float64 rows, else float32."""
         rows = precise(rows)
-        unit = _unit(rows if self.scale is None else rows / self.scale.to(rows))
+        unit = _unit(standardised(rows, self.units))
         fast = self.structured
         if fast is not None and rows.dtype == torch.float32 and rows.device.type == "cpu":
             return fast(unit).add_(self.phases.to(unit)[:, None]).cos_().T
@@ -182,6 +184,22 @@ class FourierFeatures:
 def precise(rows: Tensor) -> Tensor:
     """Return float64 rows as they are, others in float32."""
     return rows if rows.dtype == torch.float64 else rows.float()
+
+
+def standardised(rows: Tensor, units: Tensor | None) -> Tensor:
+    """Return rows in units of their columns: what is taken from each, and what divides it."""
+    if units is None:
+        return rows
+    middle, spread = units.to(rows)
+    return (rows - middle) / spread
+
+
+def units_in(tensors: Mapping[str, Tensor]) -> Tensor | None:
+    """Return the units among saved tensors; those of before had what divides alone (`scale`)."""
+    scale = tensors.get("scale")
+    if scale is not None and scale.ndim == 1:
+        return torch.stack([torch.zeros_like(scale), scale])
+    return tensors.get("units")
 
 
 def _unit(rows: Tensor) -> Tensor:

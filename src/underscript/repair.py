@@ -88,6 +88,11 @@ def find_read_out(seen: Survey, network: nn.Module, places: Sequence[Place]) -> 
             f"its last linear layer {name!r} gives {last.shape} values a sample in "
             f"{last.tap.calls} calls; expected one logit for each of {seen.n_classes} classes, once"
         )
+    if last.spot not in seen.ends:
+        return (
+            f"the model's logits are computed from what its last linear layer {name!r} gives: "
+            "other weights there would not do what was measured"
+        )
     for other, parameter in network.named_parameters(remove_duplicate=False):
         if parameter is module.weight and other != f"{name}.weight":
             return f"its last layer {name!r} shares its weights with {other!r}"

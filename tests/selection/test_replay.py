@@ -8,7 +8,7 @@ from torch import nn
 import underscript as us
 from underscript._batches import Batch
 from underscript._capture import Tap
-from underscript._overlap import fingerprints
+from underscript._prints import prints_of
 from underscript.selection.kept_rows import KeptRows
 from underscript.selection.replay import Replay
 from underscript.selection.unseen import Lookup
@@ -29,7 +29,7 @@ def kept(memory, size=30, logits=LOGITS):
     for start in range(0, N, size):
         at = np.arange(N)[start : start + size]
         rows = {name: each[at] for name, each in ROWS.items()}
-        mine.add([rows], torch.zeros(len(at), dtype=torch.int64), fingerprints(batch(at)),
+        mine.add([rows], torch.zeros(len(at), dtype=torch.int64), prints_of(batch(at)),
                  at + 100, logits[at])  # fmt: skip
     return mine
 

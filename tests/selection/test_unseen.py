@@ -4,8 +4,8 @@ import numpy as np
 import torch
 
 from underscript._batches import Batch
-from underscript._overlap import fingerprints
-from underscript.selection.unseen import Lookup, Unseen, prints_of
+from underscript._prints import prints_of
+from underscript.selection.unseen import Lookup, Unseen
 
 N = 40
 INPUTS = torch.randn(N, 3, generator=torch.Generator().manual_seed(0))
@@ -22,7 +22,7 @@ def never():
 
 
 def unseen(index=True):
-    prints = fingerprints(batch(np.arange(N)))
+    prints = prints_of(batch(np.arange(N)))
     return Unseen(VALUES, Lookup(prints, np.arange(N) + 100 if index else None))
 
 

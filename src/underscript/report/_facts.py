@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from .._classes import Pair, class_names, pairs
 from .._intervals import of_share
+from ..decoding import of_what
 from ..plots._style import printable
 from ._words import between, decoder_name, percent, points, words
 
@@ -61,7 +62,8 @@ def key_numbers(d: "Decoding") -> list[KeyNumber]:
         number = f"{percent(selected['test_accuracy'])}%"
         numbers.append(KeyNumber("Decoded, test", number, note))
     elif noise is not None and not noise["hopeless"]:
-        note = f"{between(noise['accuracy_low'], noise['accuracy_high'])} (95%), on new data"
+        note = f"{between(noise['accuracy_low'], noise['accuracy_high'])} (95%), of "
+        note += of_what(selected)
         numbers.append(KeyNumber("Decoded, estimated", f"{percent(noise['accuracy'])}%", note))
     else:
         number = f"{percent(selected['criterion_accuracy'])}%"

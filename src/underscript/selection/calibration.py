@@ -17,6 +17,8 @@ __all__ = ["Estimates", "estimate", "rate_of_neighbours"]
 # Of so many samples the two nearest neighbours are looked for, among all of the above.
 _NEIGHBOURS_OF = 4_000
 _STEPS = 300
+# Of the training data's noise rate: a hold-out below it, and outside of both intervals, is cleaner.
+_FAR = 0.5
 
 
 @dataclass(frozen=True)
@@ -52,9 +54,10 @@ def estimate(
     """Estimate noise and calibration of an ensemble's summed scores.
 
     From what readers say of training inputs, out of fold, and from a hold-out, which counts as much
-    as it counts when members are chosen. Of the training inputs whose label is predicted some are
-    left out: as many as are predicted from memory. A second
-    estimate of the rate comes from the labels of nearest neighbours; the interval reaches as far.
+    as it counts when members are chosen; one that is far cleaner tells the accuracy alone. Of the
+    training inputs whose label is predicted some are left out: as many as are predicted from
+    memory. A second estimate of the rate comes from the labels of nearest neighbours; the interval
+    reaches as far.
 
     Parameters
     ----------
@@ -93,7 +96,14 @@ def estimate(
     # New inputs are like those of a hold-out, or like one perturbed view.
     if scores.held is not None:
         held, temperature, bias = _fitted(_summed(scores.holdout, members), scores.held, seed, most)
-        noise = noise.averaged(held, memory.weight)
+        if held.rate_high < noise.rate_low and held.rate < _FAR * noise.rate:
+            # Not as noisy as the training labels: it tells the accuracy, and not their noise.
+            noise = replace(
+                noise, accuracy=held.accuracy, accuracy_low=held.accuracy_low,
+                accuracy_high=held.accuracy_high, holdout_rate=held.rate,
+            )  # fmt: skip
+        else:
+            noise = noise.averaged(held, memory.weight)
     else:
         of_one = moved.argmax(1) == scores.labels
         mine = _remembered(as_they_are, perturbed, memory.likely)

@@ -401,15 +401,6 @@ def _checked(held: Held, kept: KeptRows, task: Task, notes: Notes) -> Held | Non
             "choose nothing"
         )
         held, counts = held.take(occurs[held.labels]), counts * occurs
-    prints = np.concatenate(team.gather(held.prints))
-    mine = np.concatenate([kept.part(fold).prints for fold in range(FOLDS)])
-    found = np.isin(prints, mine)
-    shared = np.logical_or.reduce(team.gather(found))
-    if shared.any():
-        notes.add(
-            f"holdout: {int(shared.sum())} of its {len(prints)} inputs are training data: the "
-            "network has seen their labels"
-        )
     some = int((counts > 0).sum())
     n, least = int(counts.sum()), _PER_CLASS * task.n_classes
     if some < 2 or n < least:

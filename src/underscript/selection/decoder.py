@@ -20,6 +20,7 @@ from .._budget import CHOOSE, ESTIMATED_WITH, WIDEST, Sizes, give_back
 from .._labels import Labels
 from .._mixing import mixed
 from .._passes import Task
+from .._prints import prints_of
 from .._stream import Rows, Source, stream_views
 from .._survey import INPUT
 from ..noise import beyond_chance, chance_right
@@ -36,7 +37,6 @@ from .memory import (
     survival_without,
     weight_of_holdout,
 )
-from .unseen import prints_of
 
 __all__ = [
     "Fits",
@@ -76,8 +76,8 @@ class Settings:
 
 # Samples that say how far apart rows are.
 _LOOKED_AT = 1024
-# A column's standard deviation over the median column's, at least.
-_LEAST = 0.1
+# Of the largest number of a column: a smaller deviation is rounding.
+_ROUNDING = 1e-6
 # Scores of so many samples are kept, if there is room: more would tell no more.
 _TELL = 20_000
 
@@ -282,13 +282,13 @@ class LayersFit:
         rows = _some_rows(kept, name, task)
         # Columns of features may be of different units; those of a layer, or of an image, are not.
         flat = [p.tap.name for p in task.places if p.tap.side == "model" and len(p.shape) == 1]
-        scale = _scale(rows, task) if name in flat else None
+        units = _units(rows, task) if name in flat else None
         maps = None
         if lift:
             # What a process computes may differ in the last digit from what another does.
-            known = torch.tensor([FourierFeatures.length_of(rows, scale)])
+            known = torch.tensor([FourierFeatures.length_of(rows, units)])
             (length,) = task.team.share([known] if task.team.rank == 0 else None, 0)
-            maps = FourierFeatures.of_length(float(length), rows, self.n_features, task.seed, scale)
+            maps = FourierFeatures.of_length(float(length), rows, self.n_features, task.seed, units)
         seen = rows if maps is None else maps(rows)
         (centre,) = task.team.share([seen.mean(0)] if task.team.rank == 0 else None, 0)
         views = self.views if True in grid.perturbed else self.views[:1]
@@ -297,9 +297,10 @@ class LayersFit:
             torch.from_numpy((mixed(p) // np.uint64(FOLDS) >> np.uint64(2)).astype(np.int64))
             for p in self.prints
         ]
+        scale = None if lift or units is None else units[1]
         found = LayerFit(
             kept, name, maps, self.labels, self.counts, centre, grid, views, task.team,
-            task.room.features, None if lift else scale, turns, folds,
+            task.room.features, scale, turns, folds,
         ).fit(steps)  # fmt: skip
         return found, maps
 
@@ -403,16 +404,21 @@ def _some_rows(kept: KeptRows, layer: str, task: Task) -> Tensor:
     return rows[torch.from_numpy(order).to(rows.device)]
 
 
-def _scale(rows: Tensor, task: Task) -> Tensor:
-    """Return what brings columns to one scale: their standard deviations.
+def _units(rows: Tensor, task: Task) -> Tensor:
+    """Return what is taken from columns, and what then brings them to one scale, (2, width).
 
-    Columns that hardly vary are not blown up: a deviation counts as a tenth of the median at least.
+    Their means, and their spread where they vary: the standard deviation over the root of the share
+    of rows that are not as most are. A pixel that is black but for a few rows is not blown up so.
     """
-    found = rows.float().std(0, correction=0)
-    positive = found[found > 0]
-    least = float(positive.median()) * _LEAST if len(positive) else 1.0
-    (scale,) = task.team.share([found.clamp(min=least)] if task.team.rank == 0 else None, 0)
-    return scale
+    rows = rows.float()
+    middle, deviation = rows.mean(0), rows.std(0, correction=0)
+    varies = (rows != rows.mode(0).values).float().mean(0)
+    spread = deviation / varies.clamp(min=1 / len(rows)).sqrt()
+    # What rounding leaves of a column that is the same everywhere.
+    constant = deviation <= _ROUNDING * rows.abs().amax(0)
+    units = torch.stack([middle, torch.where(constant, 1.0, spread)])
+    (units,) = task.team.share([units] if task.team.rank == 0 else None, 0)
+    return units
 
 
 def _together(

@@ -19,6 +19,7 @@ from torch import Tensor
 from .._products import add_products, mirrored
 from .._team import Team
 from ..discriminant import Linear
+from ..errors import DataError
 from ..random_features import FourierFeatures
 from .kept_rows import FOLDS, KeptRows
 
@@ -307,7 +308,7 @@ class LayerFit:
             for k in some[1:]:
                 covariance.add_(sums[k].products, alpha=1 / n)
             mirrored(covariance).addr_(mean, mean, alpha=-1)
-            scale = float(covariance.diagonal().mean()) or 1.0
+            scale = max(float(covariance.diagonal().mean()), 0.0) or 1.0
             for ridge in self.grid.ridges:
                 regular = covariance.clone()
                 regular.diagonal().add_(ridge * scale)
@@ -511,11 +512,20 @@ def _add_by_class(sums: Tensor, rows: Tensor, labels: Int[Tensor, "n ..."]) -> N
 
 
 def _factor(matrix: Tensor) -> Tensor:
-    """Return the Cholesky factor; in float64 where float32 does not reach."""
+    """Return the Cholesky factor; in float64 where float32 does not reach.
+
+    Rows that are nearly the same leave rounding alone, which may be negative: then as much more is
+    added to the diagonal as that takes.
+    """
     factor: Tensor
     factor, info = torch.linalg.cholesky_ex(matrix)
-    if int(info):
+    more = 1e-7
+    while int(info):
         precise = matrix.double()
-        precise.diagonal().add_(1e-7 * float(precise.diagonal().mean()))
-        factor = torch.linalg.cholesky(precise).float()
+        mean = float(precise.diagonal().abs().mean())
+        precise.diagonal().add_(more * mean if mean > 0 else 1.0)
+        found, info = torch.linalg.cholesky_ex(precise)
+        factor, more = found.float(), 100 * more
+        if more > 1e7:
+            raise DataError("the rows of a layer are too large or too small to be added up")
     return factor

@@ -11,22 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .._batches import Batch
-from .._overlap import fingerprints
-from ..perturbation._samples import named_inputs, sample_numbers, word_mask
+from .._prints import prints_of
 
-__all__ = ["Lookup", "Unseen", "prints_of"]
-
-
-def prints_of(batch: Batch) -> NDArray[np.uint64]:
-    """Return a number for each sample that tells inputs apart, uint64 (n,); empty without tensors.
-
-    All inputs count, unlike in `fingerprints`, and the padding of words does not.
-    """
-    if len(named_inputs(batch)) == 1 and word_mask(batch) is None:
-        return fingerprints(batch)
-    if not named_inputs(batch):
-        return np.empty(0, dtype=np.uint64)
-    return sample_numbers(batch, 0, 0).cpu().numpy().view(np.uint64)
+__all__ = ["Lookup", "Unseen"]
 
 
 @dataclass
