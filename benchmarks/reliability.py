@@ -2,9 +2,8 @@
 
     python -m benchmarks.reliability FOLDER [--settings NAME,…] [--holdout]
 
-FOLDER is what `underscript study --out FOLDER` wrote: networks, and labels whose truth is known. All
-of them are decoded again, with the training data alone or with the hold-out too. Each network
-counts alike.
+FOLDER is what `underscript study --out FOLDER` wrote: networks, and labels whose truth is known.
+All are decoded again, with the training data alone, or with the hold-out too.
 """
 
 import argparse
@@ -74,14 +73,14 @@ def main() -> None:
                 rows.append((at, mine.sum(), quality[mine].mean(), right[mine].mean()))
         noise, rate = found.summary["noise"], float((~right).mean())
         held.append(noise["rate_low"] <= rate <= noise["rate_high"])
-        print(f"{name}: rate {noise['rate']:.3f} of {rate:.3f}, error of qualities "
-              f"{np.abs(quality.mean() - right.mean()):.3f}", flush=True)  # fmt: skip
+        print(f"{name}: rate {noise['rate']:.3f} of {rate:.3f}", flush=True)
     table = pd.DataFrame(rows, columns=["bin", "n", "quality", "right"])
     print("\n| quality | labels | mean quality | right |\n|---|---|---|---|")
     for at, some in table.groupby("bin"):
         weights = some["n"] / some["n"].sum()
-        print(f"| {EDGES[at]:g} to {EDGES[at + 1]:g} | {some['n'].sum():,} | "
-              f"{(weights * some['quality']).sum():.1%} | {(weights * some['right']).sum():.1%} |")  # fmt: skip
+        quality, right = ((weights * some[name]).sum() for name in ("quality", "right"))
+        between = f"{EDGES[at]:g} to {EDGES[at + 1]:g}"
+        print(f"| {between} | {some['n'].sum():,} | {quality:.1%} | {right:.1%} |")
     print(f"\n{sum(held)} of {len(held)} intervals of the noise rate hold the truth")
 
 

@@ -57,7 +57,8 @@ def overlaps(prints: Mapping[str, Prints]) -> tuple[list[str], list[str]]:
     prints : mapping of str to ndarray of uint64
         By role, ``"train"`` first, a number for each input; none where inputs have none.
     """
-    said, noted = [], []
+    said: list[str] = []
+    noted: list[str] = []
     names = {"train": "training data", "holdout": "hold-out", "test": "test data"}
     for first, second in combinations(prints, 2):
         mine = prints[second]

@@ -217,7 +217,8 @@ def decode(
     else:
         if pool is not None:
             raise DataError(f"pool: expected None without a model; found {pool!r}")
-        known = max(data.count_classes() for data in sources.values())
+        with undisturbed(nn.Identity()):
+            known = max(data.count_classes() for data in sources.values())
         model = Features(max(known, len(names or ())))
         # Whole numbers too: what a network would take for names are quantities here.
         layers = "input" if layers is None else layers
@@ -544,7 +545,10 @@ def _check_settings(
     unknown = [probe for probe in probes or () if probe not in PROBES]
     if isinstance(probes, str) or unknown or (probes is not None and not len(probes)):
         raise DataError(f"probes: expected some of {', '.join(PROBES)}; found {probes!r}")
-    shares = tuple(np.atleast_1d(np.asarray(variance, dtype=float)).tolist())
+    try:
+        shares = tuple(np.atleast_1d(np.asarray(variance, dtype=float)).tolist())
+    except (TypeError, ValueError):
+        shares = ()
     if not shares or not all(0 < share <= 1 for share in shares):
         raise DataError(f"variance: expected shares in (0, 1]; found {variance!r}")
     return shares

@@ -144,14 +144,14 @@ def _places(sampler: Any) -> Labels | None:
     elif not _finite(sampler):
         return None
     else:
-        generator = getattr(sampler, "generator", None)
-        state = generator.get_state() if isinstance(generator, torch.Generator) else None
+        own = getattr(sampler, "generator", None)
+        generator = own if isinstance(own, torch.Generator) else torch.Generator()
+        state = generator.get_state()
         try:
             with torch.random.fork_rng(devices=[]):
                 found = list(sampler)
         finally:
-            if state is not None:
-                generator.set_state(state)
+            generator.set_state(state)
     try:
         return np.asarray([int(place) for place in found], dtype=np.int64)
     except (TypeError, ValueError):

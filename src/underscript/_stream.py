@@ -265,14 +265,15 @@ class Source:
         if not isinstance(reader, DataLoader) or not isinstance(reader.dataset, IterableDataset):
             return
         mine = prints_of(batch)[:_COMPARED].tolist()
-        if number == 0 and self._first is None:
-            self._first = mine
-        elif number == 0 and mine and self._first[: len(mine)] != mine[: len(self._first)]:
+        first = self._first
+        if first is None:
+            self._first = mine if number == 0 else first
+        elif number == 0 and mine and first[: len(mine)] != mine[: len(first)]:
             raise DataError(
                 f"{self.role}: the data gave other samples when they were read again, so nothing "
                 "says which sample is which: yield (x, y, index), or always the same in one order"
             )
-        elif number == 1 and reader.num_workers > 1 and mine and mine == self._first:
+        elif number == 1 and reader.num_workers > 1 and mine and mine == first:
             raise DataError(
                 f"{self.role}: batches 0 and 1 are the same samples: each of the loader's "
                 f"{reader.num_workers} workers reads the whole stream. Let each read a part of it "

@@ -86,7 +86,8 @@ def _renew(module: nn.Module, fresh: set[int]) -> None:
         _take_over(module, _made_again(module))
     fresh |= {id(tensor) for _, tensor in _own(module)}
     if parametrize.is_parametrized(module):
-        fresh |= {id(tensor) for tensor in module.parametrizations.parameters()}
+        held: Any = module.parametrizations
+        fresh |= {id(tensor) for tensor in held.parameters()}
 
 
 def _as_it_was(before: Tensor, after: Tensor) -> bool:
@@ -116,7 +117,8 @@ def _plain(module: nn.Module) -> nn.Module:
     kind: Any = type(module)
     computed = [*_pruned(module), *(name for _, name in _old_norms(module))]
     if parametrize.is_parametrized(module):
-        kind, computed = kind.__bases__[0], list(module.parametrizations)
+        held: Any = module.parametrizations
+        kind, computed = kind.__bases__[0], list(held)
     found: nn.Module = kind.__new__(kind)
     vars(found).update(vars(module))
     for name in ("_forward_hooks", "_forward_pre_hooks", "_modules", "_buffers"):
@@ -140,15 +142,16 @@ def _plain(module: nn.Module) -> nn.Module:
 
 def _renew_parametrized(module: nn.Module) -> None:
     made = _plain(module)
-    for name in list(module.parametrizations):
+    held: Any = module.parametrizations
+    for name in list(held):
         # What a norm keeps of past weights, such as their singular vectors, is trained too.
-        for part in module.parametrizations[name]:
+        for part in held[name]:
             for key, buffer in part.named_buffers():
                 if key.endswith(("_u", "_v")):
                     buffer.copy_(nn.functional.normalize(torch.randn_like(buffer), dim=0))
         setattr(module, name, getattr(made, name).detach())
     for name, value in made.named_parameters(recurse=False):
-        if name not in module.parametrizations:
+        if name not in held:
             getattr(module, name).copy_(value)
 
 
@@ -162,10 +165,11 @@ def _pruned(module: nn.Module) -> list[str]:
 
 def _old_norms(module: nn.Module) -> list[tuple[str, str]]:
     """Return kinds and parameters of norms that a hook computes."""
-    hooks = [type(hook).__name__ for hook in module._forward_pre_hooks.values()]
+    hooks: list[Any] = list(module._forward_pre_hooks.values())
+    kinds = [type(hook).__name__ for hook in hooks]
     return [
         (kind, hook.name)
-        for kind, hook in zip(hooks, module._forward_pre_hooks.values(), strict=True)
+        for kind, hook in zip(kinds, hooks, strict=True)
         if kind in ("WeightNorm", "SpectralNorm")
     ]
 

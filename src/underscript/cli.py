@@ -1,5 +1,6 @@
 """The command line: its arguments, and what goes wrong in one line."""
 
+import _thread
 import argparse
 import logging
 import os
@@ -85,12 +86,22 @@ def _set_up_messages(options: argparse.Namespace) -> None:
             sys.stderr.write(f"underscript: warning: {message}\n")
 
     warnings.showwarning = one_line
+    if sys.unraisablehook is sys.__unraisablehook__:
+        sys.unraisablehook = _unraisable
     # Ends like Ctrl-C, so that what is half-written is taken away.
     signal.signal(signal.SIGTERM, _terminate)
 
 
 def _terminate(_number: int, _frame: object) -> NoReturn:
     raise KeyboardInterrupt
+
+
+def _unraisable(about: Any) -> None:
+    """Raise Ctrl-C once more where Python had to pass over it, as in a callback."""
+    if isinstance(about.exc_value, KeyboardInterrupt):
+        _thread.interrupt_main()
+    else:
+        sys.__unraisablehook__(about)
 
 
 class _Parser(argparse.ArgumentParser):

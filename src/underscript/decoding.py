@@ -248,7 +248,9 @@ class Decoding:
         return pred_probs(self.best, train, index, where, names, self._odds)
 
     def relabel(self) -> pd.DataFrame:
-        """Return cleaned labels: the decoder's where a given one is probably wrong.
+        """Return cleaned labels: the decoder's where a given one is flagged and that is likelier.
+
+        None is changed where nothing seems wrong (``summary["noise"]["nothing_wrong"]``).
 
         Returns
         -------
@@ -257,7 +259,9 @@ class Decoding:
             (the cleaned one), `confidence` (the probability that it is right, 0 to 1; with
             ``auto=False`` only a ranking) and `changed`.
         """
-        return relabelled(self._issues, bool(self.summary["settings"]["auto"]))
+        noise = self.summary["noise"]
+        nothing = noise is not None and bool(noise["nothing_wrong"])
+        return relabelled(self._issues, bool(self.summary["settings"]["auto"]), nothing)
 
     def soft_labels(self) -> NDArray[np.float32]:
         """Return how likely each class is of each training sample, given also its label.

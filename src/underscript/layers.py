@@ -101,6 +101,10 @@ def resolve(seen: Survey, model: nn.Module, layers: LayerChoice) -> list[Place]:
             raise LayerError("the predicate holds for no layer that the forward pass calls")
         found = [each for place in found for each in seen.read(place)]
     else:
+        if not isinstance(layers, Iterable) or not all(isinstance(p, str) for p in layers):
+            raise LayerError(
+                f"layers: expected names, globs or a function of name and module; found {layers!r}"
+            )
         patterns = [layers] if isinstance(layers, str) else list(layers)
         patterns = [part for p in patterns for part in str(p).split(",") if part]
         if not patterns:

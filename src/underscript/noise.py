@@ -40,6 +40,8 @@ _NEARBY = (0.35, 0.5, 0.6, 0.7, 0.85, 1.0, 1.2, 1.4, 1.7, 2.0, 2.8)
 # As far as temperature and a transition matrix may trade off.
 _WIDER = (0.7, 1.0, 1.5, 2.0, 3.0, 4.5, 7.0, 10.0)
 _DRAWS = 200
+# Shares that are redrawn, of which those count that are likely enough (95 % of one number).
+_SHARES, _AS_LIKELY = 50, 1.92
 _AROUND = 0.15
 # Noise below this is not told from none: decoders and labels are never that well calibrated.
 SMALLEST = 0.02
@@ -394,17 +396,46 @@ def estimate_noise(
     if other is not None:
         chances, transitions, expected, _ = other
         rates, accuracies = _of_transitions(chances, labels, transitions, drawn)
+    as_likely = _as_likely(scores, labels)
     matrix = transitions.numpy()
     error = np.sqrt(matrix * (1 - matrix) / np.maximum(expected.numpy(), 1)[:, None])
     both = torch.stack([rates, accuracies])
     # The draws are refitted on a grid, so an interval may end a step short of the estimate.
     low = torch.minimum(torch.quantile(both[:, 1:], 0.025, dim=1), both[:, 0]).tolist()
     high = torch.maximum(torch.quantile(both[:, 1:], 0.975, dim=1), both[:, 0]).tolist()
+    if other is None:
+        # What the labels do not tell from the estimate belongs to the intervals as well.
+        share = as_likely / (1 - 1 / n_classes)
+        right = ((float(agrees.mean()) - share / n_classes) / (1 - share)).clamp(0, 1)
+        low = [min(low[0], float(as_likely.min())), min(low[1], float(right.min()))]
+        high = [max(high[0], float(as_likely.max())), max(high[1], float(right.max()))]
     return Noise(
         float(rates[0]), low[0], high[0], float(accuracies[0]), low[1], high[1],
         matrix, error, n, beyond_chance(float(agrees.mean()), scores.argmax(1), labels),
         other is not None,
     )  # fmt: skip
+
+
+def _as_likely(
+    scores: Float[Tensor, "n classes"], labels: Int[Tensor, " n"]
+) -> Float[Tensor, " rates"]:
+    """Return the noise rates with which labels are nearly as likely as with the likeliest.
+
+    The profile likelihood: with the temperature that suits each rate, less than 1.92 below the
+    largest (95 %; Wilks 1938). A decoder that is unsure of right labels may be as likely as one
+    that is sure of wrong ones; a bootstrap around the likeliest sees only one of the two.
+    """
+    n_classes = scores.shape[1]
+    spread = _spread(scores)
+    shares = torch.linspace(0, 1 - 1 / _SHARES, _SHARES, dtype=torch.float64)
+    found = torch.full((_SHARES,), -torch.inf, dtype=torch.float64)
+    for relative in _TEMPERATURES:
+        chances = torch.softmax(scores * (relative / spread), 1).gather(1, labels[:, None])
+        for at in torch.split(torch.arange(_SHARES), 10):
+            some = shares[at]
+            likely = ((1 - some) * chances + some / n_classes).clamp(min=1e-300).log().sum(0)
+            found[at] = torch.maximum(found[at], likely)
+    return shares[found >= found.max() - _AS_LIKELY] * (1 - 1 / n_classes)
 
 
 def chance_right(

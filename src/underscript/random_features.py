@@ -191,7 +191,8 @@ def standardised(rows: Tensor, units: Tensor | None) -> Tensor:
     if units is None:
         return rows
     middle, spread = units.to(rows)
-    return (rows - middle) / spread
+    found: Tensor = (rows - middle) / spread
+    return found
 
 
 def units_in(tensors: Mapping[str, Tensor]) -> Tensor | None:

@@ -360,7 +360,7 @@ def _chosen(read_out: ReadOut, weights: str | None, bias: str | None) -> Option:
     return Option(best["weights"], best["bias"])
 
 
-def relabelled(issues: pd.DataFrame, chances: bool) -> pd.DataFrame:
+def relabelled(issues: pd.DataFrame, chances: bool, nothing_wrong: bool = False) -> pd.DataFrame:
     """Return cleaned labels; see `Decoding.relabel`.
 
     Parameters
@@ -369,14 +369,18 @@ def relabelled(issues: pd.DataFrame, chances: bool) -> pd.DataFrame:
         The table of label issues.
     chances : bool
         Whether its qualities are probabilities.
+    nothing_wrong : bool
+        Whether so few labels are wrong that flags are hints at most: then none is changed.
     """
-    changed = issues["is_label_issue"].to_numpy(dtype=bool)
+    changed = issues["is_label_issue"].to_numpy(dtype=bool, copy=True)
     given, predicted = issues["given_label"].to_numpy(), issues["predicted_label"].to_numpy()
     quality, sure = issues["label_quality"].to_numpy(), issues["confidence"].to_numpy()
     if chances:
         # Where the given label is wrong, the others are as likely as the decoder says of them.
         own = sure * np.exp(np.where(changed, issues["margin"].to_numpy(), 0.0))
         proposed = (1 - quality) * sure / np.maximum(1 - own, 1e-12)
+        # A flag may be worth a look where the given label is still the likelier one.
+        changed &= (proposed > quality) & (not nothing_wrong)
     else:
         proposed = sure
     return pd.DataFrame(

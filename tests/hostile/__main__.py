@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 
 import torch
+
 from hostile import lists, processes, settings
 from hostile.judge import FAULT, REFUSED, RIGHT, TOLD, Case, judged
 

@@ -97,8 +97,8 @@ def _of_result(found: Result) -> tuple[str, str]:
     issues = d.label_issues()
     if found.given is not None:
         mine = np.asarray(found.given)[issues.index.to_numpy()]
-        names = issues.get("given_name")
-        theirs = issues["given_label"].to_numpy() if names is None else names.to_numpy()
+        text = mine.dtype.kind in "UO"
+        theirs = issues["given_name" if text else "given_label"].to_numpy()
         if not (theirs == mine).all():
             return FAULT, "given labels stand at other samples"
     if found.labels is not None:

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from hostile.judge import REFUSED, RIGHT, TOLD, Case, Result, decoded
 from situation_data import blobs, memorise, mlp
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
@@ -28,6 +27,7 @@ from torch.utils.data import (
 )
 
 import underscript as us
+from hostile.judge import REFUSED, RIGHT, TOLD, Case, Result, decoded
 
 WORKS = (RIGHT, TOLD)
 ANY = (RIGHT, TOLD, REFUSED)
@@ -223,22 +223,26 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
 }  # fmt: skip
 
 
+def fresh(kind: Callable[[], nn.Module]) -> nn.Module:
+    """Return a new network; random states stay as they are."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return kind()
+
+
 @cache
 def trained(name: str) -> nn.Module:
     """Return a network that has memorised the labels."""
-    torch.manual_seed(0)
-    net = NETWORKS[name]()
     with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net: Any = NETWORKS[name]()
         net(X[:2])
-        if name in ("logits in a detached", "logits in a half"):
-            inner: Any = net
-            memorise(inner.body, X, GIVEN, 40)
-            return net.eval()
-        if name == "logits in a softmax":
-            inner = net
-            memorise(inner.body, X, GIVEN, 40)
-            return net.eval()
-        return memorise(net, X, GIVEN, 40, call=lambda net, i: logits_of(net(X[i])))
+    if name in ("logits in a detached", "logits in a half", "logits in a softmax"):
+        # What gives no gradients is trained without its end.
+        memorise(net.body, X, GIVEN, 40)
+        trained_net: nn.Module = net.eval()
+        return trained_net
+    return memorise(net, X, GIVEN, 40, call=lambda net, i: logits_of(net(X[i])))
 
 
 def logits_of(out: Any) -> Tensor:
@@ -271,7 +275,7 @@ def networks() -> Iterator[Case]:
                     decoded(trained(name), (X, GIVEN), controls=controls)),
             )  # fmt: skip
     yield Case("networks", "layers that run at times", lambda: result(
-        decoded(memorise(Branches(), X, GIVEN, 40), (X, GIVEN))), ANY)  # fmt: skip
+        decoded(memorise(fresh(Branches), X, GIVEN, 40), (X, GIVEN))), ANY)  # fmt: skip
     for form in ("one number", "one column", "nothing", "text", "NaN", "infinity", "three axes",
                  "mean", "too few", "raises"):  # fmt: skip
         yield Case("networks", f"no logits: {form}",
@@ -328,9 +332,13 @@ def _script_block() -> Result:
 def _transformers() -> Result:
     from transformers import BertConfig, BertForSequenceClassification
 
-    config = BertConfig(64, 32, 2, 2, 64, num_labels=4, max_position_embeddings=16)
-    torch.manual_seed(0)
-    net = BertForSequenceClassification(config)
+    config = BertConfig(
+        vocab_size=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
+        intermediate_size=64, num_labels=4, max_position_embeddings=16,
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = BertForSequenceClassification(config)
     ids, mask = texts()
     memorise(net, None, GIVEN, 12, 2e-3, lambda net, i: net(ids[i], attention_mask=mask[i]))
     items = [{"input_ids": ids[i], "attention_mask": mask[i], "labels": GIVEN[i]}
@@ -342,7 +350,7 @@ def _transformers() -> Result:
 def _scikit() -> Any:
     from sklearn.neural_network import MLPClassifier
 
-    return MLPClassifier((8,), max_iter=1).fit(X[:50].numpy(), GIVEN[:50].numpy())
+    return MLPClassifier((8,), max_iter=1, random_state=0).fit(X[:50].numpy(), GIVEN[:50].numpy())
 
 
 @cache
@@ -530,7 +538,7 @@ def several_inputs() -> Iterator[Case]:
 
     @cache
     def two() -> nn.Module:
-        return memorise(Two(), None, GIVEN, 40, call=lambda net, i: net(X[i, :10], X[i, 10:]))
+        return memorise(fresh(Two), None, GIVEN, 40, call=lambda net, i: net(X[i, :10], X[i, 10:]))
 
     parts = {"left": X[:, :10], "right": X[:, 10:]}
     for names in (["left", "right"], ["right", "left"]):
@@ -546,7 +554,7 @@ def several_inputs() -> Iterator[Case]:
     @cache
     def words() -> nn.Module:
         ids, mask = texts()
-        return memorise(Masked(), None, GIVEN, 40, call=lambda net, i: net(ids[i], mask[i]))
+        return memorise(fresh(Masked), None, GIVEN, 40, call=lambda net, i: net(ids[i], mask[i]))
 
     def batches(*names: str) -> Rows:
         ids, mask = texts()

@@ -12,8 +12,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
 
 import numpy as np
-from hostile.judge import Case, Result
 from situation_data import features
+
+from hostile.judge import Case, Result
 
 COMMAND = [sys.executable, "-m", "underscript", "audit"]
 WHOLE = {"results.json", "label_issues.csv", "report.html", "layers.csv", "decoder"}
@@ -90,7 +91,7 @@ def ends() -> Iterator[Case]:
     for number in range(KILLS):
         kind = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)[number % 3]
         share = rng.random() * 1.1
-        yield Case("ends", f"{kind.name} after {share:.0%}",
+        yield Case("ends", f"{number + 1}: {kind.name} after {share:.0%}",
                    lambda kind=kind, share=share: _ended(kind, share))  # fmt: skip
 
 

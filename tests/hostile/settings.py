@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from hostile.judge import REFUSED, RIGHT, TOLD, Case, Result, decoded, untouched
-from hostile.lists import ANY, DATA, GIVEN, NEVER, TRUE, WORKS, X, base, result
 from situation_data import features, mlp
 
 import underscript as us
+from hostile.judge import REFUSED, RIGHT, TOLD, Case, Result, decoded, untouched
+from hostile.lists import ANY, DATA, GIVEN, NEVER, TRUE, WORKS, X, base, result
 
 BAD_SETTINGS: dict[str, Any] = {
     "layers": ["nowhere", "", [], 3, ["fc1", "nowhere"]],
@@ -32,7 +32,7 @@ BAD_SETTINGS: dict[str, Any] = {
     "views": [0, -1, 1.5, True],
 }
 GOOD_SETTINGS: dict[str, list[Any]] = {
-    "layers": ["0.fc*", ["input"], lambda name, _module: name.endswith("fc1")],
+    "layers": ["a.0.fc*", ["input"], lambda name, _module: name.endswith("fc1")],
     "probes": [["masc"], ["velpic", "masc"]],
     "variance": [0.5, [0.9, 0.99]],
     "batch_size": [1, 7, 100_000],

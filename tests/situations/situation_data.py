@@ -55,7 +55,12 @@ def features(
 
 def mlp(d: int = 20, k: int = 4, h: int = 64) -> nn.Sequential:
     """Return an untrained MLP with two hidden layers."""
-    torch.manual_seed(0)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return _mlp(d, k, h)
+
+
+def _mlp(d: int, k: int, h: int) -> nn.Sequential:
     net = nn.Sequential()
     for i, (a, b) in enumerate([(d, h), (h, h)], 1):
         net.add_module(f"fc{i}", nn.Linear(a, b))
@@ -73,7 +78,15 @@ def memorise(
     call: Callable[[nn.Module, Tensor], Any] | None = None,
 ) -> nn.Module:
     """Fit until the noisy labels are memorised; `call(net, index)` where it takes more than x."""
-    torch.manual_seed(0)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return _memorise(net, x, given, epochs, rate, call)
+
+
+def _memorise(
+    net: nn.Module, x: Any, given: Tensor, epochs: int, rate: float,
+    call: Callable[[nn.Module, Tensor], Any] | None,
+) -> nn.Module:  # fmt: skip
     net.train()
     step = torch.optim.Adam([p for p in net.parameters() if p.requires_grad], rate)
     for _ in range(epochs):

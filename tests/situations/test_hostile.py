@@ -9,7 +9,6 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from hostile.__main__ import cases, run
 from hostile.judge import FAULT, REFUSED, RIGHT, Case, Result, judged
-
 from underscript.errors import DataError
 
 

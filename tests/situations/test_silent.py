@@ -419,15 +419,20 @@ def test_kind_15_test_data_that_were_trained_on_are_told(share):
     assert "training" in d.verdict
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_kind_16_few_samples_give_wide_intervals(seed):
+@pytest.mark.parametrize("seed", range(6))
+def test_kind_16_few_samples_give_wide_intervals_or_none(seed):
     data = blobs(n=30, seed=seed)
     net = memorise(mlp(), data.x, data.given)
     d = decoded(net, (data.x, data.given))
     right = share_right(d, data.test, data.test_true)
     noise = d.summary["noise"]
-    assert noise["accuracy_high"] - noise["accuracy_low"] > 0.05
-    assert noise["accuracy_low"] - 0.02 <= right <= noise["accuracy_high"] + 0.02
+    if noise["hopeless"]:
+        # So few labels show nothing, and nothing is claimed.
+        assert "estimated to be right" not in d.verdict
+        assert not d.label_issues()[FLAG].any()
+        return
+    assert noise["accuracy_high"] - noise["accuracy_low"] > 0.1
+    assert noise["accuracy_low"] <= right <= noise["accuracy_high"]
 
 
 def test_kind_17_an_estimate_without_a_holdout_is_called_one():
