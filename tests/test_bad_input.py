@@ -34,7 +34,7 @@ BAD_LABELS = {
     "out of range": (with_label(4), "label 4 at index 70.*4 classes"),
     "negative": (with_label(-1), "-1"),
     "floating": (GIVEN.astype(float), "float64"),
-    "floating with NaN": (with_label(np.nan, float), "float64"),
+    "floating with NaN": (with_label(np.nan, float), "missing|float64"),
     "(n, 1)": (GIVEN[:, None], r"\(80, 1\)|\(16, 1\)"),
     "one-hot": (np.eye(4, dtype=int)[GIVEN], r"\(80, 4\)|\(16, 4\)"),
     "one class only": (np.full(N, 2), "at least 2 classes"),
@@ -187,7 +187,7 @@ def test_a_data_set_of_length_zero_is_an_error(kind, role):
     [
         42,
         "train.csv",
-        {"x": X, "y": Y},
+        {"x": "cat", "y": Y[:0]},
         (X.tolist(), Y.tolist()),  # lists are no arrays
         (X, Y, Y, Y),
         TensorDataset(X, Y, Y, Y),

@@ -422,6 +422,6 @@ def test_list_layers_takes_what_decode_takes_and_refuses_the_rest():
         )
     ]
     assert all(table.equals(tables[0]) for table in tables)
-    for wrong in (42, None, "file.npy", {"x": x}):
+    for wrong in (42, None, "file.npy", {"x": "cat"}):
         with pytest.raises(DataError, match="example"):
             us.list_layers(model, wrong)

@@ -493,6 +493,7 @@ def test_results_and_saved_decoder_say_how_tokens_are_read(tmp_path):
     )  # fmt: skip
 
 
+@pytest.mark.filterwarnings("ignore:1 of the 60 inputs")
 def test_the_input_of_a_text_classifier_is_its_words(tmp_path):
     data = texts(120)
     rows = rows_of(padded(data, 9, "left"), "input")["input"]

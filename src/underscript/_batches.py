@@ -253,11 +253,18 @@ def _as_index(index: Any, where: str) -> Labels:
     try:
         return as_labels(index, f"{where} index")
     except LabelError as error:
-        raise DataError(
+        if _whole(index):
+            raise
+        raise LabelError(
             f"{where}: expected (x, y, index), the index being each sample's place in the data "
             f"set, a whole number of at least 0; found {_shown(index)}. Leave out what else there "
             "is (collate_fn)"
         ) from error
+
+
+def _whole(index: Any) -> bool:
+    kind = getattr(index, "dtype", None)
+    return kind is not None and not str(kind).startswith(("float", "torch.float", "<U", "object"))
 
 
 def _shown(values: Any) -> str:

@@ -49,7 +49,7 @@ def pairs(summary: Mapping[str, Any], most: int | None = None) -> list[Pair]:
     noise = summary["noise"]
     if noise is None:
         return []
-    by_class = bool(noise["by_class"])
+    by_class = bool(noise.get("by_class", True))
     if noise["transitions"] is None:
         even, largest = noise["mean_transition"], noise["largest_transitions"][:most]
         return [

@@ -41,7 +41,7 @@ from ._untrained import untrained
 from .combined import CombinedDiscriminant
 from .decoder import Decoder
 from .decoding import Asked, Decoding, describe
-from .errors import DataError, ModelError
+from .errors import DataError, LabelError, ModelError
 from .examples import Worst
 from .geometry import geometry
 from .issues import Answers
@@ -227,7 +227,7 @@ def decode(
     with undisturbed(network):
         example = source.first(EXAMPLE)
     if example.index is None:
-        raise DataError(
+        raise LabelError(
             "train: nothing says which sample is which: the loader has an order of its own, and "
             "its batches carry no index. Yield (x, y, index), or pass its data set"
         )

@@ -93,10 +93,8 @@ def reading_of(loader: DataLoader[Any]) -> Reading:
 
 def _of_own_batches(loader: DataLoader[Any], batches: Any, data: Any, whole: int | None) -> Reading:
     """Return how batches of one's own are read: as they are, if the sampler says of what."""
-    with torch.random.fork_rng(devices=[]):
-        lists = [list(map(int, batch)) for batch in batches] if _finite(batches) else []
-    places = np.asarray([place for batch in lists for place in batch], dtype=np.int64)
-    if not lists or not _different(places):
+    lists, places = _lists(batches)
+    if not lists:
         return Reading(loader, False, None, whole=whole)
     reader = DataLoader(data, batch_sampler=_Fixed(lists), **_like(loader))
     return Reading(reader, True, len(places), places, whole, grouped=True)
@@ -105,8 +103,26 @@ def _of_own_batches(loader: DataLoader[Any], batches: Any, data: Any, whole: int
 def _of_ready_batches(loader: DataLoader[Any], sampler: Any) -> Reading:
     """Return how a loader without a batch size is read: what the data set gives are batches."""
     inner = getattr(sampler, "sampler", sampler)
+    data: Any = loader.dataset
+    if isinstance(sampler, BatchSampler) and type(inner) is not SequentialSampler:
+        # Bulk loading: of a list of places the data set makes a batch.
+        lists, places = _lists(sampler)
+        if lists:
+            reader = DataLoader(data, batch_size=None, sampler=_Fixed(lists), **_like(loader))
+            whole = len(data) if hasattr(data, "__len__") else None
+            return Reading(reader, True, len(places), places, whole, grouped=True)
     # How many samples there are is not known; in what order is, unless the sampler has its own.
     return Reading(loader, type(inner) is SequentialSampler, None)
+
+
+def _lists(batches: Any) -> tuple[list[list[int]], Labels]:
+    """Return the places of each batch, and of all; none if that is not known or not each once."""
+    lists: list[list[int]] = []
+    if _finite(batches):
+        with torch.random.fork_rng(devices=[]):
+            lists = [list(map(int, batch)) for batch in batches]
+    places = np.asarray([place for batch in lists for place in batch], dtype=np.int64)
+    return (lists, places) if _different(places) else ([], places)
 
 
 class _Fixed:

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 from situation_data import (
+    FLAG,
     GIVEN,
     PREDICTED,
     blobs,
