@@ -43,6 +43,7 @@ def whole(folder):
     return {"results.json", "label_issues.csv", "report.html"} <= {p.name for p in folder.iterdir()}
 
 
+@pytest.mark.slow
 def test_kind_21_nobody_reads_standard_output(table, tmp_path):
     read, write = os.pipe()
     os.close(read)
@@ -55,6 +56,7 @@ def test_kind_21_nobody_reads_standard_output(table, tmp_path):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_kind_21_standard_output_is_full(table, tmp_path):
     if not os.path.exists("/dev/full"):
         pytest.skip("needs /dev/full")
@@ -78,6 +80,7 @@ def test_kind_21_standard_output_is_closed(table, tmp_path):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["ascii", "ascii:strict", "latin-1", "cp437"])
 def test_kind_22_standard_output_has_few_letters(table, tmp_path, encoding):
     done = audit(

@@ -11,7 +11,10 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import underscript as us
 
-pytestmark = pytest.mark.filterwarnings("ignore::underscript.errors.UnderscriptWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::underscript.errors.UnderscriptWarning"),
+    pytest.mark.slow,
+]
 
 # Of samples whose probabilities lie at a border rounding decides.
 BORDER = 0.005

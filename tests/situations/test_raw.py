@@ -67,6 +67,7 @@ def test_kind_24_torchscript_is_read_where_it_can_be(whole):
         assert hooks(net.rest) == 0
 
 
+@pytest.mark.slow
 def test_kind_25_float64_by_default_and_autocast():
     net, data = situation()
     plain = decoded(net, (data.x, data.given)).label_issues()
@@ -121,6 +122,7 @@ def decode_command(model, train, *arguments):
     )
 
 
+@pytest.mark.slow
 def test_kind_26_lazy_layers_take_weights(folder):
     _, data = situation()
     import mine_situations
@@ -219,6 +221,7 @@ def test_kind_30_names_of_classes_stay_as_they_are_written(names, tmp_path):
     assert set(found["given_name"]) == set(names)
 
 
+@pytest.mark.slow
 def test_kind_31_tied_weights_of_safetensors(folder):
     import mine_situations
     from safetensors.torch import save_model
@@ -234,6 +237,7 @@ def test_kind_31_tied_weights_of_safetensors(folder):
     )
 
 
+@pytest.mark.slow
 def test_kind_32_advice_for_a_checkpoint_that_needs_pickle_works(folder, capsys):
     net, _ = situation()
     torch.save({"state_dict": net.state_dict(), "args": argparse.Namespace(lr=1)}, "ck.pt")
@@ -270,6 +274,7 @@ def test_kind_34_what_a_worker_raises_is_told(workers):
         decoded(mlp(), DataLoader(Broken(), 16, num_workers=workers))
 
 
+@pytest.mark.slow
 def test_kind_35_forms_of_data_are_told_for_what_they_are():
     net, data = situation()
     pairs = [(data.x[i], int(data.given[i]), f"p{i}.jpg") for i in range(len(data.x))]
@@ -315,6 +320,7 @@ def test_kind_36_a_sharded_index_is_called_one(folder, capsys):
     assert "shard" in said or "model-00001-of-00002" in said
 
 
+@pytest.mark.slow
 def test_kind_37_results_do_not_grow_with_pairs_of_classes(tmp_path):
     x, given, _ = features(16, 300, 0.1, [5] * 300)
     d = decoded(None, (x, given))

@@ -133,6 +133,7 @@ class Both(nn.Module):
 
 
 @pytest.mark.parametrize("swapped", [False, True])
+@pytest.mark.slow
 def test_kind_3_all_named_inputs_are_the_input(swapped):
     data = blobs()
     halves = {"image": data.x[:, :10], "question": data.x[:, 10:]}
@@ -352,6 +353,7 @@ class Frozen(nn.Module):
         return self
 
 
+@pytest.mark.slow
 def test_kind_11_retrain_leaves_frozen_parts_alone():
     data = blobs()
     net = Frozen()
@@ -420,6 +422,7 @@ def test_kind_15_test_data_that_were_trained_on_are_told(share):
     assert "training" in d.verdict
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(6))
 def test_kind_16_few_samples_give_wide_intervals_or_none(seed):
     data = blobs(n=30, seed=seed)
@@ -443,6 +446,7 @@ def test_kind_17_an_estimate_without_a_holdout_is_called_one():
     assert "estimated" in d.verdict
 
 
+@pytest.mark.slow
 def test_kind_18_a_mask_that_was_there_when_decoded_is_asked_for():
     class Masked(nn.Module):
         def __init__(self):
@@ -475,6 +479,7 @@ def test_kind_18_a_mask_that_was_there_when_decoded_is_asked_for():
     assert (d.best.predict(DataLoader(both, 64)) == labels.numpy()).mean() > 0.9
 
 
+@pytest.mark.slow
 def test_kind_20_errors_of_the_decoder_are_no_confusions_of_labels():
     for seed in range(3):
         data = blobs(n=1500, k=6, noise=0.3, seed=seed)
