@@ -182,9 +182,9 @@ class Decoding:
             - `is_label_issue`: the label is probably wrong. Those of the lowest quality, as many as
               make the expected F1 of the flags largest; none where the noise is beyond decoding
               (``summary["noise"]["hopeless"]``).
-            - `label_quality`: the probability that the given label is right, 0 to 1. With
-              ``auto=False`` there are no probabilities: then (1 + margin) / 2, and every
-              contradicted label is an issue.
+            - `label_quality`: how right the given label seems, 0 to 1: a score, which in its middle
+              is too sure of labels to be a probability. With ``auto=False`` (1 + margin) / 2, and
+              every contradicted label is an issue.
             - `given_label`, `predicted_label`, `second_label`: the given class, and the decoder's
               first and second choice; of an issue the first is the likeliest class but the given.
             - `margin`: the decoder's log-odds of the given label against the best other one, at
