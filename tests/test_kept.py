@@ -197,3 +197,13 @@ def test_a_network_that_was_trained_on_is_not_asked_about_its_training_data():
         next(found.best.model.parameters()).add_(1e-3)
     with pytest.raises(ModelError, match="other weights now: decode it again"):
         found.label_issues()
+
+
+def test_nothing_need_be_evaluated():
+    """Then the table is empty, and labels are told if somebody asks."""
+    x, y = models.data("rows")
+    found = us.decode(
+        models.build("mlp"), (x, y), auto=False, controls=False, evaluate=(), progress=False
+    )
+    assert found.summary["selected"]["width"] > 0
+    assert len(found.label_issues()) == len(x)

@@ -448,10 +448,10 @@ def describe(
     selected: dict[str, Any] = {
         "layer": key.layer,
         "layers": list(best.layers),
-        "width": int(chosen["width"].iloc[0]),
+        "width": int(best.estimator.n_features_in_),
         "probe": key.probe,
         "variance": key.variance,
-        "rank": float(chosen["rank"].iloc[0]),
+        "rank": float(np.mean(best.estimator.ranks_)),
         "criterion": choice.criterion,
         "reason": choice.reason,
         "n": choice.score.n,
