@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeGuard
+from typing import Any, Self, TypeGuard
 
 import numpy as np
 import torch
@@ -84,7 +84,19 @@ def joined(parts: Sequence[Batch]) -> Batch:
     )
 
 
-class ArrayBatches:
+class _Stretch:
+    """Samples one after the other, or some that are neighbours."""
+
+    stretch: range
+
+    def part(self, stretch: range) -> Self:
+        """Return the batches of neighbouring samples."""
+        other = copy.copy(self)
+        other.stretch = stretch
+        return other
+
+
+class ArrayBatches(_Stretch):
     """Slices of a pair of arrays; numpy and torch alike, without copying them whole."""
 
     def __init__(
@@ -115,12 +127,6 @@ class ArrayBatches:
     def __len__(self) -> int:
         return len(self.inputs)
 
-    def part(self, stretch: range) -> "ArrayBatches":
-        """Return the batches of neighbouring samples."""
-        other = copy.copy(self)
-        other.stretch = stretch
-        return other
-
     def at(self, places: Labels, size: int) -> Iterator[Any]:
         """Give the samples at some places, so many at a time."""
         for start in range(0, len(places), size):
@@ -144,7 +150,7 @@ class ArrayBatches:
             yield inputs if self.labels is None else (inputs, self.labels[part])
 
 
-class MappingBatches:
+class MappingBatches(_Stretch):
     """Slices of a mapping of arrays, such as a tokenizer gives of all texts at once."""
 
     def __init__(self, data: Any, role: str, batch_size: int):
@@ -165,12 +171,6 @@ class MappingBatches:
 
     def __len__(self) -> int:
         return len(self.stretch)
-
-    def part(self, stretch: range) -> "MappingBatches":
-        """Return the batches of neighbouring samples."""
-        other = copy.copy(self)
-        other.stretch = stretch
-        return other
 
     def at(self, places: Labels, size: int) -> Iterator[Any]:
         """Give the samples at some places, so many at a time."""

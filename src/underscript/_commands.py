@@ -77,15 +77,7 @@ def _reproduce(options: argparse.Namespace) -> None:
         plan, options.out, published=options.compare, jobs=options.jobs,
         command=options.command_line,
     )  # fmt: skip
-    with printed(str(options.out)):
-        console = _console(stderr=options.json)
-        for table in found.tables:
-            console.print(table.rich())
-        if "verdict" in found.about:
-            console.print(found.about["verdict"], markup=False, highlight=False, soft_wrap=True)
-        if options.json:
-            print_json(found.as_dict())
-        console.print(f"Tables and figures: {options.out}", markup=False, highlight=False)
+    _show_tables(found, options, "Tables and figures")
 
 
 def _study(options: argparse.Namespace) -> None:
@@ -95,13 +87,20 @@ def _study(options: argparse.Namespace) -> None:
         options.out, settings=options.settings, runs=options.runs, first_run=options.first_run,
         root=options.root, device=options.device, jobs=options.jobs, command=options.command_line,
     )  # fmt: skip
+    _show_tables(found, options, "Tables")
+
+
+def _show_tables(found: Any, options: argparse.Namespace, what: str) -> None:
+    """Print the tables of experiments, which are kept already, and where."""
     with printed(str(options.out)):
         console = _console(stderr=options.json)
         for table in found.tables:
             console.print(table.rich())
+        if "verdict" in found.about:
+            console.print(found.about["verdict"], markup=False, highlight=False, soft_wrap=True)
         if options.json:
             print_json(found.as_dict())
-        console.print(f"Tables: {options.out}", markup=False, highlight=False)
+        console.print(f"{what}: {options.out}", markup=False, highlight=False)
 
 
 def _decode(options: argparse.Namespace) -> None:

@@ -117,10 +117,7 @@ def _of_ready_batches(loader: DataLoader[Any], sampler: Any) -> Reading:
 
 def _lists(batches: Any) -> tuple[list[list[int]], Labels]:
     """Return the places of each batch, and of all; none if that is not known or not each once."""
-    lists: list[list[int]] = []
-    if _finite(batches):
-        with torch.random.fork_rng(devices=[]):
-            lists = [list(map(int, batch)) for batch in batches]
+    lists = [list(map(int, batch)) for batch in _drawn(batches)] if _finite(batches) else []
     places = np.asarray([place for batch in lists for place in batch], dtype=np.int64)
     return (lists, places) if _different(places) else ([], places)
 
@@ -160,18 +157,23 @@ def _places(sampler: Any) -> Labels | None:
     elif not _finite(sampler):
         return None
     else:
-        own = getattr(sampler, "generator", None)
-        generator = own if isinstance(own, torch.Generator) else torch.Generator()
-        state = generator.get_state()
-        try:
-            with torch.random.fork_rng(devices=[]):
-                found = list(sampler)
-        finally:
-            generator.set_state(state)
+        found = _drawn(sampler)
     try:
         return np.asarray([int(place) for place in found], dtype=np.int64)
     except (TypeError, ValueError):
         return None
+
+
+def _drawn(sampler: Any) -> list[Any]:
+    """Return what a sampler gives once; random states stay as they are, its own too."""
+    own = getattr(getattr(sampler, "sampler", sampler), "generator", None)
+    generator = own if isinstance(own, torch.Generator) else torch.Generator()
+    state = generator.get_state()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            return list(sampler)
+    finally:
+        generator.set_state(state)
 
 
 def _finite(sampler: Any) -> bool:

@@ -166,7 +166,8 @@ def retrain(
     place = as_device(device) if device is not None else device_of(model)
     network = copied(model).to(place)
     kinds = {name: value.dtype for name, value in network.state_dict().items()}
-    if any(kind in _HALF for kind in kinds.values()):
+    half = any(kind in _HALF for kind in kinds.values())
+    if half:
         # Adam's steps are too small for half precision.
         network.float()
 
@@ -222,7 +223,7 @@ def retrain(
                     break
     network.load_state_dict(best)
     network.to(device_of(model))
-    if any(kind in _HALF for kind in kinds.values()):
+    if half:
         _as_before(network, kinds)
     for module, mode in modes:
         module.training = mode
