@@ -21,14 +21,14 @@ from typing import Any
 
 import pandas as pd
 
-from underscript._files import write_text
-from underscript._made_with import machine, versions
 from underscript.experiments.detection import OURS, RETRAINED, fast_ways, judge
 from underscript.experiments.grid import run_grid
 from underscript.experiments.plan import LABEL_SEED, Cell, Plan
 from underscript.experiments.shown import Shown, markdown, plus_minus
 from underscript.experiments.tables import finished
 from underscript.experiments.units import Work, as_json
+from underscript.utils.files import write_text
+from underscript.utils.versions import machine, versions
 
 SETTINGS = ("mnist-mlp", "mnist-cnn", "fashion-mnist-mlp", "fashion-mnist-cnn")
 SAMPLES = 2_000

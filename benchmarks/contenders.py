@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from underscript._classifier import fit_together
-from underscript._precision import bfloat16_pays
-from underscript._team import Team
-from underscript.moments import statistics_for
-from underscript.subspace import MinimumAngleSubspaceClassifier as Masc
-from underscript.subspace import nearest_together
+from underscript.linalg.moments import statistics_for
+from underscript.linalg.precision import bfloat16_pays
+from underscript.probes.classifier import fit_together
+from underscript.probes.subspace import MinimumAngleSubspaceClassifier as Masc
+from underscript.probes.subspace import nearest_together
+from underscript.utils.distributed import Team
 
 from . import literal
 from .rows import RowSource

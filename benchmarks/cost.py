@@ -221,7 +221,7 @@ def measured(name: str, root: Path, toy: bool, device: torch.device) -> dict[str
     if name == IMPORT:
         return {"case": name, "cpu_s": import_seconds()}
     import underscript as us
-    from underscript._made_with import peak_memory
+    from underscript.utils.versions import peak_memory
 
     case = CASES[name]
     model, (train, holdout, test) = case.make(root, toy, device)
@@ -230,8 +230,8 @@ def measured(name: str, root: Path, toy: bool, device: torch.device) -> dict[str
         model.eval()
     before = peak_memory() or 0
     lines = _Lines()
-    logging.getLogger("underscript._progress").addHandler(lines)
-    logging.getLogger("underscript._progress").setLevel(logging.INFO)
+    logging.getLogger("underscript.utils.progress").addHandler(lines)
+    logging.getLogger("underscript.utils.progress").setLevel(logging.INFO)
     start = time.perf_counter()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

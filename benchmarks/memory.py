@@ -172,7 +172,7 @@ def held(peak: bool = False) -> int:
 def measured(name: str, budget: str) -> dict[str, Any]:
     """Return what a decode took over what was held before, in bytes, or why it was refused."""
     import underscript as us
-    from underscript._memory_size import as_bytes
+    from underscript.utils.memory_size import as_bytes
 
     torch.manual_seed(0)
     model, (train, holdout, test) = CASES[name]()

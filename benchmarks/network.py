@@ -10,9 +10,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from underscript import corrupt_labels
-from underscript.datasets import default_root, load_dataset, to_float
 from underscript.experiments.architectures import build
 from underscript.experiments.catalogue import PROBED as PROBED_BY
+from underscript.experiments.datasets import default_root, load_dataset, to_float
 from underscript.experiments.presets import preset_for
 from underscript.experiments.training import train
 from underscript.selection import held_out_tenth

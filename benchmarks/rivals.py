@@ -21,14 +21,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from underscript._capture import undisturbed
-from underscript._device import as_device, device_of
-from underscript._stream import Source, stream
-from underscript._survey import Place, survey
-from underscript._team import ALONE
-from underscript.baselines import RobustDiscriminant
-from underscript.discriminant import ClassSums, Linear, PooledMoments
-from underscript.sap import sap
+from underscript.activations.hooks import undisturbed
+from underscript.activations.stream import Source, stream
+from underscript.activations.trace import Place, survey
+from underscript.probes.baselines import RobustDiscriminant
+from underscript.probes.discriminant import ClassSums, Linear, PooledMoments
+from underscript.repair.sap import sap
+from underscript.utils.device import as_device, device_of
+from underscript.utils.distributed import ALONE
 
 Pair = tuple[Tensor, np.ndarray]
 

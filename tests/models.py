@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from underscript._budget import Shares
+from underscript.selection.budget import Shares
 
 CLASSES = 4
 WIDTH = 12

@@ -18,9 +18,8 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 import reference
 from reference import relu_rows
 from underscript import MinimumAngleSubspaceClassifier
-from underscript._discriminants import minimum_norm, regular_factor
-from underscript._neighbours import NeighbourSearch
-from underscript.baselines import (
+from underscript.errors import DataError, LabelError
+from underscript.probes.baselines import (
     BASELINES,
     AlignmentClassifier,
     LinearDiscriminant,
@@ -32,7 +31,8 @@ from underscript.baselines import (
     row_moments,
     vote,
 )
-from underscript.errors import DataError, LabelError
+from underscript.probes.discriminants import minimum_norm, regular_factor
+from underscript.probes.neighbours import NeighbourSearch
 
 few_examples = settings(max_examples=15, deadline=None, derandomize=True)
 seeds = st.integers(0, 10_000)

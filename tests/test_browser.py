@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from tests.test_report import EVIL, SAMPLES, run_of
-from underscript.examples import Example
 from underscript.report import write_report
+from underscript.results.examples import Example
 
 pytestmark = pytest.mark.browser
 AXE = "axe-core@4.14.1"

@@ -16,9 +16,9 @@ from torch import nn
 
 import models
 import underscript as us
-from underscript import _row_file
-from underscript._budget import Shares, Sizes
 from underscript.errors import DataError, OutputError
+from underscript.selection.budget import Shares, Sizes
+from underscript.utils import row_file as _row_file
 
 SIZES = Sizes(
     samples=20_000, held=2_000, n_classes=10, widths=(1024, 2048, 256), probed=(256,), sets=1,
@@ -161,7 +161,7 @@ STAGES = {
     "survey": "underscript._decode.survey",
     "perturbation": "underscript._decode.choose_perturbation",
     "reading": "underscript.selection.kept_rows.KeptRows.add",
-    "subspaces": "underscript._passes._fit_keys",
+    "subspaces": "underscript.selection.passes._fit_keys",
     "hold-out": "underscript.selection.chosen.keep_holdout",
     "sums": "underscript.selection.fitting.LayerFit._gathered",
     "scores": "underscript.selection.fitting.LayerFit._scored",
@@ -245,7 +245,7 @@ MEASURE = """
 import json, sys
 import torch
 import underscript as us
-from underscript._memory_size import as_bytes
+from underscript.utils.memory_size import as_bytes
 
 def held(what):
     with open("/proc/self/status") as file:

@@ -17,15 +17,15 @@ import safetensors.torch
 import torch
 
 import models
-from underscript._commands import COMMANDS
-from underscript.cli import main
+from underscript.cli.command_line import main
+from underscript.cli.commands import COMMANDS
 
 MINE = """
 import dataclasses
 import os
 import numpy as np
 import torch
-from underscript._budget import Shares
+from underscript.selection.budget import Shares
 
 print("a user's file may print")
 rng = np.random.default_rng(0)
@@ -419,7 +419,7 @@ def test_a_failure_inside_is_one_line_and_exit_1(folder, capsys, monkeypatch):
     def fail(*_arguments, **_options):
         raise ZeroDivisionError("a bug\nof ours")
 
-    monkeypatch.setattr("underscript._commands.decode", fail)
+    monkeypatch.setattr("underscript.cli.commands.decode", fail)
     assert main(decode("--out", "run")) == 1
     assert "failed inside: ZeroDivisionError: a bug" in one_line(capsys)
     assert left_behind(folder) == []

@@ -5,13 +5,13 @@ import pytest
 import torch
 from torch import nn
 
-from underscript._capture import Tap
-from underscript._run_folder import _read_decoder, _write_decoder
-from underscript._stream import Source
-from underscript._survey import survey
-from underscript.combined import COMBINED, CombinedDiscriminant, Member, rows_for
-from underscript.decoder import Decoder
-from underscript.discriminant import RidgeDiscriminant
+from underscript.activations.hooks import Tap
+from underscript.activations.stream import Source
+from underscript.activations.trace import survey
+from underscript.probes.discriminant import RidgeDiscriminant
+from underscript.probes.ensemble import COMBINED, CombinedDiscriminant, Member, rows_for
+from underscript.results.decoder import Decoder
+from underscript.results.run_folder import _read_decoder, _write_decoder
 from underscript.selection import Key
 
 

@@ -8,15 +8,15 @@ from sklearn.linear_model import Ridge
 from sklearn.model_selection import cross_val_predict
 from sklearn.svm import SVC
 
-from underscript.corruption import (
+from underscript.errors import DataError, LabelError
+from underscript.experiments import confusion
+from underscript.experiments.confusion import weak_scores
+from underscript.noise.corruption import (
     _flip_probabilities,
     corrupt_labels,
     transition_matrix,
     wrong_share,
 )
-from underscript.errors import DataError, LabelError
-from underscript.experiments import confusion
-from underscript.experiments.confusion import weak_scores
 
 labels = st.lists(st.integers(0, 6), max_size=60).map(lambda y: np.array(y, dtype=np.int64))
 

@@ -14,16 +14,16 @@ from test_datasets_readers import (
     write_mnist,
     write_tiny,
 )
-from underscript.datasets import (
+from underscript.errors import DataError, LabelError, UnderscriptWarning
+from underscript.experiments.datasets import (
     ImageData,
-    _catalogue,
+    catalogue,
     dataset_names,
     default_root,
     describe,
     load_dataset,
     to_float,
 )
-from underscript.errors import DataError, LabelError, UnderscriptWarning
 
 WRITERS = {
     "mnist": (write_mnist, (20, 10)),
@@ -48,9 +48,9 @@ def alone(monkeypatch, tmp_path):
     monkeypatch.setenv("UNDERSCRIPT_DATA", str(tmp_path / "default"))
     for name, (_, (n_train, n_test)) in WRITERS.items():
         small = dataclasses.replace(
-            _catalogue.CATALOGUE[name], n_train=n_train, n_test=n_test, places=()
+            catalogue.CATALOGUE[name], n_train=n_train, n_test=n_test, places=()
         )
-        monkeypatch.setitem(_catalogue.CATALOGUE, name, small)
+        monkeypatch.setitem(catalogue.CATALOGUE, name, small)
 
 
 @pytest.mark.parametrize("name", WRITERS)
@@ -85,8 +85,8 @@ def test_idx_names_with_a_dot_are_found(tmp_path):
 
 def test_found_under_the_variable_then_in_data_then_in_places(tmp_path, monkeypatch):
     installed = tmp_path / "usr" / "fashion-mnist"
-    files = dataclasses.replace(_catalogue.CATALOGUE["fashion-mnist"], places=(installed,))
-    monkeypatch.setitem(_catalogue.CATALOGUE, "fashion-mnist", files)
+    files = dataclasses.replace(catalogue.CATALOGUE["fashion-mnist"], places=(installed,))
+    monkeypatch.setitem(catalogue.CATALOGUE, "fashion-mnist", files)
     for folder in (
         installed,
         tmp_path / "data" / "FashionMNIST" / "raw",
@@ -123,11 +123,11 @@ def test_arrays_are_as_promised(tmp_path):
 
 def test_class_names():
     assert dataset_names() == ("digits", *WRITERS)
-    names = _catalogue.CATALOGUE["cifar100"].class_names
+    names = catalogue.CATALOGUE["cifar100"].class_names
     assert len(set(names)) == 100
     assert list(names) == sorted(names)
-    assert len(_catalogue.CATALOGUE["cifar10"].class_names) == 10
-    assert len(_catalogue.CATALOGUE["fashion-mnist"].class_names) == 10
+    assert len(catalogue.CATALOGUE["cifar10"].class_names) == 10
+    assert len(catalogue.CATALOGUE["fashion-mnist"].class_names) == 10
 
 
 # What is not there, not whole, or not what it is called
@@ -186,8 +186,8 @@ def test_mnist_files_under_the_name_of_fashion_mnist(tmp_path, monkeypatch):
     import hashlib
 
     md5 = hashlib.md5(labels, usedforsecurity=False).hexdigest()
-    known = dataclasses.replace(_catalogue.CATALOGUE["mnist"], train_labels_md5=md5)
-    monkeypatch.setitem(_catalogue.CATALOGUE, "mnist", known)
+    known = dataclasses.replace(catalogue.CATALOGUE["mnist"], train_labels_md5=md5)
+    monkeypatch.setitem(catalogue.CATALOGUE, "mnist", known)
     with pytest.raises(DataError) as error:
         load_dataset("fashion-mnist", tmp_path, download=False)
     one_line(error, "expected the labels of fashion-mnist, found those of mnist")

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 
 from test_datasets_readers import one_line, write_cifar10, write_mnist, write_tiny
-from underscript.datasets import _catalogue, describe, load_dataset
-from underscript.datasets._download import fetch, unpack
 from underscript.errors import DataError, OutputError
+from underscript.experiments.datasets import catalogue, describe, load_dataset
+from underscript.experiments.datasets.download import fetch, unpack
 
 GET_DATA = Path(__file__).parents[1] / "tools" / "get_data.sh"
 NOBODY = "http://127.0.0.1:9"  # the discard port, where nothing listens
@@ -52,9 +52,9 @@ def md5(path):
 
 def publish(monkeypatch, name, folder, *bases, counts):
     """Make the files in `folder` the originals of a data set, to be had at `bases`."""
-    files = _catalogue.CATALOGUE[name]
+    files = catalogue.CATALOGUE[name]
     downloads = tuple(
-        _catalogue.Download(
+        catalogue.Download(
             item.file, md5(folder / item.file), tuple(f"{base}/{item.file}" for base in bases)
         )
         for item in files.downloads
@@ -63,7 +63,7 @@ def publish(monkeypatch, name, folder, *bases, counts):
     published = dataclasses.replace(
         files, downloads=downloads, places=(), n_train=n_train, n_test=n_test
     )
-    monkeypatch.setitem(_catalogue.CATALOGUE, name, published)
+    monkeypatch.setitem(catalogue.CATALOGUE, name, published)
     monkeypatch.chdir(folder.parent)
 
 
@@ -109,7 +109,7 @@ def test_archive_is_downloaded_and_unpacked(
     served, tmp_path, monkeypatch, name, write_files, counts
 ):
     folder, address = served
-    files = _catalogue.CATALOGUE[name]
+    files = catalogue.CATALOGUE[name]
     write_files(folder / files.folder)
     pack(folder / files.folder, folder / files.downloads[0].file)
     publish(monkeypatch, name, folder, address, counts=counts)
@@ -121,7 +121,7 @@ def test_archive_is_downloaded_and_unpacked(
 
 def test_archive_that_the_user_brought_is_used_and_kept(served, tmp_path, monkeypatch):
     folder, _ = served
-    files = _catalogue.CATALOGUE["cifar10"]
+    files = catalogue.CATALOGUE["cifar10"]
     archive = folder / files.downloads[0].file
     write_cifar10(folder / files.folder)
     pack(folder / files.folder, archive)
@@ -142,7 +142,7 @@ def test_archive_that_the_user_brought_is_used_and_kept(served, tmp_path, monkey
 
 def test_incomplete_folder_is_not_unpacked_over(served, tmp_path, monkeypatch):
     folder, address = served
-    files = _catalogue.CATALOGUE["cifar10"]
+    files = catalogue.CATALOGUE["cifar10"]
     write_cifar10(folder / files.folder)
     pack(folder / files.folder, folder / files.downloads[0].file)
     publish(monkeypatch, "cifar10", folder, address, counts=(50, 10))
@@ -176,12 +176,12 @@ def test_wrong_checksum_keeps_nothing(served, tmp_path, monkeypatch):
 def test_no_network_is_said_with_what_to_do(tmp_path, monkeypatch, name):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.chdir(tmp_path)
-    files = _catalogue.CATALOGUE[name]
+    files = catalogue.CATALOGUE[name]
     unreachable = tuple(
         dataclasses.replace(item, urls=(f"{NOBODY}/{item.file}",)) for item in files.downloads
     )
     files = dataclasses.replace(files, downloads=unreachable, places=())
-    monkeypatch.setitem(_catalogue.CATALOGUE, name, files)
+    monkeypatch.setitem(catalogue.CATALOGUE, name, files)
     with pytest.raises(DataError) as error:
         load_dataset(name, tmp_path / "root")
     one_line(error, "no connection", "put", tmp_path / "root" / files.folder)
@@ -214,7 +214,7 @@ def test_server_that_breaks_off(tmp_path, monkeypatch):
     thread.start()
     url = f"http://127.0.0.1:{server.server_port}/file"
     with pytest.raises(DataError) as error:
-        fetch(_catalogue.Download("file", "0" * 32, (url,)), tmp_path / "to")
+        fetch(catalogue.Download("file", "0" * 32, (url,)), tmp_path / "to")
     thread.join()
     server.server_close()
     one_line(error, url, "download broke off")
@@ -222,7 +222,7 @@ def test_server_that_breaks_off(tmp_path, monkeypatch):
 
 
 def test_every_original_has_a_checksum_and_an_address():
-    for files in _catalogue.CATALOGUE.values():
+    for files in catalogue.CATALOGUE.values():
         for item in files.downloads:
             assert len(item.md5) == 32
             assert int(item.md5, 16)

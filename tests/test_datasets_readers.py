@@ -11,14 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from underscript.datasets._readers import (
+from underscript.errors import DataError, LabelError
+from underscript.experiments.datasets.readers import (
     read_bytes,
     read_cifar,
     read_idx,
     read_idx_pair,
     read_tiny_imagenet,
 )
-from underscript.errors import DataError, LabelError
 
 CIFAR10 = {"label": 10}
 CIFAR100 = {"coarse label": 20, "fine label": 100}

@@ -20,11 +20,11 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import models
 import underscript as us
-from underscript import ClassMoments, _passes
+from underscript import ClassMoments
 from underscript.errors import DataError, LayerError
-from underscript.plots._rows import layer_order
-from underscript.rows import ClassRows, RowStore
-from underscript.selection import Key, Score, held_out_tenth, select
+from underscript.linalg.rows import ClassRows, RowStore
+from underscript.report.plots.rows import layer_order
+from underscript.selection import Key, Score, held_out_tenth, select, subspaces, task
 
 N = 240
 X, Y = models.data("rows", N)
@@ -136,11 +136,11 @@ def test_masc_stands_in_the_table_by_default_where_it_costs_next_to_nothing(monk
 
     # Layers are 12, 16 and 10 wide: 240 · 16² for sums, 10 · 4 · 16³ for eigenvectors of four
     # classes, and 240 · 16 · 4 · 16 / 2 for products with these are too many.
-    monkeypatch.setattr(_passes, "_CHEAP", 348_159)
+    monkeypatch.setattr(task, "_CHEAP", 348_159)
     assert layers() == ["input", "relu2"]
     # What is asked for is there, and what the choice is among.
     assert layers(probes=("masc",)) == sorted(layers(auto=False)) == every
-    monkeypatch.setattr(_passes, "_CHEAP", 348_160)
+    monkeypatch.setattr(task, "_CHEAP", 348_160)
     assert layers() == every
 
 
@@ -269,7 +269,7 @@ def test_a_layer_kept_as_rows_gives_the_table_of_one_summed_as_moments(monkeypat
 
     found = []
     for way in (as_moments, as_rows, on_disk):
-        monkeypatch.setattr(_passes, "statistics_for", way)
+        monkeypatch.setattr(subspaces, "statistics_for", way)
         found.append(run(holdout=holdout, probes=("masc", "velpic"), batch_size=37))
     for other in found[1:]:
         pd.testing.assert_frame_equal(other.table, found[0].table)
@@ -472,7 +472,7 @@ def test_candidates_are_tried_on_test_data_on_request():
 
 @pytest.mark.parametrize("name", models.MODELS)
 def test_the_random_twins_weights_are_all_redrawn(name):
-    from underscript._untrained import untrained
+    from underscript.activations.untrained import untrained
 
     model = models.build(name, seed=3)
     before = copy.deepcopy(model.state_dict())
@@ -488,7 +488,7 @@ def test_the_random_twins_weights_are_all_redrawn(name):
 
 
 def test_a_twin_of_bare_parameters_is_redrawn_with_their_mean_and_spread():
-    from underscript._untrained import untrained
+    from underscript.activations.untrained import untrained
 
     class Bare(nn.Module):
         def __init__(self):

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from underscript.datasets import load_dataset
 from underscript.errors import DataError
+from underscript.experiments.datasets import load_dataset
 
 
 def demo(folder: Path, *arguments: str) -> dict:

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import f1_score
 
-from underscript.cli import main
+from underscript.cli.command_line import main
 from underscript.experiments.detection import Found, judge
 
 ROOT = Path(__file__).parents[1]

@@ -10,9 +10,9 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.metrics.pairwise import rbf_kernel
 
 from underscript import RidgeDiscriminant
-from underscript._team import ALONE
-from underscript.discriminant import ClassSums, PooledMoments
-from underscript.random_features import FourierFeatures
+from underscript.probes.discriminant import ClassSums, PooledMoments
+from underscript.probes.random_features import FourierFeatures
+from underscript.utils.distributed import ALONE
 
 DIGITS, LABELS = load_digits(return_X_y=True)
 

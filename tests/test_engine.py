@@ -11,17 +11,17 @@ from hypothesis import strategies as st
 import reference
 from reference import relu_rows
 from underscript import MinimumAngleSubspaceClassifier as Masc
-from underscript import bases, moments, spectra
-from underscript._classifier import fit_together
-from underscript._memory_size import as_bytes
-from underscript._precision import exact_products
-from underscript._products import all_finite, in_float64
 from underscript.errors import DataError
-from underscript.moments import ClassMoments, budgets, statistics_for
-from underscript.rows import ClassRows, RowStore
-from underscript.screening import RoundedColumns, RoundedRows, largest_singular_value
-from underscript.spectra import Cut, Eigenproblem, leading, positive_definite, solve
-from underscript.subspace import nearest_together
+from underscript.linalg import bases, moments, spectra
+from underscript.linalg.moments import ClassMoments, budgets, statistics_for
+from underscript.linalg.precision import exact_products
+from underscript.linalg.products import all_finite, in_float64
+from underscript.linalg.rows import ClassRows, RowStore
+from underscript.linalg.screening import RoundedColumns, RoundedRows, largest_singular_value
+from underscript.linalg.spectra import Cut, Eigenproblem, leading, positive_definite, solve
+from underscript.probes.classifier import fit_together
+from underscript.probes.subspace import nearest_together
+from underscript.utils.memory_size import as_bytes
 
 few_examples = settings(max_examples=25, deadline=None, derandomize=True)
 seeds = st.integers(0, 10_000)

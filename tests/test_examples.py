@@ -10,9 +10,9 @@ from PIL import Image
 
 import underscript as us
 from tests import models
-from underscript._batches import Batch
+from underscript.data.batches import Batch
 from underscript.errors import DataError
-from underscript.examples import SHOWN, Worst, load_examples, save_examples
+from underscript.results.examples import SHOWN, Worst, load_examples, save_examples
 
 
 def answers(quality, given, predicted, index=None):

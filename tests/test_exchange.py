@@ -12,10 +12,10 @@ import torch
 from sklearn.datasets import load_digits
 
 import underscript as us
-from underscript import _audit
-from underscript._class_names import for_spreadsheets, for_terminals, read_names
-from underscript._exchange import write_spreadsheet
-from underscript.cli import main
+from underscript.cli import audit as _audit
+from underscript.cli.command_line import main
+from underscript.results.export import write_spreadsheet
+from underscript.utils.class_names import for_spreadsheets, for_terminals, read_names
 
 NASTY = [
     '=HYPERLINK("http://x")', "+1+1", "-2+3", "@SUM(A1)", "\tcmd", 'say "hi", twice',
@@ -178,7 +178,7 @@ def test_pred_probs_of_other_data_are_an_error_and_leave_no_file(part, message, 
 
 def test_more_probabilities_than_memory_should_hold_ask_for_a_file(monkeypatch):
     _, x, given, _ = case()
-    monkeypatch.setattr("underscript._exchange._ROOM", 1000)
+    monkeypatch.setattr("underscript.results.export._ROOM", 1000)
     with pytest.raises(us.UnderscriptError, match=r"900 × 10 probabilities .* give path="):
         found().pred_probs((x, given))
 

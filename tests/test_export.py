@@ -15,10 +15,10 @@ from torch import nn
 
 import models
 import underscript as us
-from underscript import _onnx
-from underscript._onnx import OnnxClassifier
-from underscript.cli import main
+from underscript.cli.command_line import main
 from underscript.errors import DataError, ModelError, OutputError
+from underscript.repair import onnx as _onnx
+from underscript.repair.onnx import OnnxClassifier
 
 MASC: dict[str, Any] = {"auto": False, "probes": ("masc",), "variance": 0.8}
 VELPIC: dict[str, Any] = {"auto": False, "probes": ("velpic",)}

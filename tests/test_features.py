@@ -11,8 +11,8 @@ import pytest
 
 import models
 import underscript as us
-from underscript._disk import read_data
-from underscript.cli import main
+from underscript.cli.command_line import main
+from underscript.data.from_disk import read_data
 from underscript.errors import DataError, LabelError
 
 X, TRUE = (array.numpy() for array in models.data("rows", 300))

@@ -20,10 +20,10 @@ from torch import nn
 
 import models
 import underscript as us
-from underscript import _run_folder
-from underscript._files import fresh_folder, whole_file
-from underscript._run_folder import _read_decoder, _write_decoder, is_run
 from underscript.errors import ModelError, OutputError
+from underscript.results import run_folder as _run_folder
+from underscript.results.run_folder import _read_decoder, _write_decoder, is_run
+from underscript.utils.files import fresh_folder, whole_file
 
 X, Y = models.data("rows", 200)
 GIVEN = us.corrupt_labels(Y, 0.4, seed=1)

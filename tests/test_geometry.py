@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from underscript import MinimumAngleSubspaceClassifier
-from underscript.geometry import geometry
+from underscript.results.geometry import geometry
 
 
 @pytest.mark.parametrize("share", [0.6, 0.9, 0.999])

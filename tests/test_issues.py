@@ -11,18 +11,11 @@ import pytest
 import torch
 
 import underscript as us
-from underscript._batches import Batch
-from underscript._team import Team
-from underscript.issues import (
-    COLUMNS,
-    Answers,
-    Gathered,
-    came_from,
-    confused_pairs,
-    summarised,
-    with_memory,
-)
-from underscript.noise import SMALLEST, Noise
+from underscript.data.batches import Batch
+from underscript.noise.estimate import SMALLEST, Noise
+from underscript.noise.posterior import came_from, with_memory
+from underscript.results.issues import COLUMNS, Answers, Gathered, confused_pairs, summarised
+from underscript.utils.distributed import Team
 
 
 def noise(matrix, rate=0.3, beyond_chance=50.0) -> Noise:
@@ -257,7 +250,7 @@ import resource
 import numpy as np
 import torch
 from test_issues import even, noise
-from underscript._batches import Batch
+from underscript.data.batches import Batch
 from underscript.issues import Answers, Gathered, came_from, summarised
 
 n, k, size = SAMPLES, CLASSES, 1_000

@@ -10,14 +10,14 @@ from torch import nn
 
 import models
 import underscript as us
-from underscript import rows as rows_module
-from underscript._batches import Batch
-from underscript._budget import Shares
-from underscript._capture import Tap
-from underscript._kept import Kept
-from underscript._stream import Rows
+from underscript.activations.hooks import Tap
+from underscript.activations.kept import Kept
+from underscript.activations.stream import Rows
+from underscript.data.batches import Batch
 from underscript.errors import ModelError
-from underscript.rows import ClassRows, RowStore
+from underscript.linalg import rows as rows_module
+from underscript.linalg.rows import ClassRows, RowStore
+from underscript.selection.budget import Shares
 
 N = 240
 X, Y = models.data("rows", N)

@@ -9,11 +9,11 @@ from torch.nn import functional
 
 import models
 import underscript as us
-from underscript._capture import capture, undisturbed
-from underscript._stream import Source, stream
-from underscript._survey import survey
+from underscript.activations.hooks import capture, undisturbed
+from underscript.activations.layers import resolve
+from underscript.activations.stream import Source, stream
+from underscript.activations.trace import survey
 from underscript.errors import DataError, LayerError, ModelError
-from underscript.layers import resolve
 
 
 def captured(

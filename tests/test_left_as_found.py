@@ -25,7 +25,7 @@ from sources import (
     loader,
     with_label,
 )
-from underscript._stream import Source
+from underscript.activations.stream import Source
 from underscript.errors import DataError, LabelError, ModelError
 
 

@@ -14,9 +14,9 @@ from sklearn.model_selection import train_test_split
 import reference
 from reference import relu_rows
 from underscript import MinimumAngleSubspaceClassifier as Masc
-from underscript import bases
-from underscript.datasets import load_dataset, to_float
 from underscript.errors import DataError
+from underscript.experiments.datasets import load_dataset, to_float
+from underscript.linalg import bases
 
 few_examples = settings(max_examples=20, deadline=None, derandomize=True)
 seeds = st.integers(0, 10_000)

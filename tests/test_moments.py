@@ -11,13 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reference import relu_rows
-from underscript import ClassMoments, _products
-from underscript._classifier import fit_together
+from underscript import ClassMoments
 from underscript.errors import DataError
-from underscript.moments import statistics_for
-from underscript.rows import MEMORY, ClassRows, RowStore
-from underscript.spectra import eigenvectors, numerical_rank, solve
-from underscript.subspace import MinimumAngleSubspaceClassifier, PrincipalVectorClassifier
+from underscript.linalg import products as _products
+from underscript.linalg.moments import statistics_for
+from underscript.linalg.rows import MEMORY, ClassRows, RowStore
+from underscript.linalg.spectra import eigenvectors, numerical_rank, solve
+from underscript.probes.classifier import fit_together
+from underscript.probes.subspace import MinimumAngleSubspaceClassifier, PrincipalVectorClassifier
 
 few_examples = settings(max_examples=20, deadline=None, derandomize=True)
 seeds = st.integers(0, 10_000)

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 
 import underscript as us
-from underscript._classes import pairs
-from underscript.noise import (
+from underscript.noise.estimate import (
     Noise,
     _share,
     beyond_chance,
@@ -22,6 +21,7 @@ from underscript.noise import (
     estimated_transitions,
     expected_calibration_error,
 )
+from underscript.utils.classes import pairs
 
 K = 5
 

@@ -8,14 +8,13 @@ import pytest
 
 from tests.test_browser import axe, browser, faults, opened  # noqa: F401 - fixtures
 from tests.test_report import EVIL, digits, run_of, single
-from underscript import plots
-from underscript._made_with import machine, versions
 from underscript.errors import DataError, OutputError
 from underscript.experiments.pages import remade, reproduction_page, study_page, write_tables
 from underscript.experiments.plan import Plan
 from underscript.experiments.shown import Shown
 from underscript.experiments.study import bars
-from underscript.report import render_beside
+from underscript.report import plots, render_beside
+from underscript.utils.versions import machine, versions
 
 ABOUT = {"command": f"underscript study --out '{EVIL}'", "versions": versions(),
          "machine": machine("cpu")}  # fmt: skip

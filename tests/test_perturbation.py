@@ -10,15 +10,15 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import models
-from underscript._batches import Batch
-from underscript._mixing import below, fractions, mixed, mixed_tensor
-from underscript._notes import Notes
+from underscript.activations.perturbation import Perturbation, choose_perturbation
+from underscript.activations.perturbation.choosing import _against_shuffled
+from underscript.activations.perturbation.images import Shifts, image_axes, moved_images
+from underscript.activations.perturbation.numbers import Noise, gaussian, spreads
+from underscript.activations.perturbation.words import WordsDropped
+from underscript.data.batches import Batch
 from underscript.errors import DataError
-from underscript.perturbation import Perturbation, choose_perturbation
-from underscript.perturbation._choice import _against_shuffled
-from underscript.perturbation._images import Shifts, image_axes, moved_images
-from underscript.perturbation._numbers import Noise, gaussian, spreads
-from underscript.perturbation._words import WordsDropped
+from underscript.utils.hashing import below, fractions, mixed, mixed_tensor
+from underscript.utils.notes import Notes
 
 CPU = torch.device("cpu")
 

@@ -14,9 +14,9 @@ from torch.utils.data import DataLoader
 import models
 import underscript as us
 from test_layers import captured
-from underscript._capture import Tap
-from underscript._pooling import TOKENS, places_for, pooled, usual_grid, words
-from underscript.cli import main
+from underscript.activations.hooks import Tap
+from underscript.activations.pooling import TOKENS, places_for, pooled, usual_grid, words
+from underscript.cli.command_line import main
 from underscript.errors import DataError, LayerError, OutputError
 
 WAYS = list(TOKENS)

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 import models
 import underscript as us
-from underscript._progress import PRODUCTS, RUNS, SILENT, Estimate, Progress, Stage, roughly
-from underscript._stream import Source, stream
+from underscript.activations.stream import Source, stream
 from underscript.errors import DataError
+from underscript.utils.progress import PRODUCTS, RUNS, SILENT, Estimate, Progress, Stage, roughly
 
 
 class Clock:
@@ -321,11 +321,11 @@ def test_inside_another_bar_there_is_no_line(monkeypatch):
 
 def test_nothing_is_shown_without_a_terminal_but_the_line_is_logged(monkeypatch, caplog):
     monkeypatch.setattr(sys, "stderr", io.StringIO())
-    with caplog.at_level(logging.INFO, "underscript._progress"):
+    with caplog.at_level(logging.INFO, "underscript.utils.progress"):
         us.decode(**layers_of(models.build("mlp")), controls=False)
         us.decode(**layers_of(models.build("mlp")), controls=False, progress=False)
     assert sys.stderr.getvalue() == ""  # type: ignore[attr-defined]
-    said = [r.getMessage() for r in caplog.records if r.name == "underscript._progress"]
+    said = [r.getMessage() for r in caplog.records if r.name == "underscript.utils.progress"]
     assert len(said) == 1
     assert "160 samples" in said[0]
     assert "about" in said[0]

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import underscript as us
-from underscript.cli import main
+from underscript.cli.command_line import main
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))

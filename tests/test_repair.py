@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 import models
 import underscript as us
-from underscript._capture import extract_logits
-from underscript.cli import main
-from underscript.discriminant import Covariance
+from underscript.activations.hooks import extract_logits
+from underscript.cli.command_line import main
 from underscript.errors import DataError, ModelError, OutputError
-from underscript.issues import posterior
-from underscript.repair import relabelled
+from underscript.noise.posterior import posterior
+from underscript.probes.discriminant import Covariance
+from underscript.repair.read_out import relabelled
 
 N = 240
 
@@ -333,7 +333,7 @@ def test_the_commands_write_weights_and_labels(tmp_path, capsys, found):
     told = json.loads(capsys.readouterr().out)
     assert told["chosen"] == decoding.summary["transfer"]["chosen"]
     assert main(["layers", f"{tmp_path}/mine.py:build", "--example", f"{tmp_path}/none.py:x"]) == 2
-    from underscript._user import load_model
+    from underscript.cli.user_objects import load_model
 
     repaired = load_model(f"{tmp_path}/mine.py:build", str(out))
     assert (predictions(repaired, x) == predictions(decoding.transfer(), x)).all()

@@ -20,16 +20,15 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from underscript import plots
-from underscript._files import RUN_FORMAT
 from underscript.decoding import Decoding
 from underscript.errors import DataError, OutputError
-from underscript.plots import COLOURS
-from underscript.plots._style import spread
-from underscript.report import console_table, key_numbers, terminal_report
+from underscript.report import console_table, key_numbers, plots, terminal_report
 from underscript.report import render_report as render
 from underscript.report import write_report as write
-from underscript.report._facts import confusions, next_steps, reading
+from underscript.report.facts import confusions, next_steps, reading
+from underscript.report.plots import COLOURS
+from underscript.report.plots.style import spread
+from underscript.utils.files import RUN_FORMAT
 
 EVIL = "<img src=x onerror=alert(1)>"
 

@@ -20,17 +20,17 @@ import torch
 import underscript as us
 from reference import relu_rows
 from test_datasets import TORCHVISION, WRITERS
-from underscript.cli import main
-from underscript.corruption import transition_matrix
-from underscript.datasets import _catalogue
+from underscript.cli.command_line import main
 from underscript.errors import DataError, OutputError
 from underscript.experiments import grid, presets, probes, units
 from underscript.experiments.catalogue import PAIRS
 from underscript.experiments.comparison import compare, read_published
+from underscript.experiments.datasets import catalogue
 from underscript.experiments.plan import Cell, Plan
 from underscript.experiments.probes import geometry
 from underscript.experiments.reproduce import reproduce
 from underscript.experiments.units import Work, units_of
+from underscript.noise.corruption import transition_matrix
 
 # Enough to go through everything; what is learnt does not matter here.
 TINY = {"max_epochs": 3, "samples": 300}
@@ -311,8 +311,8 @@ def test_every_pair_of_the_paper_runs_on_small_files_in_the_true_format(
     pair = PAIRS[name]
     monkeypatch.chdir(tmp_path)
     write_files, (n_train, n_test) = WRITERS[pair.data]
-    small = replace(_catalogue.CATALOGUE[pair.data], n_train=n_train, n_test=n_test, places=())
-    monkeypatch.setitem(_catalogue.CATALOGUE, pair.data, small)
+    small = replace(catalogue.CATALOGUE[pair.data], n_train=n_train, n_test=n_test, places=())
+    monkeypatch.setitem(catalogue.CATALOGUE, pair.data, small)
     write_files(tmp_path / "root" / TORCHVISION[pair.data])
     for key, preset in presets._RECIPES.items():
         monkeypatch.setitem(
@@ -552,7 +552,7 @@ def test_a_full_disk_is_one_line_and_keeps_what_is_finished(tmp_path, monkeypatc
 def test_bad_input_is_one_line(tmp_path, monkeypatch, capsys, arguments, said):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("UNDERSCRIPT_DATA", str(tmp_path / "none"))
-    monkeypatch.setattr("underscript.datasets._load.fetch", no_network)
+    monkeypatch.setattr("underscript.experiments.datasets.load.fetch", no_network)
     (tmp_path / "odd.csv").write_text("\n".join([",".join(["0.2"] * 10)] * 10))
     (tmp_path / "words.csv").write_text("a,b\nc,d\n")
     arguments = ["reproduce", "--corruption", "0.6", *arguments, "--runs=1"]

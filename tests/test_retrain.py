@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import models
 import underscript as us
-from underscript.cli import main
+from underscript.cli.command_line import main
 from underscript.errors import DataError, LabelError
 
 N = 200
@@ -231,7 +231,7 @@ def test_the_command_trains_on_a_runs_labels(tmp_path, capsys, monkeypatch):
     def interrupt(*_args: Any, **_more: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sys.modules["underscript._retrain"], "_step", interrupt)
+    monkeypatch.setattr(sys.modules["underscript.repair.retraining"], "_step", interrupt)
     kept = out.read_bytes()
     assert main(command) == 130
     assert out.read_bytes() == kept

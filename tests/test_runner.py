@@ -7,10 +7,10 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import models
-from underscript._batches import Batch
-from underscript._capture import Tap, capture, undisturbed
-from underscript._runner import Runner
-from underscript._stream import Source, stream
+from underscript.activations.hooks import Tap, capture, undisturbed
+from underscript.activations.runner import Runner
+from underscript.activations.stream import Source, stream
+from underscript.data.batches import Batch
 
 CPU = torch.device("cpu")
 X = torch.randn(150, 3, 8, 8, generator=torch.Generator().manual_seed(0))

@@ -15,7 +15,7 @@ import underscript as us
 from sources import Indexed
 from test_left_as_found import assert_left_as_found, in_odd_state
 from underscript.errors import DataError, LabelError, ModelError
-from underscript.sap import ALPHAS, sap
+from underscript.repair.sap import ALPHAS, sap
 
 N = 120
 QUIET: dict[str, Any] = {"progress": False}

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from underscript.cli import main
+from underscript.cli.command_line import main
 from underscript.errors import DataError
 from underscript.experiments import presets, study
 from underscript.experiments.catalogue import SETTINGS, Setting

@@ -17,7 +17,7 @@ import dataclasses, os, signal
 import numpy as np, torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
-from underscript._budget import Shares
+from underscript.selection.budget import Shares
 
 rng = np.random.default_rng(0)
 centres = rng.normal(size=(4, 20))
@@ -221,7 +221,7 @@ def test_data_without_a_known_order_are_refused(folder):
 
 
 def test_equal_shares_cover_the_data_once():
-    from underscript._stream import Source
+    from underscript.activations.stream import Source
 
     x, y = np.arange(103.0)[:, None], np.arange(103) % 3
     for size in (1, 2, 3, 7):

@@ -10,12 +10,12 @@ from safetensors.torch import save_file
 from sklearn.datasets import load_digits
 from torch import nn
 
-from underscript.corruption import corrupt_labels
 from underscript.errors import DataError, LabelError, ModelError, OutputError
 from underscript.experiments import checkpoints, training
 from underscript.experiments.architectures import build
 from underscript.experiments.presets import Preset, preset_for
 from underscript.experiments.training import measure_accuracy, train
+from underscript.noise.corruption import corrupt_labels
 
 FAST = Preset(
     name="fast",

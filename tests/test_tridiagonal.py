@@ -5,10 +5,11 @@ import pytest
 import scipy.linalg
 import torch
 
-from underscript import _tridiagonal, spectra
-from underscript._threads import side_by_side
-from underscript._tridiagonal import leading_eigenpairs
-from underscript.spectra import Cut, Eigenproblem, solve
+from underscript.linalg import spectra
+from underscript.linalg import tridiagonal as _tridiagonal
+from underscript.linalg.spectra import Cut, Eigenproblem, solve
+from underscript.linalg.tridiagonal import leading_eigenpairs
+from underscript.utils.threads import side_by_side
 
 
 def moments(width: int, rate: float, seed: int = 0, n: int | None = None) -> torch.Tensor:

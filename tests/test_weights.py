@@ -15,8 +15,8 @@ import torch
 from torch import nn
 
 import models
-from underscript._weights import load_weights
 from underscript.errors import ModelError
+from underscript.repair.weights import load_weights
 
 
 class Module(nn.Module):

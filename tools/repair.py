@@ -16,11 +16,11 @@ import torch
 from torch import nn
 
 import underscript as us
-from underscript._onnx import OnnxClassifier
-from underscript._stream import Source
-from underscript.baselines import LinearDiscriminant
+from underscript.activations.stream import Source
 from underscript.experiments.plan import Cell, Plan
 from underscript.experiments.units import Work
+from underscript.probes.baselines import LinearDiscriminant
+from underscript.repair.onnx import OnnxClassifier
 
 
 def main() -> None:

@@ -6,18 +6,18 @@ from typing import TYPE_CHECKING, Any
 from .errors import UnderscriptError, UnderscriptWarning
 
 if TYPE_CHECKING:
-    from . import plots
     from ._decode import decode
-    from ._from_sklearn import from_sklearn
-    from ._retrain import Retrained, retrain
-    from .corruption import corrupt_labels
+    from .activations.from_sklearn import from_sklearn
+    from .activations.layers import list_layers
     from .decoding import Decoding, load
-    from .discriminant import RidgeDiscriminant
-    from .layers import list_layers
-    from .moments import ClassMoments
-    from .subspace import MinimumAngleSubspaceClassifier, PrincipalVectorClassifier
+    from .linalg.moments import ClassMoments
+    from .noise.corruption import corrupt_labels
+    from .probes.discriminant import RidgeDiscriminant
+    from .probes.subspace import MinimumAngleSubspaceClassifier, PrincipalVectorClassifier
+    from .repair.retraining import Retrained, retrain
+    from .report import plots
 
-__version__ = "0.1.0.dev0"
+from ._version import __version__ as __version__
 
 __all__ = [
     "ClassMoments",
@@ -41,25 +41,25 @@ __all__ = [
 # a wrong argument on the command line need not cost. No module has the name of a function: once
 # imported it would take the function's place.
 _MODULES = {
-    "ClassMoments": "moments",
+    "ClassMoments": "linalg.moments",
     "Decoding": "decoding",
-    "MinimumAngleSubspaceClassifier": "subspace",
-    "PrincipalVectorClassifier": "subspace",
-    "Retrained": "_retrain",
-    "RidgeDiscriminant": "discriminant",
-    "corrupt_labels": "corruption",
+    "MinimumAngleSubspaceClassifier": "probes.subspace",
+    "PrincipalVectorClassifier": "probes.subspace",
+    "Retrained": "repair.retraining",
+    "RidgeDiscriminant": "probes.discriminant",
+    "corrupt_labels": "noise.corruption",
     "decode": "_decode",
-    "from_sklearn": "_from_sklearn",
-    "list_layers": "layers",
+    "from_sklearn": "activations.from_sklearn",
+    "list_layers": "activations.layers",
     "load": "decoding",
-    "retrain": "_retrain",
+    "retrain": "repair.retraining",
 }
 
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first asked for."""
     if name == "plots":
-        return import_module(".plots", __name__)
+        return import_module(".report.plots", __name__)
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(f".{_MODULES[name]}", __name__), name)

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from underscript._mixing import mixed
-from underscript._team import ALONE
 from underscript.selection.fitting import Candidate, Fitted, Grid, LayerFit
 from underscript.selection.kept_rows import FOLDS, KeptRows
+from underscript.utils.distributed import ALONE
+from underscript.utils.hashing import mixed
 
 
 @dataclass

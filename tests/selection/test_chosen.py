@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import models
 import underscript as us
 from underscript.errors import DataError
-from underscript.selection import decoder, greedy
+from underscript.selection import candidates, greedy
 from underscript.selection.chosen import Chosen, choose
 from underscript.selection.out_of_fold import out_of_fold_values
 from underscript.selection.readers import Reader
@@ -198,7 +198,7 @@ def test_where_few_samples_choose_all_are_scored_by_what_has_not_seen_them(it, m
         out_of_fold_values(fits, kept, readers, task), expected, rtol=1e-3, atol=1e-3
     )
 
-    monkeypatch.setattr(decoder, "CHOOSE", 100)
+    monkeypatch.setattr(candidates, "CHOOSE", 100)
     models.shared_out(monkeypatch, scores=int(N * task.sizes.of_sample / 2.5))
     few = decode(it.model, it.train)
     assert made[1].fits.steps == 3

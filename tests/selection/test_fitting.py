@@ -7,7 +7,7 @@ import pytest
 import torch
 from plain_fits import candidates, fitted, prints_of, rows
 
-from underscript.random_features import FourierFeatures
+from underscript.probes.random_features import FourierFeatures
 from underscript.selection import fitting
 from underscript.selection.fitting import Candidate, Grid
 

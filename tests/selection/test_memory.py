@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from underscript._survey import INPUT
-from underscript.noise import chance_right
-from underscript.selection.decoder import Fits, measure_memory
+from underscript.activations.trace import INPUT
+from underscript.noise.estimate import chance_right
+from underscript.selection.candidates import Fits, measure_memory
 from underscript.selection.fitting import Candidate
 from underscript.selection.greedy import Scores
-from underscript.selection.memory import (
+from underscript.selection.memorisation import (
     by_agreement,
     corrected,
     survival_on_holdout,

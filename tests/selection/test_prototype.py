@@ -10,7 +10,7 @@ from plain_fits import fitted, prints_of, rows
 
 from underscript.selection.fitting import Grid
 from underscript.selection.likelihood import likelihoods
-from underscript.selection.memory import corrected
+from underscript.selection.memorisation import corrected
 
 FILE = "shared/prototypes/crossfit_select.py"
 FOUND = [above / FILE for above in Path(__file__).resolve().parents if (above / FILE).exists()]

@@ -8,9 +8,9 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from underscript._team import ALONE
 from underscript.selection import read_out
 from underscript.selection.read_out import fit_read_out
+from underscript.utils.distributed import ALONE
 
 N, WIDTH, K = 600, 7, 4
 CPU = torch.device("cpu")

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from underscript.selection.greedy import Scores
-from underscript.selection.memory import Memory, contradicted
+from underscript.selection.memorisation import Memory, contradicted
 from underscript.selection.readers import Reader, remembered_by, select_readers
 
 K = 5

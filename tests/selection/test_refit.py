@@ -6,14 +6,14 @@ import numpy as np
 import torch
 from plain_fits import discriminants, kept, rows
 
-from underscript._budget import Shares
-from underscript._progress import Progress
-from underscript._team import ALONE
-from underscript.combined import COMBINED, rows_for
+from underscript.probes.ensemble import COMBINED, rows_for
+from underscript.selection.budget import Shares
+from underscript.selection.candidates import Settings
 from underscript.selection.chosen import auto_key
-from underscript.selection.decoder import Settings
 from underscript.selection.fitting import Candidate
 from underscript.selection.refit import refitted
+from underscript.utils.distributed import ALONE
+from underscript.utils.progress import Progress
 
 N_CLASSES = 5
 

@@ -6,9 +6,9 @@ import torch
 from torch import nn
 
 import underscript as us
-from underscript._batches import Batch
-from underscript._capture import Tap
-from underscript._prints import prints_of
+from underscript.activations.hooks import Tap
+from underscript.data.batches import Batch
+from underscript.data.fingerprints import prints_of
 from underscript.selection.kept_rows import KeptRows
 from underscript.selection.replay import Replay
 from underscript.selection.unseen import Lookup

@@ -3,8 +3,8 @@
 import numpy as np
 import torch
 
-from underscript._batches import Batch
-from underscript._prints import prints_of
+from underscript.data.batches import Batch
+from underscript.data.fingerprints import prints_of
 from underscript.selection.unseen import Lookup, Unseen
 
 N = 40

@@ -25,7 +25,7 @@ from torch.nn.utils import parametrizations
 from torch.utils.data import DataLoader, IterableDataset
 
 import underscript as us
-from underscript.cli import main
+from underscript.cli.command_line import main
 from underscript.errors import UnderscriptError
 
 pytestmark = pytest.mark.filterwarnings("ignore::underscript.errors.UnderscriptWarning")

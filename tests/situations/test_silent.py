@@ -31,7 +31,7 @@ from torch.utils.data import (
 )
 
 import underscript as us
-from underscript._untrained import untrained
+from underscript.activations.untrained import untrained
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning"),
@@ -321,7 +321,7 @@ def test_kind_10_an_index_column_of_pandas_is_no_feature(tmp_path, capfd):
     frame = pd.DataFrame(x).add_prefix("f").assign(label=given)
     frame.to_csv(tmp_path / "plain.csv", index=False)
     frame.to_csv(tmp_path / "indexed.csv")
-    from underscript.cli import main
+    from underscript.cli.command_line import main
 
     results = []
     for name in ("plain", "indexed"):

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..corruption import corrupt_labels
-from ..datasets import load_dataset, to_float
 from ..errors import DataError
+from ..noise.corruption import corrupt_labels
 from .catalogue import NOISES
 from .confusion import weak_scores
+from .datasets import load_dataset, to_float
 from .plan import LABEL_SEED, Cell, Plan, read_transition
 
 __all__ = ["CellData", "LabelledImages", "cell_data"]

@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from .._files import write_tensors
+from ..utils.files import write_tensors
 
 logger = logging.getLogger(__name__)
 

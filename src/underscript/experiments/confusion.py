@@ -14,8 +14,8 @@ from scipy.linalg import solve
 from scipy.optimize import brentq
 from scipy.special import softmax
 
-from .._labels import Labels, as_labels
 from ..errors import DataError, LabelError
+from ..utils.labels import Labels, as_labels
 
 __all__ = ["weak_scores"]
 

@@ -7,13 +7,13 @@ import numpy as np
 import torch
 
 from .._decode import decode
-from .._device import as_device
-from ..corruption import corrupt_labels
-from ..datasets import load_dataset, to_float
 from ..decoding import Decoding
+from ..noise.corruption import corrupt_labels
 from ..selection import held_out_tenth
+from ..utils.device import as_device
 from .architectures import build
 from .catalogue import PROBED
+from .datasets import load_dataset, to_float
 from .presets import preset_for
 from .training import train
 

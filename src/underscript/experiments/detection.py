@@ -14,8 +14,8 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from sklearn.mixture import GaussianMixture
 
 from .._decode import decode
-from ..baselines import AlignmentClassifier, NearestNeighbours
 from ..errors import DataError
+from ..probes.baselines import AlignmentClassifier, NearestNeighbours
 from .probes import rows_of
 from .units import Work
 

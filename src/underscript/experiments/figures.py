@@ -8,8 +8,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .._files import whole_file
-from ..plots import COLOURS
+from ..report.plots import COLOURS
+from ..utils.files import whole_file
 from .plan import Plan
 
 __all__ = ["depth_figure", "study_figure", "write_figures"]

@@ -8,7 +8,7 @@ import torch
 from sklearn.model_selection import StratifiedKFold
 from torch import Tensor, nn
 
-from .._files import write_tensors
+from ..utils.files import write_tensors
 from .architectures import build
 from .checkpoints import State
 from .presets import Preset

@@ -20,8 +20,8 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
-from .._files import write_text
 from ..errors import DataError, OutputError, TeamError, UnderscriptWarning
+from ..utils.files import write_text
 from .plan import Cell, Plan
 from .units import BY_NAME, TRAINING, DamagedError, Unit, Work, as_json, units_of
 

@@ -8,9 +8,9 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from .._files import write_text
 from ..errors import DataError, OutputError
 from ..report import KeyNumber, inline_figure, page_of
+from ..utils.files import write_text
 from .figures import depth_figure, study_figure
 from .plan import Plan
 from .shown import Shown, plus_minus

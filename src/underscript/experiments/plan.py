@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..corruption import corrupt_labels
 from ..errors import DataError, LabelError
+from ..noise.corruption import corrupt_labels
 from .catalogue import CORRUPTIONS, EXPERIMENTS, NOISES, PAIRS, Pair
 from .presets import Preset, preset_for
 

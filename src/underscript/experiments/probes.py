@@ -12,16 +12,16 @@ from numpy.typing import NDArray
 from sklearn.base import ClassifierMixin
 from torch import Tensor
 
-from .._capture import undisturbed
-from .._memory_size import MEMORY
-from .._progress import Progress
-from .._stream import Source, stream
-from .._survey import Place, survey
-from ..baselines import BASELINES, MomentBaseline, NearestNeighbours, row_moments, vote
-from ..layers import resolve
-from ..moments import statistics_for
-from ..spectra import ClassSpectrum, Cut, solve
-from ..subspace import MinimumAngleSubspaceClassifier, PrincipalVectorClassifier
+from ..activations.hooks import undisturbed
+from ..activations.layers import resolve
+from ..activations.stream import Source, stream
+from ..activations.trace import Place, survey
+from ..linalg.moments import statistics_for
+from ..linalg.spectra import ClassSpectrum, Cut, solve
+from ..probes.baselines import BASELINES, MomentBaseline, NearestNeighbours, row_moments, vote
+from ..probes.subspace import MinimumAngleSubspaceClassifier, PrincipalVectorClassifier
+from ..utils.memory_size import MEMORY
+from ..utils.progress import Progress
 from .units import Work
 
 __all__ = ["geometry", "probe_layers", "rows_of"]

@@ -8,8 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from .._files import write_text
-from .._made_with import machine, versions
+from ..utils.files import write_text
+from ..utils.versions import machine, versions
 from .comparison import compare, read_published, verdict
 from .figures import write_figures
 from .grid import run_grid

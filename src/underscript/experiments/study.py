@@ -13,9 +13,9 @@ from typing import Any
 
 import pandas as pd
 
-from .._files import write_text
-from .._made_with import machine, versions
 from ..errors import DataError
+from ..utils.files import write_text
+from ..utils.versions import machine, versions
 from .catalogue import SETTINGS
 from .grid import run_grid
 from .pages import study_page, write_tables

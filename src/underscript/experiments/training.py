@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from .._device import seeded
 from ..errors import DataError, LabelError, ModelError
+from ..utils.device import seeded
 from .checkpoints import Checkpoint, State
 from .presets import Preset
 

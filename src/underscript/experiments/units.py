@@ -19,10 +19,10 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from .._decode import decode
-from .._files import write_tensors, write_text
-from ..corruption import transition_matrix, wrong_share
 from ..errors import OutputError
-from ..subspace import PROBES
+from ..noise.corruption import transition_matrix, wrong_share
+from ..probes.subspace import PROBES
+from ..utils.files import write_tensors, write_text
 from .architectures import build
 from .cell_data import CellData, LabelledImages, cell_data
 from .plan import Cell, Plan

@@ -4,13 +4,13 @@ Everything is made from what the run folder holds and from nothing else, so that
 again at any time. The numbers, their order and the words are decided once, for page and terminal.
 """
 
-from ._beside import render_beside
-from ._facts import KeyNumber, key_numbers
-from ._layers import LayerGroup, LayerRow, layer_groups
-from ._page import page_of, write_page
-from ._run import notebook, render_report, write_report
-from ._svg import inline_figure
-from ._terminal import console_table, terminal_report
+from .beside import render_beside
+from .facts import KeyNumber, key_numbers
+from .layers import LayerGroup, LayerRow, layer_groups
+from .page import page_of, write_page
+from .run import notebook, render_report, write_report
+from .svg import inline_figure
+from .terminal import console_table, terminal_report
 
 __all__ = [
     "KeyNumber",

@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .._budget import ESTIMATED_WITH
-from ..noise import Noise, beyond_chance, calibrate, class_bias, estimate_noise
+from ..noise.estimate import Noise, beyond_chance, calibrate, class_bias, estimate_noise
+from .budget import ESTIMATED_WITH
 from .greedy import Scores
-from .memory import Memory, corrected, from_memory
+from .memorisation import Memory, corrected, from_memory
 
 __all__ = ["Estimates", "estimate", "rate_of_neighbours"]
 

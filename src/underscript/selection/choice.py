@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .._mixing import mixed
+from ..utils.hashing import mixed
 
 # Standard errors by which a hold-out must prefer another decoder: there are dozens of them.
 CLEARLY = 3.0

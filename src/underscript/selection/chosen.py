@@ -1,6 +1,6 @@
 """What was chosen: a decoder, what it says of every training label, and how sure that is."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -10,22 +10,18 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from .._budget import give_back
-from .._notes import Notes
-from .._passes import Decoders, Task
-from .._products import add_products, mirrored
-from .._stream import Source, stream
-from .._survey import INPUT
-from ..combined import COMBINED, CombinedDiscriminant, Member
-from ..discriminant import Linear, RidgeDiscriminant
-from ..issues import posterior, with_memory
-from ..noise import SMALLEST, SURE, Noise
-from ..perturbation import Perturbation
-from ..random_features import FourierFeatures
-from ..repair import Choosing
+from ..activations.perturbation import Perturbation
+from ..activations.stream import Source, stream
+from ..activations.trace import INPUT
+from ..noise.estimate import SMALLEST, SURE, Noise
+from ..noise.posterior import with_memory
+from ..probes.discriminant import Linear, RidgeDiscriminant
+from ..probes.ensemble import COMBINED, CombinedDiscriminant, Member
+from ..probes.random_features import FourierFeatures
+from ..utils.notes import Notes
+from .budget import give_back
 from .calibration import estimate
-from .choice import Key, Score, Selection
-from .decoder import (
+from .candidates import (
     Fits,
     Held,
     Settings,
@@ -33,14 +29,15 @@ from .decoder import (
     keep_holdout,
     measure_memory,
 )
+from .choice import Key, Score, Selection
 from .fitting import Candidate
 from .greedy import Criterion
 from .kept_rows import FOLDS, KeptRows
-from .memory import Memory, corrected
+from .memorisation import Memory, corrected
 from .out_of_fold import everybodys, out_of_fold_values
-from .read_out import fit_read_out
 from .readers import Reader, remembered_by, select_readers
 from .replay import Replay
+from .task import Decoders, Task
 from .unseen import Lookup, Unseen
 
 __all__ = ["Chosen", "auto_key", "choose", "combined"]
@@ -49,8 +46,6 @@ __all__ = ["Chosen", "auto_key", "choose", "combined"]
 _PER_CLASS = 2
 # Where more survives, errors of agreement are multiplied by four, and little is told.
 _TOO_MUCH = 0.75
-# Rows for each column that tell which vector gives 1 with all rows.
-_ROWS_PER_NUMBER = 8
 # Samples whose probabilities are worked on at once.
 _AT_ONCE = 2048
 # Members of the ensemble of one layer.
@@ -169,53 +164,6 @@ class Chosen:
             rows = self.held.kept
             return Replay(rows, Lookup(rows.prints, rows.index), self.task.device)
         return None
-
-    def prepare(self, choosing: Choosing) -> None:
-        """Add what is known of the input of a network's read-out to what may be written there."""
-        layer, task, kept = choosing.target.layer, self.task, self.kept
-        n_classes, team, width = task.n_classes, task.team, kept.widths[layer]
-        parts = [kept.part(fold) for fold in range(FOLDS)]
-        decoded = self.values.argmax(1)
-        sums = torch.zeros(n_classes, width, dtype=torch.float64)
-        products = torch.zeros(width, width, dtype=torch.float64)
-        total = torch.zeros(width, dtype=torch.float64)
-        # A vector of so many numbers is told by some of the rows.
-        every = max(1, kept.n * team.size // (_ROWS_PER_NUMBER * width))
-        for fold, part in enumerate(parts):
-            start = 0
-            for (block,) in kept.blocks(layer, fold, [0]):
-                rows = block.double().cpu()
-                sums.index_add_(0, decoded[part.places[start : start + len(rows)]], rows)
-                some = rows[-start % every :: every]
-                add_products(products, some)
-                total += some.sum(0)
-                start += len(rows)
-        sums, products, total = (team.total(each) for each in (sums, products, total))
-        n = team.total(torch.bincount(decoded, minlength=n_classes))
-        # The vector whose products with rows are nearest to 1, by least squares.
-        products = mirrored(products)
-        products.diagonal().add_(1e-6 * float(products.diagonal().mean()))
-        one = torch.linalg.solve(products, total).float()
-        fits = any(each.perturbed for each in self.fits.candidates)
-        views = list(range(kept.views)) if fits else [0]
-
-        def blocks() -> Iterator[tuple[Tensor, Tensor]]:
-            for fold, part in enumerate(parts):
-                start = 0
-                for seen in kept.blocks(layer, fold, views):
-                    at = part.places[start : start + len(seen[0])]
-                    given = part.labels[start : start + len(seen[0])]
-                    mine = posterior(self.values[at], given, self.noise)
-                    start += len(seen[0])
-                    yield from ((rows, mine) for rows in seen)
-
-        size = kept.n * len(views), width, n_classes
-        linear = fit_read_out(blocks(), size, team, task.device)
-        absent = torch.ones(n_classes, dtype=torch.bool)
-        absent[self.fits.classes] = False
-        offsets = linear.intercepts.cpu().masked_fill(absent, -torch.inf)
-        means = sums / n.clamp(min=1)[:, None]
-        choosing.add(Linear(linear.coefficients.cpu(), offsets), one, (means, n))
 
     def candidates(self, test: Source | None) -> pd.DataFrame:
         """Return every candidate, with its accuracy on test data if there are any.

@@ -16,11 +16,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .._products import add_products, mirrored
-from .._team import Team
-from ..discriminant import Linear
 from ..errors import DataError
-from ..random_features import FourierFeatures
+from ..linalg.products import add_products, mirrored
+from ..probes.discriminant import Linear
+from ..probes.random_features import FourierFeatures
+from ..utils.distributed import Team
 from .kept_rows import FOLDS, KeptRows
 
 __all__ = ["Candidate", "Fitted", "Grid", "LayerFit", "scores_of"]

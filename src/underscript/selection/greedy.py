@@ -16,9 +16,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..noise import estimated_transitions
+from ..noise.estimate import estimated_transitions
 from .likelihood import TEMPERATURES, Likely
-from .memory import LIMIT, corrected
+from .memorisation import LIMIT, corrected
 
 __all__ = ["STEPS", "Criterion", "Scores", "grown", "thinned"]
 

@@ -8,8 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .._mixing import mixed
-from .._row_file import RowFile
+from ..utils.hashing import mixed
+from ..utils.row_file import RowFile
 
 __all__ = ["FOLDS", "KeptRows", "Part"]
 

@@ -7,12 +7,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .._mixing import mixed
-from .._passes import Task
-from .decoder import Fits, places_of
+from ..utils.hashing import mixed
+from .candidates import Fits, places_of
 from .fitting import Fitted, scores_of
 from .kept_rows import FOLDS, KeptRows
 from .readers import Reader
+from .task import Task
 
 __all__ = ["everybodys", "out_of_fold_values"]
 

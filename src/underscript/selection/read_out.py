@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .._team import Team
-from ..discriminant import Linear
+from ..probes.discriminant import Linear
+from ..utils.distributed import Team
 
 __all__ = ["fit_read_out"]
 

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from .greedy import STEPS, Scores, grown, thinned
 from .likelihood import Likely
-from .memory import Memory, corrected, from_memory
+from .memorisation import Memory, corrected, from_memory
 
 __all__ = ["Reader", "remembered_by", "select_readers"]
 

@@ -4,13 +4,13 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from .._passes import Decoders, Task
-from ..combined import COMBINED
+from ..probes.ensemble import COMBINED
+from .candidates import Fits, LayersFit, Settings, on_one_scale
 from .chosen import auto_key, combined
-from .decoder import Fits, LayersFit, Settings, on_one_scale
 from .fitting import Candidate, Fitted, Grid
 from .greedy import Scores
 from .kept_rows import KeptRows
+from .task import Decoders, Task
 
 __all__ = ["refitted"]
 

@@ -9,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .._batches import Batch
-from .._capture import Tap
-from .._stream import Rows
+from ..activations.hooks import Tap
+from ..activations.stream import Rows
+from ..data.batches import Batch
 from .unseen import Lookup
 
 __all__ = ["Replay"]

@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .._batches import Batch
-from .._prints import prints_of
+from ..data.batches import Batch
+from ..data.fingerprints import prints_of
 
 __all__ = ["Lookup", "Unseen"]
 

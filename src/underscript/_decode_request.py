@@ -1,0 +1,225 @@
+"""What `decode` is asked for, checked; and the data and the network that it is given."""
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+import numpy as np
+import torch
+from torch import nn
+
+from .activations.features import Features
+from .activations.given_model import as_module
+from .activations.hooks import model_input, undisturbed
+from .activations.layers import LayerChoice
+from .activations.pooling import PoolChoice
+from .activations.stream import Source, is_pair
+from .data.batches import Batch
+from .errors import DataError, LabelError
+from .probes.subspace import PROBES
+from .utils.class_names import as_names, names_in
+from .utils.device import as_device, device_of
+from .utils.distributed import Team
+from .utils.memory_size import as_bytes
+
+__all__ = ["Data", "Request", "read_data"]
+
+# So many training inputs are remembered, to export the decoder with.
+EXAMPLE = 16
+
+
+@dataclass(frozen=True)
+class Request:
+    """The arguments of `decode`, checked.
+
+    Besides those as they were given: `shares` are the variance shares, `probes` None for the
+    default, `names` the classes' names or None, and `memory` the bytes that may be taken.
+    """
+
+    model: nn.Module | None
+    train: Any
+    test: Any
+    holdout: Any
+    layers: LayerChoice
+    probes: tuple[str, ...] | None
+    shares: tuple[float, ...]
+    labels: Any
+    true_labels: Any
+    controls: bool | Literal["full"]
+    device: torch.device | str | None
+    batch_size: int
+    seed: int
+    progress: bool
+    evaluate: tuple[str, ...]
+    subspace_labels: tuple[str, ...]
+    memory: int
+    group: Any
+    auto: bool
+    pool: PoolChoice
+    names: tuple[str, ...] | None
+    show: Callable[[Any], Any] | None
+    perturb: str | Callable[[Any], Any]
+    views: int
+
+    @classmethod
+    def checked(
+        cls,
+        *,
+        model: nn.Module | None,
+        probes: Sequence[str] | None,
+        variance: float | Sequence[float],
+        batch_size: int,
+        evaluate: Sequence[str] | None,
+        subspace_labels: Sequence[str],
+        memory: int | str,
+        pool: PoolChoice,
+        class_names: Sequence[str] | None,
+        perturb: str | Callable[[Any], Any],
+        views: int,
+        **others: Any,
+    ) -> Self:
+        """Return the request, or say which argument cannot be.
+
+        Raises
+        ------
+        DataError
+            If one cannot.
+        """
+        shares = _check_settings(probes, variance, batch_size, evaluate, subspace_labels)
+        if isinstance(views, bool) or not isinstance(views, int) or views < 1:
+            raise DataError(
+                f'views: expected a whole number of at least 1; found {views!r}. perturb="none" '
+                "leaves inputs as they are"
+            )
+        if not callable(perturb) and perturb not in ("auto", "none"):
+            raise DataError(f"perturb: expected auto, none or a function; found {perturb!r}")
+        if model is None and pool is not None:
+            raise DataError(f"pool: expected None without a model; found {pool!r}")
+        names = as_names(class_names)
+        if model is None and names is None:
+            # There is no read-out whose order would matter.
+            given = (others[role] for role in ("train", "holdout", "test"))
+            names = names_in(others["labels"], *(data[1] for data in given if is_pair(data)))
+        if evaluate is None:
+            only = others["test"] is None and others["holdout"] is None
+            evaluate = ("train",) if only else ("test",)
+        kinds = ("corrupted",) if others["true_labels"] is None else tuple(subspace_labels)
+        return cls(
+            model=None if model is None else as_module(model),
+            probes=None if probes is None else tuple(probes),
+            shares=shares,
+            batch_size=batch_size,
+            evaluate=tuple(evaluate),
+            subspace_labels=kinds,
+            memory=as_bytes(memory),
+            pool=pool,
+            names=names,
+            perturb=perturb,
+            views=views,
+            **others,
+        )
+
+    @property
+    def perturbs(self) -> bool:
+        """Whether inputs may be perturbed."""
+        return self.auto and self.model is not None and self.perturb != "none"
+
+
+def _check_settings(
+    probes: Sequence[str] | None,
+    variance: float | Sequence[float],
+    batch_size: int,
+    evaluate: Sequence[str] | None,
+    subspace_labels: Sequence[str],
+) -> tuple[float, ...]:
+    """Return the variance shares."""
+    if batch_size < 1:
+        raise DataError(f"batch_size: expected at least 1; found {batch_size}")
+    known = {"train", "test", "candidates"}
+    if isinstance(evaluate, str) or not set(evaluate or ()) <= known:
+        raise DataError(f"evaluate: expected some of train, test, candidates; found {evaluate!r}")
+    if isinstance(subspace_labels, str) or {*subspace_labels, "true"} != {"corrupted", "true"}:
+        raise DataError(
+            f"subspace_labels: expected corrupted, or corrupted and true; found {subspace_labels!r}"
+        )
+    unknown = [probe for probe in probes or () if probe not in PROBES]
+    if isinstance(probes, str) or unknown or (probes is not None and not len(probes)):
+        raise DataError(f"probes: expected some of {', '.join(PROBES)}; found {probes!r}")
+    try:
+        shares = tuple(np.atleast_1d(np.asarray(variance, dtype=float)).tolist())
+    except (TypeError, ValueError):
+        shares = ()
+    if not shares or not all(0 < share <= 1 for share in shares):
+        raise DataError(f"variance: expected shares in (0, 1]; found {variance!r}")
+    return shares
+
+
+@dataclass(frozen=True)
+class Data:
+    """The network and the data that it is decoded with.
+
+    Attributes
+    ----------
+    model : torch.nn.Module
+        The user's network, or what takes its place where there is none.
+    network : torch.nn.Module
+        The same, or a copy of it, on the device.
+    device : torch.device
+        Where it runs.
+    alone : bool
+        Whether there are only features, and no network.
+    whole : Source
+        All training data.
+    sources : dict of str to Source
+        This process's share of each part of the data, by role.
+    example : Batch
+        The first training inputs.
+    team : Team
+        The processes that share the work.
+    """
+
+    model: nn.Module
+    network: nn.Module
+    device: torch.device
+    alone: bool
+    whole: Source
+    sources: dict[str, Source]
+    example: Batch
+    team: Team
+
+
+def read_data(request: Request) -> Data:
+    """Open all data and bring the network to its device.
+
+    Raises
+    ------
+    DataError, LabelError, ModelError
+        If something cannot be used.
+    """
+    names, size = request.names, request.batch_size
+    whole = Source(request.train, "train", request.labels, request.true_labels, size, names)
+    sources = {"train": whole}
+    for role, data in (("holdout", request.holdout), ("test", request.test)):
+        if data is not None:
+            sources[role] = Source(data, role, batch_size=size, class_names=names)
+    model = request.model
+    if model is None:
+        with undisturbed(nn.Identity()):
+            known = max(data.count_classes() for data in sources.values())
+        model = Features(max(known, len(names or ())))
+    there = device_of(model)
+    device = there if request.device is None else as_device(request.device)
+    network = model if device == there else copy.deepcopy(model).to(device)
+    with undisturbed(network):
+        example = whole.first(EXAMPLE)
+    if example.index is None:
+        raise LabelError(
+            "train: nothing says which sample is which: the loader has an order of its own, and "
+            "its batches carry no index. Yield (x, y, index), or pass its data set"
+        )
+    if not model_input(example, "train").numel():
+        raise DataError("train: expected inputs of at least one column; found none")
+    team = Team(request.group, device if device.type == "cuda" else "cpu")
+    shares = {role: data.share(team.rank, team.size) for role, data in sources.items()}
+    return Data(model, network, device, request.model is None, whole, shares, example, team)

@@ -1,0 +1,1 @@
+"""A network as it is run: its layers, what they give, perturbed inputs, and streams of rows."""

@@ -1,0 +1,356 @@
+"""What each command does. This imports torch: the command line does so after its arguments."""
+
+import argparse
+import logging
+import math
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Column, Table
+from rich.text import Text
+
+from .._decode import decode
+from ..activations.layers import list_layers
+from ..decoding import Decoding, load
+from ..errors import DataError, OutputError
+from ..repair.retraining import retrain
+from ..repair.weights import write_weights
+
+# Here, not where it is used: after minutes of work is no time to find that it cannot be imported.
+from ..report import terminal_report
+from ..results.run_folder import is_run
+from ..utils.class_names import read_names
+from ..utils.distributed import joined
+from ..utils.files import fresh_folder, write_text
+from . import audit as _audit
+from .output import print_json, print_line, printed
+from .user_objects import load_data, load_function, load_model, load_object
+
+__all__ = ["COMMANDS"]
+
+logger = logging.getLogger("underscript")
+
+
+def _demo(options: argparse.Namespace) -> None:
+    from ..experiments.demo import run_demo
+
+    out = options.out or Path("underscript-demo")
+    with fresh_folder(out, is_run) as work:
+        found = run_demo(
+            data=options.data,
+            arch=options.arch,
+            corruption=options.corruption,
+            seed=options.seed,
+            device=options.device,
+            root=options.root,
+        )
+        _keep(found, options, work)
+    _show(found, options, out)
+
+
+def _reproduce(options: argparse.Namespace) -> None:
+    from ..experiments.catalogue import CORRUPTIONS
+    from ..experiments.plan import Plan
+    from ..experiments.reproduce import reproduce
+
+    plan = Plan(
+        options.experiment,
+        preset=options.preset,
+        noise=options.noise,
+        corruptions=options.corruption or CORRUPTIONS,
+        runs=options.runs,
+        only=options.only,
+        variance=options.variance,
+        device=options.device,
+        compiled=options.compile,
+        root=options.root,
+        samples=options.samples,
+        holdout=options.holdout,
+        # A hold-out is ours, not the paper's, and its runs are to differ in their labels too.
+        new_labels=options.holdout > 0,
+    )
+    found = reproduce(
+        plan, options.out, published=options.compare, jobs=options.jobs,
+        command=options.command_line,
+    )  # fmt: skip
+    _show_tables(found, options, "Tables and figures")
+
+
+def _study(options: argparse.Namespace) -> None:
+    from ..experiments.study import run_study
+
+    found = run_study(
+        options.out, settings=options.settings, runs=options.runs, first_run=options.first_run,
+        root=options.root, device=options.device, jobs=options.jobs, command=options.command_line,
+    )  # fmt: skip
+    _show_tables(found, options, "Tables")
+
+
+def _show_tables(found: Any, options: argparse.Namespace, what: str) -> None:
+    """Print the tables of experiments, which are kept already, and where."""
+    with printed(str(options.out)):
+        console = _console(stderr=options.json)
+        for table in found.tables:
+            console.print(table.rich())
+        if "verdict" in found.about:
+            console.print(found.about["verdict"], markup=False, highlight=False, soft_wrap=True)
+        if options.json:
+            print_json(found.as_dict())
+        console.print(f"{what}: {options.out}", markup=False, highlight=False)
+
+
+def _decode(options: argparse.Namespace) -> None:
+    found: Decoding | None = None
+    failed: OutputError | None = None
+    try:
+        with joined(options.device) as (team, device), ExitStack() as stack:
+            with team.together():
+                work = None
+                if team.rank == 0:
+                    work = stack.enter_context(fresh_folder(options.out, is_run))
+                model = None
+                if options.model is not None:
+                    model = load_model(options.model, options.weights)
+                    if options.weights is None:
+                        logger.warning(
+                            "no --weights: the model is used as %s gives it", options.model
+                        )
+                elif options.weights is not None:
+                    raise DataError("--weights: expected --model FILE.py:build to load them into")
+                train = load_data(options.train, "--train")
+                test = _optional(options.test, "--test")
+                holdout = _optional(options.holdout, "--holdout")
+                labels = _optional(options.labels, "--labels", column=True)
+                true_labels = _optional(options.true_labels, "--true-labels", column=True)
+                names = None if options.classes is None else read_names(options.classes)
+                perturb = _perturbation(options.perturb)
+            decoded = decode(
+                model,
+                train,
+                test,
+                holdout,
+                layers=options.layers,
+                pool=options.pool,
+                probes=options.probes,
+                variance=options.variance,
+                labels=labels,
+                true_labels=true_labels,
+                controls=options.controls,
+                evaluate=options.evaluate,
+                device=device,
+                batch_size=options.batch_size,
+                seed=options.seed,
+                memory=options.memory,
+                group=team.group,
+                class_names=names,
+                perturb=perturb,
+                views=options.views,
+            )
+            if work is not None:
+                found = decoded
+                _keep(found, options, work)
+    except OutputError as error:
+        if found is None:
+            raise
+        # A disk that is full by now: what was found is shown all the same.
+        failed = error
+    if found is not None:
+        _show(found, options, options.out, kept=failed is None)
+    if failed is not None:
+        raise failed
+
+
+def _layers(options: argparse.Namespace) -> None:
+    model = load_model(options.model, None)
+    found = list_layers(model, load_data(options.example, "--example"), options.pool)
+    if options.json:
+        with printed():
+            print_json(found.to_dict("records"))
+        return
+    # Folded, not cut: a name is there to be copied.
+    name = Column("layer", overflow="fold")
+    table = Table(name, "module", "shape of one sample", "width", "decoded by default")
+    for row in found.to_dict("records"):
+        shape = " × ".join(map(str, row["shape"]))
+        table.add_row(
+            _plain(row["layer"]), row["module"], shape, f"{row['width']:,}",
+            "yes" if row["default"] else "",
+        )  # fmt: skip
+    with printed():
+        _console().print(table)
+
+
+def _data(options: argparse.Namespace) -> None:
+    from ..experiments.datasets import describe, load_dataset
+
+    found = describe(load_dataset(options.name, options.root))
+    table = Table(show_header=False)
+    for key in ("name", "source", "n_train", "n_test", "image_shape", "n_classes"):
+        table.add_row(key, str(found[key]))
+    with printed():
+        if options.json:
+            print_json(found)
+        else:
+            _console().print(table)
+
+
+def _report(options: argparse.Namespace) -> None:
+    from ..experiments.pages import remade
+    from ..report import render_beside, write_page
+
+    folder, *others = options.folders
+    page = options.out or (Path("comparison.html") if others else folder / "report.html")
+    if others:
+        write_page(page, render_beside({str(each): load(each) for each in options.folders}))
+    elif (again := remade(folder)) is not None:
+        write_page(page, again)
+    else:
+        load(folder).report(page)
+    with printed(str(page)):
+        if options.json:
+            print_json({"report": str(page)})
+        else:
+            _console().print(f"{page}", markup=False, highlight=False)
+
+
+def _export(options: argparse.Namespace) -> None:
+    best = load(options.folder, load_model(options.model, options.weights)).best
+    best.export(options.out, load_object(options.example, "--example"))
+    _tell(options, {"onnx": str(options.out), "layers": list(best.layers), "probe": best.probe},
+          f"{options.out}: answers as torch does, for batches of any size")  # fmt: skip
+
+
+def _transfer(options: argparse.Namespace) -> None:
+    found = load(options.folder, load_model(options.model, options.weights))
+    repaired = found.transfer(options.weights_from, options.bias)
+    write_weights(options.out, repaired)
+    told = found.summary["transfer"]
+    _tell(options, {**told, "out": str(options.out)}, f"{options.out}: {told['reason']}")
+
+
+def _relabel(options: argparse.Namespace) -> None:
+    cleaned = load(options.folder).relabel()
+    write_text(options.out, cleaned.to_csv())
+    changed = int(cleaned["changed"].sum())
+    _tell(options, {"out": str(options.out), "n": len(cleaned), "changed": changed},
+          f"{options.out}: {changed:,} of {len(cleaned):,} labels changed")  # fmt: skip
+
+
+def _retrain(options: argparse.Namespace) -> None:
+    found = retrain(
+        load_model(options.model, options.weights),
+        load_object(options.train, "--train"),
+        load(options.folder),
+        _optional_object(options.holdout, "--holdout"),
+        _optional_object(options.test, "--test"),
+        epochs=options.epochs,
+        learning_rate=options.learning_rate,
+        batch_size=options.batch_size,
+        seed=options.seed,
+        device=options.device,
+    )
+    found.save(options.out)
+    _tell(options, {**found.summary, "out": str(options.out)}, f"{options.out}: {found.verdict}")
+
+
+def _keep(found: Decoding, options: argparse.Namespace, work: Path) -> None:
+    """Write a result, before anything of it is printed."""
+    found.summary["command"] = options.command_line
+    if options.issues:
+        found.summary["kind"] = "audit"
+    found.write_into(work)
+
+
+def _show(found: Decoding, options: argparse.Namespace, out: Path, *, kept: bool = True) -> None:
+    """Print a result, and where it is kept."""
+    with printed(str(out) if kept else ""):
+        console = _console(stderr=options.json)
+        console.print(Text(found.verdict, style="bold"), soft_wrap=True)
+        if options.issues:
+            audit: list[Any] = [*_audit.tables(found), Text(_audit.said(found)), Text()]
+            console.print(terminal_report(found, audit))
+        else:
+            console.print(terminal_report(found))
+        if options.json:
+            rows = [
+                {key: None if _is_nan(value) else value for key, value in row.items()}
+                for row in found.table.to_dict("records")
+            ]
+            more = {"worst": _audit.worst(found)} if options.issues else {}
+            files = {"out": str(out), "label_issues_csv": str(out / "label_issues.csv")}
+            print_json({**found.summary, "table": rows, **more, **files})
+        if not kept:
+            return
+        if options.issues:
+            console.print(
+                f"Label issues: {out / 'label_issues.csv'}", markup=False, highlight=False
+            )
+        console.print(f"Report: {out / 'report.html'}", markup=False, highlight=False)
+
+
+def _console(stderr: bool = False) -> Console:
+    """Return a terminal; where there is none, lines long enough for the table."""
+    stream = sys.stderr if stderr else sys.stdout
+    return _Terminal(file=stream, width=None if stream.isatty() else 120)
+
+
+class _Terminal(Console):
+    """One that leaves it to `printed` what is to be done if nobody reads."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
+def _optional(spec: str | None, what: str, *, column: bool = False) -> Any:
+    return None if spec is None else load_data(spec, what, column=column)
+
+
+def _optional_object(spec: str | None, what: str) -> Any:
+    return None if spec is None else load_object(spec, what)
+
+
+def _perturbation(choice: str) -> str | Callable[[Any], Any]:
+    """Return what ``--perturb`` says: a word as it is, or the function that is named."""
+    if choice in ("auto", "none"):
+        return choice
+    if ":" not in choice:
+        raise DataError(f"--perturb: expected auto, none or FILE.py:name; found {choice!r}")
+    return load_function(choice, "--perturb")
+
+
+def _tell(options: argparse.Namespace, found: dict[str, Any], line: str) -> None:
+    """Write the result on standard output, as JSON where that is asked for."""
+    with printed(str(options.out)):
+        if options.json:
+            print_json(found)
+        else:
+            print_line(line)
+
+
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, float) and math.isnan(value)
+
+
+def _plain(text: str) -> str:
+    """Return text that rich does not read as markup: layer names have brackets."""
+    return text.replace("[", r"\[")
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
+    "demo": _demo,
+    "layers": _layers,
+    "decode": _decode,
+    "audit": _decode,
+    "reproduce": _reproduce,
+    "study": _study,
+    "data": _data,
+    "report": _report,
+    "export": _export,
+    "transfer": _transfer,
+    "relabel": _relabel,
+    "retrain": _retrain,
+}

@@ -1,0 +1,290 @@
+"""A batch as the model takes it, made of whatever the data give."""
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self, TypeGuard
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..errors import DataError, LabelError
+from ..utils.class_names import as_classes
+from ..utils.labels import Labels, as_labels
+from .tables import numbers_of
+
+LABEL_KEYS = ("labels", "label", "y", "target", "targets")
+INPUT_KEYS = ("x", "input", "inputs", "image", "images")
+INDEX_KEYS = ("index", "indices", "idx")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one step feeds to the model, and whose labels they are.
+
+    `index` and `labels` have shape (n,) and dtype int64; `labels` is None where the data carry
+    none, `index` where no stable one is known.
+    """
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    labels: Labels | None
+    index: Labels | None
+    size: int
+
+    def part(self, some: slice) -> "Batch":
+        """Return neighbouring samples, as a smaller batch that shares memory."""
+        return self._cut(some, some, len(range(*some.indices(self.size))))
+
+    def take(self, keep: NDArray[np.bool_]) -> "Batch":
+        """Return the samples for which `keep` is true, as a smaller batch."""
+        chosen = np.flatnonzero(keep)
+        return self._cut(chosen, torch.from_numpy(chosen), len(chosen))
+
+    def _cut(self, some: Any, rows: slice | Tensor, size: int) -> "Batch":
+        def cut(value: Any) -> Any:
+            if not per_sample(value, self.size):
+                return value
+            return value[rows.to(value.device) if isinstance(rows, Tensor) else rows]
+
+        return Batch(
+            tuple(cut(value) for value in self.args),
+            {name: cut(value) for name, value in self.kwargs.items()},
+            None if self.labels is None else self.labels[some],
+            None if self.index is None else self.index[some],
+            size,
+        )
+
+
+def joined(parts: Sequence[Batch]) -> Batch:
+    """Return batches as one, or the first where their samples differ in shape or kind."""
+    first = parts[0]
+    values = [[*part.args, *part.kwargs.values()] for part in parts]
+    alike = all(
+        len(mine) == len(values[0])
+        and all(
+            isinstance(a, Tensor) and isinstance(b, Tensor) and a.shape[1:] == b.shape[1:]
+            for a, b in zip(mine, values[0], strict=True)
+        )
+        for mine in values
+    )
+    if len(parts) == 1 or not alike:
+        return first
+    columns = [torch.cat(column) for column in zip(*values, strict=True)]
+    labels = [part.labels for part in parts if part.labels is not None]
+    index = [part.index for part in parts if part.index is not None]
+    return Batch(
+        tuple(columns[: len(first.args)]),
+        dict(zip(first.kwargs, columns[len(first.args) :], strict=True)),
+        np.concatenate(labels) if len(labels) == len(parts) else None,
+        np.concatenate(index) if len(index) == len(parts) else None,
+        sum(part.size for part in parts),
+    )
+
+
+class _Stretch:
+    """Samples one after the other, or some that are neighbours."""
+
+    stretch: range
+
+    def part(self, stretch: range) -> Self:
+        """Return the batches of neighbouring samples."""
+        other = copy.copy(self)
+        other.stretch = stretch
+        return other
+
+
+class ArrayBatches(_Stretch):
+    """Slices of a pair of arrays; numpy and torch alike, without copying them whole."""
+
+    def __init__(
+        self,
+        inputs: Any,
+        labels: Any,
+        role: str,
+        batch_size: int,
+        names: Sequence[str] | None = None,
+    ):
+        self.inputs = inputs.detach() if isinstance(inputs, Tensor) else _as_array(inputs, role)
+        if self.inputs.ndim == 0 or self.inputs.dtype in (np.dtype(object), np.dtype(str)):
+            raise DataError(
+                f"{role}: expected an array of inputs, shape (n, …); found a scalar or ragged rows"
+            )
+        if labels is not None:
+            labels = as_labels(as_classes(labels, names, f"{role} labels"), f"{role} labels")
+        self.labels = labels
+        if self.labels is not None and len(self.labels) != len(self.inputs):
+            raise LabelError(
+                f"{role}: expected as many labels as inputs; "
+                f"found {len(self.labels)} labels and {len(self.inputs)} inputs"
+            )
+        self.batch_size = batch_size
+
+        self.stretch = range(len(self.inputs))
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def at(self, places: Labels, size: int) -> Iterator[Any]:
+        """Give the samples at some places, so many at a time."""
+        for start in range(0, len(places), size):
+            chosen = places[start : start + size]
+            if isinstance(self.inputs, Tensor):
+                inputs = self.inputs[torch.from_numpy(chosen).to(self.inputs.device)]
+            else:
+                found = self.inputs[chosen]
+                inputs = torch.from_numpy(found.astype(found.dtype.newbyteorder("=")))
+            yield inputs if self.labels is None else (inputs, self.labels[chosen])
+
+    def __iter__(self) -> Iterator[Any]:
+        for start in range(self.stretch.start, self.stretch.stop, self.batch_size):
+            part = slice(start, min(start + self.batch_size, self.stretch.stop))
+            inputs = self.inputs[part]
+            if not isinstance(inputs, Tensor):
+                # torch cannot view read-only, byte-swapped or negatively strided memory.
+                inputs = torch.from_numpy(np.array(inputs, dtype=inputs.dtype.newbyteorder("=")))
+            else:
+                inputs = inputs.clone()  # a model that works in place must not change the data
+            yield inputs if self.labels is None else (inputs, self.labels[part])
+
+
+class MappingBatches(_Stretch):
+    """Slices of a mapping of arrays, such as a tokenizer gives of all texts at once."""
+
+    def __init__(self, data: Any, role: str, batch_size: int):
+        self.values = {str(name): data[name] for name in data.keys()}  # noqa: SIM118 - a UserDict
+        sized = {
+            name: value if isinstance(value, Tensor) else np.asarray(value)
+            for name, value in self.values.items()
+            if isinstance(value, Tensor | np.ndarray | list) and len(np.shape(value))
+        }
+        lengths = {name: len(value) for name, value in sized.items()}
+        if len(set(lengths.values())) != 1 or any(v.dtype == object for v in sized.values()):
+            raise DataError(
+                f"{role}: expected a dict of arrays with a row for each sample, padded to one "
+                f"length; found {', '.join(f'{k} of {n}' for k, n in lengths.items()) or 'none'}"
+            )
+        self.sized, self.batch_size = sized, batch_size
+        self.stretch = range(next(iter(lengths.values())))
+
+    def __len__(self) -> int:
+        return len(self.stretch)
+
+    def at(self, places: Labels, size: int) -> Iterator[Any]:
+        """Give the samples at some places, so many at a time."""
+        for start in range(0, len(places), size):
+            chosen = places[start : start + size]
+            yield self.values | {name: value[chosen] for name, value in self.sized.items()}
+
+    def __iter__(self) -> Iterator[Any]:
+        return self.at(np.asarray(self.stretch), self.batch_size)
+
+
+def _as_array(inputs: Any, role: str) -> NDArray[Any]:
+    """Return inputs as an array; a table must hold numbers."""
+    if not hasattr(inputs, "dtypes") or not hasattr(inputs, "columns"):
+        return np.asarray(inputs)
+    return numbers_of(inputs, role)
+
+
+def as_batch(
+    raw: Any,
+    where: str,
+    start: int = 0,
+    names: Sequence[str] | None = None,
+    *,
+    labelled: bool = True,
+) -> Batch:
+    """Understand ``x``, ``(x, y)``, ``(x, y, index)`` and dicts; or their inputs alone."""
+    inputs: list[Any] = []
+    kwargs: dict[str, Any] = {}
+    if is_mapping(raw):
+        rest = dict(raw)
+        labels = next((rest.pop(key) for key in LABEL_KEYS if key in rest), None)
+        index = next((rest.pop(key) for key in INDEX_KEYS if key in rest), None)
+        if not rest:
+            raise DataError(f"{where}: the dict has no inputs beside its labels and index")
+        if len(rest) == 1 and next(iter(rest)) in INPUT_KEYS:
+            inputs = list(rest.values())
+        else:
+            kwargs = {str(name): value for name, value in rest.items()}
+    elif isinstance(raw, tuple | list) and len(raw) in (1, 2, 3):
+        first, labels, index = [*raw, None, None][:3]
+        if is_mapping(first):
+            kwargs = {str(name): value for name, value in first.items()}
+        elif isinstance(first, tuple | list) and all(hasattr(part, "shape") for part in first):
+            inputs = list(first)
+        else:
+            inputs = [first]
+    elif isinstance(raw, Tensor | np.ndarray):
+        inputs, labels, index = [raw], None, None
+    else:
+        found = f"{type(raw).__name__}" + (f" of {len(raw)}" if hasattr(raw, "__len__") else "")
+        raise DataError(
+            f"{where}: expected (x, y), (x, y, index) or a dict with labels; found a {found}"
+        )
+    args = tuple(_as_tensor(value) for value in inputs)
+    kwargs = {name: _as_tensor(value) for name, value in kwargs.items()}
+    sized = [value for value in [*args, *kwargs.values()] if isinstance(value, Tensor)]
+    if not sized or sized[0].ndim == 0:
+        raise DataError(f"{where}: expected a tensor of inputs, shape (n, …); found none")
+    size = len(sized[0])
+    what = f"{where} labels"
+    given = None
+    if labels is not None and labelled:
+        given = as_labels(as_classes(labels, names, what, start), what, start)
+    known = None if index is None else _as_index(index, where)
+    for what, array in (("labels", given), ("index entries", known)):
+        if array is not None and len(array) != size:
+            raise LabelError(f"{where}: found {len(array)} {what} for {size} inputs")
+    return Batch(args, kwargs, given, known, size)
+
+
+def _as_index(index: Any, where: str) -> Labels:
+    """Return places in the data set.
+
+    Raises
+    ------
+    LabelError
+        If they are none: a path or a name tells nobody where a sample stands.
+    """
+    try:
+        return as_labels(index, f"{where} index")
+    except LabelError as error:
+        if _whole(index):
+            raise
+        raise LabelError(
+            f"{where}: expected (x, y, index), the index being each sample's place in the data "
+            f"set, a whole number of at least 0; found {_shown(index)}. Leave out what else there "
+            "is (collate_fn)"
+        ) from error
+
+
+def _whole(index: Any) -> bool:
+    kind = getattr(index, "dtype", None)
+    return kind is not None and not str(kind).startswith(("float", "torch.float", "<U", "object"))
+
+
+def _shown(values: Any) -> str:
+    first = values[0] if isinstance(values, list | tuple) and values else values
+    return f"{first!r}"[:60]
+
+
+def _as_tensor(value: Any) -> Any:
+    if isinstance(value, Tensor) and value.requires_grad:
+        return value.detach()
+    numeric = isinstance(value, np.ndarray) and value.dtype.kind in "biuf"
+    return torch.from_numpy(np.array(value)) if numeric else value
+
+
+def per_sample(value: Any, size: int) -> TypeGuard[Tensor]:
+    """Say whether a batch's value is a tensor with a row for each of so many samples."""
+    return isinstance(value, Tensor) and value.ndim > 0 and len(value) == size
+
+
+def is_mapping(data: Any) -> bool:
+    """Say whether data are a mapping of names to values."""
+    # Hugging Face's BatchEncoding is a UserDict: a mapping, not a dict.
+    return isinstance(data, Mapping) or hasattr(data, "keys")

@@ -1,0 +1,3 @@
+"""The data sets of `underscript.experiments.datasets`."""
+
+from .experiments.datasets import *  # noqa: F403

@@ -1,0 +1,23 @@
+"""The data sets of the experiments: found on disk or downloaded, read by readers of our own.
+
+>>> from underscript.datasets import load_dataset, to_float
+>>> data = load_dataset("digits")
+>>> data.train_images.shape, data.train_images.dtype
+((1437, 1, 8, 8), dtype('uint8'))
+>>> inputs = to_float(data.train_images)
+>>> float(inputs.min()), float(inputs.max())
+(-1.0, 1.0)
+"""
+
+from .catalogue import dataset_names, default_root
+from .images import ImageData, describe, to_float
+from .load import load_dataset
+
+__all__ = [
+    "ImageData",
+    "dataset_names",
+    "default_root",
+    "describe",
+    "load_dataset",
+    "to_float",
+]

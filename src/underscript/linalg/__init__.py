@@ -1,0 +1,1 @@
+"""Second moments and kept rows, their spectra, bases, and which products decide."""

@@ -1,0 +1,3 @@
+"""The figures of `underscript.report.plots`."""
+
+from .report.plots import *  # noqa: F403

@@ -1,0 +1,1 @@
+"""Classifiers of one layer's rows: subspaces, discriminants, ensembles of them, and baselines."""

@@ -1,0 +1,422 @@
+"""Linear discriminants on a layer's rows, or on random features of them, for any labels at once.
+
+What is costly, the covariance of all rows, does not depend on labels. So after one pass over the
+data a discriminant for other labels (decoded ones, say) needs only the sums of each class.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..linalg.products import add_products, mirrored
+from ..utils.distributed import ALONE, Team
+from .baseline import Baseline, check_positive, check_positive_integer
+from .classifier import as_tensor
+from .random_features import FourierFeatures, precise, units_in
+
+__all__ = [
+    "ClassSums",
+    "Covariance",
+    "Linear",
+    "PooledMoments",
+    "RidgeDiscriminant",
+]
+
+# Rows that wait until they are worth one large product.
+_WAITING = 4096
+
+
+class PooledMoments:
+    """The covariance of all rows, whatever their labels, added up batch by batch.
+
+    Products are float32 and about a fixed point, their sums float64: a ridge is added to them
+    that is far above their rounding.
+
+    Parameters
+    ----------
+    centre : Tensor of float32, shape (width,)
+        A point near the rows' mean.
+    """
+
+    def __init__(self, centre: Float[Tensor, " width"]):
+        self.centre = centre
+        self.n = 0
+        width = len(centre)
+        precise = torch.float32 if centre.device.type == "mps" else torch.float64
+        self._sum = torch.zeros(width, dtype=precise, device=centre.device)
+        self._second = torch.zeros(width, width, dtype=precise, device=centre.device)
+        self._waiting: list[Tensor] = []
+        self._filled = 0
+
+    def update(self, rows: Float[Tensor, "n width"]) -> None:
+        """Add rows (float32)."""
+        self._waiting.append(rows - self.centre)
+        self._filled += len(rows)
+        if self._filled >= _WAITING:
+            self._flush()
+
+    def _flush(self) -> None:
+        if not self._filled:
+            return
+        rows = torch.cat(self._waiting)
+        self._waiting, self._filled = [], 0
+        self.n += len(rows)
+        self._sum += rows.sum(0, dtype=self._sum.dtype)
+        product = rows.new_empty(rows.shape[1], rows.shape[1])
+        add_products(product, rows, first=True)
+        self._second += product
+
+    def covariance(self, ridges: Sequence[float], team: Team = ALONE) -> "Covariance":
+        """Return the covariance of everybody's rows, factorised with each ridge.
+
+        Fewer rows than they are wide are factorised as rows, where one process has them all.
+        """
+        if team.size == 1 and not self.n and 0 < self._filled < len(self.centre):
+            rows = torch.cat(self._waiting).to(self._second)
+            mean = rows.mean(0)
+            rows -= mean
+            gram = torch.empty(len(rows), len(rows)).to(rows)
+            add_products(gram, rows.T, first=True)
+            mirrored(gram).div_(len(rows))
+            return Covariance(self.centre + mean, len(rows), gram, ridges, rows)
+        self._flush()
+        n = int(team.total(torch.tensor([self.n]))[0])
+        mean = team.total(self._sum) / n
+        second = mirrored(team.total(self._second) / n) - torch.outer(mean, mean)
+        return Covariance(self.centre + mean, n, second, ridges)
+
+
+class ClassSums:
+    """Sums and counts of each class's rows, for labels that need not be the given ones."""
+
+    def __init__(self, n_classes: int, centre: Float[Tensor, " width"]):
+        precise = torch.float32 if centre.device.type == "mps" else torch.float64
+        self.centre = centre
+        self.sums = torch.zeros(n_classes, len(centre), dtype=precise, device=centre.device)
+        self.counts = torch.zeros(n_classes, dtype=torch.int64)
+
+    def update(self, rows: Float[Tensor, "n width"], labels: Int[Tensor, " n"]) -> None:
+        """Add rows with labels 0 … K−1; those with other labels are left out."""
+        classes = torch.arange(len(self.counts), device=rows.device)
+        member = labels.to(rows.device)[:, None] == classes
+        self.sums += member.T.to(rows.dtype) @ (rows - self.centre)
+        self.counts += member.sum(0).cpu()
+
+    @classmethod
+    def added(cls, parts: Sequence[Self]) -> Self:
+        """Return the sums of several parts of the rows."""
+        whole = cls(len(parts[0].counts), parts[0].centre)
+        for part in parts:
+            whole.sums += part.sums
+            whole.counts += part.counts
+        return whole
+
+    def without(self, part: Self) -> Self:
+        """Return the sums of the other rows."""
+        rest = type(self)(len(self.counts), self.centre)
+        rest.sums, rest.counts = self.sums - part.sums, self.counts - part.counts
+        return rest
+
+    def total(self, team: Team) -> tuple[Tensor, Tensor]:
+        """Return everybody's class means (K, width), and counts (K,)."""
+        counts = team.total(self.counts)
+        means = team.total(self.sums) / counts.clamp(min=1)[:, None].to(self.sums)
+        return means + self.centre, counts
+
+
+@dataclass(frozen=True)
+class Linear:
+    """Scores ``rows @ coefficients.T + intercepts``; −inf for a class without rows."""
+
+    coefficients: Float[Tensor, "classes width"]
+    intercepts: Float[Tensor, " classes"]
+
+    def __call__(self, rows: Float[Tensor, "n width"]) -> Float[Tensor, "n classes"]:
+        """Return the scores."""
+        return torch.addmm(self.intercepts.to(rows), rows, self.coefficients.T.to(rows))
+
+
+class Covariance:
+    r"""A covariance factorised with several ridges: discriminants for any labels come from it.
+
+    Parameters
+    ----------
+    mean : Tensor, shape (width,)
+        Of the rows.
+    n : int
+        Their number.
+    products : Tensor, shape (width, width) or (n, n)
+        The covariance C; or, of fewer rows than they are wide, :math:`X X^T / n`.
+    ridges : sequence of float
+        λ over the mean variance.
+    rows : Tensor, shape (n, width), optional
+        In the second case X, the rows about their mean.
+    """
+
+    def __init__(
+        self,
+        mean: Tensor,
+        n: int,
+        products: Tensor,
+        ridges: Sequence[float],
+        rows: Tensor | None = None,
+    ):
+        self.mean, self.n = mean, n
+        # Both kinds of products have the same trace.
+        variance = float(products.diagonal().sum()) / len(mean)
+        # Of rows that do not vary at all everything is zero, and any ridge does.
+        self._amounts = {ridge: ridge * (variance or 1.0) for ridge in ridges}
+        self._rows = rows
+        self._factors = {}
+        for ridge, amount in self._amounts.items():
+            regular = products.clone()
+            regular.diagonal().add_(amount)
+            self._factors[ridge] = torch.linalg.cholesky(regular)
+
+    def _solve(self, vectors: Float[Tensor, "width k"]) -> dict[float, Tensor]:
+        r"""Return :math:`(C + \lambda I)^{-1} V`, shape (width, k), of each ridge.
+
+        From rows by Woodbury: :math:`(V - X^T (X X^T / n + \lambda I)^{-1} X V / n) / \lambda`.
+        """
+        rows = self._rows
+        known = vectors if rows is None else rows @ vectors
+        solved = {
+            ridge: torch.cholesky_solve(known, factor) for ridge, factor in self._factors.items()
+        }
+        if rows is None:
+            return solved
+        within = (rows.T @ torch.cat([*solved.values()], 1) / self.n).chunk(len(solved), 1)
+        return {
+            ridge: (vectors - mine) / amount
+            for mine, (ridge, amount) in zip(within, self._amounts.items(), strict=True)
+        }
+
+    def one(self) -> Float[Tensor, " width"]:
+        r"""Return the vector whose products with rows are nearest to 1, float32.
+
+        With mean m and covariance C, by least squares: :math:`C^{-1} m / (1 + m^T C^{-1} m)`, with
+        the smallest ridge.
+        """
+        found = self._solve(self.mean[:, None])[min(self._factors)][:, 0]
+        vector: Tensor = (found / (1 + self.mean @ found)).float()
+        return vector
+
+    def discriminants(
+        self, labellings: Sequence[tuple[Tensor, Tensor]]
+    ) -> list[dict[float, Linear]]:
+        r"""Return linear discriminants of classes with these means and counts, by ridge.
+
+        Classes are Gaussian, count as equally likely, and share the covariance within classes W
+        of the labels at hand. With the total covariance C, means D about the total one and shares
+        P, :math:`W = C - D^T P D`, so that :math:`W^{-1} D^T = A (I - P D A)^{-1}` with
+        :math:`A = C^{-1} D^T` (Woodbury).
+
+        Parameters
+        ----------
+        labellings : sequence of (Tensor, Tensor)
+            For each way to label the rows the means (K, width) of the classes, and how many rows
+            each has, int64 (K,).
+        """
+        about = [means - self.mean for means, _ in labellings]
+        solved = self._solve(torch.cat(about).T)
+        found: list[dict[float, Linear]] = [{} for _ in labellings]
+        for ridge, inverses in solved.items():
+            parts = torch.split(inverses, [len(part) for part in about], 1)
+            for mine, part, inverse, (_, counts) in zip(
+                found, about, parts, labellings, strict=True
+            ):
+                mine[ridge] = self._discriminant(part, inverse, counts)
+        return found
+
+    def _discriminant(self, about: Tensor, inverse: Tensor, counts: Tensor) -> Linear:
+        present = torch.nonzero(counts > 0)[:, 0].to(about.device)
+        shares = (counts.to(about.device)[present] / self.n).to(about)
+        coefficients = torch.zeros(about.shape, device=about.device)
+        intercepts = torch.full((len(counts),), -torch.inf, device=about.device)
+        about, inverse = about[present], inverse[:, present]
+        between = torch.eye(len(present)).to(about) - shares[:, None] * (about @ inverse)
+        weights = torch.linalg.solve(between, inverse, left=False).T
+        coefficients[present] = weights.float()
+        offset = -(weights * about).sum(1) / 2 - weights @ self.mean
+        intercepts[present] = offset.float()
+        return Linear(coefficients, intercepts)
+
+
+class RidgeDiscriminant(Baseline):
+    """A linear discriminant with a ridge, on rows or on random Fourier features of them.
+
+    The ridge leads from the linear discriminant (small) to the nearest class mean (large). Of
+    noisy labels a large one averages the noise away; of cleaner ones a small one separates better.
+    Classes count as equally likely.
+
+    Parameters
+    ----------
+    ridge : float, default=0.1
+        Positive: added to the diagonal of the covariance, relative to the mean variance.
+    n_features : int, default=0
+        Number of random features of a Gaussian kernel (see `FourierFeatures`), which make the
+        decision boundaries curved; with 0 they are flat.
+    seed : int, default=0
+        Of the random features.
+
+    Attributes
+    ----------
+    classes_ : ndarray, shape (K,)
+        The classes.
+    n_features_in_ : int
+        The width.
+    temperature_ : float
+        What scores are multiplied by to give the logarithms of odds; 1 unless it was calibrated.
+    """
+
+    def __init__(self, *, ridge: float = 0.1, n_features: int = 0, seed: int = 0):
+        self.ridge = ridge
+        self.n_features = n_features
+        self.seed = seed
+
+    @property
+    def ranks_(self) -> NDArray[np.int64]:
+        """1 for every class that had rows, else 0; shape (K,)."""
+        return np.asarray(torch.isfinite(self._linear.intercepts).cpu().numpy(), dtype=np.int64)
+
+    def predict(self, X: Any) -> NDArray[Any]:
+        """Return the class of the largest score, shape (n,); of equal ones the first."""
+        rows = as_tensor(self._checked(X))
+        return np.asarray(self.classes_[self.nearest(rows).cpu().numpy()])
+
+    def decision_function(self, X: Any) -> NDArray[np.floating[Any]]:
+        """Return the decision values, shape (n, K); for two classes their difference, (n,)."""
+        scores = self.decide(as_tensor(self._checked(X))).cpu().numpy()
+        return np.asarray(scores[:, 1] - scores[:, 0] if scores.shape[1] == 2 else scores)
+
+    def predict_proba(self, X: Any) -> NDArray[np.floating[Any]]:
+        """Return the probability of each class, shape (n, K)."""
+        return np.asarray(self.closeness(as_tensor(self._checked(X))).cpu().numpy())
+
+    def decide(self, rows: Float[Tensor, "n width"]) -> Float[Tensor, "n classes"]:
+        """Return decision values (n, K) of finite rows: their softmax is `closeness`."""
+        return self.scores(self.mapped(rows))
+
+    def mapped(self, rows: Float[Tensor, "n width"]) -> Float[Tensor, "n features"]:
+        """Return the random features of finite rows, or the rows where there are none."""
+        rows = precise(rows)
+        return rows if self._map is None else self._map(rows)
+
+    def scores(self, mapped: Float[Tensor, "n features"]) -> Float[Tensor, "n classes"]:
+        """Return decision values of what `mapped` gave."""
+        return self._linear(mapped) * self.temperature_
+
+    def closeness(self, rows: Float[Tensor, "n width"]) -> Float[Tensor, "n classes"]:
+        """Return the probability of each class, shape (n, K)."""
+        return torch.softmax(self.decide(rows), 1)
+
+    def nearest(self, rows: Float[Tensor, "n width"]) -> Int[Tensor, " n"]:
+        """Return the position of the largest decision value of finite rows, int64 (n,)."""
+        return self.decide(rows).argmax(1)
+
+    def answers(
+        self, rows: Float[Tensor, "n width"], given: Int[Tensor, " n"]
+    ) -> tuple[Float[Tensor, "n classes"], Int[Tensor, " n"]]:
+        """Return `closeness` and `nearest`."""
+        chances = self.closeness(rows)
+        return chances, chances.argmax(1)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return all that prediction needs, to be saved."""
+        made = {
+            "coefficients": self._linear.coefficients.cpu().contiguous(),
+            "intercepts": self._linear.intercepts.cpu().contiguous(),
+            "temperature": torch.tensor(self.temperature_),
+        }
+        if self._map is not None:
+            made["directions"] = self._map.directions.cpu().contiguous()
+            made["phases"] = self._map.phases.cpu().contiguous()
+            if self._map.units is not None:
+                made["units"] = self._map.units.cpu().contiguous()
+            if self._map.structured is not None:
+                made["length"] = torch.tensor(self._map.structured.length, dtype=torch.float64)
+        return made
+
+    def set_tensors(self, tensors: Mapping[str, Tensor]) -> Self:
+        """Take back what `tensors` gave, with classes 0 … K−1.
+
+        Raises
+        ------
+        KeyError, ValueError
+            If the tensors are not those of such a decoder.
+        """
+        linear = Linear(tensors["coefficients"], tensors["intercepts"])
+        features = None
+        if self.n_features:
+            known = tensors["directions"], tensors["phases"], units_in(tensors)
+            if "length" in tensors and tensors["length"].numel() != 1:
+                raise ValueError("expected one length of the kernel")
+            features = (
+                FourierFeatures.restored(self.seed, *known, float(tensors["length"]))
+                if "length" in tensors
+                else FourierFeatures(*known)
+            )
+        inner = linear.coefficients.shape[1] if linear.coefficients.ndim == 2 else -1
+        fits = linear.intercepts.shape == linear.coefficients.shape[:1]
+        if features is not None:
+            shape = features.directions.shape
+            fits &= len(shape) == 2 and features.phases.shape == shape[1:] and shape[1] == inner
+            fits &= features.units is None or features.units.shape == (2, shape[0])
+        if not fits or inner < 0:
+            raise ValueError("the coefficients do not fit the classes and features")
+        return self.set_fitted(linear, features, float(tensors["temperature"]))
+
+    def set_fitted(
+        self, linear: Linear, features: FourierFeatures | None, temperature: float
+    ) -> Self:
+        """Become the decoder with these coefficients, for classes 0 … K−1."""
+        self._linear, self._map, self.temperature_ = linear, features, temperature
+        self.classes_ = np.arange(len(linear.intercepts))
+        width = linear.coefficients if features is None else features.directions.T
+        self.n_features_in_ = int(width.shape[1])
+        return self
+
+    def to(self, device: torch.device) -> Self:
+        """Move the coefficients to a device, in place."""
+        line, features = self._linear, self._map
+        self._linear = Linear(line.coefficients.to(device), line.intercepts.to(device))
+        if features is not None:
+            self._map = features.to(device)
+        return self
+
+    def _fit(self, X: NDArray[Any], y: NDArray[Any]) -> None:
+        rows = as_tensor(X).float()
+        places = torch.from_numpy(np.searchsorted(self.classes_, y).astype(np.int64))
+        features = None
+        if self.n_features:
+            features = FourierFeatures.drawn(rows, self.n_features, self.seed)
+            rows = features(rows)
+        centre = rows.mean(0)
+        moments, sums = PooledMoments(centre), ClassSums(len(self.classes_), centre)
+        for start in range(0, len(rows), _WAITING):
+            part = slice(start, start + _WAITING)
+            moments.update(rows[part])
+            sums.update(rows[part], places[part])
+        covariance = moments.covariance([self.ridge])
+        (found,) = covariance.discriminants([sums.total(ALONE)])
+        linear = found[self.ridge]
+        classes, width = self.classes_, self.n_features_in_
+        self.set_fitted(linear, features, 1.0)
+        self.classes_, self.n_features_in_ = classes, width
+
+    def _work(self, n: int, width: int, size: float) -> float:
+        inner = self.n_features or width
+        features = 2 * n * width * self.n_features
+        side = min(n, inner)
+        return features + n * inner * side + side**3 / 3
+
+    def _validate_parameters(self) -> None:
+        check_positive("ridge", self.ridge)
+        if self.n_features != 0:
+            check_positive_integer("n_features", self.n_features)

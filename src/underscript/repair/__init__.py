@@ -1,0 +1,1 @@
+"""A repaired network: its last layer rewritten, retrained, or written as one module."""

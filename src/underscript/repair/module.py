@@ -1,0 +1,204 @@
+"""A decoder as an `nn.Module`: the network up to its layers, and plain tensors that read them.
+
+Everything fitted is a buffer, so it moves with ``.to(device)``, and every step is one that
+`torch.export` and ONNX know.
+"""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ..activations.copies import copied
+from ..activations.hooks import Reached, Tap, capture
+from ..data.batches import Batch
+from ..errors import DataError
+from ..probes.classifier import SubspaceClassifier
+from ..probes.discriminant import RidgeDiscriminant
+from ..probes.ensemble import CombinedDiscriminant
+from ..probes.random_features import FourierFeatures
+from ..probes.subspace import MinimumAngleSubspaceClassifier
+
+__all__ = ["DecodedModule"]
+
+# Between these a row's length can be squared.
+_SHORT, _LONG = 1e-15, 1e15
+
+
+class DecodedModule(nn.Module):
+    """A classifier whose answer is decoded from a network's layers instead of its read-out.
+
+    It holds a copy of the network, in evaluation mode, and runs it no further than it reads.
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+        The network; it is copied.
+    taps : sequence of Tap
+        The layers.
+    estimator : CombinedDiscriminant or SubspaceClassifier
+        The fitted decoder; its numbers are copied.
+
+    Raises
+    ------
+    ModelError
+        If the network cannot be copied.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        taps: Sequence[Tap],
+        estimator: SubspaceClassifier | CombinedDiscriminant,
+    ):
+        super().__init__()
+        self.network = copied(network)
+        self.taps = tuple(taps)
+        # A mask of tokens is known by its name, also where it is not given by it.
+        kinds = inspect.signature(network.forward).parameters.values()
+        self.names = [each.name for each in kinds if each.kind is each.POSITIONAL_OR_KEYWORD]
+        self.head = _head_of(estimator, self.taps[0].name)
+        self.eval()
+
+    def forward(self, *args: Any, **kwargs: Any) -> Float[Tensor, "n classes"]:
+        """Return decision values (n, K) for the network's own arguments.
+
+        For the decoder that `decode` chooses by default their softmax is the probability of each
+        class; for MASC they are cos²θ. A class that the training data lacked has −inf.
+        """
+        given = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
+        if not given or not given[0].ndim:
+            raise DataError("expected a tensor of inputs, shape (n, …); found none")
+        named = {**dict(zip(self.names, args, strict=False)), **kwargs}
+        batch = Batch(args[len(self.names) :], named, None, None, given[0].shape[0])
+        # A pass that is traced must end; what it computes in vain is cut from the graph.
+        stop = not torch.compiler.is_compiling()
+        with capture(self.network, self.taps, stop=stop) as tapped:
+            tapped.see_input(batch, "batch")
+            if any(tap.side != "model" for tap in self.taps):
+                with suppress(Reached):
+                    self.network(*args, **kwargs)
+            rows = tapped.rows(batch, "batch")
+        values: Tensor = self.head(rows)
+        return values
+
+
+def _head_of(estimator: SubspaceClassifier | CombinedDiscriminant, layer: str) -> nn.Module:
+    if isinstance(estimator, CombinedDiscriminant):
+        return DiscriminantHead(estimator)
+    if isinstance(estimator, MinimumAngleSubspaceClassifier):
+        return SubspaceHead(layer, estimator.tensors())
+    return VectorHead(layer, estimator.tensors())
+
+
+class DiscriminantHead(nn.Module):
+    """The sum of discriminants: those of one view of a layer add up to one matrix."""
+
+    def __init__(self, estimator: CombinedDiscriminant):
+        super().__init__()
+        self.views = nn.ModuleList()
+        groups: dict[Any, list[RidgeDiscriminant]] = {}
+        for member in estimator.members:
+            groups.setdefault(member.view, []).append(member.estimator)
+        for view, members in groups.items():
+            self.views.append(_View(view[0], members))
+
+    def forward(self, rows: Mapping[str, Tensor]) -> Tensor:
+        """Return decision values (n, K)."""
+        # Not sum(): it starts from a number.
+        values = [view(rows) for view in self.views]
+        return torch.stack(values).sum(0) if len(values) > 1 else values[0]
+
+
+class _View(nn.Module):
+    """One layer's rows, or random features of them, times one matrix."""
+
+    weight: Tensor
+    bias: Tensor
+    directions: Tensor
+    phases: Tensor
+    units: Tensor | None
+
+    def __init__(self, layer: str, members: Sequence[RidgeDiscriminant]):
+        super().__init__()
+        self.layer = layer
+        tensors = [member.tensors() for member in members]
+        for name, key in (("weight", "coefficients"), ("bias", "intercepts")):
+            parts = [each[key].double() * each["temperature"].double() for each in tensors]
+            self.register_buffer(name, torch.stack(parts).sum(0).float())
+        self.curved = "directions" in tensors[0]
+        if self.curved:
+            self.register_buffer("directions", tensors[0]["directions"].clone())
+            self.register_buffer("phases", tensors[0]["phases"].clone())
+            units = tensors[0].get("units")
+            self.register_buffer("units", None if units is None else units.clone())
+
+    def forward(self, rows: Mapping[str, Tensor]) -> Tensor:
+        mine = rows[self.layer]
+        if self.curved:
+            mine = FourierFeatures(self.directions, self.phases, self.units)(mine)
+        return torch.addmm(self.bias.to(mine), mine, self.weight.T.to(mine))
+
+
+class SubspaceHead(nn.Module):
+    """Squared cosines of the angles to class subspaces (MASC)."""
+
+    vectors: Tensor
+    sign: Tensor
+    features: Tensor
+    everything: Tensor
+    lowest: Tensor
+
+    def __init__(self, layer: str, tensors: Mapping[str, Tensor]):
+        super().__init__()
+        self.layer = layer
+        parts = torch.split(tensors["vectors"], tensors["columns"].tolist(), 1)
+        most = max(part.shape[1] for part in parts)
+        # Columns of zeros make all classes equally many.
+        padded = [nn.functional.pad(part, (0, most - part.shape[1])) for part in parts]
+        self.register_buffer("vectors", torch.cat(padded, 1).contiguous())
+        self.register_buffer("sign", torch.where(tensors["complement"], -1.0, 1.0))
+        self.register_buffer("features", tensors["features"].float())
+        self.register_buffer("everything", tensors["features"].all(1))
+        nothing = torch.where(tensors["ranks"] == 0, -torch.inf, 0.0)
+        self.register_buffer("lowest", nothing)
+
+    def forward(self, rows: Mapping[str, Tensor]) -> Tensor:
+        """Return cos²θ (n, K); −inf for a class without a direction."""
+        mine = rows[self.layer]
+        length = torch.linalg.vector_norm(mine, dim=1, keepdim=True)
+        largest = mine.abs().amax(1, keepdim=True)
+        # Rows too long or too short to be squared are divided by their largest value first.
+        usual = ((length > _SHORT) & (length < _LONG)) | (largest == 0)
+        mine = mine / torch.where(usual, torch.ones_like(largest), largest)
+        length = torch.linalg.vector_norm(mine, dim=1, keepdim=True)
+        present = (length > 0).to(mine)
+        unit = mine / torch.where(length > 0, length, torch.ones_like(length))
+        products = unit @ self.vectors.to(unit)
+        squares = products.square().reshape(-1, len(self.sign), products.shape[1] // len(self.sign))
+        energy = squares.sum(2)
+        within = torch.where(self.everything, present, unit.square() @ self.features.T.to(unit))
+        found = torch.where(self.sign < 0, within - energy, energy)
+        return found.clamp(0, 1) + self.lowest.to(unit)
+
+
+class VectorHead(nn.Module):
+    """Products with the principal vectors of classes (VeLPIC)."""
+
+    principal: Tensor
+    lowest: Tensor
+
+    def __init__(self, layer: str, tensors: Mapping[str, Tensor]):
+        super().__init__()
+        self.layer = layer
+        self.register_buffer("principal", tensors["principal"].float().clone())
+        self.register_buffer("lowest", torch.where(tensors["present"], 0.0, -torch.inf))
+
+    def forward(self, rows: Mapping[str, Tensor]) -> Tensor:
+        """Return v_kᵀx (n, K); −inf for a class without a direction."""
+        mine = rows[self.layer]
+        return mine @ self.principal.T.to(mine) + self.lowest.to(mine)

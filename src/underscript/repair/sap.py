@@ -1,0 +1,569 @@
+"""SAP, a published rival: a network repaired without retraining and without clean labels.
+
+Scaled Activation Projection takes the samples that the network fits best, finds the directions that
+each layer's inputs take on them, and shrinks the layer's weights along all others.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ..activations.copies import copied
+from ..activations.hooks import first_tensor, undisturbed
+from ..activations.stream import Source, known_index, stream
+from ..errors import DataError, LabelError, ModelError
+from ..linalg.products import add_products, all_finite, mirrored
+from ..linalg.spectra import eigenvectors
+from ..utils.device import as_device, device_of
+from ..utils.labels import Labels, check_different, check_range
+from ..utils.progress import RUNS, Progress, Stage
+
+__all__ = ["ALPHAS", "SapReport", "sap"]
+
+ALPHAS = (1e1, 3e1, 1e2, 3e2, 1e3, 3e3, 1e4, 3e4, 1e5, 3e5, 1e6)
+"""What is tried for alpha: the authors try 1e3 to 1e6; small networks want less."""
+
+# Values of a block of rows that becomes float64 at once: 32 MB.
+_BLOCK = 1 << 22
+# Rows that wait until they are worth one product.
+_WAITING = 4096
+_Projectable = nn.Linear | nn.Conv1d | nn.Conv2d
+
+
+@dataclass(frozen=True)
+class SapReport:
+    """What `sap` did.
+
+    Attributes
+    ----------
+    alpha : float
+        What the weights were scaled with; infinite where the network was left as it is.
+    criterion : str
+        How alpha was chosen.
+    tried : pandas.DataFrame
+        `alpha` (infinite: the network as it is), `agreement` (the share of the hold-out's labels
+        that is predicted; NaN without one) and `chosen`.
+    trusted : ndarray of int64, shape (n_trusted,)
+        Indices of the trusted samples, ascending.
+    layers : pandas.DataFrame
+        For each projected layer `layer`, `module`, `width` (of its input, of a convolution's
+        patches), `rows` (how many were seen), `directions` (the sum of importances: how many
+        directions are left, at most the width) and `change` (of the weights, relative to their
+        norm).
+    left_alone : dict of str to str
+        Layers with weights that were not projected, and why not.
+    """
+
+    alpha: float
+    criterion: str
+    tried: pd.DataFrame
+    trusted: Labels
+    layers: pd.DataFrame
+    left_alone: dict[str, str]
+
+
+def sap(
+    model: nn.Module,
+    train: Any,
+    holdout: Any = None,
+    *,
+    alpha: float | Sequence[float] | None = None,
+    n_trusted: int = 1000,
+    n_patches: int | None = 50_000,
+    labels: Any = None,
+    device: torch.device | str | None = None,
+    batch_size: int = 512,
+    seed: int = 0,
+    progress: bool = True,
+) -> tuple[nn.Module, SapReport]:
+    r"""Return a copy of a network with its weights projected on what trusted samples use (SAP).
+
+    Trusted are the training samples of lowest cross-entropy with their given labels, equally many
+    of each class. For each linear layer and convolution, the last one included, let the columns of
+    X be its inputs on these samples (of a convolution the patches that its kernel sees),
+    :math:`X = U S V^T` their singular value decomposition, uncentred, and
+    :math:`r_i = \sigma_i^2 / \sum_j \sigma_j^2`. The weights W, one row an output, become
+
+    .. math:: W U \Lambda U^T, \quad \lambda_i = \frac{\alpha r_i}{(\alpha - 1) r_i + 1} .
+
+    Large alphas change little: only directions that no trusted sample uses are lost. Biases,
+    normalisation layers and their running statistics stay as they are, and all layers' inputs are
+    those of the network as it was.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        It stays as it is.
+    train : Dataset, DataLoader or pair of arrays
+        What it was trained on, with the given labels; read twice.
+    holdout : Dataset, DataLoader or pair of arrays, optional
+        Data with noisy labels that the network was not trained on, to choose alpha with.
+    alpha : float or sequence of float, optional
+        Positive: what to scale with. Several are tried, and the network as it is with them: the
+        hold-out chooses what predicts most of its labels, the mildest of equals. By default
+        `ALPHAS`.
+    n_trusted : int
+        How many samples are trusted.
+    n_patches : int, optional
+        How many inputs of a layer are used at most, drawn at random: each trusted sample gives a
+        convolution one for each position. None uses all.
+    labels : array-like of int, shape (n,), optional
+        Labels of the training data by index, in place of those that they carry.
+    device : torch.device or str, optional
+        Where to compute; by default where the model is.
+    batch_size : int
+        Samples a batch, of data that do not come in batches.
+    seed : int
+        Of the choice of patches.
+    progress : bool
+        Show progress on a terminal.
+
+    Returns
+    -------
+    torch.nn.Module
+        The copy, on the model's device and each module in its mode.
+    SapReport
+        What was done.
+
+    Raises
+    ------
+    DataError, LabelError, ModelError
+        If the data or the model cannot be used, or nothing can choose alpha; the message says
+        what to do.
+
+    Notes
+    -----
+    Where this differs from the authors' published code, and that from the paper's abstract:
+
+    - Their code chooses alpha by accuracy on those held-out samples whose labels are known to be
+      right, where noise is synthetic. No label is known to be right here: the hold-out's noisy
+      labels choose. There is no choice without a hold-out, as the trusted samples would always
+      prefer the network as it is; then an alpha has to be given.
+    - The abstract trusts samples of low loss, and so does this; their code ranks by the curvature
+      of the loss. As in their code each class, by given labels, has equally many trusted samples,
+      where it has enough.
+    - Eigenvectors of the second moment in float64 take the place of singular vectors, but for
+      layers that are wider than they have inputs. The two are the same but for rounding.
+    - The authors' code runs networks that it knows layer by layer. Here any network will do: what
+      shares its weights with another layer, computes them from others or convolves in groups is
+      left alone, and the report says so.
+    - One round of projection: their code can repeat it, which their examples do not.
+
+    References
+    ----------
+    S. Kodge, D. Ravikumar, G. Saha, K. Roy, "SAP: Corrective Machine Unlearning with Scaled
+    Activation Projection for Label Noise Robustness", AAAI 2025, arXiv 2403.08618.
+    """
+    for name, value in (("n_trusted", n_trusted), ("batch_size", batch_size)):
+        _check_count(name, value)
+    if n_patches is not None:
+        _check_count("n_patches", n_patches)
+    alphas, choosing = _as_alphas(alpha, holdout)
+    source = Source(train, "train", labels=labels, batch_size=batch_size)
+    if source.length is not None:
+        _check_enough(n_trusted, source.length)
+    held = None if holdout is None else Source(holdout, "holdout", batch_size=batch_size)
+    place = as_device(device) if device is not None else device_of(model)
+    network = copied(model).to(place)
+    of_held = [] if held is None else [Stage("choosing alpha", {RUNS: held.share_length})]
+    of_train = [
+        Stage(name, {RUNS: source.share_length})
+        for name in ("finding losses", "reading trusted samples")
+    ]
+    stages = [*of_held, *of_train, *of_held * len(alphas)]
+    with undisturbed(network), Progress(stages, shown=progress) as bar:
+        # First, as it finds out whether the hold-out can choose.
+        own = None if held is None else _agreement(network, held, place, bar)
+        trusted = _trusted(network, source, place, n_trusted, bar)
+        layers, left_alone = _projectable(network)
+        spectra = _spectra(network, source, place, trusted, layers, n_patches, seed, bar)
+        for name in [name for name in layers if name not in spectra]:
+            del layers[name]
+            left_alone[name] = "it is not called in a forward pass, or its inputs are all zero"
+        if not layers:
+            told = "; ".join(f"{name}: {why}" for name, why in left_alone.items())
+            raise ModelError(
+                f"{type(model).__name__}: expected a linear layer or a convolution to project; "
+                f"found none{f' ({told})' if told else ''}"
+            )
+        before = {name: layer.weight.detach().clone() for name, layer in layers.items()}
+        agreements = []
+        # From the mildest on, so that of equals the first is taken.
+        for each in alphas:
+            _project(layers, before, spectra, each)
+            agreements.append(math.nan if held is None else _agreement(network, held, place, bar))
+        chosen = 0
+        if choosing:
+            assert own is not None
+            alphas, agreements = [math.inf, *alphas], [own, *agreements]
+            chosen = max(range(len(alphas)), key=lambda at: agreements[at])
+        _project(layers, before, spectra, alphas[chosen])
+    criterion = "given"
+    if choosing:
+        criterion = "agreement with the hold-out's labels, the network as it is among the choices"
+    tried = pd.DataFrame({"alpha": alphas, "agreement": agreements})
+    tried["chosen"] = np.arange(len(alphas)) == chosen
+    table = pd.DataFrame(
+        [
+            {
+                "layer": name,
+                "module": type(layer).__name__,
+                "width": spectra[name].vectors.shape[0],
+                "rows": spectra[name].n,
+                "directions": _directions(spectra[name], alphas[chosen]),
+                "change": _change(layer.weight, before[name]),
+            }
+            for name, layer in layers.items()
+        ]
+    )
+    report = SapReport(alphas[chosen], criterion, tried, trusted, table, left_alone)
+    return network.to(device_of(model)), report
+
+
+@dataclass(frozen=True)
+class _Spectrum:
+    """Directions of a layer's inputs: shares (m,) of the squares, vectors (width, m), and of n."""
+
+    shares: Tensor
+    vectors: Tensor
+    n: int
+
+    def importances(self, alpha: float) -> Float[Tensor, " m"]:
+        scaled: Tensor = alpha * self.shares / ((alpha - 1) * self.shares + 1)
+        return scaled
+
+
+class _SecondMoment:
+    """The second moment of rows about zero; fewer rows than they are wide are kept as they are."""
+
+    def __init__(self, width: int):
+        self.width, self.n = width, 0
+        self._second: Tensor | None = None
+        self._waiting: list[Tensor] = []
+        self._filled = 0
+
+    def update(self, rows: Float[Tensor, "n width"]) -> None:
+        """Add rows (float64)."""
+        self.n += len(rows)
+        self._waiting.append(rows)
+        self._filled += len(rows)
+        if self._filled >= max(self.width, _WAITING):
+            self._flush()
+
+    def _flush(self) -> Tensor:
+        rows = torch.cat(self._waiting)
+        if self._second is None:
+            self._second = rows.new_zeros(self.width, self.width)
+        add_products(self._second, rows)
+        self._waiting, self._filled = [rows[:0]], 0
+        return self._second
+
+    def spectrum(self, what: str) -> _Spectrum | None:
+        """Return all directions that have a share; None where every row is zero."""
+        if not self.n:
+            return None
+        if self._second is None and self._filled < self.width:
+            _, values, right = torch.linalg.svd(torch.cat(self._waiting), full_matrices=False)
+            squares, vectors = values.square(), right.T
+        else:
+            squares, vectors = eigenvectors(mirrored(self._flush()), what)
+            squares = squares.clamp(min=0)
+        total = float(squares.sum())
+        self._second, self._waiting = None, []
+        return _Spectrum(squares / total, vectors, self.n) if total > 0 else None
+
+
+class _Gathering:
+    """Takes the inputs of layers while the block of `watch` runs, and keeps their second moments.
+
+    Parameters
+    ----------
+    layers : dict of str to Module
+        Which.
+    share : float
+        Rows a trusted sample that are kept of one call of a layer; infinite for all.
+    seed : int
+        Of which.
+    """
+
+    def __init__(self, layers: dict[str, _Projectable], share: float, seed: int):
+        self.layers, self.share = layers, share
+        self.moments: dict[str, _SecondMoment] = {}
+        # Samples in the batch that runs.
+        self.size = 0
+        self.not_finite: str | None = None
+        self._generator = torch.Generator().manual_seed(seed)
+
+    @contextmanager
+    def watch(self) -> Iterator[None]:
+        """Watch the layers while the block runs; the hooks go whatever happens."""
+        handles = []
+        try:
+            for name, layer in self.layers.items():
+                handles.append(self._hook(name, layer))
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _hook(self, name: str, layer: _Projectable) -> Any:
+        def before(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            value = first_tensor((args, kwargs))
+            if value is not None:
+                self._see(name, layer, value.detach())
+
+        return layer.register_forward_pre_hook(before, with_kwargs=True)
+
+    def check(self, role: str) -> None:
+        """Raise DataError if an input was not finite."""
+        if self.not_finite is not None:
+            raise DataError(
+                f"{role}: the input of layer {self.not_finite!r} is NaN or infinite for a trusted "
+                "sample; check the inputs and the weights"
+            )
+
+    def _see(self, name: str, layer: _Projectable, value: Tensor) -> None:
+        if not all_finite(value):
+            # Raised by `check`: here it would be taken for an error of the model.
+            self.not_finite = self.not_finite or name
+            return
+        places = _windows(layer, value)
+        width = layer.weight[0].numel()
+        n = places.numel() // width
+        wanted = min(n, math.ceil(self.share * self.size)) if self.share < math.inf else n
+        chosen = torch.arange(n)
+        if wanted < n:
+            chosen = torch.randperm(n, generator=self._generator)[:wanted]
+        moment = self.moments.setdefault(name, _SecondMoment(width))
+        for part in torch.split(chosen, max(1, _BLOCK // width)):
+            at = torch.unravel_index(part.to(places.device), places.shape[: -_axes(layer)])
+            rows = places[at].flatten(1)
+            # Some devices have no float64.
+            moment.update((rows.cpu() if rows.device.type == "mps" else rows).double())
+
+
+def _axes(layer: _Projectable) -> int:
+    """Return how many of the last axes of `_windows` make one row."""
+    return 1 if isinstance(layer, nn.Linear) else layer.weight.ndim - 1
+
+
+def _windows(layer: _Projectable, value: Tensor) -> Tensor:
+    """Return all that a layer's weights are multiplied with, without copying it.
+
+    Of a linear layer (…, width); of a convolution (n, *positions, channels, *kernel).
+    """
+    if isinstance(layer, nn.Linear):
+        return value
+    n_axes = layer.weight.ndim - 2
+    if value.ndim == n_axes + 1:
+        value = value[None]
+    kernel, step, spread = layer.kernel_size, layer.stride, layer.dilation
+    if isinstance(layer.padding, str):
+        whole = [d * (k - 1) if layer.padding == "same" else 0
+                 for d, k in zip(spread, kernel, strict=True)]  # fmt: skip
+        sides = [(each // 2, each - each // 2) for each in whole]
+    else:
+        sides = [(each, each) for each in layer.padding]
+    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+    if any(map(any, sides)):
+        value = functional.pad(value, [each for side in reversed(sides) for each in side], mode)
+    sizes = [
+        (length - d * (k - 1) - 1) // s + 1
+        for length, d, k, s in zip(value.shape[2:], spread, kernel, step, strict=True)
+    ]
+    strides = value.stride()
+    return value.as_strided(
+        (len(value), *sizes, value.shape[1], *kernel),
+        (
+            strides[0], *(a * s for a, s in zip(strides[2:], step, strict=True)),
+            strides[1], *(a * d for a, d in zip(strides[2:], spread, strict=True)),
+        ),
+    )  # fmt: skip
+
+
+def _projectable(network: nn.Module) -> tuple[dict[str, _Projectable], dict[str, str]]:
+    """Return the layers whose weights can be projected, and why the others cannot."""
+    owners = Counter(
+        id(parameter)
+        for module in network.modules()
+        for parameter in module.parameters(recurse=False)
+    )
+    layers: dict[str, _Projectable] = {}
+    left_alone = {}
+    for name, module in network.named_modules():
+        name = name or type(module).__name__
+        if not isinstance(module, _Projectable):
+            if any(each.ndim > 1 for each in module.parameters(recurse=False)):
+                left_alone[name] = (
+                    f"{type(module).__name__} is no linear layer and no convolution in one or two "
+                    "dimensions"
+                )
+        elif module._parameters.get("weight") is None or hasattr(module, "parametrizations"):
+            left_alone[name] = "its weights are computed from others"
+        elif owners[id(module.weight)] > 1:
+            left_alone[name] = "it shares its weights with another layer"
+        elif not isinstance(module, nn.Linear) and module.groups > 1:
+            left_alone[name] = f"it convolves in {module.groups} groups"
+        else:
+            layers[name] = module
+    return layers, left_alone
+
+
+def _trusted(
+    network: nn.Module, source: Source, place: torch.device, n_trusted: int, progress: Progress
+) -> Labels:
+    """Return the indices of the samples of lowest loss, equally many of each given class."""
+    parts: list[tuple[Labels, Labels, NDArray[np.float64]]] = []
+    for rows in stream(network, source, [], place, stage="finding losses", progress=progress):
+        index = known_index(rows.batch, source.role, "trusted samples")
+        given = _given(rows.batch.labels, rows.logits.shape[1], index, source.role)
+        parts.append((index, given, _losses(rows.logits, given)))
+    index, given, losses = (np.concatenate(each) for each in zip(*parts, strict=True))
+    check_different([index], source.role)
+    _check_enough(n_trusted, len(index))
+    ranks = np.empty(len(index), dtype=np.int64)
+    for k in np.unique(given):
+        own = np.flatnonzero(given == k)
+        ranks[own[np.lexsort((index[own], losses[own]))]] = np.arange(len(own))
+    return np.sort(index[np.lexsort((index, losses, ranks))[:n_trusted]])
+
+
+def _losses(logits: Tensor, given: Labels) -> NDArray[np.float64]:
+    """Return each sample's cross-entropy, exact also where it is next to nothing, (n,)."""
+    scores = logits.double().cpu() if logits.device.type != "cpu" else logits.double()
+    own = torch.from_numpy(given)[:, None]
+    # log(1 + Σ exp(z_j − z_y)): log-softmax would give zero to all that are memorised well.
+    others = (scores - scores.gather(1, own)).scatter(1, own, -math.inf)
+    found: NDArray[np.float64] = functional.softplus(others.logsumexp(1)).numpy()
+    return found
+
+
+def _spectra(
+    network: nn.Module,
+    source: Source,
+    place: torch.device,
+    trusted: Labels,
+    layers: dict[str, _Projectable],
+    n_patches: int | None,
+    seed: int,
+    progress: Progress,
+) -> dict[str, _Spectrum]:
+    """Run the trusted samples and return what directions each layer's inputs take."""
+    share = math.inf if n_patches is None else n_patches / len(trusted)
+    gathering = _Gathering(layers, share, seed)
+
+    def keep(index: Labels) -> NDArray[np.bool_]:
+        kept = np.isin(index, trusted)
+        gathering.size = int(kept.sum())
+        return kept
+
+    stage = "reading trusted samples"
+    with gathering.watch():
+        for _ in stream(
+            network, source, [], place, stage=stage, keep=keep, progress=progress, whole=True
+        ):
+            gathering.check(source.role)
+    found = {}
+    for name in layers:
+        moment = gathering.moments.pop(name, None)
+        spectrum = None if moment is None else moment.spectrum(f"layer {name!r}")
+        if spectrum is not None:
+            found[name] = spectrum
+    return found
+
+
+def _agreement(network: nn.Module, held: Source, place: torch.device, progress: Progress) -> float:
+    """Return the share of a hold-out's labels that a network predicts."""
+    seen: set[int] = set()
+    right = n = 0
+    for rows in stream(network, held, [], place, stage="choosing alpha", progress=progress):
+        given = _given(rows.batch.labels, rows.logits.shape[1], rows.batch.index, held.role)
+        right += int((rows.logits.argmax(1).cpu().numpy() == given).sum())
+        n += len(given)
+        seen.update(np.unique(given).tolist())
+    if len(seen) < 2:
+        raise LabelError(
+            f"{held.role}: expected labels of at least two classes, to choose alpha with; all {n} "
+            f"are {seen.pop()}"
+        )
+    return right / n
+
+
+def _given(labels: Labels | None, n_classes: int, index: Labels | None, role: str) -> Labels:
+    if labels is None:
+        raise LabelError(f"{role}: expected labels; the data carry none: give (x, y)")
+    return check_range(labels, n_classes, index, role)
+
+
+def _project(
+    layers: dict[str, _Projectable],
+    before: dict[str, Tensor],
+    spectra: dict[str, _Spectrum],
+    alpha: float,
+) -> None:
+    """Write projected weights into layers; an infinite alpha puts back what was there before."""
+    with torch.no_grad():
+        for name, layer in layers.items():
+            weight, spectrum = before[name], spectra[name]
+            if alpha < math.inf:
+                rows = weight.flatten(1).to(spectrum.vectors)
+                inner = (rows @ spectrum.vectors) * spectrum.importances(alpha)
+                weight = (inner @ spectrum.vectors.T).view(weight.shape)
+            layer.weight.copy_(weight)
+
+
+def _directions(spectrum: _Spectrum, alpha: float) -> float:
+    if alpha == math.inf:
+        return float(len(spectrum.vectors))
+    return float(spectrum.importances(alpha).sum())
+
+
+def _change(weight: Tensor, before: Tensor) -> float:
+    moved = torch.linalg.vector_norm((weight.detach() - before).float())
+    return float(moved / torch.linalg.vector_norm(before.float()).clamp(min=1e-30))
+
+
+def _as_alphas(alpha: Any, holdout: Any) -> tuple[list[float], bool]:
+    """Return what to try for alpha, mildest first, and whether the hold-out chooses."""
+    if alpha is None and holdout is None:
+        raise DataError(
+            "sap: expected a hold-out with noisy labels to choose alpha with, or an alpha; found "
+            "neither. The training data cannot choose: they prefer the network as it is"
+        )
+    single = isinstance(alpha, Real)
+    values = list(ALPHAS if alpha is None else [alpha] if single else alpha)
+    for value in values:
+        if not isinstance(value, Real) or not 0 < float(value) < math.inf:
+            raise DataError(f"alpha: expected positive numbers; found {value!r}")
+    if not values:
+        raise DataError("alpha: expected a positive number, or several; found none")
+    if not single and holdout is None:
+        raise DataError(
+            f"sap: expected a hold-out to choose among {len(values)} alphas; found none. Give one "
+            "alpha, or a hold-out"
+        )
+    return sorted({float(value) for value in values}, reverse=True), not single
+
+
+def _check_count(name: str, value: Any) -> None:
+    if not isinstance(value, Integral) or int(value) < 1:
+        raise DataError(f"{name}: expected an integer of at least 1; found {value!r}")
+
+
+def _check_enough(n_trusted: int, n: int) -> None:
+    if n_trusted > n:
+        raise DataError(
+            f"n_trusted: expected at most the {n:,} training samples; found {n_trusted:,}"
+        )

@@ -1,0 +1,90 @@
+"""matplotlib's figures as SVG that fits into a page."""
+
+import io
+import re
+import warnings
+import xml.etree.ElementTree as ET
+from collections.abc import Callable
+
+import matplotlib as mpl
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+from .plots import COLOURS
+
+__all__ = ["inline", "inline_figure"]
+
+
+def inline(
+    draw: Callable[[Axes], object],
+    name: str,
+    inches: tuple[float, float],
+    *,
+    label: str,
+    kind: str = "",
+) -> Markup:
+    """Return what `draw` draws as SVG to be put into a page.
+
+    matplotlib's SVG is made fit for that: its colours become CSS variables (dark mode), its fonts
+    the page's, its ids unique to `name`, and metadata and namespaces go. `label` says what it
+    shows, for those who cannot see it; `kind` is a class of the style sheet.
+    """
+    figure = Figure(figsize=inches, layout="constrained")
+    ax = figure.subplots()
+    with warnings.catch_warnings():
+        _let_glyphs_miss()
+        draw(ax)
+    return inline_figure(figure, name, label=label, kind=kind)
+
+
+def inline_figure(figure: Figure, name: str, *, label: str, kind: str = "") -> Markup:
+    """Return a whole figure as SVG to be put into a page; see `inline`."""
+    FigureCanvasSVG(figure)
+    drawn = io.BytesIO()
+    with (
+        mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}),
+        warnings.catch_warnings(),
+    ):
+        _let_glyphs_miss()
+        figure.savefig(drawn, format="svg", metadata={"Date": None}, transparent=True)
+    root = ET.fromstring(drawn.getvalue())
+    width, height = root.attrib["viewBox"].split()[2:]
+    variables = {value: f"var(--{key})" for key, value in COLOURS.items()}
+    for parent in list(root.iter()):
+        for child in list(parent):
+            if child.tag.endswith(("}metadata", "}style")):
+                parent.remove(child)
+        parent.tag = parent.tag.rpartition("}")[2]
+        attributes = {}
+        for key, value in parent.attrib.items():
+            key = key.rpartition("}")[2]
+            if key == "id":
+                value = f"{name}-{value}"
+            elif key == "href":
+                value = f"#{name}-{value.removeprefix('#')}"
+            elif key == "style":
+                value = re.sub(r"#[0-9a-f]{6}", lambda m: variables.get(m[0], m[0]), value)
+                value = re.sub(r"font-family: [^;]*(; )?", "", value)
+                value = re.sub(r"font: ((?:bold |\d+ )*)([\d.]+px)[^;]*", _own_font, value)
+            elif key == "clip-path":
+                value = value.replace("url(#", f"url(#{name}-")
+            attributes[key] = value
+        parent.attrib.clear()
+        parent.attrib.update(attributes)
+    root.attrib.clear()
+    root.attrib |= {"class": f"figure {kind}".strip(), "viewBox": f"0 0 {width} {height}"}
+    root.attrib |= {"role": "img", "aria-label": label}
+    # Markup, as the text in it was escaped by matplotlib and again by ElementTree.
+    return Markup(ET.tostring(root, encoding="unicode"))
+
+
+def _let_glyphs_miss() -> None:
+    # The page's fonts are the browser's; that matplotlib's own lacks a glyph is no matter.
+    warnings.filterwarnings("ignore", message="Glyph .* missing")
+
+
+def _own_font(found: re.Match[str]) -> str:
+    weight = found[1].strip()
+    return f"font-size: {found[2]}" + (f"; font-weight: {weight}" if weight else "")

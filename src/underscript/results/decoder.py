@@ -1,0 +1,285 @@
+"""A chosen decoder: one layer of a model or several, and the estimator that reads them."""
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from ..activations.features import Features
+from ..activations.hooks import Tap, undisturbed
+from ..activations.perturbation import Perturbation
+from ..activations.stream import Source, stream_views
+from ..data.batches import Batch
+from ..data.samples import named_inputs
+from ..errors import DataError, ModelError
+from ..probes.classifier import SubspaceClassifier
+from ..probes.ensemble import COMBINED, CombinedDiscriminant, rows_for
+from ..repair.module import DecodedModule
+from ..repair.onnx import CHECKED, OnnxClassifier, export_onnx
+from ..selection import Key
+from ..utils.device import device_of
+from ..utils.progress import Progress
+
+
+class Decoder:
+    """A better classifier from a memorised network: its layers, read by a closed-form decoder.
+
+    Attributes
+    ----------
+    layer : str
+        Name of the layer, or ``"(combined)"`` for several.
+    layers : tuple of str
+        Names of the layers that are read, the leading one first.
+    probe : str
+        Name of the decoder, such as ``"masc"``.
+    estimator : CombinedDiscriminant or SubspaceClassifier
+        What was fitted; it takes the layer's flattened outputs (of several, a mapping of them).
+    model : torch.nn.Module or None
+        The network; None after loading without it.
+    example : Batch or None
+        A few inputs, for `export`; None after loading.
+    perturbation : Perturbation or None
+        How inputs were changed to choose it; None after loading.
+    inputs : tuple of str or None
+        Names of the model's inputs when it was decoded, of those without a name their places.
+    onnx : OnnxClassifier, str or None
+        What answers in the network's place, or why it cannot; None unless it was loaded without
+        one.
+    """
+
+    def __init__(
+        self,
+        taps: Sequence[Tap],
+        layer: str,
+        probe: str,
+        estimator: SubspaceClassifier | CombinedDiscriminant,
+        model: nn.Module | None,
+        *,
+        example: Batch | None = None,
+        onnx: OnnxClassifier | str | None = None,
+        perturbation: Perturbation | None = None,
+        inputs: Sequence[str] | None = None,
+    ):
+        self.perturbation = perturbation
+        # Names or places of what the model was given, when it was decoded.
+        self.inputs = tuple(named_inputs(example)) if example is not None else inputs
+        self.taps, self.layer, self.probe = tuple(taps), layer, probe
+        self.estimator, self.model = estimator, model
+        self.example, self.onnx = example, onnx
+
+    @classmethod
+    def of(
+        cls,
+        key: Key,
+        estimator: SubspaceClassifier | CombinedDiscriminant,
+        taps: Sequence[Tap],
+        model: nn.Module | None,
+        example: Batch | None = None,
+        perturbation: Perturbation | None = None,
+    ) -> Self:
+        """Return the decoder of this name, with those of the taps that it reads."""
+        layers: Sequence[str] = (key.layer,)
+        if isinstance(estimator, CombinedDiscriminant) and key.layer == COMBINED:
+            layers = estimator.layers
+        by_name = {tap.name: tap for tap in taps}
+        read = [by_name[layer] for layer in layers]
+        return cls(
+            read, key.layer, key.probe, estimator, model,
+            example=example, perturbation=perturbation,
+        )  # fmt: skip
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Names of the layers that are read."""
+        return tuple(tap.name for tap in self.taps)
+
+    def __repr__(self) -> str:
+        return f"Decoder(layer={self.layer!r}, estimator={self.estimator!r})"
+
+    def predict(self, x: Any, views: int = 0) -> NDArray[np.int64]:
+        """Return the decoded class of each input, int64 (n,).
+
+        Parameters
+        ----------
+        x : array or Tensor of inputs, Dataset, DataLoader or pair of arrays
+            Inputs as the model takes them; labels, if there are any, are not looked at.
+        views : int
+            So many perturbed copies of each input are answered too, and all decision values
+            averaged; each costs a run of the network.
+
+        Raises
+        ------
+        ModelError
+            If there is no model, or it raises.
+        DataError
+            If the inputs cannot be read.
+        """
+        return np.asarray(self.decision_function(x, views).argmax(1), dtype=np.int64)
+
+    def decision_function(self, x: Any, views: int = 0) -> NDArray[np.floating[Any]]:
+        """Return the decision values of each input, shape (n, K); see `predict`.
+
+        For MASC these are cos²θ_k; −inf for a class that the training data lacked.
+        """
+        changes = self._changes(views)
+        source = Source(x, "inputs", labelled=False)
+        parts = []
+        if not changes and self.model is None and isinstance(self.onnx, OnnxClassifier):
+            for batch in source.batches():
+                self._check(batch)
+                parts.append(self.onnx.decide(batch))
+            return np.asarray(torch.cat(parts).numpy())
+        model = self._model()
+        with undisturbed(model), Progress.of_one("decoding") as bar:
+            for seen in stream_views(
+                model, source, self.taps, device_of(model), changes, stage="decoding", progress=bar
+            ):
+                self._check(seen[0].batch)
+                values = [self.estimator.decide(rows_for(self.layer, r.layers)) for r in seen]
+                parts.append((torch.stack(values).sum(0) / len(values)).cpu())
+        return np.asarray(torch.cat(parts).numpy())
+
+    def _check(self, batch: Batch) -> None:
+        """See to it that a batch has all inputs that the model was decoded with.
+
+        Raises
+        ------
+        DataError
+            Naming one that is missing: a model may answer without, but otherwise.
+        """
+        found = tuple(named_inputs(batch))
+        if self.inputs is None or len(found) >= len(self.inputs):
+            return
+        missing = [name for name in self.inputs if name not in found]
+        names = ", ".join(missing[len(found) if all(f.isdecimal() for f in found) else 0 :])
+        raise DataError(
+            f"inputs: expected {', '.join(self.inputs)}, as when it was decoded; {names} is "
+            "missing. Give a dict of all, such as a tokenizer returns"
+        )
+
+    def _changes(self, views: int) -> list[Callable[[Batch], Batch]]:
+        """Return what makes each perturbed copy of a batch.
+
+        Raises
+        ------
+        DataError
+            If there are to be some and it is not known how inputs are perturbed.
+        """
+        if isinstance(views, bool) or not isinstance(views, int) or views < 0:
+            raise DataError(f"views: expected a whole number of at least 0; found {views!r}")
+        if not views:
+            return []
+        if self.perturbation is None or not self.perturbation.fits:
+            what = "no perturbation" if self.perturbation is None else "only noise"
+            raise DataError(
+                f"views: expected a decoder that knows how to perturb inputs so that they mean the "
+                f"same; this one knows {what}. Decode with perturb=, or leave views at 0"
+            )
+        return [partial(self.perturbation, view=view) for view in range(views)]
+
+    def predict_proba(self, x: Any) -> NDArray[np.floating[Any]]:
+        """Return the probability of each class for each input, shape (n, K); see `predict`.
+
+        Calibrated on noisy labels for the decoder that `decode` chooses by default. MASC and
+        VeLPIC have none.
+
+        Raises
+        ------
+        AttributeError
+            If the decoder has no probabilities.
+        """
+        if not hasattr(self.estimator, "predict_proba"):
+            raise AttributeError(f"{self.probe} has no probabilities; decode with auto=True")
+        values = torch.from_numpy(self.decision_function(x))
+        return np.asarray(torch.softmax(values, 1).numpy())
+
+    @cached_property
+    def module(self) -> DecodedModule:
+        """An `nn.Module` that runs a copy of the model up to the layers and decodes there.
+
+        It takes what the model takes and returns decision values (n, K); what was fitted is in its
+        buffers. Moving or changing it leaves the model as it is.
+        """
+        return DecodedModule(self._model(), self.taps, self.estimator)
+
+    def export(self, path: str | os.PathLike[str], example: Any = None) -> None:
+        """Write an ONNX file that answers as `module` does, for batches of any size.
+
+        It is run with onnxruntime before it takes its place. Its one output is
+        ``decision_values`` (n, K); its inputs have the names that the model gives them.
+
+        Parameters
+        ----------
+        path : path
+            Ends in ``.onnx``. Written whole or not at all.
+        example : Dataset, DataLoader, pair of arrays or array of inputs, optional
+            Where to take a few inputs from; by default they are the first of the training data.
+            A decoder that was loaded has none.
+
+        Raises
+        ------
+        ModelError
+            If there is no model, it cannot be exported, the file answers otherwise than torch, or
+            the extra ``onnx`` is not installed.
+        DataError
+            If there is no example or it cannot be read, or the path has another ending.
+        OutputError
+            If the file cannot be written.
+        """
+        path = Path(path)
+        if path.suffix != ".onnx":
+            raise DataError(f"{path}: expected a name that ends in .onnx")
+        module = self.module
+        if example is None and self.example is None:
+            raise DataError("a decoder that was loaded has no inputs to trace: give example=")
+        batch = self.example
+        if example is not None:
+            batch = Source(example, "example", labelled=False).first(CHECKED)
+        assert batch is not None
+        from .. import __version__
+
+        about = {
+            "underscript": __version__,
+            "decoder": self.probe,
+            "layers": json.dumps(self.layers),
+        }
+        export_onnx(module, batch, path, about)
+
+    def _model(self) -> nn.Module:
+        """Return the model; what reads the input alone can do without, and has a stand-in.
+
+        Raises
+        ------
+        ModelError
+            If it was loaded without one.
+        """
+        if self.model is None and all(tap.side == "model" for tap in self.taps):
+            return Features(len(self.estimator.classes_))
+        return self._network()
+
+    def _network(self) -> nn.Module:
+        """Return the network, whatever the decoder reads.
+
+        Raises
+        ------
+        ModelError
+            If it was loaded without one.
+        """
+        if self.model is None:
+            instead = (
+                self.onnx
+                if isinstance(self.onnx, str)
+                else ("save the run with onnx=True, which predicts without it")
+            )
+            raise ModelError(
+                "this decoder was loaded without its network; give it: us.load(folder, model=…). "
+                f"Or {instead}"
+            )
+        return self.model

@@ -1,0 +1,309 @@
+"""Which given labels are probably wrong, and the labels that they should have."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..data.batches import Batch
+from ..data.duplicates import Sketches, conflicting, sketches
+from ..data.fingerprints import prints_of
+from ..noise.estimate import Noise
+from ..utils.labels import Labels
+
+COLUMNS = {
+    "is_label_issue": "b",
+    "label_quality": "f",
+    "given_label": "iu",
+    "predicted_label": "iu",
+    "second_label": "iu",
+    "margin": "f",
+    "confidence": "f",
+    "conflicting_duplicate": "iu",
+}
+"""The columns of label issues, and the kinds of their values."""
+
+# Log-odds beyond this say the same; so that no margin is infinite.
+_MOST = 700.0
+# Samples in one of the arrays that answers are gathered in.
+_CHUNK = 1 << 16
+# Pairs of classes that a summary names.
+PAIRS = 20
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a decoder says of samples whose given labels are known.
+
+    All with n rows: `index` in the data set (None where no stable one is known); `given`,
+    `predicted` and `second` classes (second choice); `quality` of the given label; `margin` and
+    `confidence` as in the table of label issues; `prints` and `drawn`, by which equal and
+    nearly equal inputs are found. Nothing here grows with the number of classes.
+    """
+
+    index: Labels | None
+    given: Labels
+    predicted: Labels
+    second: Labels
+    quality: NDArray[np.float64]
+    margin: NDArray[np.float64]
+    confidence: NDArray[np.float64]
+    prints: NDArray[np.uint64]
+    drawn: Sketches
+
+    @classmethod
+    def of(cls, decoder: Any, rows: Any, given: Labels, batch: Batch) -> Self:
+        """Return what a decoder without probabilities says of one batch.
+
+        Parameters
+        ----------
+        decoder : SubspaceClassifier
+            The chosen one.
+        rows : Tensor
+            What it reads.
+        given : ndarray of int64, shape (n,)
+            The given labels.
+        batch : Batch
+            Where the rows come from.
+        """
+        return cls._made(_of_closeness(decoder, rows, given), given, batch)
+
+    @classmethod
+    def of_values(
+        cls, values: Float[Tensor, "n classes"], given: Labels, batch: Batch, came_from: Tensor
+    ) -> Self:
+        """Return what log-odds say of one batch.
+
+        Parameters
+        ----------
+        values : Tensor, shape (n, K)
+            Log-odds of each class, of a decoder that has not seen these labels.
+        given : ndarray of int64, shape (n,)
+            The given labels.
+        batch : Batch
+            Whose they are.
+        came_from : Tensor of float64, shape (K, K)
+            From `came_from`.
+        """
+        return cls._made(_of_chances(values, given, came_from), given, batch)
+
+    @classmethod
+    def _made(cls, said: tuple[Any, ...], given: Labels, batch: Batch) -> Self:
+        told = dict(zip(("predicted", "second", "quality", "margin", "confidence"), said,
+                        strict=True))  # fmt: skip
+        return cls(
+            index=batch.index, given=given, prints=prints_of(batch), drawn=sketches(batch),
+            **told,
+        )  # fmt: skip
+
+    @classmethod
+    def together(cls, parts: Sequence[Self]) -> Self:
+        """Return the answers of all batches, in the data set's order where that is known."""
+        indices = [part.index for part in parts if part.index is not None]
+        index = np.concatenate(indices) if len(indices) == len(parts) else None
+        names = [field.name for field in fields(cls)][1:]
+        columns = [np.concatenate([getattr(part, name) for part in parts]) for name in names]
+        if index is None:
+            return cls(None, *columns)
+        order = np.argsort(index, kind="stable")
+        return cls(index[order], *(column[order] for column in columns))
+
+    def table(self, noise: Noise | None) -> pd.DataFrame:
+        """Return the columns of label issues, indexed by the data set's index."""
+        index = pd.RangeIndex(len(self.given)) if self.index is None else pd.Index(self.index)
+        flags = self.flags(noise)
+        # Where memory repeats the given label, or classes differ in noise, the other one is meant.
+        swapped = flags & (self.predicted == self.given)
+        predicted = np.where(swapped, self.second, self.predicted)
+        second = np.where(swapped, self.predicted, self.second)
+        sure = self.confidence * np.exp(np.where(swapped, -self.margin, 0.0))
+        suspects = np.flatnonzero(flags)
+        suspects = suspects[np.argsort(self.quality[suspects], kind="stable")]
+        partner = conflicting(self.given, predicted, suspects, self.prints, self.drawn)
+        named = np.where(partner < 0, -1, index.to_numpy()[partner])
+        columns = (
+            flags, self.quality, self.given, predicted, second, self.margin, sure, named,
+        )  # fmt: skip
+        return pd.DataFrame(dict(zip(COLUMNS, columns, strict=True)), index=index.rename("index"))
+
+    def flags(self, noise: Noise | None) -> NDArray[np.bool_]:
+        """Say which given labels are probably wrong, bool (n,).
+
+        With an estimate of the noise those of the lowest quality, as many as make the expected F1
+        of the flags largest, quality being the probability that a label is right. Without an
+        estimate all that the decoder contradicts are flagged; where nothing can be decoded, none.
+        """
+        contradicted = np.asarray(self.predicted != self.given)
+        if noise is None:
+            return contradicted
+        flags = np.zeros(len(self.given), dtype=bool)
+        if noise.hopeless:
+            return flags
+        order = np.lexsort((~contradicted, self.quality))
+        wrong = 1 - self.quality[order]
+        # Of k flags the expected F1 is 2 × (wrong among them) / (k + all that are wrong).
+        number = np.arange(1, len(order) + 1)
+        expected = np.cumsum(wrong) / (number + wrong.sum())
+        flags[order[: int(expected.argmax()) + 1]] = True
+        return flags
+
+
+class Gathered:
+    """The answers of many batches, in few large arrays.
+
+    Small arrays that are kept, each allocated between the large temporary ones of two batches,
+    leave holes that the C library fills with nothing: memory would grow as if all probabilities
+    were kept.
+    """
+
+    def __init__(self) -> None:
+        self.parts: list[Answers] = []
+        self._chunk: dict[str, NDArray[Any]] = {}
+        self._filled = 0
+
+    def add(self, answers: Answers) -> None:
+        """Copy a batch's answers."""
+        columns: dict[str, NDArray[Any]] = {
+            field.name: value
+            for field in fields(Answers)
+            if (value := getattr(answers, field.name)) is not None
+        }
+        n, done = len(answers.given), 0
+        while done < n:
+            if self._filled == _CHUNK or not self._chunk:
+                self._finish()
+                self._chunk = {
+                    name: np.empty((_CHUNK, *value.shape[1:]), dtype=value.dtype)
+                    for name, value in columns.items()
+                }
+            take = min(n - done, _CHUNK - self._filled)
+            for name, value in columns.items():
+                self._chunk[name][self._filled : self._filled + take] = value[done : done + take]
+            self._filled += take
+            done += take
+
+    def _finish(self) -> None:
+        if self._filled:
+            part: dict[str, Any] = {"index": None}
+            part |= {name: values[: self._filled] for name, values in self._chunk.items()}
+            self.parts.append(Answers(**part))
+        self._chunk, self._filled = {}, 0
+
+    def all(self) -> list[Answers]:
+        """Return what was added, in parts."""
+        self._finish()
+        return self.parts
+
+
+def _of_chances(
+    values: Float[Tensor, "n classes"], given: Labels, came_from: Tensor
+) -> tuple[Any, ...]:
+    """Return predicted, second, quality, margin and confidence from log-odds.
+
+    The quality of a given label y is the probability that it is right, given what the decoder
+    says of the input and how labels go wrong: p(y|x) T_yy / Σ_z p(z|x) T_zy.
+    """
+    chances = torch.log_softmax(values.double().cpu(), 1)
+    labels = torch.from_numpy(given)
+    first_two, best = chances.topk(2, dim=1)
+    own = chances.gather(1, labels[:, None])[:, 0]
+    predicted = values.argmax(1).cpu()
+    rival = torch.where(predicted != labels, first_two[:, 0], first_two[:, 1])
+    margin = (own - rival).clamp(-_MOST, _MOST)
+    second = torch.where(best[:, 0] == predicted, best[:, 1], best[:, 0])
+    joint = chances.exp() * came_from[labels]
+    quality = joint.gather(1, labels[:, None])[:, 0] / joint.sum(1).clamp(min=1e-300)
+    found = (predicted, second, quality.clamp(0, 1), margin, first_two[:, 0].exp())
+    return tuple(part.numpy() for part in found)
+
+
+def _of_closeness(decoder: Any, rows: Any, given: Labels) -> tuple[Any, ...]:
+    """Return predicted, second, quality, margin and confidence from closeness in [0, 1].
+
+    The margin of a given label is its closeness − the best other class's, the quality (1 +
+    margin) / 2: between 0 and 1, below one half where the decoder prefers another class.
+    """
+    labels = torch.from_numpy(given)
+    closeness, nearest = decoder.answers(rows, labels)
+    predicted = nearest.cpu()
+    values = closeness.double().cpu()
+    own = values.gather(1, labels[:, None])[:, 0]
+    margin = own - _without(values, labels).amax(1)
+    contradicted = predicted != labels
+    quality = ((1 + margin) / 2).clamp(0, 1)
+    # Ties, and closeness that rounding made equal: below one half exactly where contradicted.
+    below = float(np.nextafter(0.5, 0))
+    quality = torch.where(contradicted, quality.clamp(max=below), quality.clamp(min=0.5))
+    # Only the asked-for class and the nearest other are exact, so the second choice is asked for.
+    again = decoder.answers(rows, predicted)[0].double().cpu()
+    second = _without(again, predicted).argmax(1)
+    confidence = again.gather(1, predicted[:, None])[:, 0]
+    return tuple(part.numpy() for part in (predicted, second, quality, margin, confidence))
+
+
+def _without(values: Tensor, places: Tensor) -> Tensor:
+    return values.scatter(1, places[:, None], -torch.inf)
+
+
+def confused_pairs(issues: pd.DataFrame, most: int = PAIRS) -> pd.DataFrame:
+    """Return the pairs of classes that flagged samples are between, the most frequent first.
+
+    Parameters
+    ----------
+    issues : pandas.DataFrame
+        The table of label issues.
+    most : int
+        Of so many pairs.
+
+    Returns
+    -------
+    pandas.DataFrame
+        `given_label`, `predicted_label`, `n` (flagged samples), and `share` of the samples with
+        this given label.
+    """
+    flagged = issues[issues["is_label_issue"]]
+    pairs = flagged.groupby(["given_label", "predicted_label"]).size().rename("n").reset_index()
+    of_class = issues["given_label"].value_counts()
+    pairs["share"] = pairs["n"] / pairs["given_label"].map(of_class)
+    return pairs.sort_values("n", ascending=False, kind="stable", ignore_index=True).head(most)
+
+
+def summarised(issues: pd.DataFrame, noise: Noise | None) -> dict[str, Any]:
+    """Return what there is to say of all label issues together, as plain numbers and lists.
+
+    Returns
+    -------
+    dict
+        `n` samples; `flagged` of them; `expected`: wrong labels by the estimated noise rate, with
+        `expected_low` and `expected_high` (95 %), or None; `beyond_decoding`: whether labels say no
+        more than chance, so that none is flagged; `classes`: n and flagged of each given label;
+        `confused_pairs`; `conflicting_duplicates`: samples of which another one has the same input,
+        or nearly, and another label.
+    """
+    n = len(issues)
+    rates = (None,) * 3 if noise is None else (noise.rate, noise.rate_low, noise.rate_high)
+    names = ("expected", "expected_low", "expected_high")
+    by_class = issues.groupby("given_label")["is_label_issue"].agg(["size", "sum"])
+    return {
+        "n": n,
+        "flagged": int(issues["is_label_issue"].sum()),
+        **{
+            name: None if rate is None else round(n * rate)
+            for name, rate in zip(names, rates, strict=True)
+        },
+        "beyond_decoding": noise is not None and noise.hopeless,
+        "classes": [
+            {"given_label": int(k), "n": int(size), "flagged": int(flagged)}
+            for k, size, flagged in by_class.itertuples()
+        ],
+        "confused_pairs": [
+            {**pair, "n": int(pair["n"])} for pair in confused_pairs(issues).to_dict("records")
+        ],
+        "conflicting_duplicates": int((issues["conflicting_duplicate"] >= 0).sum()),
+    }

@@ -1,0 +1,288 @@
+"""What a decode gave: table, chosen decoder, label issues, verdict."""
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ..errors import DataError, ModelError
+from ..noise.estimate import Noise
+from ..noise.posterior import posterior
+from ..repair.read_out import ReadOut, relabelled, transfer
+from ..utils.class_names import with_names
+from ..utils.files import TABLE_COLUMNS
+from .decoder import Decoder
+from .examples import Example
+from .export import pred_probs
+from .issues import confused_pairs
+from .training_answers import TrainingAnswers, add_training_answers, flagged
+
+
+class Run:
+    """What a decode gave: everything that a run folder keeps, and what follows from it.
+
+    Attributes
+    ----------
+    table : pandas.DataFrame
+        One row per network (``model``: ``trained`` or its ``random`` twin) × layer × probe ×
+        variance share × subspace labels × split × kind of label, with ``rank`` (mean over
+        classes), ``n``, ``accuracy`` (0 to 1) and ``selected``. The network's own read-out is the
+        probe ``model`` of the layer ``output``.
+    best : Decoder
+        The decoder chosen without clean labels.
+    candidates : pandas.DataFrame or None
+        What the best decoder was chosen from, one row each: ``round`` (0: fitted to the given
+        labels), ``layer``, ``n_features``, ``ridge``, ``criterion`` (the larger, the better),
+        ``chosen``, and ``test_accuracy``, which chose nothing. None with ``auto=False``.
+    geometry : pandas.DataFrame or None
+        How large the class subspaces of the trained network's layers are and how they lie to each
+        other; see `underscript.geometry.geometry`. None without MASC among the probes.
+    """
+
+    def __init__(
+        self,
+        table: pd.DataFrame,
+        summary: dict[str, Any],
+        best: Decoder,
+        issues: pd.DataFrame | None,
+        candidates: pd.DataFrame | None,
+        geometry: pd.DataFrame | None = None,
+        examples: Sequence[Example] = (),
+        read_out: ReadOut | str | None = "",
+        odds: Tensor | None = None,
+        noise: Noise | None = None,
+        later: Callable[[], TrainingAnswers] | None = None,
+    ):
+        self.table, self._summary, self.best = table, summary, best
+        self.candidates, self.geometry, self._examples = candidates, geometry, list(examples)
+        self._known_issues, self._known_read_out, self._later = issues, read_out, later
+        # Out-of-fold log-odds (n, K) in the order of the issues, where they are kept.
+        self._odds = odds
+        self._noise = noise
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.verdict!r})"
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """Verdict, choice, settings, seeds, versions: what ``results.json`` holds.
+
+        Without an ensemble (``auto=False``) what it says of the training labels is missing until
+        `label_issues` was called.
+        """
+        return self._summary
+
+    @property
+    def examples(self) -> list[Example]:
+        """The most suspicious training samples, the worst first, as the report shows them."""
+        return self._examples
+
+    def _issues(self) -> pd.DataFrame:
+        self.complete()
+        assert self._known_issues is not None
+        return self._known_issues
+
+    def _read_out(self) -> ReadOut | str:
+        self.complete()
+        assert self._known_read_out is not None
+        return self._known_read_out
+
+    def complete(self) -> None:
+        """Have the chosen decoder predict the training labels, where that was put off.
+
+        It takes a pass of the network over the training data. What asks for them does it anyway.
+
+        Raises
+        ------
+        ModelError
+            If the network has other weights than when it was decoded.
+        """
+        if self._later is None:
+            return
+        asked = self._later()
+        self._later = None
+        rows = pd.DataFrame(asked.records).assign(selected=True)[list(TABLE_COLUMNS)]
+        self.table = pd.concat([self.table, rows], ignore_index=True)
+        self._known_issues = issues = asked.answers.table(None)
+        self._examples = flagged(asked.examples, issues)
+        self._known_read_out = asked.read_out
+        add_training_answers(self._summary, rows, issues, None, asked.read_out)
+
+    @property
+    def verdict(self) -> str:
+        """One sentence with its numbers."""
+        return str(self._summary["verdict"])
+
+    @property
+    def memory(self) -> pd.DataFrame:
+        """The memory meter, one row a layer.
+
+        A plain discriminant of each layer, out of fold: how often it agrees with given labels.
+
+        Returns
+        -------
+        pandas.DataFrame
+            `layer`; `plain`: on training inputs as they are; `perturbed`; `holdout`: on a hold-out,
+            or missing; `corrected`: what is left of `perturbed` without the memory that survives.
+            All from 0 to 1. Empty with ``auto=False``.
+        """
+        columns = ["layer", "plain", "perturbed", "holdout", "corrected"]
+        found = self._summary.get("memory") or {"layers": []}
+        return pd.DataFrame(found["layers"], columns=columns)
+
+    def label_issues(self, *, sort: bool = False) -> pd.DataFrame:
+        """Return what the chosen decoder says of every training label.
+
+        Parameters
+        ----------
+        sort : bool
+            Put the worst first, by quality; otherwise rows are in the data set's order.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One row a sample; the index is the data set's in either order. See `issues.COLUMNS`:
+
+            - `is_label_issue`: the label is probably wrong. Those of the lowest quality, as many as
+              make the expected F1 of the flags largest; none where the noise is beyond decoding
+              (``summary["noise"]["hopeless"]``).
+            - `label_quality`: how right the given label seems, 0 to 1: a score, which in its middle
+              is too sure of labels to be a probability. With ``auto=False`` (1 + margin) / 2, and
+              every contradicted label is an issue.
+            - `given_label`, `predicted_label`, `second_label`: the given class, and the decoder's
+              first and second choice; of an issue the first is the likeliest class but the given.
+            - `margin`: the decoder's log-odds of the given label against the best other one, at
+              most 700 in size; with ``auto=False`` the difference of cos²θ. Negative where its
+              first choice is another class.
+            - `confidence`: the decoder's probability of `predicted_label` (``auto=False``: cos²θ).
+            - `conflicting_duplicate`: the index of another training sample with the same input, or
+              (for flagged samples) nearly the same, and another given label; −1 where none was
+              found.
+
+            With class names, besides `given_name`, `predicted_name` and `second_name`.
+        """
+        issues = with_names(self._issues(), self.summary["model"]["class_names"])
+        return issues.sort_values(["label_quality", "margin"], kind="stable") if sort else issues
+
+    def confused_pairs(self) -> pd.DataFrame:
+        """Return the pairs of classes that flagged samples are between, the most frequent first.
+
+        Returns
+        -------
+        pandas.DataFrame
+            `given_label`, `predicted_label`, `n` (flagged samples), and `share` of the samples
+            with this given label.
+        """
+        return confused_pairs(self._issues(), len(self._issues()))
+
+    def pred_probs(
+        self, train: Any, path: str | os.PathLike[str] | None = None
+    ) -> NDArray[np.float32]:
+        """Return the decoder's probabilities in the form that cleanlab takes.
+
+        Out of fold: of each sample by what was not fitted to its label, on perturbed inputs, so
+        they do not repeat what the network memorised. A run that was loaded, or too large for them
+        to be kept (256 MiB), has the decoder's own, which it was fitted to.
+
+        Parameters
+        ----------
+        train : Dataset, DataLoader or pair of arrays
+            The training data that were decoded.
+        path : path, optional
+            A ``.npy`` file to write; a memory map of it is returned. Without it the array is in
+            memory, for at most 1 GiB.
+
+        Returns
+        -------
+        ndarray of float32, shape (n, K)
+            Rows in the order of `label_issues`, which sum to one; columns in class order.
+
+        Raises
+        ------
+        AttributeError
+            If the decoder has no probabilities (``auto=False``).
+        DataError
+            If the data are not those that were decoded, or too large to be held without `path`.
+        OutputError
+            If the file cannot be written; nothing is left then.
+        """
+        index = self._issues().index.to_numpy()
+        where = None if path is None else Path(path)
+        names = self.summary["model"]["class_names"]
+        return pred_probs(self.best, train, index, where, names, self._odds)
+
+    def relabel(self) -> pd.DataFrame:
+        """Return cleaned labels: the decoder's where a given one is flagged and that is likelier.
+
+        None is changed where nothing seems wrong (``summary["noise"]["nothing_wrong"]``).
+
+        Returns
+        -------
+        pandas.DataFrame
+            One row a sample, in the data set's order and with its index: `given_label`, `label`
+            (the cleaned one), `confidence` (the probability that it is right, 0 to 1; with
+            ``auto=False`` only a ranking) and `changed`.
+        """
+        noise = self.summary["noise"]
+        nothing = noise is not None and bool(noise["nothing_wrong"])
+        return relabelled(self._issues(), bool(self.summary["settings"]["auto"]), nothing)
+
+    def soft_labels(self) -> NDArray[np.float32]:
+        """Return how likely each class is of each training sample, given also its label.
+
+        The decoder's out-of-fold probabilities and the estimated noise, by Bayes' rule. The best
+        labels to train on with.
+
+        Returns
+        -------
+        ndarray of float32, shape (n, K)
+            Rows add up to 1, in the order of `relabel`.
+
+        Raises
+        ------
+        DataError
+            If the probabilities were not kept: after loading a run, with several processes, with
+            ``auto=False``, or where they take more than 256 MiB.
+        """
+        if self._odds is None or self._noise is None:
+            raise DataError(
+                "soft_labels: the out-of-fold probabilities were not kept (after loading a run, "
+                "with several processes, with auto=False, or of too many samples and classes); "
+                "relabel() gives labels and confidences"
+            )
+        given = torch.from_numpy(self._issues()["given_label"].to_numpy(np.int64, copy=True))
+        return posterior(self._odds, given, self._noise).numpy()
+
+    def transfer(self, weights: str | None = None, bias: str | None = None) -> nn.Module:
+        """Return a copy of the model whose last linear layer is rewritten, all else as it was.
+
+        What is written, and why, is in ``summary["transfer"]``.
+
+        Parameters
+        ----------
+        weights : {"logistic", "velpic", "own"}, optional
+            A logistic regression of the layer's input, the class vectors of VeLPIC, or the weights
+            as they are; by default what agrees best with the decoded labels, unless a
+            hold-out clearly prefers another.
+        bias : {"refitted", "zero", "kept"}, optional
+            By default as `weights`. A regression's bias is folded into its weights where it is to
+            be zero.
+
+        Raises
+        ------
+        ModelError
+            If the last layer is not linear or its input was not decoded; or there is no model, or
+            another one than was decoded.
+        DataError
+            If there is no such option for this layer.
+        """
+        read_out = self._read_out()
+        if isinstance(read_out, str):
+            raise ModelError(f"nothing can be transferred: {read_out}")
+        return transfer(self.best._network(), read_out, weights, bias)

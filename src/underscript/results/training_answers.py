@@ -1,0 +1,63 @@
+"""What the chosen decoder says of the training data, and where it stands in a summary."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from ..noise.estimate import Noise
+from ..repair.read_out import ReadOut
+from .examples import Example
+from .issues import Answers, summarised
+
+__all__ = ["TrainingAnswers", "accuracy_of", "add_training_answers", "flagged"]
+
+
+@dataclass(frozen=True)
+class TrainingAnswers:
+    """What the chosen decoder says of the training data.
+
+    Attributes
+    ----------
+    records : list of dict
+        Rows of the table.
+    answers : Answers
+        For each sample.
+    examples : list of Example
+        The most suspicious ones.
+    read_out : ReadOut or str
+        What can be written into the network's last layer, or why nothing can.
+    """
+
+    records: list[dict[str, Any]]
+    answers: Answers
+    examples: Sequence[Example]
+    read_out: ReadOut | str
+
+
+def add_training_answers(
+    summary: dict[str, Any],
+    chosen: pd.DataFrame,
+    issues: pd.DataFrame,
+    noise: Noise | None,
+    read_out: ReadOut | str,
+) -> None:
+    """Put what the chosen decoder says of the training data into a summary."""
+    for kind in ("given", "true"):
+        summary["selected"][f"train_{kind}_accuracy"] = accuracy_of(chosen, "train", kind)
+    summary["label_issues"] = summarised(issues, noise)
+    told = {"impossible": read_out} if isinstance(read_out, str) else read_out.summary()
+    summary["transfer"] = told
+
+
+def flagged(examples: Sequence[Example], issues: pd.DataFrame) -> list[Example]:
+    """Return the examples whose labels are flagged."""
+    indices = set(issues.index[issues["is_label_issue"]])
+    return [example for example in examples if example.index in indices]
+
+
+def accuracy_of(rows: pd.DataFrame, split: str, labels: str) -> float | None:
+    """Return the accuracy of one kind of label in one part of the data; None if there is none."""
+    found = rows[(rows["split"] == split) & (rows["labels"] == labels)]["accuracy"]
+    return float(found.iloc[0]) if len(found) else None

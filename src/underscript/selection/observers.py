@@ -1,0 +1,223 @@
+"""What looks at every batch of one pass over data: how often decoders are right, and the like."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ..activations.stream import Rows, Seen, Source, stream
+from ..data.fingerprints import prints_of
+from ..errors import DataError
+from ..probes.ensemble import COMBINED, rows_for
+from ..probes.subspace import nearest_together
+from ..utils.labels import Labels
+from .choice import Key, Score
+from .task import Decoders, Task
+
+__all__ = ["Agreement", "Fingerprints", "Observed", "Observer", "observe"]
+
+
+@dataclass(frozen=True)
+class Observed:
+    """A batch as observers see it.
+
+    Attributes
+    ----------
+    rows : Rows
+        What the network gives for it.
+    labels : dict of str to ndarray of int64, shape (n,)
+        By kind: ``"given"``, and ``"true"`` where they are known.
+    predicted : dict of Key to ndarray of int64, shape (n,)
+        What a decoder predicts, added by the observer that asked it, for those that come later.
+    """
+
+    rows: Rows
+    labels: Mapping[str, Labels]
+    predicted: dict[Key, Labels] = field(default_factory=dict)
+
+
+class Observer(Protocol):
+    """Sees every batch of a pass; what several processes saw is merged at its end."""
+
+    def see(self, batch: Observed) -> None:
+        """Look at a batch."""
+
+    def merge(self, other: Self) -> None:
+        """Add what another process's observer saw, which comes later in the data."""
+
+
+def observe(
+    network: nn.Module,
+    task: Task,
+    source: Source,
+    observers: Sequence[Any],
+    stage: str,
+    *,
+    keep: Callable[[Labels], NDArray[np.bool_]] | None = None,
+    seen: Seen | None = None,
+) -> list[Any]:
+    """Run a source once and show every batch to all observers, in their order.
+
+    Parameters
+    ----------
+    observers : sequence of Observer
+        Those of this process.
+    stage : str
+        What the bar says.
+    keep : callable, optional
+        From indices (n,) to which of them to look at; all without it.
+    seen : callable, optional
+        Rows that are known: for those the network does not run.
+
+    Returns
+    -------
+    list of Observer
+        The same kinds in the same order, with what all processes saw.
+
+    Raises
+    ------
+    DataError
+        If there was nothing to look at.
+    """
+    n = 0
+    with task.team.together():
+        for rows in stream(
+            network, source, task.taps, task.device, stage=stage, keep=keep,
+            progress=task.progress, seen=seen,
+        ):  # fmt: skip
+            batch = Observed(rows, task.label_sets(rows, source))
+            for observer in observers:
+                observer.see(batch)
+            n += rows.batch.size
+    if not sum(task.team.gather(n)):
+        raise DataError(
+            f"{source.role}: none of its samples fell in the held-out tenth; give a holdout"
+        )
+    return [merged(observer, task) for observer in observers]
+
+
+def merged(observer: Any, task: Task) -> Any:
+    """Return an observer with what all processes saw."""
+    first, *others = task.team.gather(observer)
+    for other in others:
+        first.merge(other)
+    return first
+
+
+class Agreement:
+    """How often each decoder, and the network itself, agrees with each kind of label.
+
+    Decoders that an earlier observer has asked are not asked again.
+
+    Parameters
+    ----------
+    decoders : mapping of Key to estimator
+        Those that are asked.
+    """
+
+    def __init__(self, decoders: Decoders | None = None) -> None:
+        self.n = 0
+        self.right: dict[tuple[Key | None, str], int] = {}
+        self.wrong: int | None = None
+        self._by_layer: dict[str, Decoders] = {}
+        for key, decoder in (decoders or {}).items():
+            self._by_layer.setdefault(key.layer, {})[key] = decoder
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_by_layer": {}}
+
+    @property
+    def scores(self) -> list[Score]:
+        """How often each decoder agrees with the given labels."""
+        return [
+            Score(key, right / self.n, self.n)
+            for (key, kind), right in self.right.items()
+            if key is not None and kind == "given"
+        ]
+
+    @property
+    def wrong_share(self) -> float | None:
+        """The share of given labels that are not the true ones; None where these are not known."""
+        return None if self.wrong is None else self.wrong / self.n
+
+    def see(self, batch: Observed) -> None:
+        """Count a batch."""
+        rows, labels = batch.rows, batch.labels
+        self.n += rows.batch.size
+        if "true" in labels:
+            self.wrong = (self.wrong or 0) + int((labels["given"] != labels["true"]).sum())
+        self._count(None, rows.logits.argmax(1), labels)
+        for key, predicted in batch.predicted.items():
+            self._count(key, torch.from_numpy(predicted), labels)
+        for layer, decoders in self._by_layer.items():
+            asked = {key: each for key, each in decoders.items() if key not in batch.predicted}
+            if asked:
+                nearest = nearest_together(asked, rows_for(layer, rows.layers))
+                for key, answers in nearest.items():
+                    self._count(key, answers, labels)
+
+    def _count(self, key: Key | None, answers: Tensor, sets: Mapping[str, Labels]) -> None:
+        """Count one decoder's (None: the network's) right answers (n,) in a batch."""
+        predicted = answers.cpu().numpy()
+        for kind, labels in sets.items():
+            right = int((predicted == labels).sum())
+            self.right[key, kind] = self.right.get((key, kind), 0) + right
+
+    def merge(self, other: Self) -> None:
+        """Add another process's counts."""
+        self.n += other.n
+        for what, right in other.right.items():
+            self.right[what] = self.right.get(what, 0) + right
+        if other.wrong is not None:
+            self.wrong = (self.wrong or 0) + other.wrong
+
+    def records(
+        self, which: str, task: Task, decoders: Decoders, role: str
+    ) -> list[dict[str, Any]]:
+        """Return the table's rows."""
+        widths = {place.tap.name: place.width for place in task.places}
+        widths[COMBINED] = sum(
+            decoder.n_features_in_ for key, decoder in decoders.items() if key.layer == COMBINED
+        )
+        rows = []
+        order = {key: place for place, key in enumerate([None, *decoders])}
+        for (key, kind), right in sorted(self.right.items(), key=lambda item: order[item[0][0]]):
+            rows.append(
+                {
+                    "model": which,
+                    "layer": key.layer if key else "output",
+                    "width": widths[key.layer] if key else task.n_classes,
+                    "probe": key.probe if key else "model",
+                    "variance": key.variance if key else None,
+                    "subspace_labels": key.subspace_labels if key else None,
+                    "rank": float(np.mean(decoders[key].ranks_)) if key else None,
+                    "split": role,
+                    "labels": kind,
+                    "n": self.n,
+                    "accuracy": right / self.n,
+                }
+            )
+        return rows
+
+
+class Fingerprints:
+    """A number for each input, by which it is found in other data."""
+
+    def __init__(self) -> None:
+        self._parts: list[NDArray[np.uint64]] = []
+
+    def see(self, batch: Observed) -> None:
+        """Take a batch's inputs."""
+        self._parts.append(prints_of(batch.rows.batch))
+
+    def merge(self, other: Self) -> None:
+        """Add another process's."""
+        self._parts += other._parts
+
+    def all(self) -> NDArray[np.uint64]:
+        """Return all of them, uint64 (n,)."""
+        return np.concatenate([np.empty(0, dtype=np.uint64), *self._parts])

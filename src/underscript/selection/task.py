@@ -1,0 +1,107 @@
+"""What is decoded and how: the same for a network and its untrained twin."""
+
+from dataclasses import dataclass, field
+
+import torch
+
+from ..activations.hooks import Tap
+from ..activations.stream import Rows, Source, known_index
+from ..activations.trace import Place
+from ..data.batches import Batch
+from ..errors import LabelError
+from ..probes.classifier import SubspaceClassifier
+from ..probes.ensemble import CombinedDiscriminant
+from ..utils.distributed import ALONE, Team
+from ..utils.labels import Labels, check_range, pick
+from ..utils.progress import SILENT, Progress
+from ..utils.row_file import RowFile
+from .budget import Shares, Sizes
+from .choice import Key
+
+__all__ = ["Decoders", "Task"]
+
+# Multiply-adds of one layer's subspaces that cost next to nothing: a second of a core or less.
+_CHEAP = 1 << 34
+# Samples, where their number is not known.
+_UNKNOWN = 100_000
+
+Decoders = dict[Key, SubspaceClassifier | CombinedDiscriminant]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is decoded and how: the same for the network and its random twin.
+
+    Where `cheap` is true the probes are fitted only at layers where that costs next to nothing, for
+    so many `samples`.
+    """
+
+    places: list[Place]
+    probes: tuple[str, ...]
+    shares: tuple[float, ...]
+    subspace_labels: tuple[str, ...]
+    n_classes: int
+    device: torch.device
+    seed: int
+    progress: Progress = SILENT
+    sizes: Sizes = field(default_factory=Sizes)
+    room: Shares = field(default_factory=Shares)
+    # What of the rows does not fit in memory.
+    file: RowFile = field(default_factory=RowFile)
+    team: Team = ALONE
+    paths: dict[str, str] = field(default_factory=dict)
+    # Fitted whether or not it is among the probes.
+    extra: Key | None = None
+    cheap: bool = False
+    samples: int | None = None
+    # Whether rows are kept where there is room: for a later pass, and for cheaper sums.
+    keeps: bool = False
+
+    @property
+    def taps(self) -> list[Tap]:
+        """What is read of the network."""
+        return [place.tap for place in self.places]
+
+    def keys(self, layer: str, labels: str) -> list[Key]:
+        """Return the names of the decoders of a layer, fitted with one kind of labels."""
+        keys = []
+        for probe in self.probes if self.probed(layer) else ():
+            shares: tuple[float | None, ...] = self.shares if probe == "masc" else (None,)
+            keys += [Key(layer, probe, share, labels) for share in shares]
+        extra = self.extra
+        if extra is not None and extra not in keys and extra[::3] == (layer, labels):
+            keys.append(extra)
+        return keys
+
+    def probed(self, layer: str) -> bool:
+        """Say whether probes are fitted at a layer."""
+        return not self.cheap or sum(self.subspace_work(layer)) <= _CHEAP
+
+    def subspace_work(self, layer: str) -> tuple[int, int, int]:
+        """Return multiply-adds of a layer's subspaces.
+
+        Those of sums, of each class's eigenvectors (some ten times the cube of its smaller side)
+        and, for as many rows again, of products with these.
+        """
+        width = next(place.width for place in self.places if place.tap.name == layer)
+        n = self.samples or _UNKNOWN
+        side = min(width, -(-n // self.n_classes))
+        answering = n * width * self.n_classes * side // 2
+        return n * width**2, 10 * self.n_classes * side**3, answering
+
+    def given(self, batch: Batch, source: Source) -> Labels:
+        """Return a batch's given labels."""
+        if batch.labels is None:
+            raise LabelError(f"{source.role}: expected labels; the data carry none: give (x, y)")
+        return check_range(batch.labels, self.n_classes, batch.index, source.role)
+
+    def label_sets(self, rows: Rows, source: Source) -> dict[str, Labels]:
+        """Return a batch's given labels, and its true ones where they are known."""
+        batch, role = rows.batch, source.role
+        sets = {"given": self.given(batch, source)}
+        if source.truth is not None:
+            index = known_index(batch, role, "true_labels")
+            sets["true"] = check_range(
+                pick(source.truth, index, role), self.n_classes, index, f"{role}: true_labels"
+            )
+        return sets

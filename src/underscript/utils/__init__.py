@@ -1,0 +1,1 @@
+"""What every room uses: labels and their names, files, devices, processes, progress."""

@@ -1,0 +1,207 @@
+"""The processes that share one decoding: `torch.distributed`, and nothing home-made.
+
+Data are divided among the processes, sums are added up, classes are decomposed by their owners.
+Without a group everything here does nothing, so that the pipeline reads the same for one process.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ..errors import TeamError, UnderscriptError
+
+T = TypeVar("T")
+
+
+class Team:
+    """A process and those that it shares the work with.
+
+    Parameters
+    ----------
+    group : torch.distributed.ProcessGroup, optional
+        The processes; without it this one works alone.
+    device : torch.device
+        Where tensors travel: CUDA for NCCL, the CPU for gloo.
+    """
+
+    def __init__(self, group: Any = None, device: torch.device | str = "cpu"):
+        self.group, self.device = group, torch.device(device)
+        self.rank = 0 if group is None else dist.get_rank(group)
+        self.size = 1 if group is None else dist.get_world_size(group)
+
+    def total(self, values: Tensor) -> Tensor:
+        """Return the sum of everybody's tensor, of one shape and dtype, on the caller's device."""
+        if self.size == 1:
+            return values
+        sent = values.to(self.device, copy=True)
+        with _told("adding up"):
+            dist.all_reduce(sent, group=self.group)
+        return sent.to(values.device)
+
+    def scattered_sum(self, values: Sequence[Tensor | None]) -> Tensor | None:
+        """Return, in process r, the sum of everybody's ``values[r]``; the values stay as they are.
+
+        Tensors of one place have one shape in all processes, or are None in all.
+        """
+        mine = values[self.rank] if self.rank < len(values) else None
+        if self.size == 1:
+            return mine
+        others = [rank for rank in range(self.size) if rank != self.rank]
+        sent = {r: values[r] for r in others if r < len(values)}
+        moves = [
+            dist.P2POp(dist.isend, part.to(self.device), self._global(rank), self.group)
+            for rank, part in sent.items()
+            if part is not None
+        ]
+        got = [] if mine is None else [torch.empty_like(mine, device=self.device) for _ in others]
+        moves += [
+            dist.P2POp(dist.irecv, part, self._global(rank), self.group)
+            for rank, part in zip(others, got, strict=False)
+        ]
+        with _told("adding up"):
+            for move in dist.batch_isend_irecv(moves) if moves else []:
+                move.wait()
+        if mine is None:
+            return None
+        total = got[0]
+        for part in got[1:]:
+            total += part
+        return total.to(mine.device).add_(mine)
+
+    def gather(self, value: T) -> list[T]:
+        """Return everybody's value, in the order of ranks; small things only."""
+        if self.size == 1:
+            return [value]
+        found: list[Any] = [None] * self.size
+        with _told("gathering"):
+            dist.all_gather_object(found, value, group=self.group)
+        return found
+
+    def share(self, tensors: Sequence[Tensor] | None, owner: int) -> list[Tensor]:
+        """Return the owner's tensors, on everybody; None from the others."""
+        if self.size == 1:
+            assert tensors is not None
+            return list(tensors)
+        mine = self.rank == owner
+        shapes: list[Any] = [
+            [(tuple(t.shape), t.dtype) for t in tensors] if mine and tensors is not None else None
+        ]
+        with _told("sharing a class's subspace"):
+            dist.broadcast_object_list(shapes, self._global(owner), group=self.group)
+            given = list(tensors) if mine and tensors is not None else []
+            sent = [t.to(self.device).contiguous() for t in given] or [
+                torch.empty(shape, dtype=dtype, device=self.device) for shape, dtype in shapes[0]
+            ]
+            for tensor in sent:
+                if tensor.numel():
+                    dist.broadcast(tensor, self._global(owner), group=self.group)
+        return given or sent
+
+    def exchange(self, parts: Sequence[Tensor]) -> list[Tensor]:
+        """Send ``parts[r]`` (n_r, …) to process r, and return what each process sent here."""
+        if self.size == 1:
+            return list(parts)
+        rows = self.gather([len(part) for part in parts])
+        sent = torch.cat([part.to(self.device) for part in parts])
+        counts = [rows[r][self.rank] for r in range(self.size)]
+        got = torch.empty(sum(counts), *sent.shape[1:], dtype=sent.dtype, device=self.device)
+        with _told("exchanging rows"):
+            dist.all_to_all_single(
+                got, sent, counts, [len(part) for part in parts], group=self.group
+            )
+        return list(torch.split(got, counts))
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Run a block without exchanges everywhere; if it fails in one process it fails in all.
+
+        Raises
+        ------
+        UnderscriptError
+            The error of the first process that had one, the same in all.
+        """
+        if self.size == 1:
+            yield
+            return
+        mine: Exception | None = None
+        try:
+            yield
+        except TeamError:
+            raise
+        except Exception as raised:
+            mine = raised
+        # What another process raises is told again here; what is no error of ours, only where.
+        said: Any = None
+        if mine is not None:
+            ours = isinstance(mine, UnderscriptError)
+            said = (type(mine), str(mine)) if ours else (TeamError, _unforeseen(mine, self.rank))
+        errors = self.gather(said)
+        if mine is not None:
+            raise mine
+        for error in errors:
+            if error is not None:
+                raise error[0](error[1])
+
+    def _global(self, rank: int) -> int:
+        return int(dist.get_global_rank(self.group, rank))
+
+
+def _unforeseen(error: Exception, rank: int) -> str:
+    reason = (str(error).strip().splitlines() or [""])[0]
+    return f"process {rank} failed: {type(error).__name__}: {reason}"
+
+
+@contextmanager
+def _told(what: str) -> Iterator[None]:
+    """Say in one line that another process is gone."""
+    try:
+        yield
+    except RuntimeError as error:
+        # Gloo's messages begin with a source file and end with advice.
+        reason = (str(error).strip().splitlines() or [""])[0].rsplit("] ", 1)[-1].split(". ")[0]
+        raise TeamError(
+            f"{what}: another process stopped or cannot be reached ({reason}); "
+            "see its own message, and start all of them again"
+        ) from error
+
+
+@contextmanager
+def joined(device: str | None) -> Iterator[tuple[Team, str | None]]:
+    """Join the processes that ``torchrun`` started, if it did, and leave them at the end.
+
+    Parameters
+    ----------
+    device : str, optional
+        What the user asked for; ``"cuda"`` becomes this process's own GPU.
+
+    Yields
+    ------
+    Team
+        Of one, without ``torchrun``.
+    str or None
+        The device.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        yield ALONE, device
+        return
+    cuda = device is not None and torch.device(device).type == "cuda"
+    if device is not None and cuda:
+        if torch.device(device).index is None:
+            device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+        torch.cuda.set_device(device)
+    with _told("joining"):
+        # Processes may wait for each other as long as the slowest needs; a dead one is noticed
+        # because its connections close.
+        dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=timedelta(days=1))
+    yield Team(dist.group.WORLD, device if device and cuda else "cpu"), device
+    # After an error the others may be gone: nothing to say goodbye to.
+    dist.destroy_process_group()
+
+
+ALONE = Team()

@@ -1,0 +1,46 @@
+"""What every result says of how it was made: versions and machine."""
+
+import os
+import platform
+import sys
+from typing import Any
+
+import numpy as np
+import sklearn
+import torch
+
+from .. import __version__
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what computes."""
+    return {
+        "underscript": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "scikit-learn": sklearn.__version__,
+    }
+
+
+def peak_memory() -> int | None:
+    """Return the most memory that this process has held so far, in bytes, where that is known."""
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def machine(device: str) -> dict[str, Any]:
+    """Return what the machine is, and the device that was used."""
+    found = {
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "device": device,
+    }
+    if torch.device(device).type == "cuda":
+        found["gpu"] = torch.cuda.get_device_name(device)
+    return found
