@@ -26,7 +26,7 @@ from underscript.experiments.grid import run_grid
 from underscript.experiments.plan import LABEL_SEED, Cell, Plan
 from underscript.experiments.shown import Shown, markdown, plus_minus
 from underscript.experiments.tables import finished
-from underscript.experiments.units import Work, as_json
+from underscript.experiments.work import Work, as_json
 from underscript.utils.files import write_text
 from underscript.utils.versions import machine, versions
 
@@ -37,11 +37,15 @@ NOISE = {"symmetric": (0.0, 0.2, 0.4, 0.6, 0.8), "pair": (0.2, 0.4), "instance":
 CELL = ["setting", "noise", "corruption"]
 # Ours, measure by measure.
 MEASURES = {
-    "auroc": "AUROC", "average_precision": "average precision",
-    "precision_at_errors": "precision at the number of errors", "f1": "F1",
-    "proposed_right": "proposed label right, on errors", "errors": "errors", "flagged": "flagged",
+    "auroc": "AUROC",
+    "average_precision": "average precision",
+    "precision_at_errors": "precision at the number of errors",
+    "f1": "F1",
+    "proposed_right": "proposed label right, on errors",
+    "errors": "errors",
+    "flagged": "flagged",
     "class_count_error": "flags against errors, by class",
-}  # fmt: skip
+}
 
 
 def plans(
@@ -50,25 +54,35 @@ def plans(
     """Return the grids by folder; run r has weights, labels and batches of its own."""
     return {
         f"{name}-{noise}": Plan(
-            name, noise=noise, corruptions=degrees, runs=runs, first_run=first_run, only=("D1",),
-            samples=SAMPLES, new_labels=True, root=root, device=device,
+            name,
+            noise=noise,
+            corruptions=degrees,
+            runs=runs,
+            first_run=first_run,
+            only=("D1",),
+            samples=SAMPLES,
+            new_labels=True,
+            root=root,
+            device=device,
         )
         for name in settings
         for noise, degrees in NOISE.items()
-    }  # fmt: skip
+    }
 
 
 def table(made: dict[str, Plan], out: Path, runs: Sequence[int]) -> pd.DataFrame:
     """Return a row for each finished network and way, with the measures of `detection.judge`."""
     rows = [
         work.table("detection").assign(
-            setting=plan.experiment, noise=plan.noise, corruption=work.cell.corruption,
+            setting=plan.experiment,
+            noise=plan.noise,
+            corruption=work.cell.corruption,
             run=work.cell.run,
         )
         for folder, plan in made.items()
         for work in finished(plan, out / folder, "detection")
         if work.cell.run in runs
-    ]  # fmt: skip
+    ]
     if not rows:
         raise SystemExit("nothing is finished yet")
     found = pd.concat(rows, ignore_index=True)
@@ -91,41 +105,47 @@ def bars(found: pd.DataFrame) -> pd.DataFrame:
 
     ahead = cells[OURS] - rivals
     say(
-        "symmetric: AUROC above every other way on one network", ahead > 0,
+        "symmetric: AUROC above every other way on one network",
+        ahead > 0,
         f"mean {ahead.mean():+.3f}, worst {ahead.min():+.3f}",
-    )  # fmt: skip
+    )
     if RETRAINED in cells:
         beside = (cells[OURS] - cells[RETRAINED]).dropna()
         say(
             "symmetric: AUROC at least that of cleanlab with five retrainings − 0.01",
-            beside >= -0.01, f"mean {beside.mean():+.3f}, worst {beside.min():+.3f}",
-        )  # fmt: skip
+            beside >= -0.01,
+            f"mean {beside.mean():+.3f}, worst {beside.min():+.3f}",
+        )
         dear = means.xs(RETRAINED, level="way")["cpu_seconds"]
         times = (dear / mine["cpu_seconds"]).dropna()
         say(
-            "at most 1/20 of its time (processor seconds)", times >= 20,
+            "at most 1/20 of its time (processor seconds)",
+            times >= 20,
             f"median 1/{times.median():.0f}, worst 1/{times.min():.0f}",
-        )  # fmt: skip
+        )
     of_mnist = mine[mine.index.get_level_values("setting").str.startswith("mnist")]
     of_mnist = of_mnist[of_mnist.index.get_level_values("noise") == "symmetric"].dropna()
     say(
-        "symmetric, MNIST: F1 of the flags at least 0.93", of_mnist["f1"] >= 0.93,
+        "symmetric, MNIST: F1 of the flags at least 0.93",
+        of_mnist["f1"] >= 0.93,
         f"mean {of_mnist['f1'].mean():.3f}, worst {of_mnist['f1'].min():.3f}",
-    )  # fmt: skip
+    )
     off = (mine["flagged"] / mine["errors"] - 1)[mine["errors"] > 0]
     kinds = off.index.get_level_values("noise") == "symmetric"
     for name, part in (("symmetric", off[kinds]), ("pair and instance", off[~kinds])):
         if len(part):
             say(
-                f"{name}: as many flags as errors, ± 10 %", part.abs() <= 0.1,
+                f"{name}: as many flags as errors, ± 10 %",
+                part.abs() <= 0.1,
                 f"mean {part.abs().mean():.1%}, worst {part[part.abs().idxmax()]:+.1%}",
-            )  # fmt: skip
+            )
     clean = mine[mine["errors"] == 0]["flagged"]
     if len(clean):
         say(
-            "c = 0: at most 1.5 % flagged", clean <= 0.015,
+            "c = 0: at most 1.5 % flagged",
+            clean <= 0.015,
             f"mean {clean.mean():.2%}, most {clean.max():.2%}",
-        )  # fmt: skip
+        )
     return pd.DataFrame(told)
 
 
@@ -154,11 +174,12 @@ def shown(found: pd.DataFrame, reached: pd.DataFrame) -> list[Shown]:
     by_way = [
         Shown(f"{what}, %", (*head, *ways), [(*cell, *each(group, name)) for cell, group in cells])
         for name, what in (
-            ("auroc", "AUROC of the ranking"), ("f1", "F1 of what each way flags"),
+            ("auroc", "AUROC of the ranking"),
+            ("f1", "F1 of what each way flags"),
             ("precision_at_errors", "Precision of as many as there are errors"),
             ("proposed_right", "Proposed label right, on the errors"),
         )
-    ]  # fmt: skip
+    ]
     ours = [
         (*cell, *(_share(group[group["way"] == OURS][name]) for name in MEASURES))
         for cell, group in cells
@@ -181,11 +202,19 @@ def judge_cell(folder: Path, root: Path | None, device: str) -> pd.DataFrame:
     told = json.loads((folder.parents[1] / "settings.json").read_text(encoding="utf-8"))
     degree, run = folder.name.removeprefix("c").split("-run")
     plan = Plan(
-        told["experiment"], preset=told["preset"], noise=told["noise"], root=root, device=device,
-        corruptions=(float(degree),), runs=1, first_run=int(run), only=("D1",),
-        samples=told["recipe"]["samples"], holdout=told["holdout"] or 0,
+        told["experiment"],
+        preset=told["preset"],
+        noise=told["noise"],
+        root=root,
+        device=device,
+        corruptions=(float(degree),),
+        runs=1,
+        first_run=int(run),
+        only=("D1",),
+        samples=told["recipe"]["samples"],
+        holdout=told["holdout"] or 0,
         new_labels=told["label_seed"] != LABEL_SEED,
-    )  # fmt: skip
+    )
     work = Work(plan, Cell(float(degree), int(run)), folder.parents[1], progress=True)
     data = work.data.train
     ways = fast_ways(work, {}, neighbours=False)
@@ -225,9 +254,12 @@ def main() -> None:
     found = table(made, given.out, runs)
     reached = bars(found)
     about = {
-        "settings": settings, "runs": [*runs], "samples": SAMPLES, "versions": versions(),
+        "settings": settings,
+        "runs": [*runs],
+        "samples": SAMPLES,
+        "versions": versions(),
         "machine": machine(given.device),
-    }  # fmt: skip
+    }
     text = markdown(shown(found, reached))
     write_text(given.out / "detection.csv", found.to_csv(index=False))
     write_text(given.out / "detection.md", text)

@@ -21,7 +21,7 @@ from underscript.linalg.precision import bfloat16_pays
 from underscript.probes.classifier import fit_together
 from underscript.probes.subspace import MinimumAngleSubspaceClassifier as Masc
 from underscript.probes.subspace import nearest_together
-from underscript.utils.distributed import Team
+from underscript.utils.distributed import Processes
 
 from . import literal
 from .rows import RowSource
@@ -178,25 +178,25 @@ def in_a_team(train: Result, tests: list[Result], rank: int, size: int, store: s
     if size > 1:
         dist.init_process_group("gloo", f"file://{store}", rank=rank, world_size=size)
         group = dist.group.WORLD
-    team = Team(group)
+    processes = Processes(group)
     source = RowSource(**train)
     mine = [b for i, b in enumerate(source.batches()) if i % size == rank]
     queries = [
         b for test in tests for i, b in enumerate(RowSource(**test).batches()) if i % size == rank
     ]
-    team.gather(0)
+    processes.gather(0)
     lap = Lap()
     statistics = statistics_for(source.n_classes, source.width, source.n)
     for rows, labels in mine:
         statistics.update(rows, labels)
     lap("sums")
     decoder = Masc()
-    fit_together(statistics, [decoder], team=team)
+    fit_together(statistics, [decoder], processes=processes)
     lap("eigenvectors")
     counts = torch.zeros(source.n_classes, dtype=torch.int64)
     for rows, _ in queries:
         counts += torch.bincount(decoder.nearest(rows), minlength=source.n_classes)
-    counts = team.total(counts)
+    counts = processes.total(counts)
     lap("predictions")
     if group is not None:
         dist.destroy_process_group()
@@ -221,9 +221,12 @@ class Lap:
         """Return the seconds, the peak in bytes, and what else there is to say."""
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         return {
-            "seconds": sum(self.stages.values()), "stages": self.stages, "peak": peak,
-            "processor": time.process_time() - self._processor, **more,
-        }  # fmt: skip
+            "seconds": sum(self.stages.values()),
+            "stages": self.stages,
+            "peak": peak,
+            "processor": time.process_time() - self._processor,
+            **more,
+        }
 
 
 def warm_up() -> None:

@@ -238,12 +238,18 @@ def measured(name: str, root: Path, toy: bool, device: torch.device) -> dict[str
         found = us.decode(model, train, test, holdout)
     seconds = time.perf_counter() - start
     return {
-        "case": name, "device": str(device), "epoch_s": epoch, "decode_s": seconds,
-        "epochs": None if epoch is None else seconds / epoch, "peak_gb": (peak_memory() or 0) / 1e9,
-        "before_gb": before / 1e9, "timing": found.summary["timing"],
+        "case": name,
+        "device": str(device),
+        "epoch_s": epoch,
+        "decode_s": seconds,
+        "epochs": None if epoch is None else seconds / epoch,
+        "peak_gb": (peak_memory() or 0) / 1e9,
+        "before_gb": before / 1e9,
+        "timing": found.summary["timing"],
         "budget": found.summary["settings"]["memory"],
-        "perturb": found.summary["settings"]["perturb"], "said": lines.said,
-    }  # fmt: skip
+        "perturb": found.summary["settings"]["perturb"],
+        "said": lines.said,
+    }
 
 
 def line(found: dict[str, Any]) -> str:
@@ -291,15 +297,26 @@ def main() -> None:
         parser.error(f"expected some of {', '.join(names)}; found {', '.join(unknown)}")
     if arguments.root is not None and not arguments.root.is_dir():
         parser.error(f"--root: expected a folder; found {arguments.root}")
-    print("| case | bar | took | met | seconds by stage | said beforehand |\n" + "|---" * 6 + "|",
-          flush=True)  # fmt: skip
+    print(
+        "| case | bar | took | met | seconds by stage | said beforehand |\n" + "|---" * 6 + "|",
+        flush=True,
+    )
     results, failed = [], False
     for name in arguments.cases or names:
         if name in _UNPACKED and arguments.root is None and not arguments.toy:
             print(f"| {name} | | left out: needs --root ROOT | | | |", flush=True)
             continue
-        command = [sys.executable, "-m", "benchmarks.cost", "--one", name, "--root",
-                   str(arguments.root or "."), "--device", arguments.device]  # fmt: skip
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks.cost",
+            "--one",
+            name,
+            "--root",
+            str(arguments.root or "."),
+            "--device",
+            arguments.device,
+        ]
         done = subprocess.run(
             command + ["--toy"] * arguments.toy, capture_output=True, text=True, check=False
         )

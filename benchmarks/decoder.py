@@ -84,7 +84,7 @@ def judge(
     device: str,
     retrain: float | None = None,
     **settings: Any,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """Decode one network and say how good that was."""
     from sklearn.metrics import average_precision_score, roc_auc_score
 
@@ -95,9 +95,15 @@ def judge(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         d = us.decode(
-            model, source(data["train"]), test=source(data["test"], 2), holdout=holdout,
-            evaluate=("test", "candidates"), controls=False, progress=False, **settings,
-        )  # fmt: skip
+            model,
+            source(data["train"]),
+            test=source(data["test"], 2),
+            holdout=holdout,
+            evaluate=("test", "candidates"),
+            controls=False,
+            progress=False,
+            **settings,
+        )
     seconds = time.perf_counter() - start
     given, true = (part.numpy() for part in data["train"][1:3])
     wrong = given != true
@@ -111,20 +117,34 @@ def judge(
 
     facts = json.loads((zoo / f"{name}.json").read_text())
     found: dict[str, Any] = {
-        "network": name, "holdout": held, "settings": settings, "own": own["test"],
-        "best_epoch_oracle": facts["best_epoch_oracle"], "fitted": facts["fitted"],
-        "decoded": tested, "wrong": float(wrong.mean()), "rate": noise["rate"],
-        "rate_low": noise["rate_low"], "rate_high": noise["rate_high"],
-        "accuracy_low": noise["accuracy_low"], "accuracy_high": noise["accuracy_high"],
-        "f1_flags": f1(flags), "f1_contradicted": f1(contradicted),
+        "network": name,
+        "holdout": held,
+        "settings": settings,
+        "own": own["test"],
+        "best_epoch_oracle": facts["best_epoch_oracle"],
+        "fitted": facts["fitted"],
+        "decoded": tested,
+        "wrong": float(wrong.mean()),
+        "rate": noise["rate"],
+        "rate_low": noise["rate_low"],
+        "rate_high": noise["rate_high"],
+        "accuracy_low": noise["accuracy_low"],
+        "accuracy_high": noise["accuracy_high"],
+        "f1_flags": f1(flags),
+        "f1_contradicted": f1(contradicted),
         "precision_flags": float(wrong[flags].mean()) if flags.any() else None,
         "right_after": float((np.where(flags, issues["predicted_label"], given) == true).mean()),
-        "memory": d.summary["memory"], "reason": d.summary["selected"]["reason"],
-        "oracle": d.summary["oracle"], "seconds": seconds, "timing": d.summary["timing"],
-        "peak_bytes": d.summary["peak_memory_bytes"], "perturb": d.summary["settings"]["perturb"],
+        "memory": d.summary["memory"],
+        "reason": d.summary["selected"]["reason"],
+        "oracle": d.summary["oracle"],
+        "seconds": seconds,
+        "timing": d.summary["timing"],
+        "peak_bytes": d.summary["peak_memory_bytes"],
+        "perturb": d.summary["settings"]["perturb"],
         "device": torch.cuda.get_device_name() if device != "cpu" else "cpu",
-        "candidates": d.candidates.to_dict("list"), "warnings": d.summary["warnings"],
-    }  # fmt: skip
+        "candidates": d.candidates.to_dict("list"),
+        "warnings": d.summary["warnings"],
+    }
     if wrong.any():
         found["auroc"] = float(roc_auc_score(wrong, -issues["label_quality"]))
         found["average_precision"] = float(average_precision_score(wrong, -issues["label_quality"]))
@@ -136,9 +156,14 @@ def judge(
         found["transfer"] = _accuracy(d.transfer(), inputs, right, device)
         if retrain:
             again = us.retrain(
-                model, source(data["train"]), d, holdout, epochs=3, learning_rate=retrain,
+                model,
+                source(data["train"]),
+                d,
+                holdout,
+                epochs=3,
+                learning_rate=retrain,
                 progress=False,
-            )  # fmt: skip
+            )
             found["retrained"] = _accuracy(again.model, inputs, right, device)
     return found
 
@@ -170,9 +195,13 @@ def main() -> None:
             path = arguments.out / f"{name}-{kind}.json"
             if not path.exists():
                 found = judge(
-                    name, arguments.root, arguments.networks, held, arguments.device,
+                    name,
+                    arguments.root,
+                    arguments.networks,
+                    held,
+                    arguments.device,
                     arguments.retrain if held else None,
-                )  # fmt: skip
+                )
                 path.write_text(json.dumps(found))
             print(line(json.loads(path.read_text())), flush=True)
 
@@ -181,14 +210,22 @@ def line(found: dict[str, Any]) -> str:
     """Say in one line what was reached."""
     memory = found["memory"]
     numbers = {
-        "own": found["own"], "best epoch": found["best_epoch_oracle"], "decoded": found["decoded"],
-        "views": found.get("decoded_views4"), "transfer": found.get("transfer"),
-        "retrained": found.get("retrained"), "AUROC": found.get("auroc"),
-        "F1": found["f1_flags"], "F1≠": found["f1_contradicted"], "wrong": found["wrong"],
-        "rate": found["rate"], "ρ": memory["survival"],
-        "ρ likely": memory["survival_likely"], "trust": memory["holdout_weight"],
+        "own": found["own"],
+        "best epoch": found["best_epoch_oracle"],
+        "decoded": found["decoded"],
+        "views": found.get("decoded_views4"),
+        "transfer": found.get("transfer"),
+        "retrained": found.get("retrained"),
+        "AUROC": found.get("auroc"),
+        "F1": found["f1_flags"],
+        "F1≠": found["f1_contradicted"],
+        "wrong": found["wrong"],
+        "rate": found["rate"],
+        "ρ": memory["survival"],
+        "ρ likely": memory["survival_likely"],
+        "trust": memory["holdout_weight"],
         "labels right": found["right_after"],
-    }  # fmt: skip
+    }
     shown = [f"{key} {100 * value:.1f}" for key, value in numbers.items() if value is not None]
     kind = "hold-out" if found["holdout"] else "alone"
     return f"{found['network']} {kind}: {', '.join(shown)}; {found['seconds']:.0f} s"

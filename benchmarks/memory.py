@@ -241,8 +241,15 @@ def main() -> None:
     results, failed = [], False
     for name in arguments.cases or CASES:
         for budget in arguments.budgets.split(","):
-            command = [sys.executable, "-m", "benchmarks.memory", "--one", name,
-                       "--budgets", budget]  # fmt: skip
+            command = [
+                sys.executable,
+                "-m",
+                "benchmarks.memory",
+                "--one",
+                name,
+                "--budgets",
+                budget,
+            ]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode:
                 last = (done.stderr.strip().splitlines() or ["it failed"])[-1]

@@ -66,10 +66,28 @@ def _recipes() -> dict[str, Recipe]:
         Recipe("tune-random1-1", "cifar10", "random1", 20_000, first=22_000, seed=1),
         Recipe("tune-c0.4-1", "cifar10", "c0.4", 20_000, first=22_000, seed=1),
         Recipe("tune-c0.8-1", "cifar10", "c0.8", 20_000, first=22_000, seed=1),
-        Recipe("tune-random1-augmented-1", "cifar10", "random1", 20_000, first=22_000, augment=True,
-               seed=1, stop=0.95, epochs=400),
-        Recipe("tune-worse-augmented-1", "cifar10", "worse", 20_000, first=22_000, augment=True,
-               seed=1, stop=0.95, epochs=400),
+        Recipe(
+            "tune-random1-augmented-1",
+            "cifar10",
+            "random1",
+            20_000,
+            first=22_000,
+            augment=True,
+            seed=1,
+            stop=0.95,
+            epochs=400,
+        ),
+        Recipe(
+            "tune-worse-augmented-1",
+            "cifar10",
+            "worse",
+            20_000,
+            first=22_000,
+            augment=True,
+            seed=1,
+            stop=0.95,
+            epochs=400,
+        ),
         Recipe("mnist-c0.4", "mnist", "c0.4", 55_000, arch="mlp", stop=0.99),
         Recipe("mnist-c0.8", "mnist", "c0.8", 55_000, arch="mlp", stop=0.99),
         Recipe("fashion-c0.8", "fashion-mnist", "c0.8", 55_000, arch="cnn", stop=0.97),
@@ -77,7 +95,7 @@ def _recipes() -> dict[str, Recipe]:
         Recipe(
             "tune-fashion-c0.4-1", "fashion-mnist", "c0.4", 20_000, arch="cnn", stop=0.99, seed=1
         ),
-    ]  # fmt: skip
+    ]
     return {recipe.name: recipe for recipe in some}
 
 
@@ -188,19 +206,26 @@ def _read(name: str, root: Path) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         test = np.fromfile(folder / "test_batch.bin", np.uint8).reshape(-1, 3073)
         shape = (-1, 3, 32, 32)
         return (
-            _scaled(raw[:, 1:].reshape(shape)), torch.from_numpy(raw[:, 0]).long(),
-            _scaled(test[:, 1:].reshape(shape)), torch.from_numpy(test[:, 0]).long(),
-        )  # fmt: skip
+            _scaled(raw[:, 1:].reshape(shape)),
+            torch.from_numpy(raw[:, 0]).long(),
+            _scaled(test[:, 1:].reshape(shape)),
+            torch.from_numpy(test[:, 0]).long(),
+        )
     folder = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST"}[name]
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "underscript"
     places = [base / folder / "raw" for base in (root, cache)]
     place = next((place for place in places if place.is_dir()), places[0])
-    parts = [_idx(place, f"{kind}-{what}") for kind in ("train", "t10k")
-             for what in ("images-idx3-ubyte", "labels-idx1-ubyte")]  # fmt: skip
+    parts = [
+        _idx(place, f"{kind}-{what}")
+        for kind in ("train", "t10k")
+        for what in ("images-idx3-ubyte", "labels-idx1-ubyte")
+    ]
     return (
-        _scaled(parts[0][:, None]), torch.from_numpy(parts[1]).long(),
-        _scaled(parts[2][:, None]), torch.from_numpy(parts[3]).long(),
-    )  # fmt: skip
+        _scaled(parts[0][:, None]),
+        torch.from_numpy(parts[1]).long(),
+        _scaled(parts[2][:, None]),
+        torch.from_numpy(parts[3]).long(),
+    )
 
 
 def _idx(place: Path, name: str) -> np.ndarray:
@@ -295,8 +320,9 @@ def train(
     y: Tensor,
     recipe: Recipe,
     test: tuple[Tensor, Tensor] | None = None,
-    epochs: int | None = None, seconds: float = float("inf"),
-) -> list[dict[str, float]]:  # fmt: skip
+    epochs: int | None = None,
+    seconds: float = float("inf"),
+) -> list[dict[str, float]]:
     """Train until a share of the labels is fitted, or for some epochs; return a line an epoch.
 
     Adam at 1e-3, batches of 128 (MLP 512); below 20 % of labels still to be fitted the rate shrinks

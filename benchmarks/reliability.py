@@ -17,7 +17,7 @@ import torch
 import underscript as us
 from underscript.experiments.plan import Cell
 from underscript.experiments.study import plans
-from underscript.experiments.units import Work
+from underscript.experiments.work import Work
 
 EDGES = (0.0, 0.05, 0.2, 0.4, 0.6, 0.8, 0.95, 1.0)
 
@@ -48,9 +48,13 @@ def decoded(work: Work, held: bool) -> tuple[us.Decoding, np.ndarray]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         found = us.decode(
-            work.network(), (data.train.images, data.train.given), holdout=holdout,
-            controls=False, progress=False, seed=work.cell.seed,
-        )  # fmt: skip
+            work.network(),
+            (data.train.images, data.train.given),
+            holdout=holdout,
+            controls=False,
+            progress=False,
+            seed=work.cell.seed,
+        )
     return found, np.asarray(data.train.true == data.train.given)
 
 

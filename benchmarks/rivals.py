@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from underscript.activations.hooks import undisturbed
-from underscript.activations.stream import Source, stream
+from underscript.activations.stream import stream
 from underscript.activations.trace import Place, survey
+from underscript.data.source import Source
 from underscript.probes.baselines import RobustDiscriminant
 from underscript.probes.discriminant import ClassSums, Linear, PooledMoments
 from underscript.repair.sap import sap

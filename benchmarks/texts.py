@@ -60,8 +60,11 @@ def load(name: str, root: Path, folder: Path) -> dict[str, Any]:
     parts: dict[str, Any] = {"names": names, "texts": some}
     ends = {"train": slice(0, TRAINED), "holdout": slice(TRAINED, None)}
     for part, place in ends.items():
-        parts[part] = (*_tokens(tokenizer, some[place]), torch.from_numpy(given[place]),
-                       torch.from_numpy(labels[place]))  # fmt: skip
+        parts[part] = (
+            *_tokens(tokenizer, some[place]),
+            torch.from_numpy(given[place]),
+            torch.from_numpy(labels[place]),
+        )
     of_test = torch.tensor([names.index(each) for each in true["test"]])
     parts["test"] = (*_tokens(tokenizer, texts["test"]), of_test, of_test)
     return parts

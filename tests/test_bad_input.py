@@ -70,8 +70,17 @@ def test_bad_labels_are_one_clear_line(kind, way):
     assert where in str(caught.value)
 
 
-@pytest.mark.parametrize("kind", ["torch arrays", "dataset", "loader", "iterable dataset",
-                                  "loader, drop_last", "shuffled with index"])  # fmt: skip
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "torch arrays",
+        "dataset",
+        "loader",
+        "iterable dataset",
+        "loader, drop_last",
+        "shuffled with index",
+    ],
+)
 @pytest.mark.parametrize("length", [0, N - 1, N + 1, 2 * N])
 @pytest.mark.parametrize("what", ["labels", "true_labels"])
 def test_separate_labels_of_another_length_are_an_error(kind, length, what):
@@ -194,9 +203,8 @@ def test_a_data_set_of_length_zero_is_an_error(kind, role):
         [("cat", 1), ("dog", 0)],
         [{"label": 1}, {"label": 0}],
     ],
-    ids=["number", "path", "dict", "lists", "four arrays", "four parts", "strings",
-         "no input"],
-)  # fmt: skip
+    ids=["number", "path", "dict", "lists", "four arrays", "four parts", "strings", "no input"],
+)
 def test_what_is_no_data_is_one_clear_line(wrong):
     with pytest.raises(UnderscriptError) as caught:
         decode(wrong)

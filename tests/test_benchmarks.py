@@ -47,9 +47,11 @@ def test_the_check_on_a_gpu_runs_small_on_the_processor():
     script = ROOT / "tools" / "gpu_check.sh"
     done = subprocess.run(
         ["sh", str(script), "--toy", "classes-1000", "import"],
-        capture_output=True, text=True, check=False,
+        capture_output=True,
+        text=True,
+        check=False,
         env={**os.environ, "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     head, _, row, started = done.stdout.strip().splitlines()
     assert head.startswith("| case | bar |")

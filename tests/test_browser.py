@@ -39,8 +39,13 @@ def axe(tmp_path_factory) -> str:
     """The accessibility checker's script, from npm; it is no part of this package."""
     folder = tmp_path_factory.mktemp("axe")
     try:
-        subprocess.run(["npm", "pack", AXE, "--silent"], cwd=folder, check=True, timeout=60,
-                       capture_output=True)  # fmt: skip
+        subprocess.run(
+            ["npm", "pack", AXE, "--silent"],
+            cwd=folder,
+            check=True,
+            timeout=60,
+            capture_output=True,
+        )
         (archive,) = folder.glob("*.tgz")
         with tarfile.open(archive) as packed:
             script = packed.extractfile("package/axe.min.js")
@@ -58,8 +63,14 @@ def opened(browser: Any, path: Path, **settings: Any) -> tuple[Any, list[str]]:
     page.on("console", lambda message: complaints.append(message.text))
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on("dialog", lambda dialog: complaints.append(f"dialog: {dialog.message}"))
-    page.on("request", lambda request: complaints.append(request.url)
-            if not request.url.startswith((path.as_uri(), "data:")) else None)  # fmt: skip
+    page.on(
+        "request",
+        lambda request: (
+            complaints.append(request.url)
+            if not request.url.startswith((path.as_uri(), "data:"))
+            else None
+        ),
+    )
     page.goto(path.as_uri())
     return page, complaints
 

@@ -21,10 +21,23 @@ from underscript.selection.budget import Shares, Sizes
 from underscript.utils import row_file as _row_file
 
 SIZES = Sizes(
-    samples=20_000, held=2_000, n_classes=10, widths=(1024, 2048, 256), probed=(256,), sets=1,
-    views=3, fits_views=True, features=2048, rounds=3, ridges=2, read_out=256, network=1 << 26,
-    of_view=1 << 23, tried=1 << 25, twin=1 << 22,
-)  # fmt: skip
+    samples=20_000,
+    held=2_000,
+    n_classes=10,
+    widths=(1024, 2048, 256),
+    probed=(256,),
+    sets=1,
+    views=3,
+    fits_views=True,
+    features=2048,
+    rounds=3,
+    ridges=2,
+    read_out=256,
+    network=1 << 26,
+    of_view=1 << 23,
+    tried=1 << 25,
+    twin=1 << 22,
+)
 
 
 def least(sizes):
@@ -48,9 +61,13 @@ def test_what_is_shared_out_is_no_more_than_the_budget(more):
     work = max(SIZES.least_work().values())
     assert fixed + shares.rows + SIZES.batch + shares.statistics <= memory
     assert shares.statistics >= SIZES.least_statistics()
-    assert fixed + shares.rows + shares.scores + max(
-        work, SIZES.least_work()["fits of one layer"] + shares.features
-    ) <= memory  # fmt: skip
+    assert (
+        fixed
+        + shares.rows
+        + shares.scores
+        + max(work, SIZES.least_work()["fits of one layer"] + shares.features)
+        <= memory
+    )
     assert shares.scores >= SIZES.least_scores()
 
 
@@ -68,12 +85,19 @@ def test_more_memory_is_more_for_each():
 @pytest.mark.parametrize(
     "more",
     [
-        {"samples": 2_000_000}, {"held": 200_000}, {"n_classes": 500}, {"widths": (4096, 4096)},
-        {"views": 30}, {"probed": (8192,)}, {"network": 1 << 32}, {"read_out": 16_384},
-        {"twin": 1 << 32}, {"rounds": 30},
+        {"samples": 2_000_000},
+        {"held": 200_000},
+        {"n_classes": 500},
+        {"widths": (4096, 4096)},
+        {"views": 30},
+        {"probed": (8192,)},
+        {"network": 1 << 32},
+        {"read_out": 16_384},
+        {"twin": 1 << 32},
+        {"rounds": 30},
     ],
     ids=lambda more: next(iter(more)),
-)  # fmt: skip
+)
 def test_all_that_grows_counts(more):
     assert least(Sizes(**(vars(SIZES) | more))) > least(SIZES)
 
@@ -278,8 +302,14 @@ print(json.dumps(held("VmHWM") - before))
 )
 def test_a_process_takes_no_more_than_the_budget(n, width, classes, hold, budget):
     """Without the hold-out on disk, or with scores of all of it, this takes hundreds of MB more."""
-    command = [sys.executable, "-W", "ignore", "-c", MEASURE,
-               *map(str, (n, width, classes, hold, budget))]  # fmt: skip
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-c",
+        MEASURE,
+        *map(str, (n, width, classes, hold, budget)),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-500:]
     assert json.loads(done.stdout) <= budget + 40_000_000

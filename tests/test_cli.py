@@ -131,16 +131,32 @@ def left_behind(folder: Path) -> list[str]:
 
 
 def test_decode_writes_a_run_and_json_alone_on_standard_output(folder, capsys):
-    code = main(decode("--test", "mine.py:test", "--holdout", "mine.py:val",
-                       "--true-labels", "mine.py:clean", "--out", "run", "--json"))  # fmt: skip
+    code = main(
+        decode(
+            "--test",
+            "mine.py:test",
+            "--holdout",
+            "mine.py:val",
+            "--true-labels",
+            "mine.py:clean",
+            "--out",
+            "run",
+            "--json",
+        )
+    )
     captured = capsys.readouterr()
     assert code == 0, captured.err
     found = json.loads(captured.out)
     assert sorted(p.name for p in Path("run").iterdir()) == [
-        "candidates.csv", "decoder", "examples", "geometry.csv", "label_issues.csv", "layers.csv",
+        "candidates.csv",
+        "decoder",
+        "examples",
+        "geometry.csv",
+        "label_issues.csv",
+        "layers.csv",
         "report.html",
         "results.json",
-    ]  # fmt: skip
+    ]
     kept = json.loads(Path("run/results.json").read_text())
     assert {key: found[key] for key in kept} == kept
     assert kept["command"].startswith("underscript decode --model mine.py:build")
@@ -353,9 +369,11 @@ def test_an_interrupt_leaves_nothing_behind(folder, number):
     command = [sys.executable, "-m", "underscript", *decode("--out", "run", train="slowly")]
     # A shell's background jobs, and what they start, ignore SIGINT unless told not to.
     running = subprocess.Popen(
-        command, stderr=subprocess.PIPE, text=True,
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
         preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
-    )  # fmt: skip
+    )
     try:
         deadline = time.monotonic() + 60
         while not any(name.startswith(".run.partial") for name in os.listdir()):
@@ -377,10 +395,12 @@ def test_a_killed_process_leaves_no_rows_behind(folder, tmp_path_factory):
     """Kept rows go to a file without a name: whatever happens, the next run finds nothing."""
     spill = tmp_path_factory.mktemp("spill")
     command = [
-        sys.executable, "-m", "underscript",
+        sys.executable,
+        "-m",
+        "underscript",
         *decode("--out", "run", "--batch-size", "16", train="slowly"),
         "--verbose",
-    ]  # fmt: skip
+    ]
     running = subprocess.Popen(
         command,
         stderr=subprocess.PIPE,

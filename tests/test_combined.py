@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from underscript.activations.hooks import Tap
-from underscript.activations.stream import Source
 from underscript.activations.trace import survey
+from underscript.data.source import Source
 from underscript.probes.discriminant import RidgeDiscriminant
 from underscript.probes.ensemble import COMBINED, CombinedDiscriminant, Member, rows_for
 from underscript.results.decoder import Decoder

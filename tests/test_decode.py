@@ -34,9 +34,19 @@ GIVEN = us.corrupt_labels(Y, 0.4, seed=1)
 HOLD_GIVEN = us.corrupt_labels(HOLD_Y, 0.4, seed=2)
 MODEL = models.build("mlp", seed=3)
 COLUMNS = [
-    "model", "layer", "width", "probe", "variance", "subspace_labels", "rank", "split", "labels",
-    "n", "accuracy", "selected",
-]  # fmt: skip
+    "model",
+    "layer",
+    "width",
+    "probe",
+    "variance",
+    "subspace_labels",
+    "rank",
+    "split",
+    "labels",
+    "n",
+    "accuracy",
+    "selected",
+]
 
 
 def run(**options: Any) -> us.Decoding:
@@ -49,9 +59,12 @@ def run(**options: Any) -> us.Decoding:
 @cache
 def everything() -> us.Decoding:
     return run(
-        holdout=(HOLD_X, HOLD_GIVEN), probes=("masc", "velpic"), variance=(0.7, 0.9),
-        evaluate=("train", "test", "candidates"), controls="full",
-    )  # fmt: skip
+        holdout=(HOLD_X, HOLD_GIVEN),
+        probes=("masc", "velpic"),
+        variance=(0.7, 0.9),
+        evaluate=("train", "test", "candidates"),
+        controls="full",
+    )
 
 
 @torch.no_grad()
@@ -82,14 +95,21 @@ def test_the_tables_columns_and_rows_are_the_contract():
     assert decoded["layer"].unique().tolist() == ["input", "relu1", "relu2"]
     assert set(decoded["subspace_labels"]) == {"corrupted", "true"}
     assert decoded.groupby("layer")["width"].unique().map(list).to_dict() == {
-        "input": [12], "relu1": [16], "relu2": [10],
-    }  # fmt: skip
+        "input": [12],
+        "relu1": [16],
+        "relu2": [10],
+    }
     assert table.groupby("split")["n"].unique().map(list).to_dict() == {
-        "train": [N], "test": [100], "holdout": [90],
-    }  # fmt: skip
+        "train": [N],
+        "test": [100],
+        "holdout": [90],
+    }
     assert set(zip(table["split"], table["labels"], strict=True)) == {
-        ("train", "given"), ("train", "true"), ("test", "given"), ("holdout", "given"),
-    }  # fmt: skip
+        ("train", "given"),
+        ("train", "true"),
+        ("test", "given"),
+        ("holdout", "given"),
+    }
     assert decoded[decoded["probe"] == "velpic"]["variance"].isna().all()
     assert (decoded[decoded["probe"] == "velpic"]["rank"] == 1).all()
     assert set(decoded[decoded["probe"] == "masc"]["variance"]) == {0.7, 0.9}
@@ -322,9 +342,12 @@ def memorised() -> tuple[nn.Module, np.ndarray, np.ndarray, np.ndarray]:
 def test_a_memorised_network_is_decoded_better_than_it_answers(memorised):
     model, x, noisy, true = memorised
     found = us.decode(
-        model, (x[:1200], noisy[:1200]), test=(x[1500:], true[1500:]), true_labels=true[:1200],
+        model,
+        (x[:1200], noisy[:1200]),
+        test=(x[1500:], true[1500:]),
+        true_labels=true[:1200],
         progress=False,
-    )  # fmt: skip
+    )
     assert found.summary["model"]["accuracy"]["train_given"] > 0.98, "the test needs a memoriser"
     assert found.summary["gain_points"] > 15
     # Sorting by quality brings the wrong labels forward: a random order has one half.
@@ -517,9 +540,15 @@ def test_label_issues_are_one_row_a_sample_in_the_data_sets_order():
     found = everything()
     issues = found.label_issues()
     assert list(issues.columns) == [
-        "is_label_issue", "label_quality", "given_label", "predicted_label", "second_label",
-        "margin", "confidence", "conflicting_duplicate",
-    ]  # fmt: skip
+        "is_label_issue",
+        "label_quality",
+        "given_label",
+        "predicted_label",
+        "second_label",
+        "margin",
+        "confidence",
+        "conflicting_duplicate",
+    ]
     assert issues.index.name == "index"
     assert issues.index.tolist() == list(range(N))
     assert issues["given_label"].tolist() == GIVEN.tolist()
@@ -560,8 +589,9 @@ def test_label_issues_agree_with_the_decoder_for_either_probe(probe):
     assert ((issues["label_quality"] < 0.5) == issues["is_label_issue"]).all()
     assert (issues["is_label_issue"] == (issues["given_label"] != issues["predicted_label"])).all()
     values = found.best.decision_function(X)
-    np.testing.assert_array_equal(np.argsort(-values, 1, kind="stable")[:, 1],
-                                  issues["second_label"])  # fmt: skip
+    np.testing.assert_array_equal(
+        np.argsort(-values, 1, kind="stable")[:, 1], issues["second_label"]
+    )
 
 
 def test_dead_rows_have_a_defined_quality():

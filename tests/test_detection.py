@@ -44,8 +44,20 @@ def test_ways_are_judged_by_the_true_labels():
 @pytest.fixture(scope="module")
 def grid(tmp_path_factory):
     out = tmp_path_factory.mktemp("audit")
-    command = ["reproduce", "digits-mlp", "--only", "D1", "--corruption", "0,0.4", "--runs", "1",
-               "--samples", "300", "--out", str(out / "digits-mlp-symmetric")]  # fmt: skip
+    command = [
+        "reproduce",
+        "digits-mlp",
+        "--only",
+        "D1",
+        "--corruption",
+        "0,0.4",
+        "--runs",
+        "1",
+        "--samples",
+        "300",
+        "--out",
+        str(out / "digits-mlp-symmetric"),
+    ]
     assert main(command) == 0
     return out
 
@@ -55,10 +67,14 @@ def test_every_way_is_told_and_ours_is_ahead_of_those_on_one_network(grid):
     cells = grid / "digits-mlp-symmetric" / "cells"
     table = pd.read_csv(cells / "c0.4-run1" / "detection.csv").set_index("way")
     assert list(table.index) == [
-        "underscript", "softmax margin", "FINE alignment on the input", "k-NN vote on the input",
-        "FINE alignment on the last layer", "k-NN vote on the last layer",
+        "underscript",
+        "softmax margin",
+        "FINE alignment on the input",
+        "k-NN vote on the input",
+        "FINE alignment on the last layer",
+        "k-NN vote on the last layer",
         "cleanlab, 5 retrainings",
-    ]  # fmt: skip
+    ]
     assert table.notna().all(axis=None)
     assert table["auroc"].drop(["cleanlab, 5 retrainings", "underscript"]).max() < (
         table["auroc"]["underscript"] + 0.01
@@ -77,10 +93,25 @@ def test_every_way_is_told_and_ours_is_ahead_of_those_on_one_network(grid):
 @pytest.mark.slow
 def test_the_benchmark_writes_tables_of_what_is_finished(grid):
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.audit", "--out", str(grid), "--tables",
-         "--settings", "digits-mlp", "--first-run", "1", "--runs", "1"],
-        cwd=ROOT, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "benchmarks.audit",
+            "--out",
+            str(grid),
+            "--tables",
+            "--settings",
+            "digits-mlp",
+            "--first-run",
+            "1",
+            "--runs",
+            "1",
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout == (grid / "detection.md").read_text()
     cell = pd.read_csv(grid / "digits-mlp-symmetric" / "cells" / "c0.4-run1" / "detection.csv")
@@ -97,8 +128,11 @@ def test_one_network_of_a_grid_can_be_judged_alone(grid):
     cell = grid / "digits-mlp-symmetric" / "cells" / "c0.4-run1"
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.audit", "--judge", str(cell)],
-        cwd=ROOT, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode == 0, done.stderr
     alone = pd.read_csv(io.StringIO(done.stdout)).set_index("way")
     whole = pd.read_csv(cell / "detection.csv").set_index("way")

@@ -36,9 +36,13 @@ def up_to_a_constant(scores: np.ndarray) -> np.ndarray:
 
 @settings(max_examples=25, deadline=None)
 @given(
-    seed=st.integers(0, 999), n=st.integers(20, 300), width=st.integers(1, 30),
-    n_classes=st.integers(2, 6), ridge=st.floats(0.01, 10), offset=st.floats(-20, 20),
-)  # fmt: skip
+    seed=st.integers(0, 999),
+    n=st.integers(20, 300),
+    width=st.integers(1, 30),
+    n_classes=st.integers(2, 6),
+    ridge=st.floats(0.01, 10),
+    offset=st.floats(-20, 20),
+)
 def test_scores_are_those_of_the_definition(seed, n, width, n_classes, ridge, offset):
     rng = np.random.default_rng(seed)
     y = np.arange(n) % n_classes

@@ -130,8 +130,12 @@ def test_a_sample_of_several_inputs_is_handed_over_by_name():
 
 
 def test_there_and_back(tmp_path: Path):
-    kept = [one(torch.rand(3, 8, 8)), one(torch.rand(1, 8, 8)), one(torch.rand(5)),
-            one(torch.rand(2), lambda _: "a \ud800 text")]  # fmt: skip
+    kept = [
+        one(torch.rand(3, 8, 8)),
+        one(torch.rand(1, 8, 8)),
+        one(torch.rand(5)),
+        one(torch.rand(2), lambda _: "a \ud800 text"),
+    ]
     save_examples(kept, tmp_path / "examples")
     read = load_examples(tmp_path / "examples")
     assert len(read) == 4

@@ -18,9 +18,17 @@ from underscript.results.export import write_spreadsheet
 from underscript.utils.class_names import for_spreadsheets, for_terminals, read_names
 
 NASTY = [
-    '=HYPERLINK("http://x")', "+1+1", "-2+3", "@SUM(A1)", "\tcmd", 'say "hi", twice',
-    "two\nlines", "<script>alert('run')</script>", "größe", "[bold]plain",
-]  # fmt: skip
+    '=HYPERLINK("http://x")',
+    "+1+1",
+    "-2+3",
+    "@SUM(A1)",
+    "\tcmd",
+    'say "hi", twice',
+    "two\nlines",
+    "<script>alert('run')</script>",
+    "größe",
+    "[bold]plain",
+]
 
 
 @functools.cache
@@ -88,9 +96,10 @@ def test_names_are_read_from_lines_or_a_json_list(tmp_path):
     assert read_names(lines) == ["cat", "dog, big"]
     assert read_names(listed) == NASTY
     for name, text, message in (
-        ("a.json", "{", "is not a JSON list"), ("b.json", "{}", "expected a list"),
+        ("a.json", "{", "is not a JSON list"),
+        ("b.json", "{}", "expected a list"),
         ("c.txt", None, "cannot read"),
-    ):  # fmt: skip
+    ):
         if text is not None:
             (tmp_path / name).write_text(text)
         with pytest.raises(us.UnderscriptError, match=message):
@@ -224,8 +233,20 @@ def test_audit_tells_counts_pairs_the_worst_and_where_the_csv_is(tmp_path, monke
         "                            torch.nn.Linear(128, 10))\n"
     )
     monkeypatch.chdir(tmp_path)
-    command = ["audit", "--model", "mine.py:model", "--weights", "weights.pt", "--no-controls",
-               "--train", "mine.py:train", "--classes", "names.json", "--out", "run"]  # fmt: skip
+    command = [
+        "audit",
+        "--model",
+        "mine.py:model",
+        "--weights",
+        "weights.pt",
+        "--no-controls",
+        "--train",
+        "mine.py:train",
+        "--classes",
+        "names.json",
+        "--out",
+        "run",
+    ]
     assert main([*command, "--json"]) == 0
     captured = capsys.readouterr()
     told = json.loads(captured.out)

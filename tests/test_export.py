@@ -75,8 +75,14 @@ def test_what_was_fitted_is_in_buffers_and_goes_where_the_module_goes(options):
 def test_the_module_runs_no_further_than_it_reads(found):
     best, x, _ = found[0].best, found[1], found[2]
     calls: list[str] = []
-    module = us.decode(found[2], (x, models.data_for("mlp", 80)[1]), layers="relu1", auto=False,
-                       controls=False, progress=False).best.module  # fmt: skip
+    module = us.decode(
+        found[2],
+        (x, models.data_for("mlp", 80)[1]),
+        layers="relu1",
+        auto=False,
+        controls=False,
+        progress=False,
+    ).best.module
     for name, part in module.network.named_children():
         part.register_forward_hook(lambda *_args, name=name: calls.append(name))
     module(x)
@@ -104,8 +110,9 @@ def test_zero_and_extreme_rows_are_decoded_as_by_the_estimator():
 def test_a_class_without_samples_is_never_predicted_by_the_file(tmp_path):
     model, (x, y) = models.build("mlp", seed=3), models.data_for("mlp", 80)
     with pytest.warns(us.UnderscriptWarning):
-        found = us.decode(model, (x[y > 0], y[y > 0]), layers="relu1", controls=False,
-                          progress=False, **VELPIC)  # fmt: skip
+        found = us.decode(
+            model, (x[y > 0], y[y > 0]), layers="relu1", controls=False, progress=False, **VELPIC
+        )
     found.best.export(tmp_path / "d.onnx")
     values = answers(tmp_path / "d.onnx", input=x)
     assert np.isneginf(values[:, 0]).all()
@@ -146,8 +153,14 @@ def test_inputs_by_name_keep_their_names(tmp_path):
     mask = torch.ones_like(x, dtype=torch.bool)
     mask[::2, 3:] = False
     data = [{"input_ids": x[i], "mask": mask[i], "labels": int(y[i])} for i in range(60)]
-    found = us.decode(models.build("transformer"), data, layers="head:input", controls=False,
-                      progress=False, **MASC)  # fmt: skip
+    found = us.decode(
+        models.build("transformer"),
+        data,
+        layers="head:input",
+        controls=False,
+        progress=False,
+        **MASC,
+    )
     found.best.export(tmp_path / "d.onnx", data)
     values = answers(tmp_path / "d.onnx", input_ids=x, mask=mask)
     np.testing.assert_allclose(values, found.best.decision_function(data), atol=1e-5)
@@ -232,15 +245,19 @@ FOREIGN = {
     "not ONNX": (b"\x80\x04 pickled", "ONNX file"),
     "a foreign operator": (graph(helper.make_node("Run", ["x"], ["y"], domain="evil")), "'Run'"),
     "an operator of onnxruntime's own": (
-        graph(helper.make_node("EPContext", ["x"], ["y"], domain="com.microsoft")), "'EPContext'",
+        graph(helper.make_node("EPContext", ["x"], ["y"], domain="com.microsoft")),
+        "'EPContext'",
     ),
     "numbers in another file": (
-        graph(helper.make_node("Add", ["x", "w"], ["y"]), [outside()]), "another file",
+        graph(helper.make_node("Add", ["x", "w"], ["y"]), [outside()]),
+        "another file",
     ),
     "a foreign operator in a branch": (
         graph(
             helper.make_node(
-                "If", ["x"], ["y"],
+                "If",
+                ["x"],
+                ["y"],
                 then_branch=helper.make_graph(
                     [helper.make_node("Run", ["x"], ["z"], domain="evil")], "t", [], []
                 ),
@@ -248,7 +265,7 @@ FOREIGN = {
         ),
         "'Run'",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", FOREIGN)
@@ -278,8 +295,16 @@ def test_the_command_writes_the_file(tmp_path, capsys, found):
     (tmp_path / "mine.py").write_text(USER)
     found[0].save(tmp_path / "run")
     out = tmp_path / "d.onnx"
-    command = ["export", str(tmp_path / "run"), "--model", f"{tmp_path}/mine.py:build",
-               "--example", f"{tmp_path}/mine.py:train", "--out", str(out)]  # fmt: skip
+    command = [
+        "export",
+        str(tmp_path / "run"),
+        "--model",
+        f"{tmp_path}/mine.py:build",
+        "--example",
+        f"{tmp_path}/mine.py:train",
+        "--out",
+        str(out),
+    ]
     assert main([*command, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["onnx"] == str(out)
     values = answers(out, input=found[1])

@@ -46,8 +46,15 @@ def test_features_are_decoded_without_a_network(tmp_path):
 
 
 def test_it_is_what_a_network_makes_of_the_input_layer():
-    through = us.decode(models.build("mlp"), (X, Y), layers="input", controls=False,
-                        variance=0.5, progress=False, perturb="none")  # fmt: skip
+    through = us.decode(
+        models.build("mlp"),
+        (X, Y),
+        layers="input",
+        controls=False,
+        variance=0.5,
+        progress=False,
+        perturb="none",
+    )
     alone = decode()
     for found in (through, alone):
         found.table = found.table[found.table["probe"] != "model"].reset_index(drop=True)
@@ -115,8 +122,17 @@ def test_arrays_from_disk_on_the_command_line(folder, capsys):
 
 def test_files_go_with_a_network_too(folder, capsys):
     Path("mine.py").write_text("import models\nbuild = lambda: models.build('mlp')\n")
-    command = ["decode", "--model", "mine.py:build", "--train", "x.npy", "--labels", "y.npy",
-               "--variance", "0.5"]  # fmt: skip
+    command = [
+        "decode",
+        "--model",
+        "mine.py:build",
+        "--train",
+        "x.npy",
+        "--labels",
+        "y.npy",
+        "--variance",
+        "0.5",
+    ]
     assert main([*command, "--true-labels", "table.csv:label", "--out", "run", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["settings"]["layers"] == ["input", "relu1", "relu2"]

@@ -28,17 +28,29 @@ from underscript.utils.files import fresh_folder, whole_file
 X, Y = models.data("rows", 200)
 GIVEN = us.corrupt_labels(Y, 0.4, seed=1)
 FILES = [
-    "candidates.csv", "decoder/config.json", "decoder/model.safetensors",
-    "decoder/readout.safetensors", "examples/examples.json",
-    "geometry.csv", "label_issues.csv", "layers.csv", "report.html", "results.json",
-]  # fmt: skip
+    "candidates.csv",
+    "decoder/config.json",
+    "decoder/model.safetensors",
+    "decoder/readout.safetensors",
+    "examples/examples.json",
+    "geometry.csv",
+    "label_issues.csv",
+    "layers.csv",
+    "report.html",
+    "results.json",
+]
 
 
 def make(model: nn.Module, probes: tuple[str, ...] = ("masc", "velpic")) -> us.Decoding:
     return us.decode(
-        model, (X, GIVEN), test=(X, Y), true_labels=Y, probes=probes, variance=(0.7, 0.9),
+        model,
+        (X, GIVEN),
+        test=(X, Y),
+        true_labels=Y,
+        probes=probes,
+        variance=(0.7, 0.9),
         progress=False,
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture(scope="module")
@@ -75,9 +87,16 @@ def test_a_run_folder_holds_the_files_of_the_contract(saved, found):
     assert list(pd.read_csv(saved / "layers.csv").columns) == list(found.table.columns)
     issues = pd.read_csv(saved / "label_issues.csv")
     assert list(issues.columns) == [
-        "index", "is_label_issue", "label_quality", "given_label", "predicted_label",
-        "second_label", "margin", "confidence", "conflicting_duplicate",
-    ]  # fmt: skip
+        "index",
+        "is_label_issue",
+        "label_quality",
+        "given_label",
+        "predicted_label",
+        "second_label",
+        "margin",
+        "confidence",
+        "conflicting_duplicate",
+    ]
     assert len(issues) == len(X)
     results = json.loads((saved / "results.json").read_text())
     assert {"settings", "versions", "seeds", "verdict"} <= set(results)
@@ -326,9 +345,15 @@ def test_a_damaged_run_is_one_clear_line(run, kind):
 def test_damaged_weights_of_any_decoder_are_one_clear_line(tmp_path, probe, kind):
     auto = probe == "auto"
     written = us.decode(
-        models.build("mlp", seed=3), (X, Y), probes=("masc",) if auto else (probe,),
-        layers="relu1", variance=0.7, controls=False, progress=False, auto=auto,
-    )  # fmt: skip
+        models.build("mlp", seed=3),
+        (X, Y),
+        probes=("masc",) if auto else (probe,),
+        layers="relu1",
+        variance=0.7,
+        controls=False,
+        progress=False,
+        auto=auto,
+    )
     (tmp_path / "decoder").mkdir()
     _write_decoder(written.best, tmp_path / "decoder")
     _read_decoder(tmp_path / "decoder", None)  # whole, it can be read

@@ -35,8 +35,13 @@ def test_angles_and_ranks_are_those_of_the_bases(share):
 
 
 def test_orthogonal_and_nested_classes():
-    x = np.vstack([np.eye(4)[[0, 1]].repeat(5, 0), np.eye(4)[[2, 3]].repeat(5, 0),
-                   np.eye(4)[[0]].repeat(5, 0)])  # fmt: skip
+    x = np.vstack(
+        [
+            np.eye(4)[[0, 1]].repeat(5, 0),
+            np.eye(4)[[2, 3]].repeat(5, 0),
+            np.eye(4)[[0]].repeat(5, 0),
+        ]
+    )
     y = np.array([0] * 10 + [1] * 10 + [2] * 5)
     masc = MinimumAngleSubspaceClassifier(variance=1.0).fit(x, y)
     found = geometry({"fc": masc}, ["fc"]).set_index(["class_a", "class_b"])["angle"]

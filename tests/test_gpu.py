@@ -13,9 +13,15 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a C
 def network() -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(
-        nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2),
-        nn.Flatten(), nn.Linear(8 * 36, 32), nn.ReLU(), nn.Linear(32, 4),
-    )  # fmt: skip
+        nn.Conv2d(1, 8, 3, padding=1),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(8 * 36, 32),
+        nn.ReLU(),
+        nn.Linear(32, 4),
+    )
 
 
 @pytest.mark.parametrize("where", ["cpu", "cuda"])
@@ -29,8 +35,10 @@ def test_a_gpu_decodes_as_the_processor_does(where):
     for device in ("cpu", "cuda"):
         # The input is among what is read: where the data are is no matter.
         data = images.to(where if device == "cuda" else "cpu"), given
-        parts = [(data[0][some], data[1][some]) for some in (
-            slice(0, 600), slice(600, 900), slice(900, None))]  # fmt: skip
+        parts = [
+            (data[0][some], data[1][some])
+            for some in (slice(0, 600), slice(600, 900), slice(900, None))
+        ]
         decoding = us.decode(network(), *parts, device=device, progress=False, variance=0.5)
         found[device] = decoding.best.predict(images), decoding.label_issues()["label_quality"]
     same = np.asarray(found["cpu"][0]) == np.asarray(found["cuda"][0])

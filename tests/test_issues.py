@@ -15,7 +15,7 @@ from underscript.data.batches import Batch
 from underscript.noise.estimate import SMALLEST, Noise
 from underscript.noise.posterior import came_from, with_memory
 from underscript.results.issues import COLUMNS, Answers, Gathered, confused_pairs, summarised
-from underscript.utils.distributed import Team
+from underscript.utils.distributed import Processes
 
 
 def noise(matrix, rate=0.3, beyond_chance=50.0) -> Noise:
@@ -24,9 +24,14 @@ def noise(matrix, rate=0.3, beyond_chance=50.0) -> Noise:
         ("rate_low", "rate_high", "accuracy", "accuracy_low", "accuracy_high"), rate
     )
     return Noise(
-        rate=rate, transitions=matrix, transitions_error=matrix, n=100,
-        beyond_chance=beyond_chance, by_class=True, **numbers,
-    )  # fmt: skip
+        rate=rate,
+        transitions=matrix,
+        transitions_error=matrix,
+        n=100,
+        beyond_chance=beyond_chance,
+        by_class=True,
+        **numbers,
+    )
 
 
 def even(k: int, rate: float) -> np.ndarray:
@@ -57,9 +62,15 @@ def test_columns_are_those_of_a_plain_float64_computation():
     matrix = np.random.default_rng(1).dirichlet(np.ones(5), 5)
     table = answers(values, given, noise(matrix)).table(noise(matrix))
     assert {name: table[name].dtype.kind for name in COLUMNS}.items() <= {
-        "is_label_issue": "b", "label_quality": "f", "given_label": "i", "predicted_label": "i",
-        "second_label": "i", "margin": "f", "confidence": "f", "conflicting_duplicate": "i",
-    }.items()  # fmt: skip
+        "is_label_issue": "b",
+        "label_quality": "f",
+        "given_label": "i",
+        "predicted_label": "i",
+        "second_label": "i",
+        "margin": "f",
+        "confidence": "f",
+        "conflicting_duplicate": "i",
+    }.items()
     mixed = (1 - SMALLEST) * matrix + SMALLEST / 5
     for i in range(300):
         p = np.exp(values[i]) / np.exp(values[i]).sum()
@@ -152,7 +163,7 @@ def test_what_memory_adds_to_given_labels_is_found_and_taken_off(remembered):
     said, labels = noise(even(5, 0.3), 0.3), torch.from_numpy(given)
     plain = answers(values, given, said)
     values[np.arange(len(given)), given] += remembered
-    found = with_memory(torch.as_tensor(values), labels, said, Team())
+    found = with_memory(torch.as_tensor(values), labels, said, Processes())
     # Two per cent of even noise, which are added, look like a little less of it.
     assert found.remembered == pytest.approx(remembered, abs=0.15)
     freed = answers(values, given, found)
@@ -171,7 +182,8 @@ def test_memory_takes_nothing_off_where_labels_look_wrong_enough():
     values, _, given = scores(2_000, 4, 0.4)
     said = noise(even(4, 0.4), 0.1)
     assert (
-        with_memory(torch.as_tensor(values), torch.from_numpy(given), said, Team()).remembered == 0
+        with_memory(torch.as_tensor(values), torch.from_numpy(given), said, Processes()).remembered
+        == 0
     )
 
 
@@ -288,8 +300,11 @@ print(grown // 1024)
 def test_memory_does_not_grow_with_samples_times_classes(samples, classes, most):
     code = MANY.replace("SAMPLES", str(samples)).replace("CLASSES", str(classes))
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=Path(__file__).parent, capture_output=True, text=True,
+        [sys.executable, "-c", code],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
         timeout=1200,
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) < most

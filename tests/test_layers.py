@@ -11,8 +11,9 @@ import models
 import underscript as us
 from underscript.activations.hooks import capture, undisturbed
 from underscript.activations.layers import resolve
-from underscript.activations.stream import Source, stream
+from underscript.activations.stream import stream
 from underscript.activations.trace import survey
+from underscript.data.source import Source
 from underscript.errors import DataError, LayerError, ModelError
 
 
@@ -31,12 +32,20 @@ def captured(
 DEFAULTS = {
     "mlp": ["input", "relu1", "relu2"],
     "residual": [
-        "input", "relu@4x4", "layer1.0.relu#0@4x4", "layer1.0@4x4", "layer1.1.relu#0@4x4",
-        "layer1@4x4", "fc:input",
+        "input",
+        "relu@4x4",
+        "layer1.0.relu#0@4x4",
+        "layer1.0@4x4",
+        "layer1.1.relu#0@4x4",
+        "layer1@4x4",
+        "fc:input",
     ],
     "functional": ["input", "fc2:input", "readout:input"],
     "transformer": [
-        "input", "encoder.layers.0", "encoder", "head:input",
+        "input",
+        "encoder.layers.0",
+        "encoder",
+        "head:input",
     ],
     "attention": ["input", "attn[0]", "head:input"],
     "conv-only": ["input", "act@4x4"],
@@ -45,7 +54,7 @@ DEFAULTS = {
     "object": ["input", "body"],
     "input-named": ["input", "input#0"],
     "dropout": ["input", "body"],
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", models.MODELS)
@@ -166,9 +175,12 @@ def test_rows_equal_a_forward_pass_by_hand(name: str, by_hand: Callable):
     assert set(rows) == set(expected)
     for layer, value in expected.items():
         torch.testing.assert_close(
-            rows[layer], value.flatten(1).float(), atol=1e-5, rtol=1e-4,
+            rows[layer],
+            value.flatten(1).float(),
+            atol=1e-5,
+            rtol=1e-4,
             msg=lambda m, n=layer: f"{n}: {m}",
-        )  # fmt: skip
+        )
 
 
 def test_float64_inputs_of_a_float32_model_are_still_one_layer():

@@ -25,7 +25,7 @@ from sources import (
     loader,
     with_label,
 )
-from underscript.activations.stream import Source
+from underscript.data.source import Source
 from underscript.errors import DataError, LabelError, ModelError
 
 

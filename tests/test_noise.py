@@ -11,16 +11,9 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 
 import underscript as us
-from underscript.noise.estimate import (
-    Noise,
-    _share,
-    beyond_chance,
-    calibrate,
-    chance_right,
-    estimate_noise,
-    estimated_transitions,
-    expected_calibration_error,
-)
+from underscript.noise.calibration import calibrate, expected_calibration_error, label_share
+from underscript.noise.estimate import Noise, beyond_chance, chance_right, estimate_noise
+from underscript.noise.transitions import estimated_transitions
 from underscript.utils.classes import pairs
 
 K = 5
@@ -199,11 +192,13 @@ def test_the_share_is_the_likeliest(rate, sharp):
     given = np.where(draw.random(n) < rate, draw.integers(k, size=n), true)
     scores = sharp * (np.eye(k)[true] + 0.3 * draw.normal(size=(n, k)))
     chances = torch.softmax(torch.from_numpy(scores), 1)[np.arange(n), given]
-    share, likelihoods = _share(chances[None], k)
+    share, likelihoods = label_share(chances[None], k)
     best = minimize_scalar(
         lambda e: -np.log((1 - e) * chances.numpy() + e / k + 1e-300).mean(),
-        bounds=(0, 1), method="bounded", options={"xatol": 1e-9},
-    )  # fmt: skip
+        bounds=(0, 1),
+        method="bounded",
+        options={"xatol": 1e-9},
+    )
     assert float(share[0]) == pytest.approx(best.x, abs=1e-4)
     # Labels that are all drawn anew are taken to be so but for one in a million.
     assert float(likelihoods.mean()) >= -best.fun - 1e-7
@@ -235,9 +230,13 @@ def test_accuracy_follows_from_agreement_where_wrong_answers_go_where_wrong_labe
     np.fill_diagonal(matrix, 1 - rate)
     scores, some = drawn(500)
     noise = replace(
-        estimate_noise(scores, some, calibrate(scores, some)), rate=rate, rate_low=rate,
-        rate_high=rate, transitions=matrix, by_class=kind == "pair",
-    )  # fmt: skip
+        estimate_noise(scores, some, calibrate(scores, some)),
+        rate=rate,
+        rate_low=rate,
+        rate_high=rate,
+        transitions=matrix,
+        by_class=kind == "pair",
+    )
     found = noise.of_decoder(float((labels == answers).mean()), n)
     assert found.accuracy == pytest.approx(accuracy, abs=0.02)
     assert found.accuracy_low < accuracy < found.accuracy_high
@@ -252,10 +251,18 @@ def test_of_many_classes_the_largest_chances_are_written(n_classes):
     rng = np.random.default_rng(0)
     matrix = rng.dirichlet(np.full(n_classes, 0.05), n_classes)
     noise = Noise(
-        rate=0.2, rate_low=0.1, rate_high=0.3, accuracy=0.8, accuracy_low=0.7, accuracy_high=0.9,
-        transitions=matrix, transitions_error=matrix / 128, n=1000, beyond_chance=50.0,
+        rate=0.2,
+        rate_low=0.1,
+        rate_high=0.3,
+        accuracy=0.8,
+        accuracy_low=0.7,
+        accuracy_high=0.9,
+        transitions=matrix,
+        transitions_error=matrix / 128,
+        n=1000,
+        beyond_chance=50.0,
         by_class=True,
-    )  # fmt: skip
+    )
     told = noise.summary()
     # The same number of them, whatever the number of classes.
     assert len(json.dumps(told)) < 10_000

@@ -16,22 +16,43 @@ from underscript.experiments.study import bars
 from underscript.report import plots, render_beside
 from underscript.utils.versions import machine, versions
 
-ABOUT = {"command": f"underscript study --out '{EVIL}'", "versions": versions(),
-         "machine": machine("cpu")}  # fmt: skip
+ABOUT = {
+    "command": f"underscript study --out '{EVIL}'",
+    "versions": versions(),
+    "machine": machine("cpu"),
+}
 TABLES = [Shown("A table", ("layer", "probe", "c = 0.4"), [(EVIL, "masc", "91.0 ± 0.2")])]
 
 
 def study() -> tuple[pd.DataFrame, pd.DataFrame]:
     rng = np.random.default_rng(0)
     rows = [
-        {"setting": "digits-mlp", "noise": noise, "corruption": c, "run": run, "chosen_by": by,
-         "model": 0.9 - 0.6 * c, "masc": 0.93 - 0.3 * c, "rival": 0.95 - 0.2 * c,
-         "rival_on_layers": 0.94 - 0.2 * c, "accuracy": 0.96 - 0.1 * c + 0.01 * rng.random(),
-         "oracle": 0.97, "input": 0.9, "rate": 0.9 * c, "rate_error": 0.0, "regret": 0.01,
-         "cost": 1.5, "nothing_wrong": c == 0, "hopeless": c == 1, "rival_probe": "lda on fc1"}
+        {
+            "setting": "digits-mlp",
+            "noise": noise,
+            "corruption": c,
+            "run": run,
+            "chosen_by": by,
+            "model": 0.9 - 0.6 * c,
+            "masc": 0.93 - 0.3 * c,
+            "rival": 0.95 - 0.2 * c,
+            "rival_on_layers": 0.94 - 0.2 * c,
+            "accuracy": 0.96 - 0.1 * c + 0.01 * rng.random(),
+            "oracle": 0.97,
+            "input": 0.9,
+            "rate": 0.9 * c,
+            "rate_error": 0.0,
+            "regret": 0.01,
+            "cost": 1.5,
+            "nothing_wrong": c == 0,
+            "hopeless": c == 1,
+            "rival_probe": "lda on fc1",
+        }
         for noise, degrees in (("symmetric", (0.0, 0.4, 1.0)), ("pair", (0.4,)))
-        for c in degrees for run in (2, 3) for by in ("holdout", "training data")
-    ]  # fmt: skip
+        for c in degrees
+        for run in (2, 3)
+        for by in ("holdout", "training data")
+    ]
     networks = pd.DataFrame(rows)
     return networks, bars(networks)
 
@@ -39,13 +60,30 @@ def study() -> tuple[pd.DataFrame, pd.DataFrame]:
 def grid() -> pd.DataFrame:
     rows = []
     for c in (0.0, 0.4):
-        own = {"experiment": "E1", "corruption": c, "model": "trained", "layer": "output",
-               "probe": "model", "subspace_labels": np.nan, "split": "test", "labels": "given",
-               "mean": 0.95 - c, "sd": 0.01, "runs": 3}  # fmt: skip
+        own = {
+            "experiment": "E1",
+            "corruption": c,
+            "model": "trained",
+            "layer": "output",
+            "probe": "model",
+            "subspace_labels": np.nan,
+            "split": "test",
+            "labels": "given",
+            "mean": 0.95 - c,
+            "sd": 0.01,
+            "runs": 3,
+        }
         rows.append(own)
         for layer, height in (("input", 0.8), ("fc1", 0.9)):
-            rows.append({**own, "layer": layer, "probe": "masc", "subspace_labels": "corrupted",
-                         "mean": height - c / 4})  # fmt: skip
+            rows.append(
+                {
+                    **own,
+                    "layer": layer,
+                    "probe": "masc",
+                    "subspace_labels": "corrupted",
+                    "mean": height - c / 4,
+                }
+            )
     return pd.DataFrame(rows)
 
 
@@ -64,8 +102,12 @@ def folders(tmp_path):
     second = tmp_path / "grid"
     second.mkdir()
     plan = Plan("mnist-mlp", corruptions=(0.0, 0.4), only=("E1",))
-    about = {"kind": "reproduction", **plan.fixed, **ABOUT,
-             "asked": {"corruption": [0.0, 0.4], "only": ["E1"], "runs": 3}}  # fmt: skip
+    about = {
+        "kind": "reproduction",
+        **plan.fixed,
+        **ABOUT,
+        "asked": {"corruption": [0.0, 0.4], "only": ["E1"], "runs": 3},
+    }
     write_tables(TABLES, second)
     grid().to_csv(second / "summary.csv", index=False)
     (second / "results.json").write_text(json.dumps(about))
@@ -131,9 +173,15 @@ def test_maps_show_the_numbers_of_the_run():
     with pytest.raises(DataError, match="class subspaces"):
         plots.angle_map(d)
     shapes = pd.DataFrame(
-        {"layer": "fc1", "class_a": [0, 1, 0], "class_b": [0, 1, 1], "rank": 3,
-         "effective_rank": [2.0, 3.0, np.nan], "angle": [0.0, 0.0, 41.0]}
-    )  # fmt: skip
+        {
+            "layer": "fc1",
+            "class_a": [0, 1, 0],
+            "class_b": [0, 1, 1],
+            "rank": 3,
+            "effective_rank": [2.0, 3.0, np.nan],
+            "angle": [0.0, 0.0, 41.0],
+        }
+    )
     d = run_of(*digits(), geometry=shapes)
     assert [text.get_text() for text in plots.angle_map(d).texts] == ["41", "41"]
     (line,) = plots.rank_curve(d).get_lines()

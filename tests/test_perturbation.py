@@ -362,8 +362,10 @@ def test_every_inner_word_is_dropped_in_some_view_and_views_differ():
     found = [tuple(places(words_dropped()(batch, view), batch)[0]) for view in range(60)]
     assert len(set(found)) > 20
     assert [any(not kept[place] for kept in found) for place in range(12)] == [
-        False, *[True] * 10, False,
-    ]  # fmt: skip
+        False,
+        *[True] * 10,
+        False,
+    ]
 
 
 @pytest.mark.parametrize("dtype", [torch.bool, torch.int32, torch.float32])

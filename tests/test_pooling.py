@@ -51,9 +51,7 @@ def texts(n: int = 60, seed: int = 0) -> list[tuple[list[int], int]]:
     """Return texts of two to six words, which tell the class, and labels."""
     rng = np.random.default_rng(seed)
     labels = rng.permutation(np.arange(n) % models.CLASSES)
-    return [
-        ((rng.integers(1, 6, rng.integers(2, 7)) + 4 * k).tolist(), int(k)) for k in labels
-    ]  # fmt: skip
+    return [((rng.integers(1, 6, rng.integers(2, 7)) + 4 * k).tolist(), int(k)) for k in labels]
 
 
 def padded(batch: list[tuple[list[int], int]], length: int = 0, side: str = "right") -> dict:
@@ -147,9 +145,11 @@ def test_words_are_counted(vocabulary, seed, tokens, masked):
 
 
 @given(
-    seed=st.integers(0, 2**32 - 1), height=st.integers(1, 13), width=st.integers(1, 13),
+    seed=st.integers(0, 2**32 - 1),
+    height=st.integers(1, 13),
+    width=st.integers(1, 13),
     data=st.data(),
-)  # fmt: skip
+)
 def test_a_grid_of_means_is_an_adaptive_pool(seed, height, width, data):
     rows = data.draw(st.integers(1, height))
     columns = data.draw(st.integers(1, width))
@@ -249,8 +249,11 @@ def test_an_image_is_read_as_the_finest_grid_under_its_plain_name():
     assert torch.equal(rows["input"], x.flatten(1))
     rows = captured(Picture(), x, None, "flatten")
     assert [(name, each.shape[1]) for name, each in rows.items()] == [
-        ("input", 3072), ("body.1", 6 * 64), ("body", 600 * 36), ("head:input", 600),
-    ]  # fmt: skip
+        ("input", 3072),
+        ("body.1", 6 * 64),
+        ("body", 600 * 36),
+        ("head:input", 600),
+    ]
 
 
 def test_a_grid_finer_than_a_map_is_not_taken():
@@ -370,8 +373,11 @@ def test_rows_are_those_of_each_text_alone_without_padding(pool):
 
 def test_a_mask_makes_the_mean_the_default_and_the_head_stays_as_it_is():
     assert list(rows_of(padded(texts(5)))) == [
-        "input", "blocks.0@mean", "blocks.1@mean", "head:input",
-    ]  # fmt: skip
+        "input",
+        "blocks.0@mean",
+        "blocks.1@mean",
+        "head:input",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -489,8 +495,9 @@ def test_results_and_saved_decoder_say_how_tokens_are_read(tmp_path):
     np.testing.assert_allclose(
         again.best.decision_function(loader(texts(30, seed=1), size=1)),
         found.best.decision_function(new),
-        rtol=1e-3, atol=1e-5,
-    )  # fmt: skip
+        rtol=1e-3,
+        atol=1e-5,
+    )
 
 
 @pytest.mark.filterwarnings("ignore:1 of the 60 inputs")
@@ -568,11 +575,24 @@ def test_pool_on_the_command_line(tmp_path, monkeypatch, capsys):
     assert main([*command, "--pool", "first,mean"]) == 0
     shown = json.loads(capsys.readouterr().out)
     assert [row["layer"] for row in shown if row["default"]] == [
-        "input", "encoder.layers.0@first", "encoder.layers.0@mean", "encoder@first", "encoder@mean",
+        "input",
+        "encoder.layers.0@first",
+        "encoder.layers.0@mean",
+        "encoder@first",
+        "encoder@mean",
         "head:input",
-    ]  # fmt: skip
-    command = ["decode", "--model", "mine.py:build", "--train", "mine.py:train", "--no-controls",
-               "--out", "run", "--json"]  # fmt: skip
+    ]
+    command = [
+        "decode",
+        "--model",
+        "mine.py:build",
+        "--train",
+        "mine.py:train",
+        "--no-controls",
+        "--out",
+        "run",
+        "--json",
+    ]
     assert main([*command, "--pool", "mean", "--layers", "encoder,encoder.layers.0@last"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["settings"]["pool"] == ["mean"]

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 import models
 import underscript as us
-from underscript.activations.stream import Source, stream
+from underscript.activations.stream import stream
+from underscript.data.source import Source
 from underscript.errors import DataError
 from underscript.utils.progress import PRODUCTS, RUNS, SILENT, Estimate, Progress, Stage, roughly
 
@@ -167,8 +168,13 @@ def test_no_time_is_told_of_data_of_unknown_length():
 
 def layers_of(net: nn.Module, n: int = 160) -> dict[str, Any]:
     x, y = models.data("rows", n)
-    return {"model": net, "train": (x, y), "test": (x[:40] + 0.1, y[:40]),
-            "holdout": (x[40:80] + 0.1, y[40:80]), "variance": 0.5}  # fmt: skip
+    return {
+        "model": net,
+        "train": (x, y),
+        "test": (x[:40] + 0.1, y[:40]),
+        "holdout": (x[40:80] + 0.1, y[40:80]),
+        "variance": 0.5,
+    }
 
 
 def bars_of(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
@@ -207,13 +213,23 @@ def test_a_decode_has_one_bar_with_all_stages_in_order(monkeypatch):
     )
     names = list(dict.fromkeys(line.split(" |")[0] for line in lines if "|" in line))
     order = [
-        "testing the perturbation", "reading layers", "decomposing", "reading the hold-out",
-        "choosing by layer", "choosing an ensemble", "decoding holdout", "decoding train",
-        "decoding test", "random twin: reading layers", "random twin: decomposing",
-        "random twin: reading the hold-out", "random twin: choosing by layer",
-        "random twin: choosing an ensemble", "random twin: decoding holdout",
+        "testing the perturbation",
+        "reading layers",
+        "decomposing",
+        "reading the hold-out",
+        "choosing by layer",
+        "choosing an ensemble",
+        "decoding holdout",
+        "decoding train",
+        "decoding test",
+        "random twin: reading layers",
+        "random twin: decomposing",
+        "random twin: reading the hold-out",
+        "random twin: choosing by layer",
+        "random twin: choosing an ensemble",
+        "random twin: decoding holdout",
         "random twin: decoding test",
-    ]  # fmt: skip
+    ]
     assert [name for name in names if name in order] == order
     assert any("100%" in line for line in lines[-2:])
     quiet = us.decode(**layers_of(models.build("mlp")), controls="full", progress=False)
@@ -225,11 +241,15 @@ def test_a_decode_has_one_bar_with_all_stages_in_order(monkeypatch):
 @pytest.mark.parametrize(
     "options",
     [
-        {}, {"layers": "relu2"}, {"auto": False}, {"auto": False, "holdout": None},
+        {},
+        {"layers": "relu2"},
+        {"auto": False},
+        {"auto": False, "holdout": None},
         {"controls": "full"},
-        {"perturb": "none", "evaluate": ("test", "candidates")}, {"model": None},
+        {"perturb": "none", "evaluate": ("test", "candidates")},
+        {"model": None},
     ],
-)  # fmt: skip
+)
 def test_what_is_planned_is_what_is_done(monkeypatch, options):
     bars = bars_of(monkeypatch)
     begun: list[str] = []
@@ -373,8 +393,15 @@ def test_what_shows_nothing_does_nothing():
 
 @pytest.mark.parametrize(
     ("seconds", "said"),
-    [(0.2, "1 s"), (7.4, "7 s"), (41, "40 s"), (91, "2 minutes"), (200, "3 minutes"),
-     (5399, "90 minutes"), (9000, "2.5 hours")],
-)  # fmt: skip
+    [
+        (0.2, "1 s"),
+        (7.4, "7 s"),
+        (41, "40 s"),
+        (91, "2 minutes"),
+        (200, "3 minutes"),
+        (5399, "90 minutes"),
+        (9000, "2.5 hours"),
+    ],
+)
 def test_durations_are_round(seconds, said):
     assert roughly(seconds) == said

@@ -56,14 +56,21 @@ def test_the_models_own_accuracy_is_that_of_its_logits(how):
 
 
 SEVERAL = {
-    "hidden first": (lambda h, z, o: (h, z), r"output\[0\] \(3, 16\), output\[1\] \(3, 4\), of "
-                     r"which output\[1\] may"),
-    "hidden first in a dict": (lambda h, z, o: {"hidden": h, "out": z},
-                               r'of which output\["out"\]'),
-    "two tasks": (lambda h, z, o: {"colour": z, "shape": o(h)},
-                  r'of which output\["colour"\] and output\["shape"\] may be its logits'),
+    "hidden first": (
+        lambda h, z, o: (h, z),
+        r"output\[0\] \(3, 16\), output\[1\] \(3, 4\), of "
+        r"which output\[1\] may",
+    ),
+    "hidden first in a dict": (
+        lambda h, z, o: {"hidden": h, "out": z},
+        r'of which output\["out"\]',
+    ),
+    "two tasks": (
+        lambda h, z, o: {"colour": z, "shape": o(h)},
+        r'of which output\["colour"\] and output\["shape"\] may be its logits',
+    ),
     "a list of heads": (lambda h, z, o: [z, o(h)], r"output\[0\] and output\[1\]"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("how", SEVERAL)
@@ -105,8 +112,7 @@ def test_one_logit_becomes_two_as_the_message_says():
     x, y = models.data("rows")
     with torch.no_grad():
         right = ((model.readout(model.body(x))[:, 0].sigmoid() > 0.5) == (y % 2)).double().mean()
-    found = us.decode(model, (x, y % 2), layers="body", controls=False, auto=False,
-                      progress=False)  # fmt: skip
+    found = us.decode(model, (x, y % 2), layers="body", controls=False, auto=False, progress=False)
     assert found.summary["model"]["accuracy"]["train_given"] == pytest.approx(float(right))
 
 

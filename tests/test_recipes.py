@@ -50,9 +50,15 @@ def test_a_residual_network_is_read_at_its_activations_and_stages(run, capsys):
     assert_much_better(found, capsys)
     fine = ["relu", "layer1.0.relu#0", "layer1.0", "layer1.1.relu#0", "layer1"]
     small = [
-        "layer2.0.relu#0", "layer2.0", "layer2.1.relu#0", "layer2",
-        "layer3.0.relu#0", "layer3.0", "layer3.1.relu#0", "layer3",
-    ]  # fmt: skip
+        "layer2.0.relu#0",
+        "layer2.0",
+        "layer2.1.relu#0",
+        "layer2",
+        "layer3.0.relu#0",
+        "layer3.0",
+        "layer3.1.relu#0",
+        "layer3",
+    ]
     # Maps of 8 × 8 are read as grids, those of 4 × 4 and 2 × 2 as they are.
     expected = ["input", *(f"{name}@4x4" for name in fine), *small, "fc:input"]
     assert default_layers(found) == expected

@@ -140,8 +140,13 @@ def test_a_class_that_the_data_lack_is_never_predicted():
     x, _, given = data("mlp")
     keep = given != 2
     with pytest.warns(us.UnderscriptWarning):
-        decoding = us.decode(models.build("mlp", seed=3), (x[keep], given[keep]), controls=False,
-                             progress=False, variance=0.5)  # fmt: skip
+        decoding = us.decode(
+            models.build("mlp", seed=3),
+            (x[keep], given[keep]),
+            controls=False,
+            progress=False,
+            variance=0.5,
+        )
     for bias in ("refitted", "zero"):
         repaired = decoding.transfer("logistic", bias)
         assert all(torch.isfinite(value).all() for value in repaired.state_dict().values())
@@ -172,9 +177,12 @@ IMPOSSIBLE = {
     "shared weights": ("mlp", Tied, {}, "shares its weights with 'spare.weight'"),
     "computed weights": ("mlp", computed, {}, "computed from others"),
     "another layer decoded": (
-        "mlp", lambda: models.build("mlp"), {"layers": "relu1"}, "decode with 'readout:input'",
+        "mlp",
+        lambda: models.build("mlp"),
+        {"layers": "relu1"},
+        "decode with 'readout:input'",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", IMPOSSIBLE)
@@ -198,9 +206,10 @@ def test_after_loading_it_gives_the_same_weights(tmp_path, found):
     decoding.save(tmp_path / "run")
     read = us.load(tmp_path / "run", model)
     for ours, theirs in zip(
-        decoding.transfer().state_dict().values(), read.transfer().state_dict().values(),
+        decoding.transfer().state_dict().values(),
+        read.transfer().state_dict().values(),
         strict=True,
-    ):  # fmt: skip
+    ):
         assert torch.equal(ours, theirs)
     with pytest.raises(ModelError, match="without its network"):
         us.load(tmp_path / "run").transfer()
@@ -221,8 +230,10 @@ def test_without_refinement_it_is_velpic(held):
     decoding, _, _ = decoded("mlp", auto=False, holdout=holdout)
     tried = decoding.summary["transfer"]["tried"]
     assert [(e["weights"], e["bias"]) for e in tried] == [
-        ("own", "kept"), ("velpic", "zero"), ("velpic", "kept"),
-    ]  # fmt: skip
+        ("own", "kept"),
+        ("velpic", "zero"),
+        ("velpic", "kept"),
+    ]
     assert ("velpic" in set(decoding.table["probe"])) is False
     assert all((each["holdout"] is not None) == held for each in tried)
 
@@ -251,11 +262,15 @@ def test_the_confidence_of_a_new_label_is_bayes_rule():
     chances, quality = np.array([0.7, 0.2, 0.1]), 0.05
     issues = pd.DataFrame(
         {
-            "is_label_issue": [True], "label_quality": [quality], "given_label": [2],
-            "predicted_label": [0], "second_label": [1],
-            "margin": [np.log(chances[2] / chances[0])], "confidence": [chances[0]],
+            "is_label_issue": [True],
+            "label_quality": [quality],
+            "given_label": [2],
+            "predicted_label": [0],
+            "second_label": [1],
+            "margin": [np.log(chances[2] / chances[0])],
+            "confidence": [chances[0]],
         }
-    )  # fmt: skip
+    )
     expected = (1 - quality) * chances[0] / (chances[0] + chances[1])
     assert relabelled(issues, True)["confidence"][0] == pytest.approx(expected)
 
@@ -337,8 +352,22 @@ def test_the_commands_write_weights_and_labels(tmp_path, capsys, found):
 
     repaired = load_model(f"{tmp_path}/mine.py:build", str(out))
     assert (predictions(repaired, x) == predictions(decoding.transfer(), x)).all()
-    assert main(["transfer", run, *model, "--weights-from", "velpic", "--bias", "zero",
-                 "--out", str(out)]) == 0  # fmt: skip
+    assert (
+        main(
+            [
+                "transfer",
+                run,
+                *model,
+                "--weights-from",
+                "velpic",
+                "--bias",
+                "zero",
+                "--out",
+                str(out),
+            ]
+        )
+        == 0
+    )
     assert main(["relabel", run, "--out", str(tmp_path / "labels.csv")]) == 0
     read = pd.read_csv(tmp_path / "labels.csv", index_col="index")
     pd.testing.assert_frame_equal(read, decoding.relabel(), check_index_type=False)

@@ -42,11 +42,15 @@ def run_of(summary: dict[str, Any], table: pd.DataFrame, **parts: Any) -> Decodi
         quality = rng.random(200)
         predicted = np.where(quality < 0.3, (given + 1) % 10, given)
         issues = pd.DataFrame(
-            {"is_label_issue": predicted != given, "label_quality": quality,
-             "given_label": given, "predicted_label": predicted,
-             "second_label": (predicted + 1) % 10},
+            {
+                "is_label_issue": predicted != given,
+                "label_quality": quality,
+                "given_label": given,
+                "predicted_label": predicted,
+                "second_label": (predicted + 1) % 10,
+            },
             index=pd.RangeIndex(200, name="index"),
-        )  # fmt: skip
+        )
     return Decoding(table, summary, None, issues, None, **parts)  # type: ignore[arg-type]
 
 
@@ -69,23 +73,39 @@ def noise_of(n_classes: int, rate: float = 0.36) -> dict[str, Any]:
     matrix[3, 8] += 0.2
     matrix[3, 3] -= 0.2
     return {
-        "rate": rate, "rate_low": rate - 0.03, "rate_high": rate + 0.03, "accuracy": 0.93,
-        "accuracy_low": 0.9, "accuracy_high": 0.95, "n": 1293, "beyond_chance": 60.0,
+        "rate": rate,
+        "rate_low": rate - 0.03,
+        "rate_high": rate + 0.03,
+        "accuracy": 0.93,
+        "accuracy_low": 0.9,
+        "accuracy_high": 0.95,
+        "n": 1293,
+        "beyond_chance": 60.0,
         "transitions": matrix.tolist(),
         "transitions_error": np.full((n_classes, n_classes), 0.02).tolist(),
-        "hopeless": False, "nothing_wrong": False,
-    }  # fmt: skip
+        "hopeless": False,
+        "nothing_wrong": False,
+    }
 
 
 def memory_of(layers: list[str], holdout: bool = True) -> dict[str, Any]:
     """Deeper layers remember more; perturbed inputs and the hold-out tell what."""
     rows = [
-        {"layer": name, "plain": 0.6 + 0.35 * deep, "perturbed": 0.58 - 0.1 * deep,
-         "holdout": 0.59 - 0.1 * deep if holdout else None, "corrected": 0.57 - 0.1 * deep}
+        {
+            "layer": name,
+            "plain": 0.6 + 0.35 * deep,
+            "perturbed": 0.58 - 0.1 * deep,
+            "holdout": 0.59 - 0.1 * deep if holdout else None,
+            "corrected": 0.57 - 0.1 * deep,
+        }
         for name, deep in zip(layers, np.arange(len(layers)) / len(layers), strict=True)
-    ]  # fmt: skip
-    return {"survival": 0.12, "survival_likely": 0.08,
-            "holdout_weight": 0.9 if holdout else 0.0, "layers": rows}  # fmt: skip
+    ]
+    return {
+        "survival": 0.12,
+        "survival_likely": 0.08,
+        "holdout_weight": 0.9 if holdout else 0.0,
+        "layers": rows,
+    }
 
 
 def make_table(
@@ -189,23 +209,43 @@ def make_summary(table: pd.DataFrame, layer: str) -> dict[str, Any]:
         "peak_memory_bytes": 712_400_000,
         "layers": [{"layer": name, "width": 1, "path": name} for name in table.layer.unique()],
         "settings": {
-            "data": "digits", "arch": "mlp", "corruption": 0.4, "variance": 0.99,
-            "probes": ["masc"], "controls": True, "device": "cpu", "layers": None,
-            "perturb": "shifts", "views": 3,
+            "data": "digits",
+            "arch": "mlp",
+            "corruption": 0.4,
+            "variance": 0.99,
+            "probes": ["masc"],
+            "controls": True,
+            "device": "cpu",
+            "layers": None,
+            "perturb": "shifts",
+            "views": 3,
         },
         "seeds": {"corruption": 0, "weights": 0, "random_twin": 1, "split": 0},
-        "versions": {"underscript": "0.1.0", "python": "3.12.8", "torch": "2.13.0+cpu",
-                     "numpy": "2.3.1", "scikit-learn": "1.7.0"},
-        "machine": {"platform": "Linux-6.1-x86_64", "cpus": 2, "processor": "x86_64",
-                    "peak_memory_mb": 712.4},
+        "versions": {
+            "underscript": "0.1.0",
+            "python": "3.12.8",
+            "torch": "2.13.0+cpu",
+            "numpy": "2.3.1",
+            "scikit-learn": "1.7.0",
+        },
+        "machine": {
+            "platform": "Linux-6.1-x86_64",
+            "cpus": 2,
+            "processor": "x86_64",
+            "peak_memory_mb": 712.4,
+        },
         "timing": {"training": 21.7, "decoding": 2.31, "controls": 1.96, "total": 27.4},
         "training": {
-            "epochs": 143, "optimiser": "SGD, momentum 0.9", "learning_rate": 0.01,
-            "batch_size": 32, "stopped_at": 0.9985, "n": 1293,
+            "epochs": 143,
+            "optimiser": "SGD, momentum 0.9",
+            "learning_rate": 0.01,
+            "batch_size": 32,
+            "stopped_at": 0.9985,
+            "n": 1293,
             "accuracy_by_epoch": [i / 143 for i in range(143)],
         },
         "warnings": [],
-    }  # fmt: skip
+    }
 
 
 def digits() -> tuple[dict[str, Any], pd.DataFrame]:
@@ -437,9 +477,11 @@ def test_numbers_are_those_of_the_table(make: Any) -> None:
     shown = rows_of(page_of(make))
     header, body = shown[0], [row for row in shown[1:] if len(row) > 1]
     headings = {
-        "test": ("test", "given"), "held out": ("holdout", "given"),
-        "train, given labels": ("train", "given"), "train, true labels": ("train", "true"),
-    }  # fmt: skip
+        "test": ("test", "given"),
+        "held out": ("holdout", "given"),
+        "train, given labels": ("train", "given"),
+        "train, true labels": ("train", "true"),
+    }
     keys = ["model", "layer", "probe", "variance", "subspace_labels"]
     assert len(body) == table.fillna({"variance": -1, "subspace_labels": ""}).groupby(keys).ngroups
     cells = [cell for row in body for cell in row[2:-2] if cell != "–"]
@@ -478,8 +520,10 @@ def test_terminal_of_80_columns_holds_the_table() -> None:
     console.print(console_table(run_of(*digits())))
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert "…" not in text
-    assert any(line.split() == ["▸", "fc1", "MASC", "0.99", "93.9", "62.0", "66.2", "96.0",
-                                "128", "42.7"] for line in text.splitlines())  # fmt: skip
+    assert any(
+        line.split() == ["▸", "fc1", "MASC", "0.99", "93.9", "62.0", "66.2", "96.0", "128", "42.7"]
+        for line in text.splitlines()
+    )
 
 
 def test_table_parts_and_the_chosen_layer() -> None:
@@ -490,8 +534,16 @@ def test_table_parts_and_the_chosen_layer() -> None:
         "Random network",
         "The model itself",
     ]
-    assert shown[0] == ["layer", "decoder", "test", "held out", "train, given labels",
-                        "train, true labels", "width", "rank"]  # fmt: skip
+    assert shown[0] == [
+        "layer",
+        "decoder",
+        "test",
+        "held out",
+        "train, given labels",
+        "train, true labels",
+        "width",
+        "rank",
+    ]
     assert shown[-1] == ["output", "read-out", "64.7", "40.1", "99.9", "63.7", "10", "–"]
     chosen = re.findall(r'<tr class="selected">\s*<th scope="row">(\S+)', page_of(digits))
     assert chosen == ["fc1"]

@@ -29,7 +29,8 @@ from underscript.experiments.datasets import catalogue
 from underscript.experiments.plan import Cell, Plan
 from underscript.experiments.probes import geometry
 from underscript.experiments.reproduce import reproduce
-from underscript.experiments.units import Work, units_of
+from underscript.experiments.units import units_of
+from underscript.experiments.work import Work
 from underscript.noise.corruption import transition_matrix
 
 # Enough to go through everything; what is learnt does not matter here.
@@ -117,10 +118,15 @@ def test_e1_and_e2_are_what_decode_says(made, run, request):
     train, test = work.data.train, work.data.test
     assert len(train.images) == TINY["samples"]
     direct = us.decode(
-        work.network(), (train.images, train.given), (test.images, test.true), controls=False,
-        layers=plan.pair.layers, true_labels=train.true, seed=work.cell.seed,
+        work.network(),
+        (train.images, train.given),
+        (test.images, test.true),
+        controls=False,
+        layers=plan.pair.layers,
+        true_labels=train.true,
+        seed=work.cell.seed,
         evaluate=("train", "test"),
-    )  # fmt: skip
+    )
     ours = rows(found.results, corruption=0.6, run=run, model="trained")
     for experiment, labels in (("E1", "corrupted"), ("E2", "true")):
         mine = rows(ours, experiment=experiment, probe="masc")
@@ -135,9 +141,12 @@ def test_e3_reads_the_network_of_degree_zero(finished):
     work, generalised = (Work(plan, Cell(degree, 1), out) for degree in (0.6, 0.0))
     train, test = work.data.train, work.data.test
     direct = us.decode(
-        generalised.network(), (train.images, train.given), (test.images, test.true),
-        controls=False, layers=plan.pair.layers,
-    )  # fmt: skip
+        generalised.network(),
+        (train.images, train.given),
+        (test.images, test.true),
+        controls=False,
+        layers=plan.pair.layers,
+    )
     mine = rows(found.results, experiment="E3", run=1, split="test", probe="masc")
     theirs = rows(direct.table, split="test", probe="masc")
     np.testing.assert_array_equal(mine["accuracy"], theirs["accuracy"])
@@ -391,8 +400,15 @@ sys.exit(main(sys.argv[2:]))
 """
 
 ARGUMENTS = [
-    "reproduce", "digits-mlp", "--corruption", "0,0.6", "--runs", "1", "--only", "E1,E3,E4",
-]  # fmt: skip
+    "reproduce",
+    "digits-mlp",
+    "--corruption",
+    "0,0.6",
+    "--runs",
+    "1",
+    "--only",
+    "E1,E3,E4",
+]
 
 
 @pytest.mark.slow
@@ -405,9 +421,11 @@ def test_a_grid_goes_on_where_it_was_stopped(finished, tmp_path, at, number):
     command = [sys.executable, str(runner)]
     running = subprocess.Popen(
         [*command, str(at), *ARGUMENTS, "--out", str(out)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )  # fmt: skip
+    )
     try:
         assert running.stdout.readline() == "now\n"
         running.send_signal(number)
@@ -440,8 +458,10 @@ def test_several_jobs_give_the_same(finished, tmp_path):
     out = tmp_path / "out"
     done = subprocess.run(
         [sys.executable, str(runner), "0", *ARGUMENTS, "--jobs", "2", "--out", str(out)],
-        capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert done.returncode == 0, done.stderr
     pd.testing.assert_frame_equal(untimed(out), untimed(reference))
 
@@ -602,9 +622,17 @@ def published_files(folder):
         ("KNN", "CIFAR10_MLP", 0.8, "true", 1, "fc2", "test", None, None, 0.5),
     ]
     columns = [
-        "probe", "experiment", "corruption", "subspace_labels", "run", "layer", "split", "seed",
-        "pca", "accuracy",
-    ]  # fmt: skip
+        "probe",
+        "experiment",
+        "corruption",
+        "subspace_labels",
+        "run",
+        "layer",
+        "split",
+        "seed",
+        "pca",
+        "accuracy",
+    ]
     pd.DataFrame(probes, columns=columns).to_csv(folder / "probes.csv", index=False)
     networks = pd.DataFrame(
         [("MNIST_MLP", 0.8, run, 30.0 + run, 91.0) for run in (1, 2)],
@@ -637,12 +665,21 @@ def test_cells_agree_within_two_points_or_both_spreads(tmp_path, ours, sd, agree
     summary = pd.DataFrame(
         [
             {
-                "experiment": "E1", "corruption": 0.8, "model": "trained", "layer": "fc1",
-                "probe": "masc", "variance": 0.99, "subspace_labels": "corrupted",
-                "split": "test", "labels": "given", "mean": ours, "sd": sd, "runs": 1,
+                "experiment": "E1",
+                "corruption": 0.8,
+                "model": "trained",
+                "layer": "fc1",
+                "probe": "masc",
+                "variance": 0.99,
+                "subspace_labels": "corrupted",
+                "split": "test",
+                "labels": "given",
+                "mean": ours,
+                "sd": sd,
+                "runs": 1,
             }
         ]
-    )  # fmt: skip
+    )
     models = pd.DataFrame({"corruption": [0.8], "oracle_test_accuracy": [0.9]})
     both = compare(summary, models, published)
     assert both["agrees"].tolist() == [agrees]

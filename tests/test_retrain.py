@@ -23,8 +23,11 @@ GIVEN = us.corrupt_labels(TRUE.numpy(), 0.4, seed=1)
 TRAIN, HELD = (X[:N], GIVEN[:N]), (X[N:], GIVEN[N:])
 TEST = (X[N:], TRUE[N:])
 SETTINGS: dict[str, Any] = {
-    "epochs": 4, "learning_rate": 0.02, "batch_size": 32, "progress": False,
-}  # fmt: skip
+    "epochs": 4,
+    "learning_rate": 0.02,
+    "batch_size": 32,
+    "progress": False,
+}
 
 
 def model() -> nn.Module:
@@ -69,8 +72,9 @@ def test_it_learns_the_cleaned_labels_and_leaves_the_model_alone(held):
 
 def test_test_labels_choose_nothing():
     wrong = (TEST[0], (TEST[1] + 1) % 4)
-    one, other = (us.retrain(model(), TRAIN, cleaned(), HELD, test, **SETTINGS)
-                  for test in (TEST, wrong))  # fmt: skip
+    one, other = (
+        us.retrain(model(), TRAIN, cleaned(), HELD, test, **SETTINGS) for test in (TEST, wrong)
+    )
     assert one.summary["epoch"] == other.summary["epoch"]
     assert all(map(torch.equal, one.model.state_dict().values(), other.model.state_dict().values()))
 
@@ -93,9 +97,11 @@ def test_every_kind_of_data_and_labels_gives_the_same():
     numbered = cleaned().sample(frac=1, random_state=0)
     numbered.index += 1000
     for train, labels in (
-        ((X[:N].numpy(), GIVEN[:N]), TRUE[:N]), (Pairs(), cleaned()), (loader, cleaned()),
+        ((X[:N].numpy(), GIVEN[:N]), TRUE[:N]),
+        (Pairs(), cleaned()),
+        (loader, cleaned()),
         (Pairs(index=True), numbered),
-    ):  # fmt: skip
+    ):
         found = us.retrain(model(), train, labels, HELD, **SETTINGS).model.state_dict()
         for name, value in found.items():
             torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-5)
@@ -168,20 +174,28 @@ class OneByOne(IterableDataset):
 BAD = {
     "an iterable": (lambda: (OneByOne(), cleaned()), DataError, "Dataset with a length"),
     "labels of other data": (
-        lambda: (TRAIN, cleaned(N - 1)), LabelError, f"none for the sample at index {N - 1}",
+        lambda: (TRAIN, cleaned(N - 1)),
+        LabelError,
+        f"none for the sample at index {N - 1}",
     ),
     "an index that repeats": (
-        lambda: (TRAIN, cleaned().set_index(np.zeros(N, int))), LabelError, "stands once",
+        lambda: (TRAIN, cleaned().set_index(np.zeros(N, int))),
+        LabelError,
+        "stands once",
     ),
     "another table": (
-        lambda: (TRAIN, pd.DataFrame({"y": GIVEN[:N]})), LabelError, "expected a column label",
+        lambda: (TRAIN, pd.DataFrame({"y": GIVEN[:N]})),
+        LabelError,
+        "expected a column label",
     ),
     "a class too many": (lambda: (TRAIN, TRUE[:N] + 1), LabelError, "found label 4"),
     "confidence above one": (
-        lambda: (TRAIN, cleaned().assign(confidence=2.0)), LabelError, "from 0 to 1",
+        lambda: (TRAIN, cleaned().assign(confidence=2.0)),
+        LabelError,
+        "from 0 to 1",
     ),
     "too few": (lambda: ((X[:2], GIVEN[:2]), TRUE[:2]), DataError, "too few"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", BAD)
@@ -213,9 +227,26 @@ def test_the_command_trains_on_a_runs_labels(tmp_path, capsys, monkeypatch):
     decoding = us.decode(model(), TRAIN, holdout=HELD, controls=False, progress=False, variance=0.5)
     decoding.save(tmp_path / "run")
     out = tmp_path / "again.safetensors"
-    command = ["retrain", str(tmp_path / "run"), "--model", f"{file}:build", "--train",
-               f"{file}:train", "--holdout", f"{file}:held", "--test", f"{file}:test", "--epochs",
-               "4", "--learning-rate", "0.02", "--batch-size", "32", "--out", str(out)]  # fmt: skip
+    command = [
+        "retrain",
+        str(tmp_path / "run"),
+        "--model",
+        f"{file}:build",
+        "--train",
+        f"{file}:train",
+        "--holdout",
+        f"{file}:held",
+        "--test",
+        f"{file}:test",
+        "--epochs",
+        "4",
+        "--learning-rate",
+        "0.02",
+        "--batch-size",
+        "32",
+        "--out",
+        str(out),
+    ]
     assert main([*command, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["after"]["test_accuracy"] > told["before"]["test_accuracy"]

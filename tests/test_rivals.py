@@ -35,17 +35,28 @@ def case():
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = nn.Sequential(
-            nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(),
-            nn.Linear(8 * 144, 64), nn.ReLU(), nn.Linear(64, 4),
-        )  # fmt: skip
+            nn.Conv2d(1, 8, 3, padding=1),
+            nn.BatchNorm2d(8),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(8 * 144, 64),
+            nn.ReLU(),
+            nn.Linear(64, 4),
+        )
         optimiser = torch.optim.Adam(network.parameters(), 0.003)
         for _ in range(60):
             optimiser.zero_grad()
             functional.cross_entropy(network(inputs[:400]), torch.tensor(given[:400])).backward()
             optimiser.step()
-    return network.eval(), (inputs[:400], given[:400]), (inputs[400:600], given[400:600]), (
-        inputs[600:], true[600:],
-    )  # fmt: skip
+    return (
+        network.eval(),
+        (inputs[:400], given[:400]),
+        (inputs[400:600], given[400:600]),
+        (
+            inputs[600:],
+            true[600:],
+        ),
+    )
 
 
 def test_the_table_has_every_rival(case):
@@ -58,9 +69,12 @@ def test_the_table_has_every_rival(case):
     assert_left_as_found(network, job)
     table = found["table"].set_index("way")
     assert list(table.index) == [
-        "the network itself", "SAP", "SAP, alpha by test labels (oracle)", "RoG, all layers",
+        "the network itself",
+        "SAP",
+        "SAP, alpha by test labels (oracle)",
+        "RoG, all layers",
         "read-out fitted to perturbed rows",
-    ]  # fmt: skip
+    ]
     assert table["accuracy"].between(0.25, 1).all()
     assert (table["seconds"] > 0).all()
     with torch.no_grad():
@@ -101,9 +115,11 @@ def test_images_are_shifted_and_flipped_and_reflected_at_the_border():
     for i, each in enumerate(moved.numpy()):
         ways = [
             (down, right, flip)
-            for down in range(5) for right in range(5) for flip in (1, -1)
+            for down in range(5)
+            for right in range(5)
+            for flip in (1, -1)
             if np.array_equal(padded[i, :, down : down + 6, right : right + 7][..., ::flip], each)
-        ]  # fmt: skip
+        ]
         assert ways
         seen.add(ways[0])
     assert len(seen) > 30

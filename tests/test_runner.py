@@ -9,8 +9,9 @@ from torch.utils.data import DataLoader, TensorDataset
 import models
 from underscript.activations.hooks import Tap, capture, undisturbed
 from underscript.activations.runner import Runner
-from underscript.activations.stream import Source, stream
+from underscript.activations.stream import stream
 from underscript.data.batches import Batch
+from underscript.data.source import Source
 
 CPU = torch.device("cpu")
 X = torch.randn(150, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -50,8 +51,10 @@ def by_hand(net):
 def run(net, data):
     with undisturbed(net):
         found = list(stream(net, Source(data, "train"), [TAP], CPU, stage="test"))
-    return (torch.cat([rows.layers[TAP.name] for rows in found]),
-            torch.cat([rows.logits for rows in found]))  # fmt: skip
+    return (
+        torch.cat([rows.layers[TAP.name] for rows in found]),
+        torch.cat([rows.logits for rows in found]),
+    )
 
 
 @pytest.mark.parametrize(

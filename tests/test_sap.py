@@ -201,8 +201,9 @@ def memorised() -> tuple[nn.Module, Any, Any, Any]:
         optimiser = torch.optim.Adam(network.parameters(), 0.01)
         for _ in range(200):
             optimiser.zero_grad()
-            loss = functional.cross_entropy(*(network(torch.from_numpy(train[0])),
-                                              torch.from_numpy(train[1])))  # fmt: skip
+            loss = functional.cross_entropy(
+                *(network(torch.from_numpy(train[0])), torch.from_numpy(train[1]))
+            )
             loss.backward()
             optimiser.step()
     assert accuracy(network, train) > 0.99
@@ -366,15 +367,25 @@ X, Y = models.data("rows", N)
         ({"labels": Y[:5]}, LabelError, "5 entries"),
         ({"train": (X * torch.inf, Y)}, DataError, "NaN or infinite"),
         ({"model": OneLayerOverflows()}, DataError, "the input of layer 'out' is NaN or infinite"),
-        ({"model": nn.Sequential(nn.Embedding(3, 4), nn.Flatten()), "train": (Y[:, None] % 3, Y)},
-         ModelError, "expected a linear layer or a convolution"),
+        (
+            {
+                "model": nn.Sequential(nn.Embedding(3, 4), nn.Flatten()),
+                "train": (Y[:, None] % 3, Y),
+            },
+            ModelError,
+            "expected a linear layer or a convolution",
+        ),
         ({"device": "no-such-device"}, DataError, "device"),
     ],
-)  # fmt: skip
+)
 def test_bad_input_is_told(change, error, words):
     given: dict[str, Any] = {
-        "model": models.build("mlp"), "train": (X, Y), "alpha": 1.0, "n_trusted": 20, **QUIET,
-    }  # fmt: skip
+        "model": models.build("mlp"),
+        "train": (X, Y),
+        "alpha": 1.0,
+        "n_trusted": 20,
+        **QUIET,
+    }
     with pytest.raises(error, match=words):
         sap(**{**given, **change})
 

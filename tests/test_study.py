@@ -79,11 +79,22 @@ def test_a_study_goes_on_where_it_was_stopped(done, monkeypatch):
 
 def example(**changes):
     row = {
-        "setting": "s", "noise": "symmetric", "corruption": 0.4, "run": 2, "chosen_by": "holdout",
-        "accuracy": 0.9, "model": 0.6, "rival": 0.89, "rival_on_layers": 0.88,
-        "oracle": 0.905, "regret": 0.005, "rate_error": 0.01, "cost": 1.5,
-        "hopeless": False, "nothing_wrong": False,
-    }  # fmt: skip
+        "setting": "s",
+        "noise": "symmetric",
+        "corruption": 0.4,
+        "run": 2,
+        "chosen_by": "holdout",
+        "accuracy": 0.9,
+        "model": 0.6,
+        "rival": 0.89,
+        "rival_on_layers": 0.88,
+        "oracle": 0.905,
+        "regret": 0.005,
+        "rate_error": 0.01,
+        "cost": 1.5,
+        "hopeless": False,
+        "nothing_wrong": False,
+    }
     return {**row, **changes}
 
 

@@ -79,9 +79,14 @@ def test_a_machine_that_cannot_compile_says_so(random_images, monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda step, **options: uncompilable)
     with pytest.raises(ModelError, match=r"cannot be compiled here \(no working compiler\)"):
         train(
-            small_model(), *random_images, FAST, seed=0, device="cpu", compiled=True,
+            small_model(),
+            *random_images,
+            FAST,
+            seed=0,
+            device="cpu",
+            compiled=True,
             progress=False,
-        )  # fmt: skip
+        )
 
 
 @pytest.mark.parametrize("arch", ["mlp", pytest.param("cnn", marks=pytest.mark.slow)])
@@ -254,9 +259,13 @@ class Dropping(nn.Sequential):
 
     def __init__(self):
         super().__init__(
-            nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Dropout(0.3),
+            nn.Conv2d(1, 4, 3),
+            nn.BatchNorm2d(4),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Dropout(0.3),
             nn.Linear(144, 4),
-        )  # fmt: skip
+        )
 
 
 @pytest.mark.usefixtures("every_epoch_kept")
@@ -289,9 +298,16 @@ def test_what_cannot_be_continued_is_said_and_begun_again(
     preset = dataclasses.replace(FAST, max_epochs=4)
     file = tmp_path / "unfinished.safetensors"
     train_until(
-        3, monkeypatch, small_model(), images, labels, preset,
-        seed=0, device="cpu", checkpoint=file,
-    )  # fmt: skip
+        3,
+        monkeypatch,
+        small_model(),
+        images,
+        labels,
+        preset,
+        seed=0,
+        device="cpu",
+        checkpoint=file,
+    )
     if damage == "cut short":
         file.write_bytes(file.read_bytes()[:-100])
     elif damage == "no file of ours":
@@ -317,9 +333,13 @@ def test_a_checkpoint_that_cannot_be_written_stops_with_one_line(random_images, 
     monkeypatch.setattr(checkpoints, "_EVERY", 0.0)
     with pytest.raises(OutputError, match="cannot write"):
         train(
-            small_model(), *random_images, FAST,
-            seed=0, device="cpu", checkpoint=Path("/proc/none/unfinished.safetensors"),
-        )  # fmt: skip
+            small_model(),
+            *random_images,
+            FAST,
+            seed=0,
+            device="cpu",
+            checkpoint=Path("/proc/none/unfinished.safetensors"),
+        )
 
 
 def test_the_papers_recipe_takes_samples_in_order_and_measures_every_epoch(random_images):
@@ -337,9 +357,14 @@ def test_the_papers_recipe_takes_samples_in_order_and_measures_every_epoch(rando
         SGD, max_epochs=2, batch_size=64, least_steps=1, fast_products=False
     )
     record = train(
-        model, images.flatten(1), labels, preset, seed=0, device="cpu",
+        model,
+        images.flatten(1),
+        labels,
+        preset,
+        seed=0,
+        device="cpu",
         eval_sets={"flipped": (images.flatten(1), labels.flip(0))},
-    )  # fmt: skip
+    )
     assert torch.equal(torch.cat(seen), images.flatten(1).repeat(2, 1))
     last = record.history[-1]
     assert last["given_accuracy"] == measure_accuracy(model, images.flatten(1), labels)
@@ -376,9 +401,12 @@ def test_a_preset_says_whose_accuracy_ends_training(random_images, stop_on):
 def test_the_papers_table_of_recipes(data, arch, expected):
     preset = preset_for("paper", arch, data)
     found = (
-        preset.optimiser, preset.learning_rate, preset.momentum, preset.batch_size,
+        preset.optimiser,
+        preset.learning_rate,
+        preset.momentum,
+        preset.batch_size,
         preset.stop_accuracy,
-    )  # fmt: skip
+    )
     assert found == expected
     assert preset.max_epochs == 500
     assert preset.stop_on == "running"

@@ -16,9 +16,9 @@ import torch
 from torch import nn
 
 import underscript as us
-from underscript.activations.stream import Source
+from underscript.data.source import Source
 from underscript.experiments.plan import Cell, Plan
-from underscript.experiments.units import Work
+from underscript.experiments.work import Work
 from underscript.probes.baselines import LinearDiscriminant
 from underscript.repair.onnx import OnnxClassifier
 
@@ -34,9 +34,13 @@ def main() -> None:
     options = parser.parse_args()
     for degree in map(float, options.corruption.split(",")):
         plan = Plan(
-            "mnist-mlp", corruptions=(degree,), runs=1, samples=options.samples,
-            holdout=options.holdout, new_labels=options.holdout > 0,
-        )  # fmt: skip
+            "mnist-mlp",
+            corruptions=(degree,),
+            runs=1,
+            samples=options.samples,
+            holdout=options.holdout,
+            new_labels=options.holdout > 0,
+        )
         measure(Work(plan, Cell(degree, 1), options.runs), options.epochs)
 
 
@@ -53,9 +57,15 @@ def measure(work: Work, epochs: int) -> None:
 
     started = time.perf_counter()
     found = us.decode(
-        model, train, holdout=holdout, layers=work.plan.pair.layers, controls=False,
-        evaluate=("test",), pool="flatten", seed=work.cell.seed,
-    )  # fmt: skip
+        model,
+        train,
+        holdout=holdout,
+        layers=work.plan.pair.layers,
+        controls=False,
+        evaluate=("test",),
+        pool="flatten",
+        seed=work.cell.seed,
+    )
     tell(f"c = {work.cell.corruption:g}: seconds to decode", time.perf_counter() - started, ".0f")
     tell("the network itself", accuracy(model))
     with torch.no_grad():

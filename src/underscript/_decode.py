@@ -157,7 +157,7 @@ def decode(
         and what to do.
     OutputError
         If rows cannot be kept in a temporary file; that there is no room is said at the start.
-    TeamError
+    DistributedError
         If another process of the group fails.
     """
     clock, notes = Clock(), Notes()

@@ -14,13 +14,13 @@ from .activations.given_model import as_module
 from .activations.hooks import model_input, undisturbed
 from .activations.layers import LayerChoice
 from .activations.pooling import PoolChoice
-from .activations.stream import Source, is_pair
 from .data.batches import Batch
+from .data.source import Source, is_pair
 from .errors import DataError, LabelError
 from .probes.subspace import PROBES
 from .utils.class_names import as_names, names_in
 from .utils.device import as_device, device_of
-from .utils.distributed import Team
+from .utils.distributed import Processes
 from .utils.memory_size import as_bytes
 
 __all__ = ["Data", "Request", "read_data"]
@@ -175,7 +175,7 @@ class Data:
         This process's share of each part of the data, by role.
     example : Batch
         The first training inputs.
-    team : Team
+    processes : Processes
         The processes that share the work.
     """
 
@@ -186,7 +186,7 @@ class Data:
     whole: Source
     sources: dict[str, Source]
     example: Batch
-    team: Team
+    processes: Processes
 
 
 def read_data(request: Request) -> Data:
@@ -220,6 +220,6 @@ def read_data(request: Request) -> Data:
         )
     if not model_input(example, "train").numel():
         raise DataError("train: expected inputs of at least one column; found none")
-    team = Team(request.group, device if device.type == "cuda" else "cpu")
-    shares = {role: data.share(team.rank, team.size) for role, data in sources.items()}
-    return Data(model, network, device, request.model is None, whole, shares, example, team)
+    processes = Processes(request.group, device if device.type == "cuda" else "cpu")
+    shares = {role: data.share(processes.rank, processes.size) for role, data in sources.items()}
+    return Data(model, network, device, request.model is None, whole, shares, example, processes)

@@ -29,10 +29,10 @@ from .results.geometry import geometry
 from .results.issues import Answers
 from .results.summary import Findings, run_of
 from .selection import Key, Selection, held_out_tenth, select
-from .selection.candidates import RowsKeeper
 from .selection.chosen import Chosen, choose
 from .selection.decoded_read_out import decoded_read_out
 from .selection.observers import Agreement, Fingerprints, observe
+from .selection.reading import RowsKeeper
 from .selection.sizes import sizes_of, tried_on, within
 from .selection.subspaces import fit_subspaces
 from .selection.task import Decoders, Task
@@ -90,7 +90,7 @@ class Traced:
 
 def trace_layers(request: Request, data: Data) -> Traced:
     """Find the layers, and share out the memory; or refuse at once what cannot be done."""
-    network, device, team = data.network, data.device, data.team
+    network, device, processes = data.network, data.device, data.processes
     seen = survey(
         network, data.example.take(np.arange(data.example.size) < 3), device, request.pool
     )
@@ -107,30 +107,45 @@ def trace_layers(request: Request, data: Data) -> Traced:
     if isinstance(target, Target):
         vectors = Key(target.layer, "velpic", None, "corrupted")
     task = Task(
-        places, request.probes or ("masc",), request.shares, request.subspace_labels,
-        seen.n_classes, device, request.seed, team=team, extra=vectors,
-        cheap=request.probes is None and request.auto, samples=data.whole.length,
+        places,
+        request.probes or ("masc",),
+        request.shares,
+        request.subspace_labels,
+        seen.n_classes,
+        device,
+        request.seed,
+        processes=processes,
+        extra=vectors,
+        cheap=request.probes is None and request.auto,
+        samples=data.whole.length,
         keeps=not request.auto,
-    )  # fmt: skip
+    )
     tried = tried_on(data.example, request.memory)
     sizes = sizes_of(task, data.sources, network, data.example, seen, tried * request.perturbs)
     of_target = [
         p.width for p in places if isinstance(target, Target) and p.tap.name == target.layer
     ]
     sizes = replace(
-        sizes, widths=tuple(each.width for each in read), twin=sizes.twin * bool(request.controls),
+        sizes,
+        widths=tuple(each.width for each in read),
+        twin=sizes.twin * bool(request.controls),
         read_out=of_target[0] if of_target and request.auto else 0,
-    )  # fmt: skip
+    )
     perturbable = request.auto and request.perturb != "none"
     task = within(task, replace(sizes, views=request.views * perturbable), request.memory)
     trial = trial_runs(data.example, min(tried, data.whole.length or tried))
     plan = Plan(
-        task, read, data.sources, request.evaluate,
-        trial=trial * request.perturbs, views=request.views * request.perturbs,
+        task,
+        read,
+        data.sources,
+        request.evaluate,
+        trial=trial * request.perturbs,
+        views=request.views * request.perturbs,
         fits=request.perturbs and may_fit(data.example),
-        read_out=isinstance(target, Target), controls=request.controls,
-    )  # fmt: skip
-    shown = request.progress and team.rank == 0
+        read_out=isinstance(target, Target),
+        controls=request.controls,
+    )
+    shown = request.progress and processes.rank == 0
     bar = Progress(plan.stages(), plan.line, shown=shown, device=device)
     task = replace(task, progress=bar)
     return Traced(seen, task, asked, read, target, sizes, tried, plan, bar)
@@ -184,9 +199,14 @@ def fit_layers(
             # Every process looks at the same samples.
             if not data.alone:
                 perturbation = choose_perturbation(
-                    request.perturb, data.network, data.whole.first(traced.tried), data.device,
-                    request.seed, notes, traced.bar,
-                )  # fmt: skip
+                    request.perturb,
+                    data.network,
+                    data.whole.first(traced.tried),
+                    data.device,
+                    request.seed,
+                    notes,
+                    traced.bar,
+                )
             views = 0 if perturbation is None else request.views
             fits = perturbation is not None and perturbation.fits
             sizes = replace(traced.sizes, views=views, fits_views=fits)
@@ -207,9 +227,17 @@ def fit_layers(
             decoders.pop(traced.vectors)
             selecting.pop(traced.vectors, None)
     return FittedLayers(
-        task, decoders, selecting, trial, perturbation, keeper, fitted.kept, fitted.own,
-        fitted.prints, fitted.labels,
-    )  # fmt: skip
+        task,
+        decoders,
+        selecting,
+        trial,
+        perturbation,
+        keeper,
+        fitted.kept,
+        fitted.own,
+        fitted.prints,
+        fitted.labels,
+    )
 
 
 @dataclass
@@ -241,9 +269,14 @@ def choose_decoder(
         with clock("choose"):
             assert fitted.keeper is not None
             chosen = choose(
-                data.network, replace(fitted.task, places=traced.read), fitted.keeper.kept,
-                data.sources.get("holdout"), fitted.perturbation, notes, traced.asked,
-            )  # fmt: skip
+                data.network,
+                replace(fitted.task, places=traced.read),
+                fitted.keeper.kept,
+                data.sources.get("holdout"),
+                fitted.perturbation,
+                notes,
+                traced.asked,
+            )
             fitted.decoders.update(chosen.keyed([p.tap.name for p in fitted.task.places]))
             if fitted.trial is not None:
                 fitted.trial.add(*decoded_read_out(chosen, fitted.trial.target.layer))
@@ -251,15 +284,25 @@ def choose_decoder(
     with clock("select"):
         if "holdout" in data.sources:
             evaluate(
-                data.network, fitted.task, data.sources["holdout"], fitted.decoders, evaluation,
-                "choosing", trial=fitted.trial,
-            )  # fmt: skip
+                data.network,
+                fitted.task,
+                data.sources["holdout"],
+                fitted.decoders,
+                evaluation,
+                "choosing",
+                trial=fitted.trial,
+            )
             assert evaluation.holdout is not None
             return Choice(select(evaluation.holdout.scores, "holdout"), None, evaluation)
         (agreement,) = observe(
-            data.network, fitted.task, data.sources["train"], [Agreement(fitted.selecting)],
-            "choosing", keep=partial(held_out_tenth, seed=request.seed), seen=fitted.kept,
-        )  # fmt: skip
+            data.network,
+            fitted.task,
+            data.sources["train"],
+            [Agreement(fitted.selecting)],
+            "choosing",
+            keep=partial(held_out_tenth, seed=request.seed),
+            seen=fitted.kept,
+        )
         return Choice(select(agreement.scores, "held-out tenth"), None, evaluation)
 
 
@@ -282,14 +325,18 @@ def evaluate_all(
                 continue
             seen = fitted.kept if role == "train" else None
             evaluate(
-                data.network, fitted.task, data.sources[role],
+                data.network,
+                fitted.task,
+                data.sources[role],
                 fitted.decoders if full else {key: fitted.decoders[key]},
-                found, f"decoding {role}",
+                found,
+                f"decoding {role}",
                 chosen=key if role == "train" or request.auto else None,
                 noise=None if chosen is None else chosen.noise,
                 unseen=None if chosen is None else chosen.unseen,
-                trial=fitted.trial, seen=seen if chosen is None else chosen.replay(role),
-            )  # fmt: skip
+                trial=fitted.trial,
+                seen=seen if chosen is None else chosen.replay(role),
+            )
     if chosen is not None:
         with clock("oracle"):
             tests = data.sources.get("test") if "candidates" in request.evaluate else None
@@ -304,7 +351,7 @@ def puts_off(request: Request, data: Data) -> bool:
 
     Several processes would have to ask together.
     """
-    return not request.auto and "train" not in request.evaluate and data.team.size == 1
+    return not request.auto and "train" not in request.evaluate and data.processes.size == 1
 
 
 def findings(
@@ -349,7 +396,7 @@ def findings(
         best=best,
         geometry=shapes,
         read_out=read_out,
-        odds=_in_order(chosen, evaluation.answers, data.team.size),
+        odds=_in_order(chosen, evaluation.answers, data.processes.size),
         noise=None if chosen is None else chosen.noise,
         memory=None if chosen is None else chosen.memory,
         survival=None if chosen is None else chosen.survival,
@@ -417,7 +464,7 @@ def result_parts(
         "device": str(data.device),
         "batch_size": request.batch_size,
         "memory": request.memory,
-        "processes": data.team.size,
+        "processes": data.processes.size,
     }
     return run_of(
         found,

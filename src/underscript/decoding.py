@@ -78,8 +78,16 @@ class Decoding(Run):
     def write_into(self, folder: Path, *, onnx: bool = False) -> None:
         """Write the files of a run into an existing empty folder; see `save`."""
         self.complete()
-        run = RunParts(self.table, self.summary, self.best, self._issues(), self.candidates,
-                  self.geometry, self.examples, self._read_out())  # fmt: skip
+        run = RunParts(
+            self.table,
+            self.summary,
+            self.best,
+            self._issues(),
+            self.candidates,
+            self.geometry,
+            self.examples,
+            self._read_out(),
+        )
         write_run(run, folder, onnx=onnx)
         self.report(folder / "report.html")
 

@@ -7,11 +7,11 @@ is a failure of underscript itself (exit code 1).
 
 __all__ = [
     "DataError",
+    "DistributedError",
     "LabelError",
     "LayerError",
     "ModelError",
     "OutputError",
-    "TeamError",
     "UnderscriptError",
     "UnderscriptWarning",
 ]
@@ -41,9 +41,13 @@ class OutputError(UnderscriptError, OSError):
     """A folder or file that cannot be written, or is not what it should be."""
 
 
-class TeamError(UnderscriptError, RuntimeError):
+class DistributedError(UnderscriptError, RuntimeError):
     """Another process of those that share the work failed or is gone."""
 
 
 class UnderscriptWarning(UserWarning):
     """A defined answer in a corner where the user should know about it."""
+
+
+#: The name that it had before.
+TeamError = DistributedError

@@ -17,9 +17,15 @@ from hostile import lists, processes, settings
 from hostile.judge import FAULT, REFUSED, RIGHT, TOLD, Case, judged
 
 SOURCES: list[Callable[[], Iterator[Case]]] = [
-    lists.networks, lists.forms, settings.settings, settings.sources, settings.surroundings,
-    processes.streams, processes.arguments, processes.ends,
-]  # fmt: skip
+    lists.networks,
+    lists.forms,
+    settings.settings,
+    settings.sources,
+    settings.surroundings,
+    processes.streams,
+    processes.arguments,
+    processes.ends,
+]
 
 
 def cases() -> list[Case]:

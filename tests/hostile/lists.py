@@ -52,14 +52,22 @@ class Wrapped(nn.Module):
     def forward(self, x: Tensor) -> Any:
         out = self.body(x)
         forms: dict[str, Callable[[], Any]] = {
-            "tuple": lambda: (out, x), "list": lambda: [out], "dict": lambda: {"logits": out},
-            "object": lambda: SimpleNamespace(logits=out), "named": lambda: UserDict(logits=out),
-            "other dict": lambda: {"scores": out}, "numbers first": lambda: (x.mean(1), out),
-            "view": lambda: out.view(len(x), 2, 2).flatten(1), "detached": lambda: out.detach(),
-            "log softmax": lambda: out.log_softmax(1), "softmax": lambda: out.softmax(1),
-            "half": lambda: out.half(), "negated": lambda: -out, "scaled": lambda: out * 3 + 1,
+            "tuple": lambda: (out, x),
+            "list": lambda: [out],
+            "dict": lambda: {"logits": out},
+            "object": lambda: SimpleNamespace(logits=out),
+            "named": lambda: UserDict(logits=out),
+            "other dict": lambda: {"scores": out},
+            "numbers first": lambda: (x.mean(1), out),
+            "view": lambda: out.view(len(x), 2, 2).flatten(1),
+            "detached": lambda: out.detach(),
+            "log softmax": lambda: out.log_softmax(1),
+            "softmax": lambda: out.softmax(1),
+            "half": lambda: out.half(),
+            "negated": lambda: -out,
+            "scaled": lambda: out * 3 + 1,
             "in place": lambda: out.mul_(2.0),
-        }  # fmt: skip
+        }
         return forms[self.form]()
 
 
@@ -73,11 +81,17 @@ class Bad(nn.Module):
     def forward(self, x: Tensor) -> Any:
         out = self.body(x)
         forms: dict[str, Callable[[], Any]] = {
-            "one number": lambda: out[:, 0], "one column": lambda: out[:, :1],
-            "nothing": lambda: None, "text": lambda: "cat", "NaN": lambda: out * float("nan"),
-            "infinity": lambda: out / 0, "three axes": lambda: out[:, None], "mean": lambda: out.mean(),
-            "too few": lambda: out[: len(x) // 2], "raises": lambda: 1 / 0,
-        }  # fmt: skip
+            "one number": lambda: out[:, 0],
+            "one column": lambda: out[:, :1],
+            "nothing": lambda: None,
+            "text": lambda: "cat",
+            "NaN": lambda: out * float("nan"),
+            "infinity": lambda: out / 0,
+            "three axes": lambda: out[:, None],
+            "mean": lambda: out.mean(),
+            "too few": lambda: out[: len(x) // 2],
+            "raises": lambda: 1 / 0,
+        }
         return forms[self.form]()
 
 
@@ -192,27 +206,50 @@ def with_out(change: Callable[[nn.Module], nn.Module]) -> nn.Module:
 
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
-    **{f"logits in a {form}": partial(Wrapped, form) for form in (
-        "tuple", "list", "dict", "object", "named", "other dict", "view", "detached",
-        "log softmax", "softmax", "half", "negated", "scaled", "in place")},
+    **{
+        f"logits in a {form}": partial(Wrapped, form)
+        for form in (
+            "tuple",
+            "list",
+            "dict",
+            "object",
+            "named",
+            "other dict",
+            "view",
+            "detached",
+            "log softmax",
+            "softmax",
+            "half",
+            "negated",
+            "scaled",
+            "in place",
+        )
+    },
     "a layer called twice": Functional,
     "frozen batch norm": Frozen,
     "Lightning": Lightning,
     "it keeps a loss": Keeps,
     "batch norm": lambda: nn.Sequential(
-        nn.Linear(20, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64, 4)),
+        nn.Linear(20, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64, 4)
+    ),
     "dropout": lambda: nn.Sequential(
-        nn.Linear(20, 64), nn.ReLU(), nn.Dropout(0.3), nn.Linear(64, 4)),
+        nn.Linear(20, 64), nn.ReLU(), nn.Dropout(0.3), nn.Linear(64, 4)
+    ),
     "layer norm": lambda: nn.Sequential(
-        nn.Linear(20, 64), nn.LayerNorm(64), nn.GELU(), nn.Linear(64, 4)),
-    "no bias": lambda: nn.Sequential(
-        nn.Linear(20, 64), nn.ReLU(), nn.Linear(64, 4, bias=False)),
+        nn.Linear(20, 64), nn.LayerNorm(64), nn.GELU(), nn.Linear(64, 4)
+    ),
+    "no bias": lambda: nn.Sequential(nn.Linear(20, 64), nn.ReLU(), nn.Linear(64, 4, bias=False)),
     "lazy": lambda: nn.Sequential(nn.LazyLinear(64), nn.ReLU(), nn.LazyLinear(4)),
     "a convolution of signals": lambda: nn.Sequential(
-        nn.Unflatten(1, (1, 20)), nn.Conv1d(1, 8, 5), nn.ReLU(), nn.Flatten(), nn.Linear(128, 4)),
+        nn.Unflatten(1, (1, 20)), nn.Conv1d(1, 8, 5), nn.ReLU(), nn.Flatten(), nn.Linear(128, 4)
+    ),
     "images": lambda: nn.Sequential(
-        nn.Unflatten(1, (1, 4, 5)), nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.Flatten(),
-        nn.Linear(320, 4)),
+        nn.Unflatten(1, (1, 4, 5)),
+        nn.Conv2d(1, 16, 3, padding=1),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(320, 4),
+    ),
     "weight norm": lambda: with_fc2(parametrizations.weight_norm),
     "weight norm at the end": lambda: with_out(parametrizations.weight_norm),
     "spectral norm": lambda: with_fc2(parametrizations.spectral_norm),
@@ -220,7 +257,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "DataParallel": lambda: nn.DataParallel(mlp()),
     "a read-out of more classes": lambda: mlp(k=9),
     "in a container": lambda: nn.Sequential(OrderedDict(a=nn.Sequential(mlp()))),
-}  # fmt: skip
+}
 
 
 def fresh(kind: Callable[[], nn.Module]) -> nn.Module:
@@ -270,39 +307,84 @@ def networks() -> Iterator[Case]:
     for name in NETWORKS:
         for controls in (False, True):
             yield Case(
-                "networks", name + (", with controls" if controls else ""),
+                "networks",
+                name + (", with controls" if controls else ""),
                 lambda name=name, controls=controls: result(
-                    decoded(trained(name), (X, GIVEN), controls=controls)),
-            )  # fmt: skip
-    yield Case("networks", "layers that run at times", lambda: result(
-        decoded(memorise(fresh(Branches), X, GIVEN, 40), (X, GIVEN))), ANY)  # fmt: skip
-    for form in ("one number", "one column", "nothing", "text", "NaN", "infinity", "three axes",
-                 "mean", "too few", "raises"):  # fmt: skip
-        yield Case("networks", f"no logits: {form}",
-                   lambda form=form: result(decoded(Bad(form), (X, GIVEN))), NEVER)  # fmt: skip
-    yield Case("networks", "numbers before the logits", lambda: result(
-        decoded(Wrapped("numbers first").eval(), (X, GIVEN)), None), ANY)  # fmt: skip
-    yield Case("networks", "compiled", lambda: result(
-        decoded(torch.compile(copy.deepcopy(base()), backend="eager"), (X, GIVEN))))  # fmt: skip
+                    decoded(trained(name), (X, GIVEN), controls=controls)
+                ),
+            )
+    yield Case(
+        "networks",
+        "layers that run at times",
+        lambda: result(decoded(memorise(fresh(Branches), X, GIVEN, 40), (X, GIVEN))),
+        ANY,
+    )
+    for form in (
+        "one number",
+        "one column",
+        "nothing",
+        "text",
+        "NaN",
+        "infinity",
+        "three axes",
+        "mean",
+        "too few",
+        "raises",
+    ):
+        yield Case(
+            "networks",
+            f"no logits: {form}",
+            lambda form=form: result(decoded(Bad(form), (X, GIVEN))),
+            NEVER,
+        )
+    yield Case(
+        "networks",
+        "numbers before the logits",
+        lambda: result(decoded(Wrapped("numbers first").eval(), (X, GIVEN)), None),
+        ANY,
+    )
+    yield Case(
+        "networks",
+        "compiled",
+        lambda: result(decoded(torch.compile(copy.deepcopy(base()), backend="eager"), (X, GIVEN))),
+    )
     yield Case("networks", "compiled in place", _compiled_in_place)
     yield Case("networks", "a compiled block", _compiled_block)
-    yield Case("networks", "TorchScript", lambda: result(
-        decoded(torch.jit.trace(copy.deepcopy(base()), X[:4]), (X, GIVEN))), NEVER)  # fmt: skip
+    yield Case(
+        "networks",
+        "TorchScript",
+        lambda: result(decoded(torch.jit.trace(copy.deepcopy(base()), X[:4]), (X, GIVEN))),
+        NEVER,
+    )
     yield Case("networks", "a block of TorchScript", _script_block)
     yield Case("networks", "Hugging Face", _transformers)
     for dtype in (torch.float64, torch.float16, torch.bfloat16):
-        yield Case("networks", f"weights in {dtype}", lambda dtype=dtype: result(
-            decoded(copy.deepcopy(base()).to(dtype), (X.to(dtype), GIVEN)), DATA.test.to(dtype)))  # fmt: skip
+        yield Case(
+            "networks",
+            f"weights in {dtype}",
+            lambda dtype=dtype: result(
+                decoded(copy.deepcopy(base()).to(dtype), (X.to(dtype), GIVEN)), DATA.test.to(dtype)
+            ),
+        )
     things: dict[str, Callable[[], Any]] = {
-        "its class": lambda: nn.Linear, "its path": lambda: "net.pt", "a Path": lambda: Path("net.pt"),
-        "a state dict": lambda: base().state_dict(), "a number": lambda: 3, "a list": lambda: [base()],
-        "a function": lambda: base().forward, "an exported program": lambda: torch.export.export(
-            copy.deepcopy(base()), (X[:4],)),
-        "scikit-learn's": _scikit, "an array": lambda: X,
-    }  # fmt: skip
+        "its class": lambda: nn.Linear,
+        "its path": lambda: "net.pt",
+        "a Path": lambda: Path("net.pt"),
+        "a state dict": lambda: base().state_dict(),
+        "a number": lambda: 3,
+        "a list": lambda: [base()],
+        "a function": lambda: base().forward,
+        "an exported program": lambda: torch.export.export(copy.deepcopy(base()), (X[:4],)),
+        "scikit-learn's": _scikit,
+        "an array": lambda: X,
+    }
     for name, make in things.items():
-        yield Case("networks", f"no network: {name}",
-                   lambda make=make: result(decoded(make(), (X, GIVEN))), NEVER)  # fmt: skip
+        yield Case(
+            "networks",
+            f"no network: {name}",
+            lambda make=make: result(decoded(make(), (X, GIVEN))),
+            NEVER,
+        )
 
 
 def _compiled_in_place() -> Result:
@@ -333,16 +415,23 @@ def _transformers() -> Result:
     from transformers import BertConfig, BertForSequenceClassification
 
     config = BertConfig(
-        vocab_size=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
-        intermediate_size=64, num_labels=4, max_position_embeddings=16,
-    )  # fmt: skip
+        vocab_size=64,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        num_labels=4,
+        max_position_embeddings=16,
+    )
     with torch.random.fork_rng():
         torch.manual_seed(0)
         net = BertForSequenceClassification(config)
     ids, mask = texts()
     memorise(net, None, GIVEN, 12, 2e-3, lambda net, i: net(ids[i], attention_mask=mask[i]))
-    items = [{"input_ids": ids[i], "attention_mask": mask[i], "labels": GIVEN[i]}
-             for i in range(len(GIVEN))]  # fmt: skip
+    items = [
+        {"input_ids": ids[i], "attention_mask": mask[i], "labels": GIVEN[i]}
+        for i in range(len(GIVEN))
+    ]
     d = decoded(net, DataLoader(items, 64), controls=True)
     return Result(d, labels=TRUE.numpy(), given=GIVEN.numpy())
 
@@ -424,9 +513,13 @@ FORMS: dict[str, tuple[Callable[[], Any], tuple[str, ...]]] = {
     "made in inference mode": (lambda: (inference(X), GIVEN), WORKS),
     "a table": (lambda: (pd.DataFrame(X.numpy()), GIVEN.numpy()), WORKS),
     "a table of nullable numbers": (
-        lambda: (pd.DataFrame(X.numpy()).convert_dtypes(), pd.Series(GIVEN.numpy())), WORKS),
+        lambda: (pd.DataFrame(X.numpy()).convert_dtypes(), pd.Series(GIVEN.numpy())),
+        WORKS,
+    ),
     "a series of nullable labels": (
-        lambda: (X.numpy(), pd.Series(GIVEN.numpy()).astype("Int64")), WORKS),
+        lambda: (X.numpy(), pd.Series(GIVEN.numpy()).astype("Int64")),
+        WORKS,
+    ),
     "a dict of tensors": (lambda: {"x": X, "labels": GIVEN}, WORKS),
     "a dataset": (lambda: PAIRS, WORKS),
     "a list of samples": (lambda: [(X[i], int(GIVEN[i])) for i in range(len(X))], WORKS),
@@ -467,16 +560,24 @@ FORMS: dict[str, tuple[Callable[[], Any], tuple[str, ...]]] = {
     "a batch of one": (lambda: DataLoader(PAIRS, 1), WORKS),
     "one batch": (lambda: DataLoader(PAIRS, 10_000), WORKS),
     "a random subset": (
-        lambda: DataLoader(PAIRS, 64, sampler=SubsetRandomSampler(ORDER[:500])), WORKS),
+        lambda: DataLoader(PAIRS, 64, sampler=SubsetRandomSampler(ORDER[:500])),
+        WORKS,
+    ),
     "drawn with weights": (
-        lambda: DataLoader(PAIRS, 64, sampler=WeightedRandomSampler([1.0] * 600, 600)), WORKS),
+        lambda: DataLoader(PAIRS, 64, sampler=WeightedRandomSampler([1.0] * 600, 600)),
+        WORKS,
+    ),
     "a sampler that is a list": (lambda: DataLoader(PAIRS, 64, sampler=ORDER), WORKS),
     "places twice": (lambda: DataLoader(PAIRS, 64, sampler=[*ORDER, 0, 1]), NEVER),
     "batches of one's own": (
-        lambda: DataLoader(PAIRS, batch_sampler=BatchSampler(ORDER, 50, False)), WORKS),
+        lambda: DataLoader(PAIRS, batch_sampler=BatchSampler(ORDER, 50, False)),
+        WORKS,
+    ),
     "a subset": (lambda: Subset(PAIRS, range(600)), WORKS),
     "two data sets": (
-        lambda: ConcatDataset([Subset(PAIRS, range(300)), Subset(PAIRS, range(300, 600))]), WORKS),
+        lambda: ConcatDataset([Subset(PAIRS, range(300)), Subset(PAIRS, range(300, 600))]),
+        WORKS,
+    ),
     "a stream": (Stream, WORKS),
     "a stream that shuffles": (partial(Stream, "shuffled"), NEVER),
     "a stream with an index": (partial(Stream, "index"), WORKS),
@@ -488,7 +589,7 @@ FORMS: dict[str, tuple[Callable[[], Any], tuple[str, ...]]] = {
     "a number": (lambda: 5, NEVER),
     "an index twice": (lambda: Rows(lambda i: (X[i], GIVEN[i], i // 2)), NEVER),
     "a negative index": (lambda: Rows(lambda i: (X[i], GIVEN[i], i - 3)), NEVER),
-}  # fmt: skip
+}
 
 
 def inference(x: Tensor) -> Tensor:
@@ -514,22 +615,38 @@ def with_value(value: float) -> Tensor:
 def forms() -> Iterator[Case]:
     """Forms of data, with the network and as features alone."""
     alone = {"with a path", "no columns"}
-    without = {"other width", "text labels without names", "a label beyond the read-out",
-               "a huge label", "made in inference mode", "half inputs"}  # fmt: skip
+    without = {
+        "other width",
+        "text labels without names",
+        "a label beyond the read-out",
+        "a huge label",
+        "made in inference mode",
+        "half inputs",
+    }
     for name, (make, may) in FORMS.items():
         yield Case("data", name, lambda make=make: result(decoded(base(), make())), may)
         if may == WORKS or name in alone:
             if name in without or "worker" in name:
                 continue
             yield Case("features", name, lambda make=make: result(decoded(None, make())), may)
-    yield Case("features", "text labels", lambda: Result(
-        decoded(None, (X, NAMES[GIVEN.numpy()])), DATA.test, DATA.test_true, None,
-        NAMES[GIVEN.numpy()]))  # fmt: skip
+    yield Case(
+        "features",
+        "text labels",
+        lambda: Result(
+            decoded(None, (X, NAMES[GIVEN.numpy()])),
+            DATA.test,
+            DATA.test_true,
+            None,
+            NAMES[GIVEN.numpy()],
+        ),
+    )
     for n in (2, 3, 4, 5, 8, 12, 20):
-        yield Case("data", f"{n} samples", lambda n=n: Result(
-            decoded(base(), (X[:n], GIVEN[:n]))), ANY)  # fmt: skip
-        yield Case("features", f"{n} samples", lambda n=n: Result(
-            decoded(None, (X[:n], GIVEN[:n]))), ANY)  # fmt: skip
+        yield Case(
+            "data", f"{n} samples", lambda n=n: Result(decoded(base(), (X[:n], GIVEN[:n]))), ANY
+        )
+        yield Case(
+            "features", f"{n} samples", lambda n=n: Result(decoded(None, (X[:n], GIVEN[:n]))), ANY
+        )
     yield from several_inputs()
 
 
@@ -543,13 +660,25 @@ def several_inputs() -> Iterator[Case]:
     parts = {"left": X[:, :10], "right": X[:, 10:]}
     for names in (["left", "right"], ["right", "left"]):
         rows = Rows(lambda i, names=names: {**{n: parts[n][i] for n in names}, "y": GIVEN[i]})
-        yield Case("inputs", f"named {' and '.join(names)}", lambda rows=rows: result(
-            decoded(two(), rows, controls=True),
-            {"left": DATA.test[:, :10], "right": DATA.test[:, 10:]}))  # fmt: skip
-    yield Case("inputs", "a tuple of two", lambda: result(
-        decoded(two(), Rows(lambda i: ((X[i, :10], X[i, 10:]), GIVEN[i]))), None))  # fmt: skip
-    yield Case("inputs", "one is missing", lambda: result(
-        decoded(two(), Rows(lambda i: {"left": X[i, :10], "y": GIVEN[i]}))), NEVER)  # fmt: skip
+        yield Case(
+            "inputs",
+            f"named {' and '.join(names)}",
+            lambda rows=rows: result(
+                decoded(two(), rows, controls=True),
+                {"left": DATA.test[:, :10], "right": DATA.test[:, 10:]},
+            ),
+        )
+    yield Case(
+        "inputs",
+        "a tuple of two",
+        lambda: result(decoded(two(), Rows(lambda i: ((X[i, :10], X[i, 10:]), GIVEN[i]))), None),
+    )
+    yield Case(
+        "inputs",
+        "one is missing",
+        lambda: result(decoded(two(), Rows(lambda i: {"left": X[i, :10], "y": GIVEN[i]}))),
+        NEVER,
+    )
 
     @cache
     def words() -> nn.Module:
@@ -558,24 +687,48 @@ def several_inputs() -> Iterator[Case]:
 
     def batches(*names: str) -> Rows:
         ids, mask = texts()
-        values = {"input_ids": ids, "attention_mask": mask, "labels": GIVEN,
-                  "token_type_ids": torch.zeros_like(ids)}  # fmt: skip
+        values = {
+            "input_ids": ids,
+            "attention_mask": mask,
+            "labels": GIVEN,
+            "token_type_ids": torch.zeros_like(ids),
+        }
         return Rows(lambda i: {name: values[name][i] for name in names})
 
     def read(*names: str) -> Result:
         d = decoded(words(), batches(*names), controls=True)
         ids, mask = texts()
-        return Result(d, {"attention_mask": mask, "input_ids": ids}, TRUE, TRUE.numpy(),
-                      GIVEN.numpy())  # fmt: skip
+        return Result(
+            d, {"attention_mask": mask, "input_ids": ids}, TRUE, TRUE.numpy(), GIVEN.numpy()
+        )
 
     yield Case("inputs", "texts", lambda: read("input_ids", "attention_mask", "labels"))
     yield Case("inputs", "texts, mask first", lambda: read("attention_mask", "labels", "input_ids"))
-    yield Case("inputs", "an input that the model does not take",
-               lambda: read("token_type_ids", "input_ids", "attention_mask", "labels"), NEVER)  # fmt: skip
-    yield Case("inputs", "predict without the mask", lambda: Result(
-        decoded(words(), batches("input_ids", "attention_mask", "labels")), texts()[0], TRUE), NEVER)  # fmt: skip
-    yield Case("inputs", "a batch of a tokenizer", lambda: Result(
-        decoded(words(), UserDict({"input_ids": texts()[0], "attention_mask": texts()[1],
-                                   "labels": GIVEN})),
-        UserDict({"input_ids": texts()[0], "attention_mask": texts()[1]}), TRUE, TRUE.numpy(),
-        GIVEN.numpy()))  # fmt: skip
+    yield Case(
+        "inputs",
+        "an input that the model does not take",
+        lambda: read("token_type_ids", "input_ids", "attention_mask", "labels"),
+        NEVER,
+    )
+    yield Case(
+        "inputs",
+        "predict without the mask",
+        lambda: Result(
+            decoded(words(), batches("input_ids", "attention_mask", "labels")), texts()[0], TRUE
+        ),
+        NEVER,
+    )
+    yield Case(
+        "inputs",
+        "a batch of a tokenizer",
+        lambda: Result(
+            decoded(
+                words(),
+                UserDict({"input_ids": texts()[0], "attention_mask": texts()[1], "labels": GIVEN}),
+            ),
+            UserDict({"input_ids": texts()[0], "attention_mask": texts()[1]}),
+            TRUE,
+            TRUE.numpy(),
+            GIVEN.numpy(),
+        ),
+    )

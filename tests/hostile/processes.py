@@ -48,10 +48,12 @@ def streams() -> Iterator[Case]:
                 f"'{word}'" for word in [*COMMAND, "--train", table(), "--out", str(out)]
             )
             done = subprocess.run(
-                ["bash", "-c", how.format(words)], capture_output=True, check=False,
+                ["bash", "-c", how.format(words)],
+                capture_output=True,
+                check=False,
                 env=os.environ | {"PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"},
                 timeout=_PATIENCE,
-            )  # fmt: skip
+            )
             said = done.stderr.decode(errors="replace")
             if not whole(out):
                 return Result(problem=f"the run is not there: {said[-200:]}")
@@ -60,19 +62,24 @@ def streams() -> Iterator[Case]:
             return Result()
 
     kinds: dict[str, tuple[str, str, int | None]] = {
-        "a file": ("{} > /dev/null", "utf-8", 0), "ASCII": ("{}", "ascii", 0),
-        "strict ASCII": ("{}", "ascii:strict", 0), "Latin-1": ("{}", "latin-1", 0),
-        "closed": ("{} >&-", "utf-8", 0), "both closed": ("{} >&- 2>&-", "utf-8", 0),
-        "nothing to read from": ("{} <&-", "utf-8", 0), "full": ("{} > /dev/full", "utf-8", 2),
+        "a file": ("{} > /dev/null", "utf-8", 0),
+        "ASCII": ("{}", "ascii", 0),
+        "strict ASCII": ("{}", "ascii:strict", 0),
+        "Latin-1": ("{}", "latin-1", 0),
+        "closed": ("{} >&-", "utf-8", 0),
+        "both closed": ("{} >&- 2>&-", "utf-8", 0),
+        "nothing to read from": ("{} <&-", "utf-8", 0),
+        "full": ("{} > /dev/full", "utf-8", 2),
         "full, and standard error": ("{} > /dev/full 2> /dev/full", "utf-8", None),
         "read for a line": ("set -o pipefail; {} | head -1", "utf-8", 0),
         "not read at all": ("set -o pipefail; {} | true", "utf-8", 0),
         "JSON for a byte": ("set -o pipefail; {} --json | head -c 1", "utf-8", 0),
         "JSON in ASCII": ("{} --json | python3 -m json.tool > /dev/null", "ascii", 0),
-    }  # fmt: skip
+    }
     for name, (how, encoding, code) in kinds.items():
-        yield Case("streams", name, lambda how=how, encoding=encoding, code=code: run(
-            how, encoding, code))  # fmt: skip
+        yield Case(
+            "streams", name, lambda how=how, encoding=encoding, code=code: run(how, encoding, code)
+        )
 
 
 @cache
@@ -80,8 +87,12 @@ def usual() -> float:
     """Return how many seconds the command takes."""
     start = time.perf_counter()
     with TemporaryDirectory() as folder:
-        subprocess.run([*COMMAND, "--train", table(), "--out", f"{folder}/run"], check=True,
-                       capture_output=True, timeout=_PATIENCE)  # fmt: skip
+        subprocess.run(
+            [*COMMAND, "--train", table(), "--out", f"{folder}/run"],
+            check=True,
+            capture_output=True,
+            timeout=_PATIENCE,
+        )
     return time.perf_counter() - start
 
 
@@ -91,17 +102,22 @@ def ends() -> Iterator[Case]:
     for number in range(KILLS):
         kind = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)[number % 3]
         share = rng.random() * 1.1
-        yield Case("ends", f"{number + 1}: {kind.name} after {share:.0%}",
-                   lambda kind=kind, share=share: _ended(kind, share))  # fmt: skip
+        yield Case(
+            "ends",
+            f"{number + 1}: {kind.name} after {share:.0%}",
+            lambda kind=kind, share=share: _ended(kind, share),
+        )
 
 
 def _ended(kind: signal.Signals, share: float) -> Result:
     with TemporaryDirectory() as folder, TemporaryDirectory() as temporary:
         out = Path(folder) / "run"
         process = subprocess.Popen(
-            [*COMMAND, "--train", table(), "--out", str(out)], stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, env=os.environ | {"TMPDIR": temporary},
-        )  # fmt: skip
+            [*COMMAND, "--train", table(), "--out", str(out)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=os.environ | {"TMPDIR": temporary},
+        )
         time.sleep(share * usual())
         process.send_signal(kind)
         _, said = process.communicate(timeout=_PATIENCE)
@@ -127,9 +143,13 @@ def arguments() -> Iterator[Case]:
         with TemporaryDirectory() as name:
             folder = Path(name)
             done = subprocess.run(
-                [sys.executable, "-m", "underscript", *make(folder)], capture_output=True,
-                text=True, check=False, cwd=folder, timeout=_PATIENCE,
-            )  # fmt: skip
+                [sys.executable, "-m", "underscript", *make(folder)],
+                capture_output=True,
+                text=True,
+                check=False,
+                cwd=folder,
+                timeout=_PATIENCE,
+            )
             lines = [line for line in done.stderr.splitlines() if "warning" not in line]
             if done.returncode != 2 or len(lines) != 1:
                 return Result(problem=f"exit {done.returncode}, {len(lines)} lines: {lines[-1:]}")
@@ -151,20 +171,26 @@ def arguments() -> Iterator[Case]:
         return make
 
     cases: dict[str, Callable[[Path], list[str]]] = {
-        "no command": lambda _f: [], "an unknown command": lambda _f: ["decipher"],
+        "no command": lambda _f: [],
+        "an unknown command": lambda _f: ["decipher"],
         "an unknown option": lambda _f: ["audit", "--fast"],
         "no file": lambda _f: ["audit", "--train", "no.csv:y", "--out", "run"],
-        "an empty table": csv(""), "no such column": csv("a,b\n1,2\n"),
-        "only labels": csv("y\n1\n0\n"), "words for features": csv("a,y\nx,1\nz,0\n"),
-        "labels left out": csv("a,y\n1,\n2,1\n3,0\n"), "one class": csv("a,y\n1,1\n2,1\n3,1\n"),
-        "binary rubbish": csv("\0\1\2\n" * 5), "pickled arrays": npy(np.array([{}, 1], object)),
-        "complex numbers": npy(np.zeros((3, 2), complex)), "a number": npy(np.float64(3)),
-        "weights without a model": lambda f: [
-            *csv("a,y\n1,1\n2,0\n")(f), "--weights", "w.pt"],
-        "a folder of somebody": _somebody, "a place that cannot be written": lambda f: [
-            *csv("a,y\n1,1\n2,0\n")(f)[:-1], "/proc/run"],
-        "a model that raises": _raises, "a model that is none": _none,
-    }  # fmt: skip
+        "an empty table": csv(""),
+        "no such column": csv("a,b\n1,2\n"),
+        "only labels": csv("y\n1\n0\n"),
+        "words for features": csv("a,y\nx,1\nz,0\n"),
+        "labels left out": csv("a,y\n1,\n2,1\n3,0\n"),
+        "one class": csv("a,y\n1,1\n2,1\n3,1\n"),
+        "binary rubbish": csv("\0\1\2\n" * 5),
+        "pickled arrays": npy(np.array([{}, 1], object)),
+        "complex numbers": npy(np.zeros((3, 2), complex)),
+        "a number": npy(np.float64(3)),
+        "weights without a model": lambda f: [*csv("a,y\n1,1\n2,0\n")(f), "--weights", "w.pt"],
+        "a folder of somebody": _somebody,
+        "a place that cannot be written": lambda f: [*csv("a,y\n1,1\n2,0\n")(f)[:-1], "/proc/run"],
+        "a model that raises": _raises,
+        "a model that is none": _none,
+    }
     for name, make in cases.items():
         yield Case("arguments", name, lambda make=make: run(make))
 

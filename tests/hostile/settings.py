@@ -51,17 +51,29 @@ def settings() -> Iterator[Case]:
     """One setting at a time."""
     for name, values in BAD_SETTINGS.items():
         for value in values:
-            yield Case("settings", f"{name}={value!r}"[:60], lambda name=name, value=value: result(
-                decoded(base(), (X, GIVEN), **{name: value})), NEVER)  # fmt: skip
+            yield Case(
+                "settings",
+                f"{name}={value!r}"[:60],
+                lambda name=name, value=value: result(decoded(base(), (X, GIVEN), **{name: value})),
+                NEVER,
+            )
     for name, values in GOOD_SETTINGS.items():
         for number, value in enumerate(values):
             text = f"{name}={value!r}" if not callable(value) else f"{name}=a function ({number})"
             # MASC and fits without a perturbation are no judges of memory.
             weak = name in ("auto", "probes") or value == "none"
             test = None if weak else DATA.test
-            yield Case("settings", text[:60], lambda name=name, value=value, test=test: Result(
-                decoded(base(), (X, GIVEN), **{name: value}), test, DATA.test_true,
-                None, GIVEN.numpy()))  # fmt: skip
+            yield Case(
+                "settings",
+                text[:60],
+                lambda name=name, value=value, test=test: Result(
+                    decoded(base(), (X, GIVEN), **{name: value}),
+                    test,
+                    DATA.test_true,
+                    None,
+                    GIVEN.numpy(),
+                ),
+            )
 
 
 def sources() -> Iterator[Case]:
@@ -76,55 +88,102 @@ def sources() -> Iterator[Case]:
     cases: dict[str, tuple[Callable[[], us.Decoding], str]] = {
         "a clean hold-out": (lambda: decoded(base(), (X, GIVEN), None, held), "cleaner"),
         "the test data are training data": (
-            lambda: decoded(base(), (X, GIVEN), (X, GIVEN)), "in the training data"),
-        "half of the test data are": (lambda: decoded(
-            base(), (X, GIVEN), (torch.cat([X[:100], DATA.test[:100]]),
-                                 torch.cat([GIVEN[:100], DATA.test_true[:100]]))),
-            "in the training data"),
+            lambda: decoded(base(), (X, GIVEN), (X, GIVEN)),
+            "in the training data",
+        ),
+        "half of the test data are": (
+            lambda: decoded(
+                base(),
+                (X, GIVEN),
+                (
+                    torch.cat([X[:100], DATA.test[:100]]),
+                    torch.cat([GIVEN[:100], DATA.test_true[:100]]),
+                ),
+            ),
+            "in the training data",
+        ),
         "the hold-out is training data": (
-            lambda: decoded(base(), (X, GIVEN), None, (X[:200], GIVEN[:200])), "in the training"),
+            lambda: decoded(base(), (X, GIVEN), None, (X[:200], GIVEN[:200])),
+            "in the training",
+        ),
         "the test data are the hold-out": (
-            lambda: decoded(base(), (X, GIVEN), held, held), "in the hold-out"),
+            lambda: decoded(base(), (X, GIVEN), held, held),
+            "in the hold-out",
+        ),
         "labels of other samples": (lambda: decoded(base(), (X, wrong)), "chance"),
         "a network that was never trained": (lambda: decoded(mlp(), (X, GIVEN)), "chance"),
-        "classes in another order": (
-            lambda: decoded(base(), (X, (GIVEN + 1) % 4)), "chance"),
-        "labels that are noise": (lambda: decoded(
-            mlp(), (X, torch.randint(4, (600,), generator=torch.Generator().manual_seed(0)))),
-            "chance"),
-    }  # fmt: skip
+        "classes in another order": (lambda: decoded(base(), (X, (GIVEN + 1) % 4)), "chance"),
+        "labels that are noise": (
+            lambda: decoded(
+                mlp(), (X, torch.randint(4, (600,), generator=torch.Generator().manual_seed(0)))
+            ),
+            "chance",
+        ),
+    }
     for name, (run, word) in cases.items():
         yield Case("sources", name, lambda run=run, word=word: told(run, word))
     others: dict[str, tuple[Callable[[], us.Decoding], tuple[str, ...]]] = {
         "test data of another width": (
-            lambda: decoded(base(), (X, GIVEN), (DATA.test[:, :5], DATA.test_true)), NEVER),
+            lambda: decoded(base(), (X, GIVEN), (DATA.test[:, :5], DATA.test_true)),
+            NEVER,
+        ),
         "test data without labels": (lambda: decoded(base(), (X, GIVEN), DATA.test), NEVER),
         "an empty hold-out": (
-            lambda: decoded(base(), (X, GIVEN), None, (DATA.test[:0], DATA.test_true[:0])), NEVER),
-        "a hold-out of one class": (lambda: decoded(
-            base(), (X, GIVEN), None, (DATA.test, torch.zeros_like(DATA.test_true))), ANY),
+            lambda: decoded(base(), (X, GIVEN), None, (DATA.test[:0], DATA.test_true[:0])),
+            NEVER,
+        ),
+        "a hold-out of one class": (
+            lambda: decoded(
+                base(), (X, GIVEN), None, (DATA.test, torch.zeros_like(DATA.test_true))
+            ),
+            ANY,
+        ),
         "a hold-out of three": (
-            lambda: decoded(base(), (X, GIVEN), None, (DATA.test[:3], DATA.test_true[:3])), WORKS),
+            lambda: decoded(base(), (X, GIVEN), None, (DATA.test[:3], DATA.test_true[:3])),
+            WORKS,
+        ),
         "a test label beyond the read-out": (
-            lambda: decoded(base(), (X, GIVEN), (DATA.test, DATA.test_true + 4)), NEVER),
-        "the data twice": (lambda: decoded(
-            base(), (torch.cat([X, X]), torch.cat([GIVEN, GIVEN]))), WORKS),
-    }  # fmt: skip
+            lambda: decoded(base(), (X, GIVEN), (DATA.test, DATA.test_true + 4)),
+            NEVER,
+        ),
+        "the data twice": (
+            lambda: decoded(base(), (torch.cat([X, X]), torch.cat([GIVEN, GIVEN]))),
+            WORKS,
+        ),
+    }
     for name, (run, may) in others.items():
         yield Case("sources", name, lambda run=run: Result(run()), may)
     for sizes in ([1000, 300, 100, 30, 10], [500, 500, 5], [400, 4]):
         for noise in (0.0, 0.1):
-            yield Case("sources", f"classes of {sizes}, noise {noise}",
-                       lambda sizes=sizes, noise=noise: _no_worse(sizes, noise))  # fmt: skip
+            yield Case(
+                "sources",
+                f"classes of {sizes}, noise {noise}",
+                lambda sizes=sizes, noise=noise: _no_worse(sizes, noise),
+            )
     for scale in (1e-6, 1e-3, 1e3, 1e6, 1e12):
-        yield Case("sources", f"inputs times {scale:g}", lambda scale=scale: Result(
-            decoded(None, (X * scale, GIVEN)), DATA.test * scale, DATA.test_true, TRUE.numpy()))  # fmt: skip
+        yield Case(
+            "sources",
+            f"inputs times {scale:g}",
+            lambda scale=scale: Result(
+                decoded(None, (X * scale, GIVEN)), DATA.test * scale, DATA.test_true, TRUE.numpy()
+            ),
+        )
         yield Case("sources", f"one column times {scale:g}", lambda scale=scale: _column(scale))
-    yield Case("sources", "a constant column", lambda: Result(decoded(
-        None, (torch.cat([X, torch.ones(600, 1)], 1), GIVEN)),
-        torch.cat([DATA.test, torch.ones(300, 1)], 1), DATA.test_true))  # fmt: skip
-    yield Case("sources", "inputs that are all the same", lambda: Result(
-        decoded(None, (torch.ones(600, 20), GIVEN))), ANY)  # fmt: skip
+    yield Case(
+        "sources",
+        "a constant column",
+        lambda: Result(
+            decoded(None, (torch.cat([X, torch.ones(600, 1)], 1), GIVEN)),
+            torch.cat([DATA.test, torch.ones(300, 1)], 1),
+            DATA.test_true,
+        ),
+    )
+    yield Case(
+        "sources",
+        "inputs that are all the same",
+        lambda: Result(decoded(None, (torch.ones(600, 20), GIVEN))),
+        ANY,
+    )
 
 
 def _no_worse(sizes: list[int], noise: float) -> Result:
@@ -155,8 +214,11 @@ def surroundings() -> Iterator[Case]:
     yield Case("surroundings", "autocast", inside(lambda: torch.autocast("cpu", torch.bfloat16)))
     yield Case("surroundings", "inference mode", inside(torch.inference_mode))
     yield Case("surroundings", "no gradients", inside(torch.no_grad))
-    yield Case("surroundings", "anomaly detection",
-               inside(lambda: torch.autograd.detect_anomaly(check_nan=True)))  # fmt: skip
+    yield Case(
+        "surroundings",
+        "anomaly detection",
+        inside(lambda: torch.autograd.detect_anomaly(check_nan=True)),
+    )
     yield Case("surroundings", "a default device", inside(lambda: torch.device("meta")))
     yield Case("surroundings", "float64 by default", _float64)
     yield Case("surroundings", "in a thread", _thread)
@@ -165,8 +227,11 @@ def surroundings() -> Iterator[Case]:
     yield Case("surroundings", "hooks of one's own", _own_hook)
     yield Case("surroundings", "twice, the same numbers", _twice)
     for interrupt in (KeyboardInterrupt, MemoryError, ValueError):
-        yield Case("surroundings", f"{interrupt.__name__} in the network",
-                   lambda interrupt=interrupt: _interrupted(interrupt))  # fmt: skip
+        yield Case(
+            "surroundings",
+            f"{interrupt.__name__} in the network",
+            lambda interrupt=interrupt: _interrupted(interrupt),
+        )
     yield from kept_runs()
 
 
@@ -190,10 +255,13 @@ def _two_at_once() -> Result:
     found: list[Any] = []
     nets = [copy.deepcopy(base()) for _ in range(2)]
     workers = [
-        threading.Thread(target=lambda net=net: found.append(us.decode(
-            net, (X, GIVEN), controls=False, progress=False)))
+        threading.Thread(
+            target=lambda net=net: found.append(
+                us.decode(net, (X, GIVEN), controls=False, progress=False)
+            )
+        )
         for net in nets
-    ]  # fmt: skip
+    ]
     for worker in workers:
         worker.start()
     for worker in workers:
@@ -307,9 +375,15 @@ def kept_runs() -> Iterator[Case]:
     yield Case("runs", "saved over somebody's folder", used(over_a_folder), NEVER)
     yield Case("runs", "no folder there", lambda: Result(us.load("nowhere")), NEVER)
     yield Case("runs", "the read-out written", used(transferred))
-    yield Case("runs", "predict nothing", used(lambda d, _f: str(d.best.predict(X[:0]).size or "")),
-               (RIGHT, TOLD, REFUSED))  # fmt: skip
-    yield Case("runs", "predict another width",
-               used(lambda d, _f: str(d.best.predict(X[:, :4]))), NEVER)  # fmt: skip
-    yield Case("runs", "predict a NaN", used(
-        lambda d, _f: str(d.best.predict(X * float("nan")))), NEVER)  # fmt: skip
+    yield Case(
+        "runs",
+        "predict nothing",
+        used(lambda d, _f: str(d.best.predict(X[:0]).size or "")),
+        (RIGHT, TOLD, REFUSED),
+    )
+    yield Case(
+        "runs", "predict another width", used(lambda d, _f: str(d.best.predict(X[:, :4]))), NEVER
+    )
+    yield Case(
+        "runs", "predict a NaN", used(lambda d, _f: str(d.best.predict(X * float("nan")))), NEVER
+    )

@@ -86,7 +86,7 @@ def fitted(
     views = list(range(1, len(some.views)))
     fit = LayerFit(
         mine, "fc", features, labels, counts, centre, grid, views, ALONE, room, turns=turns
-    )  # fmt: skip
+    )
     return fit.fit(steps)
 
 
@@ -150,9 +150,11 @@ def candidates(some: Rows, grid: Grid, n_classes=None, features=None):
             for fold in range(FOLDS):
                 others, here = folds != fold, folds == fold
                 kept_from = discriminants(
-                    [part[others] for part in parts], some.given[others], *how,
+                    [part[others] for part in parts],
+                    some.given[others],
+                    *how,
                     [part[others] for part in covered],
-                )  # fmt: skip
+                )
                 for each, linear in zip(mine, kept_from, strict=True):
                     each.without.append(linear)
                     each.plain[here] = scores(linear, [views[0][here]])

@@ -60,9 +60,13 @@ class Memoriser:
 
 def network(classes: int) -> nn.Sequential:
     return nn.Sequential(
-        nn.Flatten(), nn.Linear(64, 96), nn.ReLU(), nn.Linear(96, 64), nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(64, 96),
+        nn.ReLU(),
+        nn.Linear(96, 64),
+        nn.ReLU(),
         nn.Linear(64, classes),
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -178,7 +182,7 @@ def test_where_few_samples_choose_all_are_scored_by_what_has_not_seen_them(it, m
         made.append(choose(*args, **how))
         return made[-1]
 
-    monkeypatch.setattr(sys.modules["underscript._decode"], "choose", recorded)
+    monkeypatch.setattr(sys.modules["underscript._decode_stages"], "choose", recorded)
     decode(it.model, it.train)
     fits, kept, task = made[0].fits, made[0].kept, made[0].task
     members = [fits.candidates.index(member) for member in made[0].members[made[0].key.layer]]

@@ -95,9 +95,11 @@ def test_a_covariance_of_some_of_many_rows_is_that_of_all_but_for_chance(enough,
     regular = second / n - np.outer(mean, mean)
     regular += 0.1 * np.diag(regular).mean() * np.eye(24)
     means = np.stack(
-        [np.concatenate([view[some.given == k] for view in (plain, turned)]).mean(0) - mean
-         for k in range(5)]
-    )  # fmt: skip
+        [
+            np.concatenate([view[some.given == k] for view in (plain, turned)]).mean(0) - mean
+            for k in range(5)
+        ]
+    )
     weights = np.linalg.solve(regular, means.T)
     expected = plain @ weights - 0.5 * np.diag(means @ weights) - mean @ weights
     ours = found.whole(torch.from_numpy(some.views[0])).double().numpy()

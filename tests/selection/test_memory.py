@@ -226,10 +226,15 @@ def test_of_what_is_fitted_to_perturbed_rows_and_what_is_not_the_larger_counts()
         some = [at for at in range(len(layers)) if layers[at] != "fc4" or kinds[at] == kind]
         alone.append(
             survival_without(
-                plain[some], mixed[some], given, right,
-                [layers[at] for at in some], [kinds[at] for at in some], k,
+                plain[some],
+                mixed[some],
+                given,
+                right,
+                [layers[at] for at in some],
+                [kinds[at] for at in some],
+                k,
             )
-        )  # fmt: skip
+        )
     assert found == tuple(max(ends) for ends in zip(*alone, strict=True))
     assert [each[0] for each in alone] == pytest.approx([0.2, 0.6], abs=0.1)
 
@@ -262,9 +267,14 @@ def test_the_order_of_candidates_and_samples_does_not_matter():
     names = [layers[at] for at in order]
     order = torch.from_numpy(order)
     found = survival_without(
-        plain[order][:, samples], moved[order][:, samples], given[samples], right[samples],
-        names, kinds, k,
-    )  # fmt: skip
+        plain[order][:, samples],
+        moved[order][:, samples],
+        given[samples],
+        right[samples],
+        names,
+        kinds,
+        k,
+    )
     assert found == pytest.approx(survival_without(plain, moved, given, right, layers, kinds, k))
 
 

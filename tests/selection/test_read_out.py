@@ -30,10 +30,10 @@ def soft(labels, seed=0):
     return (0.7 * np.eye(K)[labels] + 0.3 * drawn).astype(np.float32)
 
 
-def fitted(x, chances, cuts=(), team=ALONE):
+def fitted(x, chances, cuts=(), processes=ALONE):
     blocks = zip(np.split(x, cuts), np.split(chances, cuts), strict=True)
     tensors = ((torch.from_numpy(a), torch.from_numpy(b)) for a, b in blocks)
-    return fit_read_out(tensors, (len(x), x.shape[1], chances.shape[1]), team, CPU)
+    return fit_read_out(tensors, (len(x), x.shape[1], chances.shape[1]), processes, CPU)
 
 
 def of_sklearn(x, labels, weights=None):
@@ -95,7 +95,7 @@ def test_blocks_are_one_data_set(cuts):
 
 
 class InThreads:
-    """A team of threads that add up as processes do."""
+    """A processes of threads that add up as processes do."""
 
     size = 2
 
@@ -116,10 +116,10 @@ class InThreads:
 @pytest.mark.parametrize("cut", [0, 170])
 def test_processes_that_share_the_rows_find_the_same(cut):
     x, labels = rows()
-    chances, team, found = soft(labels), InThreads(), {}
+    chances, processes, found = soft(labels), InThreads(), {}
 
     def work(part):
-        found[part.start] = fitted(x[part], chances[part], team=team)
+        found[part.start] = fitted(x[part], chances[part], processes=processes)
 
     threads = [threading.Thread(target=work, args=(p,)) for p in (slice(0, cut), slice(cut, N))]
     if not cut:

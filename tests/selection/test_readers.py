@@ -45,8 +45,9 @@ def planted(seed=0, wrong=0.3):
         moved.append(scores(there))
         on_held.append(scores(said(held_true, knows)))
         on_held_moved.append(scores(said(held_true, less)))
-    made = Scores(plain, moved, torch.from_numpy(given), on_held, torch.from_numpy(held),
-                  on_held_moved)  # fmt: skip
+    made = Scores(
+        plain, moved, torch.from_numpy(given), on_held, torch.from_numpy(held), on_held_moved
+    )
     return made, torch.from_numpy(true)
 
 
@@ -61,8 +62,9 @@ def memory(scores, true, weight, survival=0.5):
     )
     assert against is not None
     torch.testing.assert_close(against.right, exact)
-    return Memory(nothing, nothing, nothing, None, survival, survival, weight, weight,
-                  contradicted=against)  # fmt: skip
+    return Memory(
+        nothing, nothing, nothing, None, survival, survival, weight, weight, contradicted=against
+    )
 
 
 @pytest.mark.parametrize("seed", range(3))

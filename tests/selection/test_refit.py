@@ -20,18 +20,25 @@ N_CLASSES = 5
 
 def task():
     return SimpleNamespace(
-        n_classes=N_CLASSES, team=ALONE, device=torch.device("cpu"), seed=0, room=Shares(),
-        places=[], progress=Progress(),
-    )  # fmt: skip
+        n_classes=N_CLASSES,
+        processes=ALONE,
+        device=torch.device("cpu"),
+        seed=0,
+        room=Shares(),
+        places=[],
+        progress=Progress(),
+    )
 
 
 def test_the_same_ensemble_is_fitted_once_to_all_rows_as_they_are():
     some = rows(moved=0)
     # The perturbed rows, the features and the layer that it has not are nothing to it.
     members = [
-        Candidate("fc", 0, True, 0.1, 1), Candidate("fc", 0, True, 0.1, 1),
-        Candidate("fc", 0, False, 1.0, 0), Candidate("input", 0, False, 0.1, 0),
-    ]  # fmt: skip
+        Candidate("fc", 0, True, 0.1, 1),
+        Candidate("fc", 0, True, 0.1, 1),
+        Candidate("fc", 0, False, 1.0, 0),
+        Candidate("input", 0, False, 0.1, 0),
+    ]
     made = refitted(kept(some), task(), {"fc": members}, Settings())
     assert list(made) == [auto_key("fc")]
     view = some.views[0].astype(np.float64)

@@ -29,8 +29,13 @@ def kept(memory, size=30, logits=LOGITS):
     for start in range(0, N, size):
         at = np.arange(N)[start : start + size]
         rows = {name: each[at] for name, each in ROWS.items()}
-        mine.add([rows], torch.zeros(len(at), dtype=torch.int64), prints_of(batch(at)),
-                 at + 100, logits[at])  # fmt: skip
+        mine.add(
+            [rows],
+            torch.zeros(len(at), dtype=torch.int64),
+            prints_of(batch(at)),
+            at + 100,
+            logits[at],
+        )
     return mine
 
 
@@ -78,8 +83,16 @@ def test_the_network_runs_once_for_each_view_of_each_sample(views):
 
     net.register_forward_hook(seen)
     parts = {"holdout": (x[300:450], y[300:450]), "test": (x[450:], y[450:])}
-    us.decode(net, (x[:300], y[:300]), perturb=lambda seen: seen + 0.1, controls=False,
-              progress=False, views=views, variance=0.5, **parts)  # fmt: skip
+    us.decode(
+        net,
+        (x[:300], y[:300]),
+        perturb=lambda seen: seen + 0.1,
+        controls=False,
+        progress=False,
+        views=views,
+        variance=0.5,
+        **parts,
+    )
     # The hold-out is perturbed once. Before, an example is tried: as it is, and in two views.
     example, tried = 8, 300 * (1 + 2)
     assert count <= 300 * (1 + views) + 2 * 150 + 150 + example + tried

@@ -84,9 +84,13 @@ def memorise(
 
 
 def _memorise(
-    net: nn.Module, x: Any, given: Tensor, epochs: int, rate: float,
+    net: nn.Module,
+    x: Any,
+    given: Tensor,
+    epochs: int,
+    rate: float,
     call: Callable[[nn.Module, Tensor], Any] | None,
-) -> nn.Module:  # fmt: skip
+) -> nn.Module:
     net.train()
     step = torch.optim.Adam([p for p in net.parameters() if p.requires_grad], rate)
     for _ in range(epochs):

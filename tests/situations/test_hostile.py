@@ -28,11 +28,15 @@ def leaves():
 @pytest.mark.parametrize(
     ("does", "may", "kind"),
     [
-        (Result, (RIGHT,), RIGHT), (refuses, (REFUSED,), REFUSED), (refuses, (RIGHT,), FAULT),
-        (Result, (REFUSED,), FAULT), (raises, (RIGHT, REFUSED), FAULT), (leaves, (RIGHT,), FAULT),
+        (Result, (RIGHT,), RIGHT),
+        (refuses, (REFUSED,), REFUSED),
+        (refuses, (RIGHT,), FAULT),
+        (Result, (REFUSED,), FAULT),
+        (raises, (RIGHT, REFUSED), FAULT),
+        (leaves, (RIGHT,), FAULT),
         (lambda: Result(problem="half a run is left"), (RIGHT,), FAULT),
     ],
-)  # fmt: skip
+)
 def test_a_case_is_judged_by_what_it_does(does, may, kind):
     assert judged(Case("", "", does, may))[0] == kind
 

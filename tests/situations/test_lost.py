@@ -34,9 +34,14 @@ def table(tmp_path_factory):
 def audit(table, out, stdout, **env):
     return subprocess.run(
         [*_COMMAND, "audit", "--train", f"{table}:label", "--out", str(out)],
-        stdout=stdout, stderr=subprocess.PIPE, text=True, check=False, timeout=300,
-        env=os.environ | env, errors="replace",
-    )  # fmt: skip
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+        timeout=300,
+        env=os.environ | env,
+        errors="replace",
+    )
 
 
 def whole(folder):
@@ -71,10 +76,23 @@ def test_kind_21_standard_output_is_full(table, tmp_path):
 
 def test_kind_21_standard_output_is_closed(table, tmp_path):
     done = subprocess.run(
-        ["sh", "-c", '"$@" >&-', "sh", *_COMMAND, "audit", "--train", f"{table}:label",
-         "--out", str(tmp_path / "run")],
-        stderr=subprocess.PIPE, text=True, check=False, timeout=300,
-    )  # fmt: skip
+        [
+            "sh",
+            "-c",
+            '"$@" >&-',
+            "sh",
+            *_COMMAND,
+            "audit",
+            "--train",
+            f"{table}:label",
+            "--out",
+            str(tmp_path / "run"),
+        ],
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+        timeout=300,
+    )
     assert whole(tmp_path / "run")
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr

@@ -143,9 +143,11 @@ def test_the_order_of_a_dicts_keys():
     data = blobs()
     parts = {"left": data.x[:, :10], "right": data.x[:, 10:], "labels": data.given}
     net = memorise(
-        Halves(), None, data.given,
+        Halves(),
+        None,
+        data.given,
         call=lambda net, i: net(parts["left"][i], parts["right"][i]),
-    )  # fmt: skip
+    )
     first, second = (
         decoded(net, {name: parts[name] for name in names}, controls=True)
         for names in (("left", "right", "labels"), ("labels", "right", "left"))

@@ -38,9 +38,8 @@ def decoded(net, *data, **settings):
 
 def hooks(net):
     return sum(
-        len(each) for m in net.modules()
-        for each in (m._forward_hooks, m._forward_pre_hooks)
-    )  # fmt: skip
+        len(each) for m in net.modules() for each in (m._forward_hooks, m._forward_pre_hooks)
+    )
 
 
 def scripted(whole):

@@ -16,12 +16,12 @@ from typing import Any
 import pandas as pd
 from torch import nn
 
+from ..data.source import Source
 from ..errors import LayerError
 from ..utils.options import POOL_CHOICES
 from .given_model import as_module
 from .hooks import Tap, undisturbed
 from .pooling import AUTO, WORDS, PoolChoice, grid_of, is_pool, rank_of
-from .stream import Source
 from .trace import INPUT, Place, Survey, survey
 
 LayerChoice = str | Iterable[str] | Callable[[str, nn.Module], bool] | None

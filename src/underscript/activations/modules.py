@@ -27,9 +27,16 @@ _ATTENTION_NAME = re.compile(r"attention|attn", re.I)
 _SHORTCUT_NAME = re.compile(r"shortcut|downsample", re.I)
 # What a shortcut beside a residual block is made of: it holds no more than what goes into it.
 _LINEAR = (
-    nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d,
-    nn.AvgPool2d, nn.Identity,
-)  # fmt: skip
+    nn.Linear,
+    nn.Conv1d,
+    nn.Conv2d,
+    nn.Conv3d,
+    nn.BatchNorm1d,
+    nn.BatchNorm2d,
+    nn.BatchNorm3d,
+    nn.AvgPool2d,
+    nn.Identity,
+)
 
 
 def can_be_read(name: str, module: nn.Module) -> bool:

@@ -5,36 +5,22 @@ known by their index in the data set: the one that a batch carries, or the runni
 the order is fixed. A loader that only shuffles is read in the data set's order instead.
 """
 
-import copy
-import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils.data import (
-    DataLoader,
-    Dataset,
-    IterableDataset,
-    Subset,
-)
 
-from ..data.batches import ArrayBatches, Batch, MappingBatches, as_batch, is_mapping, joined
-from ..data.fingerprints import prints_of
-from ..data.loaders import in_order, reading_of
-from ..errors import DataError, LabelError, UnderscriptError
+from ..data.batches import Batch
+from ..data.source import Source, known_index
+from ..errors import DataError
 from ..linalg.products import all_finite
-from ..utils.class_names import as_classes
-from ..utils.labels import Labels, as_labels, pick
+from ..utils.labels import Labels
 from ..utils.progress import SILENT, Progress
 from .hooks import Tap, capture
 from .runner import Runner
-
-# Samples of a stream that must be the same whenever it is read.
-_COMPARED = 16
 
 
 @dataclass(frozen=True)
@@ -48,319 +34,6 @@ class Rows:
 
 # From a batch and the taps to its rows, if they are known.
 Seen = Callable[[Batch, Sequence[Tap]], Rows | None]
-
-
-class Source:
-    """A data source whose batches can be read again and again, in one known order if it has one.
-
-    Parameters
-    ----------
-    data : Dataset, DataLoader or pair of arrays
-        Batches are ``(x, y)``, ``(x, y, index)``, dicts, or bare inputs where labels are not
-        needed.
-    role : str
-        What the data are, for messages: ``"train"``, ``"test"``, ``"holdout"``, …
-    labels : array-like of int, shape (n,), optional
-        Labels by index in the data set, in place of those that the data carry.
-    true_labels : array-like of int, shape (n,), optional
-        The labels before corruption, by index, where they are known.
-    batch_size : int
-        For data that do not come in batches.
-    class_names : sequence of str, optional
-        Names of the classes 0 … K−1, for labels that are text.
-    labelled : bool
-        Whether labels are looked at.
-
-    Raises
-    ------
-    DataError
-        If the source is of an unknown kind, or empty.
-    LabelError
-        If `labels` or `true_labels` is not a 1-D integer array as long as the data.
-    """
-
-    def __init__(
-        self,
-        data: Any,
-        role: str,
-        labels: Any = None,
-        true_labels: Any = None,
-        batch_size: int = 512,
-        class_names: Sequence[str] | None = None,
-        *,
-        labelled: bool = True,
-    ):
-        self._names, self._labelled = class_names, labelled
-        self.role = role
-        self.ordered = True
-        self._reader: Any
-        # Where samples stand in the data set, in the order in which they are read; and that set.
-        self._places: Labels | None = None
-        self._data: Any = None
-        self._whole: int | None = None
-        self._grouped = False
-        if is_pair(data):
-            given = data[1] if labelled else None
-            self._reader = ArrayBatches(data[0], given, role, batch_size, class_names)
-            self.length: int | None = len(self._reader)
-        elif _is_array(data):
-            self._reader = ArrayBatches(data, None, role, batch_size)
-            self.length = len(self._reader)
-        elif isinstance(data, tuple):
-            raise DataError(
-                f"{role}: expected a pair of arrays (x, y); found a tuple of "
-                f"{', '.join(type(part).__name__ for part in data) or 'nothing'}"
-            )
-        elif isinstance(data, DataLoader):
-            reading = reading_of(data)
-            self._reader, self.ordered, self.length = (
-                reading.reader,
-                reading.ordered,
-                reading.length,
-            )
-            self._places, self._whole, self._grouped = (
-                reading.places, reading.whole, reading.grouped,
-            )  # fmt: skip
-            self._data = data.dataset
-        elif isinstance(data, IterableDataset):
-            self._reader, self.length = DataLoader(data, batch_size=batch_size), None
-        elif is_mapping(data) and not isinstance(data, Dataset):
-            self._reader = MappingBatches(data, role, batch_size)
-            self.length = len(self._reader)
-        elif hasattr(data, "__getitem__") and hasattr(data, "__len__") and not is_mapping(data):
-            self._reader, self._data = DataLoader(data, batch_size=batch_size), data
-            self.length = len(data)
-        else:
-            raise DataError(
-                f"{role}: expected a Dataset, a DataLoader or a pair of arrays (x, y); "
-                f"found {type(data).__name__}"
-            )
-        if self.length == 0:
-            raise DataError(f"{role}: expected at least one sample; found none (length 0)")
-        # Samples in a batch.
-        self.batch_rows = int(getattr(self._reader, "batch_size", None) or batch_size)
-        # Whether the model may be given less than a batch at once: its size is none of the user's.
-        self.divisible = not isinstance(data, DataLoader)
-        # Fingerprints of what a stream gave first.
-        self._first: list[int] | None = None
-        # Where this process starts to read, and which of the batches it runs, in a team.
-        self._start, self._turn, self._turns, self._parts = 0, 0, 1, 1
-        self._partial = False
-        self.override = None if labels is None else self._separate(labels, "labels")
-        self.truth = None if true_labels is None else self._separate(true_labels, "true_labels")
-
-    @property
-    def share_length(self) -> float:
-        """Roughly how many samples this process reads; NaN if that is not known."""
-        return math.nan if self.length is None else self.length / self._parts
-
-    def _separate(self, labels: Any, what: str) -> Labels:
-        """Return separate labels as int64 (n,), or say what is wrong with them."""
-        what_for = f"{self.role}: {what}"
-        array = as_labels(as_classes(labels, self._names, what_for), what_for)
-        n = self.length if self._whole is None else self._whole
-        if n is not None and len(array) != n:
-            raise LabelError(
-                f"{self.role}: {what} has {len(array)} entries; the data has {n} samples"
-            )
-        return array
-
-    @property
-    def places(self) -> Labels:
-        """Where samples stand in the data set, int64 (n,), in the order in which they are read.
-
-        Raises
-        ------
-        DataError
-            If that is not known.
-        """
-        if self.length is None or not self.ordered:
-            raise DataError(
-                f"{self.role}: expected a Dataset with a length or arrays, to read in any order"
-            )
-        return np.arange(self.length) if self._places is None else self._places
-
-    def share(self, rank: int, size: int) -> "Source":
-        """Return the part of the data that process `rank` of `size` reads.
-
-        Data of known length and order are cut into stretches; of others every process reads all,
-        and runs every `size`-th batch.
-
-        Raises
-        ------
-        DataError
-            If the order is not known: the processes would not agree on it.
-        """
-        if size == 1:
-            return self
-        part = copy.copy(self)
-        part._partial, part._parts = True, size
-        if not self.ordered:
-            raise DataError(
-                f"{self.role}: expected data in a known order, to share them among {size} "
-                "processes; found a loader with an order of its own: pass its data set"
-            )
-        if (
-            self.length is None
-            or (
-                isinstance(self._reader, DataLoader)
-                and isinstance(self._reader.dataset, IterableDataset)
-            )
-            or self._grouped
-        ):
-            part._turn, part._turns = rank, size
-            return part
-        part._start = self.length * rank // size
-        stretch = range(part._start, self.length * (rank + 1) // size)
-        if isinstance(self._reader, ArrayBatches | MappingBatches):
-            part._reader = self._reader.part(stretch)
-        else:
-            part._reader = in_order(self._reader, Subset(self._reader.dataset, stretch))
-        return part
-
-    def batches(self) -> Iterator[Batch]:
-        """Read the data once, in order; in a team, this process's share of them.
-
-        Raises
-        ------
-        DataError, LabelError
-            If the data raise, a batch has an unknown form, or its labels are not integers of its
-            length.
-        """
-        position = self._start
-        for number, raw in enumerate(self._read()):
-            where = f"{self.role}, batch {number}"
-            batch = as_batch(raw, where, position, self._names, labelled=self._labelled)
-            index = batch.index
-            if index is None and self._places is not None:
-                index = self._places[position : position + batch.size]
-            elif index is None and self.ordered:
-                self._check_again(batch, number)
-                index = np.arange(position, position + batch.size, dtype=np.int64)
-            labels = batch.labels
-            if self.override is not None:
-                where = f"{where}: labels"
-                labels = pick(self.override, known_index(batch, where, "labels", index), where)
-            position += batch.size
-            if number % self._turns != self._turn:
-                continue
-            yield Batch(batch.args, batch.kwargs, labels, index, batch.size)
-        if position == 0 and not self._partial:
-            raise DataError(f"{self.role}: expected at least one sample; found none")
-        for what, array in (("labels", self.override), ("true_labels", self.truth)):
-            if self.length is None and array is not None and len(array) != position:
-                raise LabelError(
-                    f"{self.role}: {what} has {len(array)} entries; the data has {position} samples"
-                )
-
-    def _check_again(self, batch: Batch, number: int) -> None:
-        """See to it that a stream gives the same samples first whenever it is read.
-
-        Raises
-        ------
-        DataError
-            If it does not, or if each worker of its loader reads all of it.
-        """
-        reader = self._reader
-        if not isinstance(reader, DataLoader) or not isinstance(reader.dataset, IterableDataset):
-            return
-        mine = prints_of(batch)[:_COMPARED].tolist()
-        first = self._first
-        if first is None:
-            self._first = mine if number == 0 else first
-        elif number == 0 and mine and first[: len(mine)] != mine[: len(first)]:
-            raise DataError(
-                f"{self.role}: the data gave other samples when they were read again, so nothing "
-                "says which sample is which: yield (x, y, index), or always the same in one order"
-            )
-        elif number == 1 and reader.num_workers > 1 and mine and mine == first:
-            raise DataError(
-                f"{self.role}: batches 0 and 1 are the same samples: each of the loader's "
-                f"{reader.num_workers} workers reads the whole stream. Let each read a part of it "
-                "(torch.utils.data.get_worker_info), or take one worker"
-            )
-
-    def reordered(self, places: Labels, size: int) -> Iterator[Batch]:
-        """Read the samples at some places of the data set, in any order, in batches of a size.
-
-        Raises
-        ------
-        DataError
-            If the data can only be read from their start to their end, or they raise.
-        """
-        reader: Any = self._reader
-        if isinstance(reader, ArrayBatches | MappingBatches):
-            raw: Iterator[Any] = reader.at(places, size)
-        elif self.ordered and self.length is not None and self._data is not None:
-            chosen = DataLoader(
-                Subset(self._data, places.tolist()), size, collate_fn=reader.collate_fn,
-                num_workers=reader.num_workers,
-                generator=torch.Generator(),  # not the one that dropout draws from
-            )  # fmt: skip
-            raw = iter(chosen)
-        else:
-            raise DataError(
-                f"{self.role}: expected data that can be read in any order, a Dataset with a "
-                "length or arrays; found data that come one after another"
-            )
-        done = 0
-        for number, each in enumerate(self._read(raw)):
-            batch = as_batch(each, f"{self.role}, batch {number}", done, self._names)
-            index = places[done : done + batch.size] if batch.index is None else batch.index
-            done += batch.size
-            yield replace(batch, index=index)
-
-    def _read(self, reader: Any = None) -> Iterator[Any]:
-        """Give what the reader gives; what it raises is about the user's data."""
-        number = 0
-        try:
-            for raw in self._reader if reader is None else reader:
-                yield raw
-                number += 1
-        except UnderscriptError:
-            raise
-        except Exception as error:
-            lines = str(error).strip().splitlines() or [""]
-            # What a worker raised comes with its traceback, the reason last.
-            reason = lines[-1] if lines[0].startswith("Caught ") else lines[0]
-            if "equal size" in reason:
-                reason = f"{reason.rstrip('.')}; give a DataLoader with a collate_fn that pads"
-            raise DataError(
-                f"{self.role}: the data raised {type(error).__name__} in batch {number}: {reason}"
-            ) from error
-
-    def count_classes(self) -> int:
-        """Return how many classes the labels name: one more than the largest, at least two.
-
-        Raises
-        ------
-        LabelError
-            If the data carry no labels.
-        """
-        largest = 1
-        for known in (self.override, self.truth):
-            largest = max([largest, *([] if known is None else known)])
-        whole = isinstance(self._reader, ArrayBatches)
-        if self.override is None:
-            each = [self._reader.labels] if whole else (batch.labels for batch in self.batches())
-            for labels in each:
-                if labels is None:
-                    raise LabelError(f"{self.role}: expected labels; the data carry none")
-                largest = int(max(largest, labels.max(initial=0)))
-        return int(largest) + 1
-
-    def first(self, size: int = 2) -> Batch:
-        """Return the first `size` samples: fewer if there are fewer, or if shapes differ."""
-        parts: list[Batch] = []
-        found = 0
-        for batch in self.batches():
-            parts.append(batch.take(np.arange(batch.size) < size - found))
-            found += parts[-1].size
-            if found >= size:
-                break
-        if not parts:
-            raise DataError(f"{self.role}: expected at least one sample; found none")
-        return joined(parts)
 
 
 def stream(
@@ -401,9 +74,17 @@ def stream(
         If a layer's rows or the logits are not finite; the message names the layer.
     """
     for (rows,) in stream_views(
-        model, source, taps, device, (), stage=stage, keep=keep, progress=progress, seen=seen,
+        model,
+        source,
+        taps,
+        device,
+        (),
+        stage=stage,
+        keep=keep,
+        progress=progress,
+        seen=seen,
         whole=whole,
-    ):  # fmt: skip
+    ):
         yield rows
 
 
@@ -452,23 +133,6 @@ def stream_views(
             yield views
 
 
-def known_index(batch: Batch, where: str, what: str, index: Labels | None = None) -> Labels:
-    """Return which samples of the data set a batch holds.
-
-    Raises
-    ------
-    LabelError
-        If that is not known: a loader with an order of its own whose batches carry no index.
-    """
-    index = batch.index if index is None else index
-    if index is None:
-        raise LabelError(
-            f"{where}: {what} need to know which sample is which; the loader is shuffled and its "
-            "batches carry no index: yield (x, y, index), or do not shuffle"
-        )
-    return index
-
-
 def _not_finite(name: str, rows: Tensor, batch: Batch, where: str) -> str:
     bad = torch.nonzero(~torch.isfinite(rows).all(dim=1))[:, 0].cpu().numpy()
     what = "the model's output" if name == "output" else f"layer {name!r}"
@@ -477,12 +141,3 @@ def _not_finite(name: str, rows: Tensor, batch: Batch, where: str) -> str:
         f"{where}: {what} gives NaN or infinite values for {len(bad)} of {batch.size} samples, "
         f"the first at index {sample}; check the inputs and the weights"
     )
-
-
-def _is_array(data: Any) -> bool:
-    return isinstance(data, Tensor | np.ndarray)
-
-
-def is_pair(data: Any) -> bool:
-    """Say whether data are inputs and labels in two arrays."""
-    return isinstance(data, tuple | list) and len(data) == 2 and hasattr(data[0], "shape")

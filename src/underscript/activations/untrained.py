@@ -124,9 +124,10 @@ def _plain(module: nn.Module) -> nn.Module:
     for name in ("_forward_hooks", "_forward_pre_hooks", "_modules", "_buffers"):
         vars(found)[name] = OrderedDict()
     own = {
-        name: value for name, value in module.named_parameters(recurse=False)
+        name: value
+        for name, value in module.named_parameters(recurse=False)
         if not any(name.startswith(f"{each}_") for each in computed)
-    }  # fmt: skip
+    }
     own |= {name: getattr(module, name) for name in computed}
     vars(found)["_parameters"] = OrderedDict(
         (name, nn.Parameter(value.detach().clone())) for name, value in own.items()

@@ -49,9 +49,11 @@ def tables(found: Decoding) -> list[Table]:
         table.title = "Classes confused most"
         for pair in pairs:
             table.add_row(
-                _class(pair["given_label"], names), _class(pair["predicted_label"], names),
-                f"{pair['n']:,}", f"{pair['share']:.1%}",
-            )  # fmt: skip
+                _class(pair["given_label"], names),
+                _class(pair["predicted_label"], names),
+                f"{pair['n']:,}",
+                f"{pair['share']:.1%}",
+            )
         shown.append(table)
     table = Table(
         "index", "given", "should be", "or", "label quality", "confidence", "duplicate", "flagged"
@@ -62,9 +64,11 @@ def tables(found: Decoding) -> list[Table]:
         table.add_row(
             str(row["index"]),
             *(_class(row[f"{kind}_label"], names) for kind in ("given", "predicted", "second")),
-            f"{row['label_quality']:.2g}", f"{row['confidence']:.3f}",
-            "" if twin < 0 else str(twin), "yes" if row["is_label_issue"] else "",
-        )  # fmt: skip
+            f"{row['label_quality']:.2g}",
+            f"{row['confidence']:.3f}",
+            "" if twin < 0 else str(twin),
+            "yes" if row["is_label_issue"] else "",
+        )
     return [*shown, table]
 
 

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from .. import __version__
-from ..errors import DataError, TeamError, UnderscriptError
+from .._version import __version__
+from ..errors import DataError, DistributedError, UnderscriptError
 from ..experiments.catalogue import EXPERIMENTS, NOISES, PAIRS, SETTINGS
 from ..utils.memory_size import MEMORY, as_bytes
 from ..utils.options import POOL_CHOICES, PROBE_NAMES
@@ -41,12 +41,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         from .commands import COMMANDS
 
         COMMANDS[options.command](options)
-    except TeamError as error:
+    except DistributedError as error:
         return _fail(1, f"failed: {error}")
     except UnderscriptError as error:
         if debug:
             raise
-        # All processes of a team have the same error: one of them says it.
+        # All processes have the same error: one of them says it.
         return _fail(2, f"error: {error}") if _first() else 2
     except KeyboardInterrupt as interrupt:
         return _fail(130, str(interrupt) or "interrupted; nothing was written")
@@ -74,9 +74,10 @@ def _first() -> bool:
 def _set_up_messages(options: argparse.Namespace) -> None:
     level = logging.INFO if options.verbose else logging.WARNING
     logging.basicConfig(
-        stream=sys.stderr, level=level if _first() else logging.ERROR,
+        stream=sys.stderr,
+        level=level if _first() else logging.ERROR,
         format="underscript: %(message)s",
-    )  # fmt: skip
+    )
 
     # Fonts that a figure does not need are no news.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
@@ -156,8 +157,12 @@ def _parser() -> argparse.ArgumentParser:
     about = "make the report of a run, grid or study again, or put runs side by side"
     report = _command(commands, "report", about)
     report.add_argument("folders", type=Path, metavar="DIR", nargs="+")
-    report.add_argument("--out", type=Path, metavar="FILE",
-        help="default: DIR/report.html, of several runs comparison.html")  # fmt: skip
+    report.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="default: DIR/report.html, of several runs comparison.html",
+    )
     add_repair(commands, _command)
     return parser
 
@@ -170,22 +175,45 @@ def _add_reproduce(commands: Any) -> None:
     add("--corruption", type=_degrees, metavar="C,…", help="default: 0,0.2,0.4,0.6,0.8,1")
     add("--runs", type=int, default=3, help="networks for each degree (default 3)")
     add("--preset", default="quick", help="quick (default) or paper: how networks are trained")
-    add("--only", type=_names, default=("E1", "E2"), metavar="E,…",
+    add(
+        "--only",
+        type=_names,
+        default=("E1", "E2"),
+        metavar="E,…",
         help="; ".join(f"{name}: {what}" for name, what in EXPERIMENTS.items())
-        + " (default E1,E2)")  # fmt: skip
-    add("--noise", default="symmetric", metavar="KIND",
-        help=f"{', '.join(NOISES)}, or a CSV file of a transition matrix")  # fmt: skip
+        + " (default E1,E2)",
+    )
+    add(
+        "--noise",
+        default="symmetric",
+        metavar="KIND",
+        help=f"{', '.join(NOISES)}, or a CSV file of a transition matrix",
+    )
     add("--variance", type=float, default=0.99, help="variance share of MASC (default 0.99)")
     add("--samples", type=int, metavar="N", help="training samples, in place of the preset's")
-    add("--holdout", type=int, default=0, metavar="N",
+    add(
+        "--holdout",
+        type=int,
+        default=0,
+        metavar="N",
         help="so many of them are not trained on and have noisy labels: A1 chooses with them; "
-        "each run then draws labels of its own")  # fmt: skip
-    add("--compare", type=Path, action="append", default=[], metavar="CSV",
-        help="published tables to compare with; may be repeated")  # fmt: skip
+        "each run then draws labels of its own",
+    )
+    add(
+        "--compare",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="CSV",
+        help="published tables to compare with; may be repeated",
+    )
     add("--jobs", type=int, default=1, help="cells to run at once (default 1)")
     add("--device", default="cpu", help="such as cpu (default) or cuda")
-    add("--compile", action="store_true",
-        help="compile the training step first, on cuda into graphs; takes a minute")  # fmt: skip
+    add(
+        "--compile",
+        action="store_true",
+        help="compile the training step first, on cuda into graphs; takes a minute",
+    )
     add("--root", type=Path, metavar="DIR", help="where the data sets are")
     add("--out", type=Path, required=True, metavar="DIR")
 
@@ -194,11 +222,21 @@ def _add_study(commands: Any) -> None:
     about = "measure the decoder that chooses itself over data, networks, noise and seeds"
     command = _command(commands, "study", about)
     add = command.add_argument
-    add("--settings", type=_names, default=tuple(SETTINGS), metavar="NAME,…",
-        help=f"default: {','.join(SETTINGS)}")  # fmt: skip
+    add(
+        "--settings",
+        type=_names,
+        default=tuple(SETTINGS),
+        metavar="NAME,…",
+        help=f"default: {','.join(SETTINGS)}",
+    )
     add("--runs", type=int, default=3, help="networks for each cell (default 3)")
-    add("--first-run", type=int, default=2, metavar="R",
-        help="number of the first (default 2: run 1 is what choices were tuned on)")  # fmt: skip
+    add(
+        "--first-run",
+        type=int,
+        default=2,
+        metavar="R",
+        help="number of the first (default 2: run 1 is what choices were tuned on)",
+    )
     add("--jobs", type=int, default=1, help="cells to run at once (default 1)")
     add("--device", default="cpu", help="such as cpu (default) or cuda")
     add("--root", type=Path, metavar="DIR", help="where the data sets are")
@@ -207,12 +245,19 @@ def _add_study(commands: Any) -> None:
 
 def _add_decode_options(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
-    add("--model", metavar="FILE.py:build",
-        help="a callable or nn.Module; without one, --train holds features to decode")  # fmt: skip
+    add(
+        "--model",
+        metavar="FILE.py:build",
+        help="a callable or nn.Module; without one, --train holds features to decode",
+    )
     add_weights(command)
-    add("--train", required=True, metavar="FILE.py:train",
+    add(
+        "--train",
+        required=True,
+        metavar="FILE.py:train",
         help="what it was trained on; or features and labels from files: X.npy,Y.npy, "
-        "TABLE.parquet:LABEL or TABLE.csv:LABEL")  # fmt: skip
+        "TABLE.parquet:LABEL or TABLE.csv:LABEL",
+    )
     add("--test", metavar="FILE.py:test", help="chooses nothing")
     unseen = "noisy labels that the network was not trained on: they choose the decoder"
     add("--holdout", metavar="FILE.py:val", help=unseen)
@@ -220,44 +265,82 @@ def _add_decode_options(command: argparse.ArgumentParser) -> None:
     add("--true-labels", metavar="FILE.py:clean", help="labels before corruption, where known")
     names = "names of the classes in the read-out's order, one a line or a JSON list"
     add("--classes", type=Path, metavar="FILE", help=names)
-    add("--layers", action="append", metavar="NAMES",
-        help="names or globs, comma-separated; * within a component, ** across dots")  # fmt: skip
+    add(
+        "--layers",
+        action="append",
+        metavar="NAMES",
+        help="names or globs, comma-separated; * within a component, ** across dots",
+    )
     _add_pool(command)
-    add("--probes", type=_names, metavar="NAMES",
+    add(
+        "--probes",
+        type=_names,
+        metavar="NAMES",
         help=f"comma-separated: {', '.join(PROBE_NAMES)} (default masc, at layers where that costs "
-        "next to nothing)")  # fmt: skip
-    add("--variance", type=_shares, default=(0.99,), metavar="SHARES",
-        help="variance shares of MASC, comma-separated (default 0.99)")  # fmt: skip
-    add("--perturb", default="auto", metavar="auto|none|FILE.py:fn",
+        "next to nothing)",
+    )
+    add(
+        "--variance",
+        type=_shares,
+        default=(0.99,),
+        metavar="SHARES",
+        help="variance shares of MASC, comma-separated (default 0.99)",
+    )
+    add(
+        "--perturb",
+        default="auto",
+        metavar="auto|none|FILE.py:fn",
         help="how inputs are changed so that they still mean the same, which tells memory from "
         "knowledge: by their kind (auto, the default), not at all (none), or by a function of "
-        "yours that takes and returns what the model takes")  # fmt: skip
-    add("--views", type=_count, default=3, metavar="N",
-        help="perturbed copies of each training input (default 3); each costs a run of the "
-        "network")  # fmt: skip
+        "yours that takes and returns what the model takes",
+    )
+    add(
+        "--views",
+        type=_count,
+        default=3,
+        metavar="N",
+        help="perturbed copies of each training input (default 3); each costs a run of the network",
+    )
     add("--no-controls", dest="controls", action="store_false", help="no random twin, no input")
-    add("--full-controls", dest="controls", action="store_const", const="full", default=True,
-        help="the random twin at all layers, by all decoders, on all samples")  # fmt: skip
-    add("--evaluate", type=_names, metavar="NAMES",
+    add(
+        "--full-controls",
+        dest="controls",
+        action="store_const",
+        const="full",
+        default=True,
+        help="the random twin at all layers, by all decoders, on all samples",
+    )
+    add(
+        "--evaluate",
+        type=_names,
+        metavar="NAMES",
         help="where all decoders of the table are tried, comma-separated: train, test, and "
         "candidates, to try on test data all that could have been chosen (default: test; train "
-        "without test data and hold-out)")  # fmt: skip
+        "without test data and hold-out)",
+    )
     add("--device", help="such as cpu or cuda; default: where the model is")
     add("--batch-size", type=int, default=512)
     add("--seed", type=int, default=0)
-    add("--memory", type=_bytes, default=MEMORY, metavar="SIZE",
+    add(
+        "--memory",
+        type=_bytes,
+        default=MEMORY,
+        metavar="SIZE",
         help="what a process may take beside the model and the data, such as 2GiB (the default); "
-        "rows beyond it go to a temporary file, and too little of it is refused")  # fmt: skip
+        "rows beyond it go to a temporary file, and too little of it is refused",
+    )
     add("--out", type=Path, required=True, metavar="DIR")
 
 
 def _add_pool(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--pool", type=_names, metavar="NAMES",
+        "--pool",
+        type=_names,
+        metavar="NAMES",
         help=f"how tokens and feature maps are read, comma-separated: {POOL_CHOICES} (default: "
         "maps as 4x4, tokens with an attention_mask as mean, all else as flatten); for one layer: "
         "--layers NAME@mean",
-    )  # fmt: skip
+    )
 
 
 def _command(commands: Any, name: str, about: str) -> argparse.ArgumentParser:

@@ -74,9 +74,12 @@ def _reproduce(options: argparse.Namespace) -> None:
         new_labels=options.holdout > 0,
     )
     found = reproduce(
-        plan, options.out, published=options.compare, jobs=options.jobs,
+        plan,
+        options.out,
+        published=options.compare,
+        jobs=options.jobs,
         command=options.command_line,
-    )  # fmt: skip
+    )
     _show_tables(found, options, "Tables and figures")
 
 
@@ -84,9 +87,15 @@ def _study(options: argparse.Namespace) -> None:
     from ..experiments.study import run_study
 
     found = run_study(
-        options.out, settings=options.settings, runs=options.runs, first_run=options.first_run,
-        root=options.root, device=options.device, jobs=options.jobs, command=options.command_line,
-    )  # fmt: skip
+        options.out,
+        settings=options.settings,
+        runs=options.runs,
+        first_run=options.first_run,
+        root=options.root,
+        device=options.device,
+        jobs=options.jobs,
+        command=options.command_line,
+    )
     _show_tables(found, options, "Tables")
 
 
@@ -107,10 +116,10 @@ def _decode(options: argparse.Namespace) -> None:
     found: Decoding | None = None
     failed: OutputError | None = None
     try:
-        with joined(options.device) as (team, device), ExitStack() as stack:
-            with team.together():
+        with joined(options.device) as (processes, device), ExitStack() as stack:
+            with processes.together():
                 work = None
-                if team.rank == 0:
+                if processes.rank == 0:
                     work = stack.enter_context(fresh_folder(options.out, is_run))
                 model = None
                 if options.model is not None:
@@ -145,7 +154,7 @@ def _decode(options: argparse.Namespace) -> None:
                 batch_size=options.batch_size,
                 seed=options.seed,
                 memory=options.memory,
-                group=team.group,
+                group=processes.group,
                 class_names=names,
                 perturb=perturb,
                 views=options.views,
@@ -177,9 +186,12 @@ def _layers(options: argparse.Namespace) -> None:
     for row in found.to_dict("records"):
         shape = " × ".join(map(str, row["shape"]))
         table.add_row(
-            _plain(row["layer"]), row["module"], shape, f"{row['width']:,}",
+            _plain(row["layer"]),
+            row["module"],
+            shape,
+            f"{row['width']:,}",
             "yes" if row["default"] else "",
-        )  # fmt: skip
+        )
     with printed():
         _console().print(table)
 
@@ -220,8 +232,11 @@ def _report(options: argparse.Namespace) -> None:
 def _export(options: argparse.Namespace) -> None:
     best = load(options.folder, load_model(options.model, options.weights)).best
     best.export(options.out, load_object(options.example, "--example"))
-    _tell(options, {"onnx": str(options.out), "layers": list(best.layers), "probe": best.probe},
-          f"{options.out}: answers as torch does, for batches of any size")  # fmt: skip
+    _tell(
+        options,
+        {"onnx": str(options.out), "layers": list(best.layers), "probe": best.probe},
+        f"{options.out}: answers as torch does, for batches of any size",
+    )
 
 
 def _transfer(options: argparse.Namespace) -> None:
@@ -236,8 +251,11 @@ def _relabel(options: argparse.Namespace) -> None:
     cleaned = load(options.folder).relabel()
     write_text(options.out, cleaned.to_csv())
     changed = int(cleaned["changed"].sum())
-    _tell(options, {"out": str(options.out), "n": len(cleaned), "changed": changed},
-          f"{options.out}: {changed:,} of {len(cleaned):,} labels changed")  # fmt: skip
+    _tell(
+        options,
+        {"out": str(options.out), "n": len(cleaned), "changed": changed},
+        f"{options.out}: {changed:,} of {len(cleaned):,} labels changed",
+    )
 
 
 def _retrain(options: argparse.Namespace) -> None:

@@ -21,9 +21,12 @@ def _add_model(command: argparse.ArgumentParser) -> None:
 
 def add_weights(command: argparse.ArgumentParser) -> None:
     """Add the option that names a file of weights."""
-    command.add_argument("--weights", metavar="FILE",
+    command.add_argument(
+        "--weights",
+        metavar="FILE",
         help="safetensors, a state dict or a checkpoint with one, such as Lightning's; FILE:PART "
-        "where it holds several models")  # fmt: skip
+        "where it holds several models",
+    )
 
 
 def add_repair(commands: Any, add_command: AddCommand) -> None:
@@ -32,16 +35,18 @@ def add_repair(commands: Any, add_command: AddCommand) -> None:
     export = add_command(commands, "export", about)
     _add_run(export)
     _add_model(export)
-    export.add_argument("--example", required=True, metavar="FILE.py:train",
-                        help="where to take a few inputs from")  # fmt: skip
+    export.add_argument(
+        "--example", required=True, metavar="FILE.py:train", help="where to take a few inputs from"
+    )
     export.add_argument("--out", type=Path, required=True, metavar="FILE.onnx")
 
     about = "write the model's weights with its last linear layer rewritten"
     transfer = add_command(commands, "transfer", about)
     _add_run(transfer)
     _add_model(transfer)
-    transfer.add_argument("--weights-from", choices=WEIGHTS,
-                          help="default: what noisy labels prefer")  # fmt: skip
+    transfer.add_argument(
+        "--weights-from", choices=WEIGHTS, help="default: what noisy labels prefer"
+    )
     transfer.add_argument("--bias", choices=BIASES, help="default: what noisy labels prefer")
     transfer.add_argument("--out", type=Path, required=True, metavar="FILE.safetensors")
 

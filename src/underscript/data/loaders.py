@@ -143,11 +143,13 @@ def in_order(loader: DataLoader[Any], data: Any) -> DataLoader[Any]:
 
 def _like(loader: DataLoader[Any]) -> dict[str, Any]:
     return {
-        "collate_fn": loader.collate_fn, "num_workers": loader.num_workers,
+        "collate_fn": loader.collate_fn,
+        "num_workers": loader.num_workers,
         "worker_init_fn": loader.worker_init_fn,
         "multiprocessing_context": loader.multiprocessing_context,
-        "timeout": loader.timeout, "pin_memory": loader.pin_memory,
-    }  # fmt: skip
+        "timeout": loader.timeout,
+        "pin_memory": loader.pin_memory,
+    }
 
 
 def _places(sampler: Any) -> Labels | None:

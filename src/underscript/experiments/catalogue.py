@@ -7,8 +7,15 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 __all__ = [
-    "CORRUPTIONS", "EXPERIMENTS", "NOISES", "PAIRS", "PROBED", "SETTINGS", "Pair", "Setting",
-]  # fmt: skip
+    "CORRUPTIONS",
+    "EXPERIMENTS",
+    "NOISES",
+    "PAIRS",
+    "PROBED",
+    "SETTINGS",
+    "Pair",
+    "Setting",
+]
 
 PROBED = {
     "mlp": ("input", "fc1", "fc2", "fc3", "fc4"),

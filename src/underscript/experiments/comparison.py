@@ -21,20 +21,37 @@ __all__ = ["compare", "read_published"]
 # Points of accuracy within which two means agree, whatever their spreads.
 POINTS = 0.02
 PROBES = {
-    "KNN": "knn", "LDA": "lda", "QDA": "qda", "nearest_class_mean": "ncm",
-    "logistic_regression": "logistic", "MASC": "masc",
-}  # fmt: skip
+    "KNN": "knn",
+    "LDA": "lda",
+    "QDA": "qda",
+    "nearest_class_mean": "ncm",
+    "logistic_regression": "logistic",
+    "MASC": "masc",
+}
 LAYERS = {
-    "flattern": "flatten", "bf_last": "pooled", "l1": "stage1", "l2": "stage2", "l3": "stage3",
+    "flattern": "flatten",
+    "bf_last": "pooled",
+    "l1": "stage1",
+    "l2": "stage2",
+    "l3": "stage3",
     "l4": "stage4",
-}  # fmt: skip
+}
 ORACLE = "model, best epoch (oracle)"
 CELL = ["corruption", "layer", "probe", "variance", "subspace_labels", "split", "labels"]
 _NEEDED = {
-    "probes": {"probe", "experiment", "corruption", "subspace_labels", "run", "layer", "split",
-               "pca", "accuracy"},
+    "probes": {
+        "probe",
+        "experiment",
+        "corruption",
+        "subspace_labels",
+        "run",
+        "layer",
+        "split",
+        "pca",
+        "accuracy",
+    },
     "networks": {"experiment", "corruption", "run", "test_accuracy", "best_test_accuracy"},
-}  # fmt: skip
+}
 
 
 def read_published(paths: Sequence[Path], plan: Plan) -> pd.DataFrame:
@@ -134,9 +151,13 @@ def compare(summary: pd.DataFrame, models: pd.DataFrame, published: pd.DataFrame
     oracle = models.groupby("corruption")["oracle_test_accuracy"]
     best = oracle.agg(mean="mean", sd="std", runs="count").reset_index()
     best = best.assign(
-        layer="output", probe=ORACLE, variance=np.nan, subspace_labels=np.nan, split="test",
+        layer="output",
+        probe=ORACLE,
+        variance=np.nan,
+        subspace_labels=np.nan,
+        split="test",
         labels="given",
-    )  # fmt: skip
+    )
     ours = pd.concat([own[[*CELL, "mean", "sd", "runs"]], best], ignore_index=True)
     # NaN is a value here: networks have no variance share.
     filled = [

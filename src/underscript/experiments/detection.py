@@ -17,7 +17,7 @@ from .._decode import decode
 from ..errors import DataError
 from ..probes.baselines import AlignmentClassifier, NearestNeighbours
 from .probes import rows_of
-from .units import Work
+from .work import Work
 
 __all__ = ["OURS", "RETRAINED", "Found", "fast_ways", "judge", "run_detection"]
 
@@ -71,10 +71,13 @@ def judge(found: Found, given: Ints, true: Ints) -> dict[str, Any]:
     wrong = given != true
     n, errors = len(given), int(wrong.sum())
     told: dict[str, Any] = {
-        "way": found.name, "errors": errors / n, "flagged": float(found.flags.mean()),
+        "way": found.name,
+        "errors": errors / n,
+        "flagged": float(found.flags.mean()),
         "accuracy": float((found.proposed == true).mean()),
-        "seconds": found.seconds, "cpu_seconds": found.cpu_seconds,
-    }  # fmt: skip
+        "seconds": found.seconds,
+        "cpu_seconds": found.cpu_seconds,
+    }
     if not errors:
         return told
     worst = np.argsort(found.quality, kind="stable")[:errors]
@@ -112,16 +115,26 @@ def fast_ways(work: Work, told: dict[str, Any], *, neighbours: bool = True) -> I
     data, network = work.data.train, work.network()
     began, cpu = _clock()
     found = decode(
-        network, (data.images, data.given), layers=work.plan.pair.layers, controls=False,
-        subspace_labels=("corrupted",), evaluate=(), pool="flatten", device=work.plan.device,
-        seed=work.cell.seed, progress=work.progress,
-    )  # fmt: skip
+        network,
+        (data.images, data.given),
+        layers=work.plan.pair.layers,
+        controls=False,
+        subspace_labels=("corrupted",),
+        evaluate=(),
+        pool="flatten",
+        device=work.plan.device,
+        seed=work.cell.seed,
+        progress=work.progress,
+    )
     issues = found.label_issues()
     told |= {key: found.summary[key] for key in ("selected", "noise", "timing", "warnings")}
     yield Found(
-        OURS, issues["label_quality"].to_numpy(), issues["is_label_issue"].to_numpy(),
-        issues["predicted_label"].to_numpy(), *_since(began, cpu),
-    )  # fmt: skip
+        OURS,
+        issues["label_quality"].to_numpy(),
+        issues["is_label_issue"].to_numpy(),
+        issues["predicted_label"].to_numpy(),
+        *_since(began, cpu),
+    )
     yield _read_out(network, data.images, data.given)
     by_layer = rows_of(work, network, ("input", work.plan.pair.layers[-1]), data.images)
     for name, rows in zip(("the input", "the last layer"), by_layer.values(), strict=True):
@@ -215,6 +228,10 @@ def _cleanlab(work: Work) -> Found:
     flags = find_label_issues(given, chances, n_jobs=1)
     own = _since(began, cpu)
     return Found(
-        RETRAINED, np.asarray(quality), np.asarray(flags), chances.argmax(1),
-        told["seconds"] + own[0], told["cpu_seconds"] + own[1],
-    )  # fmt: skip
+        RETRAINED,
+        np.asarray(quality),
+        np.asarray(flags),
+        chances.argmax(1),
+        told["seconds"] + own[0],
+        told["cpu_seconds"] + own[1],
+    )

@@ -86,9 +86,16 @@ def _panel(ax: Axes, rows: pd.DataFrame, layers: list[str]) -> dict[str, Any]:
         means = 100 * curve["mean"].reindex(layers).to_numpy(float)
         spread = 100 * curve["sd"].reindex(layers).fillna(0).to_numpy(float)
         handles[name] = ax.errorbar(
-            at, means, yerr=spread, color=COLOURS[colour], linestyle=dash, marker=marker,
-            markersize=4, linewidth=1.4, capsize=2,
-        )  # fmt: skip
+            at,
+            means,
+            yerr=spread,
+            color=COLOURS[colour],
+            linestyle=dash,
+            marker=marker,
+            markersize=4,
+            linewidth=1.4,
+            capsize=2,
+        )
     own = rows[(rows["probe"] == "model") & (rows["experiment"] == "E1")]
     if len(own):
         level, sd = 100 * float(own["mean"].iloc[0]), 100 * float(own["sd"].fillna(0).iloc[0])
@@ -142,10 +149,16 @@ def study_figure(networks: pd.DataFrame, most: int = 3) -> Figure:
                 continue
             found = some.groupby("corruption")[column].agg(["mean", "std"])
             handles[name] = ax.errorbar(
-                found.index, 100 * found["mean"], yerr=100 * found["std"].fillna(0),
-                color=COLOURS[colour], linestyle=dash, marker=marker, markersize=4,
-                linewidth=2.2 if by == "holdout" else 1.3, capsize=2,
-            )  # fmt: skip
+                found.index,
+                100 * found["mean"],
+                yerr=100 * found["std"].fillna(0),
+                color=COLOURS[colour],
+                linestyle=dash,
+                marker=marker,
+                markersize=4,
+                linewidth=2.2 if by == "holdout" else 1.3,
+                capsize=2,
+            )
         ax.set_title(f"{setting}, {noise} noise", fontsize=9, color=COLOURS["ink"])
         _quiet(ax)
         ax.set_xticks(sorted(rows["corruption"].unique()))
@@ -154,9 +167,13 @@ def study_figure(networks: pd.DataFrame, most: int = 3) -> Figure:
     for ax in grid[:, 0]:
         ax.set_ylabel("test accuracy, %", fontsize=8, color=COLOURS["ink"])
     figure.legend(
-        list(handles.values()), list(handles), loc="outside upper center",
-        ncols=max(1, min(3, columns)), fontsize=8, frameon=False,
-    )  # fmt: skip
+        list(handles.values()),
+        list(handles),
+        loc="outside upper center",
+        ncols=max(1, min(3, columns)),
+        fontsize=8,
+        frameon=False,
+    )
     return figure
 
 

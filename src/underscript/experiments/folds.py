@@ -13,7 +13,7 @@ from .architectures import build
 from .checkpoints import State
 from .presets import Preset
 from .training import _lay_out, _matrix_precision, _optimiser, _own_randomness, _step, _train_epoch
-from .units import Work
+from .work import Work
 
 __all__ = ["run_folds"]
 
@@ -41,13 +41,21 @@ def run_folds(work: Work) -> dict[str, Any]:
     for number, (inside, outside) in enumerate(split.split(strata, strata)):
         rest, held = torch.from_numpy(inside), torch.from_numpy(outside)
         model = build(
-            work.plan.pair.arch, data.images.shape[1:], n_classes,
+            work.plan.pair.arch,
+            data.images.shape[1:],
+            n_classes,
             work.cell.seed + 1000 * (number + 1),
-        )  # fmt: skip
+        )
         chances[held], told = _held_out(
-            model, images[rest], given[rest], images[held], given[held], preset, work.cell.seed,
+            model,
+            images[rest],
+            given[rest],
+            images[held],
+            given[held],
+            preset,
+            work.cell.seed,
             torch.device(work.plan.device),
-        )  # fmt: skip
+        )
         epochs.append(told)
     write_tensors(work.folder / "folds.safetensors", {"pred_probs": chances})
     return {

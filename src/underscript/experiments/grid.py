@@ -20,10 +20,11 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
-from ..errors import DataError, OutputError, TeamError, UnderscriptWarning
+from ..errors import DataError, DistributedError, OutputError, UnderscriptWarning
 from ..utils.files import write_text
 from .plan import Cell, Plan
-from .units import BY_NAME, TRAINING, DamagedError, Unit, Work, as_json, units_of
+from .units import BY_NAME, TRAINING, Unit, units_of
+from .work import DamagedError, Work, as_json
 
 __all__ = ["is_grid", "run_grid"]
 
@@ -122,7 +123,7 @@ def _side_by_side(plan: Plan, out: Path, waiting: dict[Key, Unit], bar: Any, job
                 bar.update()
         pool.shutdown()
     except BrokenProcessPool:
-        raise TeamError(
+        raise DistributedError(
             "a worker process died (perhaps for lack of memory); finished cells are kept: run the "
             "same command again, with fewer --jobs"
         ) from None

@@ -45,10 +45,15 @@ def reproduction_page(
         ]
     verdict = " ".join(part for part in (_gain(summary), _sentence(about.get("verdict"))) if part)
     return _page(
-        about, "reproduction", plan.experiment,
-        verdict or f"{plan.experiment}, as far as it has been run.", [], figures,
-        "Bars are one standard deviation over runs.", tables,
-    )  # fmt: skip
+        about,
+        "reproduction",
+        plan.experiment,
+        verdict or f"{plan.experiment}, as far as it has been run.",
+        [],
+        figures,
+        "Bars are one standard deviation over runs.",
+        tables,
+    )
 
 
 def study_page(
@@ -67,19 +72,26 @@ def study_page(
     """
     label = "Test accuracy against the corruption degree, a panel for each data set and noise"
     figures = [
-        (study_figure(networks), "wide", label), (study_figure(networks, 1), "narrow", label),
-    ]  # fmt: skip
+        (study_figure(networks), "wide", label),
+        (study_figure(networks, 1), "narrow", label),
+    ]
     first = networks[networks["chosen_by"] == networks["chosen_by"].iloc[0]]
-    numbers = [KeyNumber("Network itself", f"{100 * first['model'].mean():.1f}%",
-                         "mean over all cells and runs")]  # fmt: skip
+    numbers = [
+        KeyNumber(
+            "Network itself", f"{100 * first['model'].mean():.1f}%", "mean over all cells and runs"
+        )
+    ]
     for by, rows in networks.groupby("chosen_by", sort=False):
         met = bars[bars["chosen_by"] == by]["met"].astype(bool)
         note = f"{by}; {met.sum()} of {len(met)} bars met"
         numbers.append(KeyNumber("Decoded", f"{100 * rows['accuracy'].mean():.1f}%", note))
     numbers.append(
-        KeyNumber("Best published-kind probe", f"{100 * first['rival'].mean():.1f}%",
-                  "picked with clean test labels (oracle)")
-    )  # fmt: skip
+        KeyNumber(
+            "Best published-kind probe",
+            f"{100 * first['rival'].mean():.1f}%",
+            "picked with clean test labels (oracle)",
+        )
+    )
     runs = networks["run"].nunique()
     cells = len(first.groupby(["setting", "noise", "corruption"]))
     verdict = (
@@ -89,10 +101,16 @@ def study_page(
         f"{numbers[-1].value}."
     )
     return _page(
-        about, "study", ", ".join(about["settings"]), verdict, numbers, figures,
+        about,
+        "study",
+        ", ".join(about["settings"]),
+        verdict,
+        numbers,
+        figures,
         "Means over runs; bars are one standard deviation. Oracles choose with clean test labels, "
-        "the decoder does not.", list(reversed(tables)),
-    )  # fmt: skip
+        "the decoder does not.",
+        list(reversed(tables)),
+    )
 
 
 def _page(
@@ -110,13 +128,22 @@ def _page(
     settings = {key: value for key, value in about.items() if key not in said}
     asked = settings.pop("asked", {})
     return page_of(
-        "tables.html.j2", kind=kind, name=name, verdict=verdict, numbers=numbers,
-        figures=[inline_figure(figure, size, label=label, kind=size)
-                 for figure, size, label in figures],
-        caption=caption, tables=tables, command=about["command"],
-        settings=settings | asked, recipe=about.get("recipe") or {}, versions=about["versions"],
+        "tables.html.j2",
+        kind=kind,
+        name=name,
+        verdict=verdict,
+        numbers=numbers,
+        figures=[
+            inline_figure(figure, size, label=label, kind=size) for figure, size, label in figures
+        ],
+        caption=caption,
+        tables=tables,
+        command=about["command"],
+        settings=settings | asked,
+        recipe=about.get("recipe") or {},
+        versions=about["versions"],
         machine=about["machine"],
-    )  # fmt: skip
+    )
 
 
 def _gain(summary: pd.DataFrame) -> str | None:
@@ -151,8 +178,10 @@ def _sentence(text: Any) -> str:
 
 def write_tables(tables: Sequence[Shown], out: Path) -> None:
     """Keep tables as they are shown, so that the report can be made again."""
-    told = [{"title": t.title, "columns": list(t.columns), "rows": [list(r) for r in t.rows]}
-            for t in tables]  # fmt: skip
+    told = [
+        {"title": t.title, "columns": list(t.columns), "rows": [list(r) for r in t.rows]}
+        for t in tables
+    ]
     write_text(out / TABLES, json.dumps(told, ensure_ascii=False, indent=1) + "\n")
 
 

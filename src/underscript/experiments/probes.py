@@ -14,15 +14,16 @@ from torch import Tensor
 
 from ..activations.hooks import undisturbed
 from ..activations.layers import resolve
-from ..activations.stream import Source, stream
+from ..activations.stream import stream
 from ..activations.trace import Place, survey
+from ..data.source import Source
 from ..linalg.moments import statistics_for
 from ..linalg.spectra import ClassSpectrum, Cut, solve
 from ..probes.baselines import BASELINES, MomentBaseline, NearestNeighbours, row_moments, vote
 from ..probes.subspace import MinimumAngleSubspaceClassifier, PrincipalVectorClassifier
 from ..utils.memory_size import MEMORY
 from ..utils.progress import Progress
-from .units import Work
+from .work import Work
 
 __all__ = ["geometry", "probe_layers", "rows_of"]
 
@@ -66,9 +67,13 @@ def probe_layers(
     not_run: list[str] = []
     for layer in _layers(work):
         about = {
-            "model": "trained", "layer": layer.name, "width": layer.train.shape[1],
-            "split": "test", "labels": "given", "n": len(data.test.true),
-        }  # fmt: skip
+            "model": "trained",
+            "layer": layer.name,
+            "width": layer.train.shape[1],
+            "split": "test",
+            "labels": "given",
+            "n": len(data.test.true),
+        }
         neighbours = _Neighbours(layer)
         for labels, y in kinds.items():
             for found in _probe(work, layer, y, neighbours, not_run):
@@ -168,10 +173,13 @@ class _Neighbours:
         started = time.perf_counter()
         answers = vote(indices, y)
         return {
-            "probe": "knn", "answers": answers, "fit_s": 0.0,
+            "probe": "knn",
+            "answers": answers,
+            "fit_s": 0.0,
             "predict_s": seconds + time.perf_counter() - started,
-            "fit_flops": 0.0, "predict_flops": self._flops,
-        }  # fmt: skip
+            "fit_flops": 0.0,
+            "predict_flops": self._flops,
+        }
 
 
 def _probe(
@@ -196,11 +204,14 @@ def _probe(
         fitted = time.perf_counter()
         answers = probe.predict(layer.test)
         yield {
-            "probe": name, "variance": share if name == "masc" else None,
-            "rank": float(np.mean(probe.ranks_)), "answers": answers,
-            "fit_s": fitted - started, "predict_s": time.perf_counter() - fitted,
+            "probe": name,
+            "variance": share if name == "masc" else None,
+            "rank": float(np.mean(probe.ranks_)),
+            "answers": answers,
+            "fit_s": fitted - started,
+            "predict_s": time.perf_counter() - fitted,
             **_flops(name, probe.ranks_, layer.train.shape, len(answers)),
-        }  # fmt: skip
+        }
     width = layer.train.shape[1]
     started = time.perf_counter()
     moments = row_moments(layer.train, y, device=work.plan.device) if width <= WIDEST else None
@@ -221,11 +232,13 @@ def _probe(
         fitted = time.perf_counter()
         answers = baseline.predict(layer.test)
         yield {
-            "probe": name, "answers": answers, "fit_s": fitted - started,
+            "probe": name,
+            "answers": answers,
+            "fit_s": fitted - started,
             "predict_s": time.perf_counter() - fitted,
             "fit_flops": baseline.fit_flops(len(y)),
             "predict_flops": baseline.predict_flops(len(answers)),
-        }  # fmt: skip
+        }
 
 
 def _flops(

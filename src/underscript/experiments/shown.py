@@ -114,9 +114,16 @@ def shown_tables(
 
 def _networks(models: pd.DataFrame) -> Shown:
     columns = (
-        "corruption", "wrong labels", "runs", "memorised", "epochs", "running accuracy",
-        "training accuracy", "test accuracy", "best epoch's (oracle)",
-    )  # fmt: skip
+        "corruption",
+        "wrong labels",
+        "runs",
+        "memorised",
+        "epochs",
+        "running accuracy",
+        "training accuracy",
+        "test accuracy",
+        "best epoch's (oracle)",
+    )
     rows = [
         (
             f"{degree:g}",
@@ -141,9 +148,18 @@ def _networks(models: pd.DataFrame) -> Shown:
 
 def _choices(choices: pd.DataFrame) -> Shown:
     columns = (
-        "corruption", "chosen by", "layer", "network", "auto", "estimated", "oracle layer",
-        "input", "best masc (oracle)", "wrong labels", "estimated",
-    )  # fmt: skip
+        "corruption",
+        "chosen by",
+        "layer",
+        "network",
+        "auto",
+        "estimated",
+        "oracle layer",
+        "input",
+        "best masc (oracle)",
+        "wrong labels",
+        "estimated",
+    )
     rows = []
     for (degree, criterion), group in choices.groupby(["corruption", "chosen_by"], sort=False):
 
@@ -158,19 +174,33 @@ def _choices(choices: pd.DataFrame) -> Shown:
         best = f"{cell('oracle')} {', '.join(dict.fromkeys(group['oracle_layer']))}"
         rows.append(
             (
-                f"{degree:g}", str(criterion), layers, cell("model"), cell("accuracy"),
-                between("estimated"), best, cell("input"), cell("masc_oracle"),
-                cell("wrong_labels"), between("rate"),
+                f"{degree:g}",
+                str(criterion),
+                layers,
+                cell("model"),
+                cell("accuracy"),
+                between("estimated"),
+                best,
+                cell("input"),
+                cell("masc_oracle"),
+                cell("wrong_labels"),
+                between("rate"),
             )
-        )  # fmt: skip
+        )
     return Shown(f"A1: {EXPERIMENTS['A1']}, test accuracy, %", columns, rows)
 
 
 def _retraining(retraining: pd.DataFrame) -> Shown:
     columns = (
-        "corruption", "layer that relabels", "test accuracy before", "after",
-        "labels changed to right", "to wrong", "wrong labels before", "after",
-    )  # fmt: skip
+        "corruption",
+        "layer that relabels",
+        "test accuracy before",
+        "after",
+        "labels changed to right",
+        "to wrong",
+        "wrong labels before",
+        "after",
+    )
     values = ["before", "after", "changed_to_right", "changed_to_wrong"]
     values += ["wrong_before", "wrong_after"]
     rows = []
@@ -219,26 +249,43 @@ def _experiment_rows(
 
 def _geometry(geometry: pd.DataFrame) -> Shown:
     columns = (
-        "layer", "labels", "c", "rank", "effective rank", "smallest angle, °",
-        "angle of first vectors, °", "overlap",
-    )  # fmt: skip
+        "layer",
+        "labels",
+        "c",
+        "rank",
+        "effective rank",
+        "smallest angle, °",
+        "angle of first vectors, °",
+        "overlap",
+    )
     rows = [
         (
-            str(row["layer"]), str(row["subspace_labels"]), f"{row['corruption']:g}",
-            *(f"{row[name]:.1f}" for name in
-              ("rank", "effective_rank", "smallest_angle", "first_angle")),
+            str(row["layer"]),
+            str(row["subspace_labels"]),
+            f"{row['corruption']:g}",
+            *(
+                f"{row[name]:.1f}"
+                for name in ("rank", "effective_rank", "smallest_angle", "first_angle")
+            ),
             f"{row['overlap']:.2f}",
         )
         for row in geometry.to_dict("records")
-    ]  # fmt: skip
+    ]
     return Shown("E6: geometry of the class subspaces, means over classes and runs", columns, rows)
 
 
 def _comparison(both: pd.DataFrame) -> Shown:
     columns = (
-        "corruption", "layer", "probe", "labels fitted", "split", "ours", "published",
-        "difference", "agrees",
-    )  # fmt: skip
+        "corruption",
+        "layer",
+        "probe",
+        "labels fitted",
+        "split",
+        "ours",
+        "published",
+        "difference",
+        "agrees",
+    )
     rows = [
         (
             f"{row['corruption']:g}",

@@ -22,7 +22,7 @@ from .pages import study_page, write_tables
 from .plan import Plan
 from .shown import Shown, markdown, plus_minus
 from .tables import finished
-from .units import as_json
+from .work import as_json
 
 __all__ = ["Study", "bars", "run_study", "study_table"]
 
@@ -83,10 +83,19 @@ def plans(
         samples, holdout, by_noise = SETTINGS[name]
         for noise, degrees in by_noise.items():
             made[f"{name}-{noise}"] = Plan(
-                name, runs=runs, first_run=first_run, only=ONLY, samples=samples, holdout=holdout,
-                new_labels=True, test_curve=False, root=root, device=device, noise=noise,
+                name,
+                runs=runs,
+                first_run=first_run,
+                only=ONLY,
+                samples=samples,
+                holdout=holdout,
+                new_labels=True,
+                test_curve=False,
+                root=root,
+                device=device,
+                noise=noise,
                 corruptions=degrees,
-            )  # fmt: skip
+            )
     return made
 
 
@@ -175,14 +184,17 @@ def study_table(folders: dict[Path, Plan], runs: Sequence[int]) -> pd.DataFrame:
             for row in work.table("auto").to_dict("records"):
                 rows.append(
                     {
-                        "setting": plan.experiment, "noise": plan.noise,
-                        "corruption": work.cell.corruption, "run": work.cell.run,
-                        **row, "masc": row["masc_oracle"],
+                        "setting": plan.experiment,
+                        "noise": plan.noise,
+                        "corruption": work.cell.corruption,
+                        "run": work.cell.run,
+                        **row,
+                        "masc": row["masc_oracle"],
                         "rival": float(best["accuracy"]),
                         "rival_probe": f"{best['probe']} on {best['layer']}",
                         "rival_on_layers": float(own),
                     }
-                )  # fmt: skip
+                )
     table = pd.DataFrame(rows)
     clean = table[table["corruption"] == 0].drop_duplicates(["setting", "run"])
     clean = clean[["setting", "run", "model"]].rename(columns={"model": "clean"})
@@ -218,68 +230,99 @@ def bars(networks: pd.DataFrame) -> pd.DataFrame:
         part, name = cells[some], str(by)
         if len(part):
             for rival, where in (
-                ("rival", "input or layer"), ("rival_on_layers", "layer of the network"),
-            ):  # fmt: skip
+                ("rival", "input or layer"),
+                ("rival_on_layers", "layer of the network"),
+            ):
                 ahead = 100 * (part["accuracy"] - part[rival])
                 say(
                     "symmetric, c ≤ 0.8: at least the best published-kind probe at its best "
-                    f"{where} (oracle) − 0.5 points in every cell, above it on average", name,
-                    part, f"mean {ahead.mean():+.1f}, worst {ahead.min():+.1f}; "
+                    f"{where} (oracle) − 0.5 points in every cell, above it on average",
+                    name,
+                    part,
+                    f"mean {ahead.mean():+.1f}, worst {ahead.min():+.1f}; "
                     f"{(ahead >= -0.5).sum()} of {len(part)} cells",
                     ahead.min() >= -0.5 and ahead.mean() > 0,
-                )  # fmt: skip
+                )
             off = 100 * part["rate_error"].abs()
             say(
-                "symmetric, c ≤ 0.8: noise rate within 3 points", name, part,
-                f"mean {off.mean():.1f}, worst {off.max():.1f}", off.max() <= 3,
-            )  # fmt: skip
+                "symmetric, c ≤ 0.8: noise rate within 3 points",
+                name,
+                part,
+                f"mean {off.mean():.1f}, worst {off.max():.1f}",
+                off.max() <= 3,
+            )
         part = cells[cells["corruption"] < 1]
         regret = 100 * part["regret"]
         mean, worst = (1.0, 3.0) if name == "holdout" else (2.5, 6.0)
         say(
             f"regret against the best of all that was tried: mean ≤ {mean:g}, worst ≤ {worst:g}",
-            name, part, f"mean {regret.mean():.1f}, worst {regret.max():.1f}",
+            name,
+            part,
+            f"mean {regret.mean():.1f}, worst {regret.max():.1f}",
             regret.mean() <= mean and regret.max() <= worst,
-        )  # fmt: skip
+        )
         part = cells[~even]
         if len(part):
             ahead = 100 * (part["accuracy"] - part["model"])
             say(
-                "pair and instance noise: not below the network by more than 0.5 points", name,
-                part, f"mean {ahead.mean():+.1f}, worst {ahead.min():+.1f}", ahead.min() >= -0.5,
-            )  # fmt: skip
+                "pair and instance noise: not below the network by more than 0.5 points",
+                name,
+                part,
+                f"mean {ahead.mean():+.1f}, worst {ahead.min():+.1f}",
+                ahead.min() >= -0.5,
+            )
         part = cells[even & (cells["corruption"] == 0)]
         if len(part):
             ahead = 100 * (part["accuracy"] - part["model"])
             said = group[(group["corruption"] == 0)]["nothing_wrong"].astype(bool)
             say(
                 "c = 0: within 0.5 points of the network, and it says that nothing is to repair",
-                name, part, f"worst {ahead.min():+.1f}; said for {said.sum()} of {len(said)}",
+                name,
+                part,
+                f"worst {ahead.min():+.1f}; said for {said.sum()} of {len(said)}",
                 ahead.min() >= -0.5 and said.all(),
-            )  # fmt: skip
+            )
         part = group[group["corruption"] == 1]
         if len(part):
             said = part["hopeless"].astype(bool)
             say(
-                "c = 1: it says that nothing can be decoded", name, part,
-                f"said for {said.sum()} of {len(said)}", said.all(),
-            )  # fmt: skip
+                "c = 1: it says that nothing can be decoded",
+                name,
+                part,
+                f"said for {said.sum()} of {len(said)}",
+                said.all(),
+            )
         cost = cells["cost"].median()
         say(
-            "refining costs at most twice the decode pass", name, cells,
-            f"median {cost:.1f} times", cost <= 2,
-        )  # fmt: skip
+            "refining costs at most twice the decode pass",
+            name,
+            cells,
+            f"median {cost:.1f} times",
+            cost <= 2,
+        )
     return pd.DataFrame(found)
 
 
 def _shown(networks: pd.DataFrame) -> Shown:
     columns = (
-        "setting", "noise", "c", "wrong labels", "network", "MASC 0.99 (oracle layer)",
-        "best published-kind probe (oracle)", "the same on the network's layers",
-        "auto, hold-out", "auto, training data",
-        "input alone", "best of all tried (oracle)", "regret, hold-out", "regret, training data",
-        "recovered, hold-out", "noise rate, hold-out", "noise rate, training data",
-    )  # fmt: skip
+        "setting",
+        "noise",
+        "c",
+        "wrong labels",
+        "network",
+        "MASC 0.99 (oracle layer)",
+        "best published-kind probe (oracle)",
+        "the same on the network's layers",
+        "auto, hold-out",
+        "auto, training data",
+        "input alone",
+        "best of all tried (oracle)",
+        "regret, hold-out",
+        "regret, training data",
+        "recovered, hold-out",
+        "noise rate, hold-out",
+        "noise rate, training data",
+    )
     rows = []
     for key, group in networks.groupby(KEYS, sort=False):
         setting, noise, degree = key
@@ -293,14 +336,25 @@ def _shown(networks: pd.DataFrame) -> Shown:
         probes = ", ".join(dict.fromkeys(first["rival_probe"]))
         rows.append(
             (
-                str(setting), str(noise), f"{degree:g}", mean("wrong_labels", first),
-                mean("model", first), mean("masc", first), f"{mean('rival', first)} {probes}",
+                str(setting),
+                str(noise),
+                f"{degree:g}",
+                mean("wrong_labels", first),
+                mean("model", first),
+                mean("masc", first),
+                f"{mean('rival', first)} {probes}",
                 mean("rival_on_layers", first),
-                mean("accuracy", held), mean("accuracy", alone), mean("input", first),
-                mean("oracle", first), mean("regret", held), mean("regret", alone),
-                mean("recovered", held), mean("rate", held), mean("rate", alone),
+                mean("accuracy", held),
+                mean("accuracy", alone),
+                mean("input", first),
+                mean("oracle", first),
+                mean("regret", held),
+                mean("regret", alone),
+                mean("recovered", held),
+                mean("rate", held),
+                mean("rate", alone),
             )
-        )  # fmt: skip
+        )
     return Shown("The study: test accuracy, %", columns, rows)
 
 

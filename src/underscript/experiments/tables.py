@@ -6,7 +6,8 @@ from typing import Any
 import pandas as pd
 
 from .plan import Cell, Plan
-from .units import ONE_COMPONENT, Work
+from .units import ONE_COMPONENT
+from .work import Work
 
 __all__ = [
     "choices_table",
@@ -19,15 +20,38 @@ __all__ = [
 ]
 
 COLUMNS = (
-    "experiment", "corruption", "run", "model", "layer", "width", "probe", "variance",
-    "subspace_labels", "rank", "split", "labels", "n", "accuracy", "fit_s", "predict_s",
-    "fit_flops", "predict_flops",
-)  # fmt: skip
+    "experiment",
+    "corruption",
+    "run",
+    "model",
+    "layer",
+    "width",
+    "probe",
+    "variance",
+    "subspace_labels",
+    "rank",
+    "split",
+    "labels",
+    "n",
+    "accuracy",
+    "fit_s",
+    "predict_s",
+    "fit_flops",
+    "predict_flops",
+)
 # What tells two rows of different runs that belong together.
 CELL = (
-    "experiment", "corruption", "model", "layer", "width", "probe", "variance",
-    "subspace_labels", "split", "labels",
-)  # fmt: skip
+    "experiment",
+    "corruption",
+    "model",
+    "layer",
+    "width",
+    "probe",
+    "variance",
+    "subspace_labels",
+    "split",
+    "labels",
+)
 
 
 def finished(plan: Plan, out: Path, unit: str) -> list[Work]:
@@ -57,9 +81,12 @@ def results_table(plan: Plan, out: Path) -> pd.DataFrame:
     """
     parts = []
     for unit, name in (
-        ("layers", "E1"), ("generalised", "E3"), ("shares", "E5"), ("probes", "E6"),
+        ("layers", "E1"),
+        ("generalised", "E3"),
+        ("shares", "E5"),
+        ("probes", "E6"),
         ("rivals", "A2"),
-    ):  # fmt: skip
+    ):
         for work in finished(plan, out, unit):
             table = work.table(unit)
             table.insert(0, "experiment", name)
@@ -87,9 +114,19 @@ def retraining_table(plan: Plan, out: Path) -> pd.DataFrame:
         ``changed_to_right`` and ``changed_to_wrong``, and of wrong ones before and after.
     """
     columns = (
-        "corruption", "run", "layer_is", "layer", "before", "after", "changed_to_right",
-        "changed_to_wrong", "wrong_before", "wrong_after", "epochs", "train_accuracy",
-    )  # fmt: skip
+        "corruption",
+        "run",
+        "layer_is",
+        "layer",
+        "before",
+        "after",
+        "changed_to_right",
+        "changed_to_wrong",
+        "wrong_before",
+        "wrong_after",
+        "epochs",
+        "train_accuracy",
+    )
     rows = [
         {
             **found,
@@ -148,10 +185,19 @@ def models_table(plan: Plan, out: Path) -> pd.DataFrame:
     the finished network's.
     """
     columns = (
-        "corruption", "run", "epochs", "reached", "running_accuracy", "train_accuracy",
-        "true_accuracy", "test_accuracy", "oracle_test_accuracy", "oracle_epoch",
-        "wrong_labels", "seconds",
-    )  # fmt: skip
+        "corruption",
+        "run",
+        "epochs",
+        "reached",
+        "running_accuracy",
+        "train_accuracy",
+        "true_accuracy",
+        "test_accuracy",
+        "oracle_test_accuracy",
+        "oracle_epoch",
+        "wrong_labels",
+        "seconds",
+    )
     rows = [work.told("training") for work in finished(plan, out, "training")]
     return pd.DataFrame(rows).reindex(columns=list(columns))
 

@@ -4,29 +4,23 @@ A unit reads what earlier units left (weights, tables) and writes its own files 
 comes last. So a grid that was killed goes on where it was, and nothing is run twice.
 """
 
-import functools
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from .._decode import decode
-from ..errors import OutputError
 from ..noise.corruption import transition_matrix, wrong_share
 from ..probes.subspace import PROBES
-from ..utils.files import write_tensors, write_text
-from .architectures import build
-from .cell_data import CellData, LabelledImages, cell_data
+from ..utils.files import write_tensors
+from .cell_data import LabelledImages
 from .plan import Cell, Plan
 from .training import TrainingRecord, measure_accuracy, train
+from .work import Work
 
 __all__ = [
     "BY_NAME",
@@ -34,10 +28,7 @@ __all__ = [
     "SHARES",
     "TRAINING",
     "UNITS",
-    "DamagedError",
     "Unit",
-    "Work",
-    "as_json",
     "oracle_layer",
     "units_of",
 ]
@@ -66,88 +57,6 @@ class Unit:
     name: str
     run: Callable[["Work"], dict[str, Any]]
     needs: Callable[[Cell], list[tuple[Cell, str]]]
-
-
-@dataclass(frozen=True)
-class Work:
-    """A cell of a grid in a folder."""
-
-    plan: Plan
-    cell: Cell
-    out: Path
-    progress: bool = False
-
-    @property
-    def folder(self) -> Path:
-        """Where the cell's files are."""
-        return self.out / "cells" / self.cell.name
-
-    def of(self, cell: Cell) -> "Work":
-        """Return another cell of the same grid."""
-        return replace(self, cell=cell)
-
-    def is_done(self, unit: str) -> bool:
-        """Say whether a unit is finished."""
-        return (self.folder / f"{unit}.json").is_file()
-
-    def told(self, unit: str) -> dict[str, Any]:
-        """Return what a finished unit's JSON file says."""
-        try:
-            found: dict[str, Any] = json.loads((self.folder / f"{unit}.json").read_text("utf-8"))
-        except (OSError, ValueError) as error:
-            raise self._damaged(unit, "json", error) from error
-        return found
-
-    def table(self, unit: str) -> pd.DataFrame:
-        """Return a finished unit's table."""
-        try:
-            return pd.read_csv(self.folder / f"{unit}.csv")
-        except (OSError, ValueError) as error:
-            raise self._damaged(unit, "csv", error) from error
-
-    def _damaged(self, unit: str, kind: str, error: Exception) -> OutputError:
-        return OutputError(
-            f"{self.folder / unit}.{kind} is damaged ({error}); remove {unit}.json there and run "
-            "the same command again"
-        )
-
-    def write(self, name: str, table: pd.DataFrame) -> None:
-        """Write a table whole."""
-        write_text(self.folder / name, table.to_csv(index=False))
-
-    @functools.cached_property
-    def data(self) -> CellData:
-        """What the cell trains and tests with."""
-        return cell_data(self.plan, self.cell)
-
-    def network(self) -> nn.Module:
-        """Return the cell's trained network.
-
-        Raises
-        ------
-        DamagedError
-            If the file cannot be read.
-        """
-        path = self.folder / "model.safetensors"
-        model = self.untrained()
-        try:
-            model.load_state_dict(safetensors.torch.load_file(path))
-        except (OSError, SafetensorError, RuntimeError, ValueError) as error:
-            raise DamagedError(self, f"{path}: {str(error).splitlines()[0]}") from error
-        return model.eval().to(self.plan.device)
-
-    def untrained(self) -> nn.Module:
-        """Return the cell's network as it was before training."""
-        shape = self.data.train.images.shape[1:]
-        return build(self.plan.pair.arch, shape, self.data.n_classes, self.cell.seed)
-
-
-class DamagedError(Exception):
-    """The file of a trained network is damaged: that cell has to be trained again."""
-
-    def __init__(self, work: Work, message: str):
-        super().__init__(message)
-        self.work = work
 
 
 def _run_training(work: Work) -> dict[str, Any]:
@@ -285,37 +194,53 @@ def _run_auto(work: Work) -> dict[str, Any]:
     network, holdout = work.network(), data.holdout
     # Subspaces of the same layers, whole, to compare with.
     table, _ = _decoded(
-        work, network, probes=PROBES, variance=SHARES, evaluate=("test",),
+        work,
+        network,
+        probes=PROBES,
+        variance=SHARES,
+        evaluate=("test",),
         subspace_labels=("corrupted",),
-    )  # fmt: skip
+    )
     test = table[table["split"] == "test"]
     work.write("subspaces.csv", test[test["probe"].isin(PROBES)])
     for held in (holdout, None) if holdout is not None else (None,):
         table, about = _decoded(
-            work, network, holdout=None if held is None else (held.images, held.given),
-            auto=True, evaluate=("test", "candidates"), subspace_labels=("corrupted",),
-            probes=("velpic",), pool=None,
-        )  # fmt: skip
+            work,
+            network,
+            holdout=None if held is None else (held.images, held.given),
+            auto=True,
+            evaluate=("test", "candidates"),
+            subspace_labels=("corrupted",),
+            probes=("velpic",),
+            pool=None,
+        )
         test = table[table["split"] == "test"].set_index("layer")
         tried = test[test["probe"] == "auto"]
         chosen, noise, oracle = about["selected"], about["noise"], about["oracle"]
         rows.append(
             {
-                "chosen_by": chosen["criterion"], "layer": chosen["layer"],
-                "model": test.loc["output", "accuracy"], "accuracy": chosen["test_accuracy"],
-                "estimated": noise["accuracy"], "estimated_low": noise["accuracy_low"],
+                "chosen_by": chosen["criterion"],
+                "layer": chosen["layer"],
+                "model": test.loc["output", "accuracy"],
+                "accuracy": chosen["test_accuracy"],
+                "estimated": noise["accuracy"],
+                "estimated_low": noise["accuracy_low"],
                 "estimated_high": noise["accuracy_high"],
                 "calibration_error": chosen["test_calibration_error"],
-                "oracle": oracle["test_accuracy"], "oracle_layer": oracle["layer"],
+                "oracle": oracle["test_accuracy"],
+                "oracle_layer": oracle["layer"],
                 "input": tried.loc["input", "accuracy"],
-                "rate": noise["rate"], "rate_low": noise["rate_low"],
-                "rate_high": noise["rate_high"], "hopeless": noise["hopeless"],
+                "rate": noise["rate"],
+                "rate_low": noise["rate_low"],
+                "rate_high": noise["rate_high"],
+                "hopeless": noise["hopeless"],
                 "nothing_wrong": noise["nothing_wrong"],
                 "wrong_labels": wrong_share(data.train.true, data.train.given),
-                "choose_s": about["timing"]["choose"], "fit_s": about["timing"]["fit"],
+                "choose_s": about["timing"]["choose"],
+                "fit_s": about["timing"]["fit"],
                 "evaluate_s": about["timing"]["evaluate"],
             }
-        )  # fmt: skip
+        )
         told[chosen["criterion"]] = about
     subspaces = work.table("subspaces")
     masc = subspaces[
@@ -344,10 +269,18 @@ def _retrained(work: Work, layer: str, tables: list[pd.DataFrame]) -> dict[str, 
     plan, model = work.plan, work.network()
     data, test_set = work.data.train, _tensors(work.data.test)
     found = decode(
-        model, (data.images, data.given), layers=[layer], controls=False, evaluate=(), auto=False,
-        pool="flatten", variance=plan.variance, device=plan.device, seed=work.cell.seed,
+        model,
+        (data.images, data.given),
+        layers=[layer],
+        controls=False,
+        evaluate=(),
+        auto=False,
+        pool="flatten",
+        variance=plan.variance,
+        device=plan.device,
+        seed=work.cell.seed,
         progress=work.progress,
-    )  # fmt: skip
+    )
     labels = found.label_issues()["predicted_label"].to_numpy(np.int64, copy=True)
     record = train(
         model,
@@ -454,8 +387,3 @@ def units_of(plan: Plan) -> list[tuple[Cell, Unit]]:
 
 
 BY_NAME = {unit.name: unit for unit in (TRAINING, FOLDS, *UNITS.values())}
-
-
-def as_json(told: dict[str, Any]) -> str:
-    """Return what a unit tells as text."""
-    return json.dumps(told, indent=2, ensure_ascii=False, allow_nan=False, default=str) + "\n"

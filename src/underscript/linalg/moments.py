@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..errors import LabelError
-from ..utils.distributed import ALONE, Team
+from ..utils.distributed import ALONE, Processes
 from ..utils.labels import by_class
 from ..utils.memory_size import MEMORY
 from ..utils.row_file import RowFile
@@ -43,10 +43,10 @@ class ClassStatistics(Protocol):
     def counts(self) -> Tensor:
         """Return the samples of each class in this process, int64 (K,)."""
 
-    def eigenproblem(self, classes: list[int], team: Team = ALONE) -> Eigenproblem | None:
+    def eigenproblem(self, classes: list[int], processes: Processes = ALONE) -> Eigenproblem | None:
         """Return one class a process, ``classes[r]`` in process r; None where r has none."""
 
-    def eigenproblem_bytes(self, team: Team = ALONE) -> int:
+    def eigenproblem_bytes(self, processes: Processes = ALONE) -> int:
         """Return what one takes, for a class of the mean size."""
 
 
@@ -160,31 +160,31 @@ class ClassMoments:
             return self._empty()
         return mirrored(self._seconds[k].clone())
 
-    def eigenproblem(self, classes: list[int], team: Team = ALONE) -> Eigenproblem | None:
+    def eigenproblem(self, classes: list[int], processes: Processes = ALONE) -> Eigenproblem | None:
         """Return one class a process, ``classes[r]`` in process r; None where r has none.
 
-        Every process of a team calls this together; their sums for a class are added up.
+        Every process calls this together; their sums for a class are added up.
         """
         for k in classes:
             self._flush(k)
-        counts = team.total(self._counts[classes]).tolist()
-        sums = team.total(self._sums[classes])
+        counts = processes.total(self._counts[classes]).tolist()
+        sums = processes.total(self._sums[classes])
         # A class that nobody has needs no matrix; of one that is elsewhere, zeros are the part.
         seconds = [
             self._seconds.get(k) if not count or k in self._seconds else self._empty()
             for k, count in zip(classes, counts, strict=True)
         ]
-        second = team.scattered_sum(seconds)
-        with team.together():
-            if team.rank >= len(classes):
+        second = processes.scattered_sum(seconds)
+        with processes.together():
+            if processes.rank >= len(classes):
                 return None
-            k, count = classes[team.rank], counts[team.rank]
+            k, count = classes[processes.rank], counts[processes.rank]
             if second is not None:
                 # Tiles below the diagonal are nobody's: filling them changes no sum.
                 mirrored(second)
-            return Eigenproblem(second, count, sums[team.rank] / max(count, 1), f"class {k}")
+            return Eigenproblem(second, count, sums[processes.rank] / max(count, 1), f"class {k}")
 
-    def eigenproblem_bytes(self, team: Team = ALONE) -> int:
+    def eigenproblem_bytes(self, processes: Processes = ALONE) -> int:
         """Return what one takes."""
         return 8 * self.width**2
 

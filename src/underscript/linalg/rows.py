@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..utils.distributed import ALONE, Team
+from ..utils.distributed import ALONE, Processes
 from ..utils.memory_size import MEMORY
 from ..utils.row_file import RowFile
 from .products import add_products, in_float64, mirrored
@@ -167,30 +167,30 @@ class ClassRows:
         """
         self._later = list(others)
 
-    def eigenproblem(self, classes: list[int], team: Team = ALONE) -> Eigenproblem | None:
+    def eigenproblem(self, classes: list[int], processes: Processes = ALONE) -> Eigenproblem | None:
         """Return one class a process, ``classes[r]`` in process r; None where r has none.
 
-        Every process of a team calls this together; the rows of a class go to its process.
+        Every process calls this together; the rows of a class go to its process.
         """
         labels = self._all_labels()
-        if team.size == 1 and self.device.type == "cpu":
+        if processes.size == 1 and self.device.type == "cpu":
             positions = torch.nonzero(labels == classes[0])[:, 0]
             if len(positions) >= self.width:
                 return self._added_up(classes[0], positions)
         held = [self.store.take(torch.nonzero(labels == k)[:, 0]) for k in classes]
-        if team.size > 1:
+        if processes.size > 1:
             # A process without a sample does not know the precision.
-            dtypes = [dtype for dtype in team.gather(self.store.dtype) if dtype is not None]
+            dtypes = [dtype for dtype in processes.gather(self.store.dtype) if dtype is not None]
             held = [part.to(dtypes[0] if dtypes else torch.float32) for part in held]
-            held += [held[0][:0]] * (team.size - len(held))
-            rows = torch.cat(team.exchange(held))
+            held += [held[0][:0]] * (processes.size - len(held))
+            rows = torch.cat(processes.exchange(held))
         else:
             rows = held[0]
         del held
-        with team.together():
-            if team.rank >= len(classes):
+        with processes.together():
+            if processes.rank >= len(classes):
                 return None
-            return _eigenproblem(rows.to(self.device), f"class {classes[team.rank]}")
+            return _eigenproblem(rows.to(self.device), f"class {classes[processes.rank]}")
 
     def _added_up(self, k: int, positions: Tensor) -> Eigenproblem:
         """Return the second moment of a class larger than the layer is wide."""
@@ -221,16 +221,19 @@ class ClassRows:
         mean = torch.zeros(self.width, dtype=torch.float64)
         mean[features] = total / len(positions)
         return Eigenproblem(
-            mirrored(product), len(positions), mean, f"class {k}",
+            mirrored(product),
+            len(positions),
+            mean,
+            f"class {k}",
             features=features if len(features) < self.width else None,
-        )  # fmt: skip
+        )
 
     def _positions(self, k: int) -> Tensor:
         return torch.nonzero(self._all_labels() == k)[:, 0]
 
-    def eigenproblem_bytes(self, team: Team = ALONE) -> int:
+    def eigenproblem_bytes(self, processes: Processes = ALONE) -> int:
         """Return what one takes, for a class of the mean size."""
-        count = int(team.total(self.counts()).sum()) // self.n_classes
+        count = int(processes.total(self.counts()).sum()) // self.n_classes
         return 8 * min(count, self.width) ** 2 + 8 * count * self.width
 
     def _all_labels(self) -> Tensor:

@@ -54,9 +54,12 @@ def leading_eigenpairs(
         if wanted <= 0:
             return None
         inner = scipy.linalg.eigh_tridiagonal(
-            diagonal, beside, select="i", select_range=(width - wanted, width - 1),
+            diagonal,
+            beside,
+            select="i",
+            select_range=(width - wanted, width - 1),
             lapack_driver="stemr",
-        )[1]  # fmt: skip
+        )[1]
     except scipy.linalg.LinAlgError:
         logger.info("the tridiagonal eigensolver gave up")
         return None

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..utils.distributed import Team
+from ..utils.distributed import Processes
 from .estimate import SMALLEST, Noise
 
 __all__ = ["came_from", "posterior", "with_memory"]
@@ -37,7 +37,7 @@ def came_from(noise: Noise) -> Tensor:
 
 
 def with_memory(
-    odds: Float[Tensor, "n classes"], given: Int[Tensor, " n"], noise: Noise, team: Team
+    odds: Float[Tensor, "n classes"], given: Int[Tensor, " n"], noise: Noise, processes: Processes
 ) -> Noise:
     """Return the noise with what memory adds to the log-odds of training samples' labels.
 
@@ -51,7 +51,7 @@ def with_memory(
         The labels.
     noise : Noise
         What is known of the labels.
-    team : Team
+    processes : Processes
         Whose samples add up.
     """
     chances = came_from(replace(noise, remembered=0.0))
@@ -64,7 +64,9 @@ def with_memory(
     def wrong(remembered: float) -> float:
         mine = own * math.exp(-remembered)
         share = 1 - mine / (mine + others).clamp(min=1e-300)
-        found = team.total(torch.stack([share.sum(), torch.tensor(float(len(share))).double()]))
+        found = processes.total(
+            torch.stack([share.sum(), torch.tensor(float(len(share))).double()])
+        )
         return float(found[0] / found[1].clamp(min=1))
 
     low, high = 0.0, _MOST_REMEMBERED

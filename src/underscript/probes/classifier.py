@@ -23,7 +23,7 @@ from ..errors import DataError, LabelError, UnderscriptWarning
 from ..linalg.bases import ClassBases, Columns
 from ..linalg.moments import ClassStatistics, statistics_for
 from ..linalg.spectra import ClassSpectrum, Cut, solve
-from ..utils.distributed import ALONE, Team
+from ..utils.distributed import ALONE, Processes
 
 # Bytes of eigenproblems that are solved in one call: on the CPU only small ones gain from it.
 # Larger ones gain from a thread each.
@@ -241,7 +241,7 @@ def fit_together(
     decoders: Sequence[SubspaceClassifier],
     *,
     dtype: torch.dtype = torch.float32,
-    team: Team = ALONE,
+    processes: Processes = ALONE,
 ) -> None:
     """Fit several decoders from one decomposition of a layer's class statistics.
 
@@ -254,11 +254,11 @@ def fit_together(
         0 … K−1.
     dtype : torch.dtype
         Precision of the bases and of predictions from them; the decomposition is float64.
-    team : Team
+    processes : Processes
         The processes that share the classes; all of them call this together.
     """
     cuts = list(dict.fromkeys(cut for decoder in decoders for cut in decoder._cuts()))
-    found = _decompose(statistics, cuts, dtype, team)
+    found = _decompose(statistics, cuts, dtype, processes)
     for decoder in decoders:
         if getattr(decoder, "_statistics", None) is not statistics:
             decoder.classes_ = np.arange(statistics.n_classes)
@@ -269,7 +269,7 @@ def fit_together(
 
 
 def _decompose(
-    statistics: ClassStatistics, cuts: list[Cut], dtype: torch.dtype, team: Team
+    statistics: ClassStatistics, cuts: list[Cut], dtype: torch.dtype, processes: Processes
 ) -> Subspaces:
     """Decompose the classes, divided among the processes, as many at a time as pays."""
     values: list[Tensor] = []
@@ -277,21 +277,23 @@ def _decompose(
     counts: list[int] = []
     wanted = [*cuts, Cut(rank=1)]
     room = _ON_A_DEVICE if statistics.device.type == "cuda" else _AT_ONCE
-    each = max(1, statistics.eigenproblem_bytes(team))
+    each = max(1, statistics.eigenproblem_bytes(processes))
     turns = max(1, room // each, min(torch.get_num_threads(), _SIDE_BY_SIDE // each))
 
     def columns() -> Iterator[Columns]:
         likely_rank = None
-        for batch in _in_turns(statistics.n_classes, team.size, turns):
-            problems = [statistics.eigenproblem(classes, team) for classes in batch]
-            with team.together():
+        for batch in _in_turns(statistics.n_classes, processes.size, turns):
+            problems = [statistics.eigenproblem(classes, processes) for classes in batch]
+            with processes.together():
                 mine = [problem for problem in problems if problem is not None]
                 del problems
                 solved = [_kept(each, cuts, dtype) for each in solve(mine, wanted, likely_rank)]
             for turn, classes in enumerate(batch):
                 for owner in range(len(classes)):
-                    kept = solved[turn] if owner == team.rank else None
-                    matrix, first_few, features, meta, eigenvalues, vector = team.share(kept, owner)
+                    kept = solved[turn] if owner == processes.rank else None
+                    matrix, first_few, features, meta, eigenvalues, vector = processes.share(
+                        kept, owner
+                    )
                     count, leading, *ranks = meta.tolist()
                     values.append(eigenvalues)
                     principal.append(vector)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..linalg.products import add_products, mirrored
-from ..utils.distributed import ALONE, Team
+from ..utils.distributed import ALONE, Processes
 from .baseline import Baseline, check_positive, check_positive_integer
 from .classifier import as_tensor
 from .random_features import FourierFeatures, precise, units_in
@@ -72,12 +72,12 @@ class PooledMoments:
         add_products(product, rows, first=True)
         self._second += product
 
-    def covariance(self, ridges: Sequence[float], team: Team = ALONE) -> "Covariance":
+    def covariance(self, ridges: Sequence[float], processes: Processes = ALONE) -> "Covariance":
         """Return the covariance of everybody's rows, factorised with each ridge.
 
         Fewer rows than they are wide are factorised as rows, where one process has them all.
         """
-        if team.size == 1 and not self.n and 0 < self._filled < len(self.centre):
+        if processes.size == 1 and not self.n and 0 < self._filled < len(self.centre):
             rows = torch.cat(self._waiting).to(self._second)
             mean = rows.mean(0)
             rows -= mean
@@ -86,9 +86,9 @@ class PooledMoments:
             mirrored(gram).div_(len(rows))
             return Covariance(self.centre + mean, len(rows), gram, ridges, rows)
         self._flush()
-        n = int(team.total(torch.tensor([self.n]))[0])
-        mean = team.total(self._sum) / n
-        second = mirrored(team.total(self._second) / n) - torch.outer(mean, mean)
+        n = int(processes.total(torch.tensor([self.n]))[0])
+        mean = processes.total(self._sum) / n
+        second = mirrored(processes.total(self._second) / n) - torch.outer(mean, mean)
         return Covariance(self.centre + mean, n, second, ridges)
 
 
@@ -123,10 +123,10 @@ class ClassSums:
         rest.sums, rest.counts = self.sums - part.sums, self.counts - part.counts
         return rest
 
-    def total(self, team: Team) -> tuple[Tensor, Tensor]:
+    def total(self, processes: Processes) -> tuple[Tensor, Tensor]:
         """Return everybody's class means (K, width), and counts (K,)."""
-        counts = team.total(self.counts)
-        means = team.total(self.sums) / counts.clamp(min=1)[:, None].to(self.sums)
+        counts = processes.total(self.counts)
+        means = processes.total(self.sums) / counts.clamp(min=1)[:, None].to(self.sums)
         return means + self.centre, counts
 
 

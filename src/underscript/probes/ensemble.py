@@ -146,8 +146,11 @@ class CombinedDiscriminant:
             estimator = RidgeDiscriminant(**told)
             view = Member(layer, estimator).view
             prefix = f"{number}."
-            own = {name.removeprefix(prefix): t for name, t in tensors.items()
-                   if name.startswith(prefix)}  # fmt: skip
+            own = {
+                name.removeprefix(prefix): t
+                for name, t in tensors.items()
+                if name.startswith(prefix)
+            }
             features = {name: own[name] for name in _SHARED if name in own}
             own |= shared.setdefault(view, features)
             members.append(Member(layer, estimator.set_tensors(own)))

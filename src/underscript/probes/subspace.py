@@ -262,16 +262,20 @@ class MinimumAngleSubspaceClassifier(SubspaceClassifier):
         width = found.bases.width
         full = [name for name, rank in zip(names, ranks, strict=True) if rank == width]
         if full:
-            warn(f"the subspace of class {few(full)} is the whole space ({width} dimensions): "
-                  "its angle to everything is 0; lower the variance share or the rank")  # fmt: skip
+            warn(
+                f"the subspace of class {few(full)} is the whole space ({width} dimensions): "
+                "its angle to everything is 0; lower the variance share or the rank"
+            )
         empty = [name for name, rank in zip(names, ranks, strict=True) if rank == 0]
         if empty:
             warn(f"class {few(empty)} has no samples, or only zero rows: it is never predicted")
         if self.rank is not None:
             short = [n for n, rank in zip(names, ranks, strict=True) if 0 < rank < self.rank]
             if short:
-                warn(f"class {few(short)} has fewer directions than the rank {self.rank} asked "
-                      "for: it keeps what it has")  # fmt: skip
+                warn(
+                    f"class {few(short)} has fewer directions than the rank {self.rank} asked "
+                    "for: it keeps what it has"
+                )
         return {"bases": found.bases, "cut": cut, "ranks": ranks, "values": found.values}
 
 

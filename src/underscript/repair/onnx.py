@@ -247,8 +247,11 @@ class OnnxClassifier:
 
 def _as_typed(value: Tensor, kind: str) -> Any:
     array = value.detach().cpu().numpy()
-    types = {"tensor(float)": np.float32, "tensor(double)": np.float64,
-             "tensor(float16)": np.float16}  # fmt: skip
+    types = {
+        "tensor(float)": np.float32,
+        "tensor(double)": np.float64,
+        "tensor(float16)": np.float16,
+    }
     return array.astype(types[kind]) if kind in types and array.dtype.kind == "f" else array
 
 

@@ -25,8 +25,14 @@ from ..selection.observers import Observed
 from ..utils.options import BIASES, WEIGHTS
 
 __all__ = [
-    "Option", "ReadOut", "ReadOutTrial", "Target", "find_read_out", "relabelled", "transfer",
-]  # fmt: skip
+    "Option",
+    "ReadOut",
+    "ReadOutTrial",
+    "Target",
+    "find_read_out",
+    "relabelled",
+    "transfer",
+]
 
 # The logit of a class that the training data lacked: below any other, and finite.
 _NEVER = -1e4
@@ -256,11 +262,12 @@ class ReadOutTrial:
                 reason += "clearly"
         tried = [
             {
-                **option._asdict(), "agreement": agreements[at],
+                **option._asdict(),
+                "agreement": agreements[at],
                 "holdout": None if held is None else _mean(held, at),
             }
             for option, at in best.items()
-        ]  # fmt: skip
+        ]
         tensors: dict[str, Tensor] = {}
         for option, at in best.items():
             if option.weights != "own":

@@ -19,8 +19,8 @@ from ..activations.copies import copied
 from ..activations.given_model import as_module
 from ..activations.hooks import plain_torch
 from ..activations.runner import forward
-from ..activations.stream import Source
 from ..data.batches import Batch
+from ..data.source import Source
 from ..errors import DataError, LabelError, ModelError
 from ..selection import held_out_tenth
 from ..utils.device import as_device, device_of, seeded
@@ -149,8 +149,10 @@ def retrain(
         If the data, the labels or the model cannot be used; the message says what to do.
     """
     for name, value, least in (
-        ("epochs", epochs, 1), ("batch_size", batch_size, 1), ("patience", patience, 1),
-    ):  # fmt: skip
+        ("epochs", epochs, 1),
+        ("batch_size", batch_size, 1),
+        ("patience", patience, 1),
+    ):
         if value < least:
             raise DataError(f"{name}: expected at least {least}; found {value}")
     if not 0 < learning_rate < math.inf:
@@ -250,14 +252,18 @@ def retrain(
         "history": [_numbers(row) for row in rows],
         "labels_changed": cleaned.changed,
         "settings": {
-            "epochs": epochs, "learning_rate": learning_rate, "batch_size": batch_size,
-            "patience": patience, "device": str(place), "optimiser": "Adam",
+            "epochs": epochs,
+            "learning_rate": learning_rate,
+            "batch_size": batch_size,
+            "patience": patience,
+            "device": str(place),
+            "optimiser": "Adam",
             "perturb": None if perturbation is None else perturbation.name,
         },
         "seed": seed,
         "versions": versions(),
         "verdict": _verdict(rows[0], rows[top], said, n_choice),
-    }  # fmt: skip
+    }
     return Retrained(network, history, summary)
 
 
@@ -321,9 +327,12 @@ class _Cleaned:
         if soft is None:
             return cls(index[order], labels[order], weights[order], changed)
         return cls(
-            index[order], soft.argmax(1)[order], np.ones(len(order), np.float32), changed,
+            index[order],
+            soft.argmax(1)[order],
+            np.ones(len(order), np.float32),
+            changed,
             soft[order],
-        )  # fmt: skip
+        )
 
     def at(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return labels and weights (n,) of a batch's samples, and chances (n, K) if known."""

@@ -216,9 +216,12 @@ def fit_weights(model: nn.Module, weights: Mapping[str, Tensor], name: str) -> N
     model.load_state_dict(weights)
     if left:
         logger.warning(
-            "--weights: the part %s of %s was taken; left: %s%s", start.rstrip("."), name,
-            ", ".join(left[:3]), f" and {len(left) - 3} more" if len(left) > 3 else "",
-        )  # fmt: skip
+            "--weights: the part %s of %s was taken; left: %s%s",
+            start.rstrip("."),
+            name,
+            ", ".join(left[:3]),
+            f" and {len(left) - 3} more" if len(left) > 3 else "",
+        )
 
 
 def _with_tied(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,6 +1,7 @@
 """Several runs side by side."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from ..errors import DataError
@@ -40,19 +41,27 @@ def render_beside(runs: Mapping[str, Run]) -> str:
         same_kind = {row[0].split(": ")[0] for row in differ} <= {"seeds"}
         label = "Accuracy by layer of {}"
         curves = [
-            inline(lambda ax, d=d: layer_curve(d, ax), f"run{place}", (4.2, 4.1),  # type: ignore[misc]
-                   label=label.format(name))
+            inline(partial(layer_curve, d), f"run{place}", (4.2, 4.1), label=label.format(name))
             for place, (name, d) in enumerate(zip(names, found, strict=True))
-        ]  # fmt: skip
+        ]
         together = None
         if same_kind:
-            together = inline(lambda ax: layer_curve(found, ax), "all", (7.6, 4.1),
-                              label=label.format("all runs, mean and spread"))  # fmt: skip
+            together = inline(
+                lambda ax: layer_curve(found, ax),
+                "all",
+                (7.6, 4.1),
+                label=label.format("all runs, mean and spread"),
+            )
         return page_of(
-            "beside.html.j2", names=names, verdict=_verdict(names, found),
-            numbers=_numbers(found), curves=curves, together=together, differ=differ,
+            "beside.html.j2",
+            names=names,
+            verdict=_verdict(names, found),
+            numbers=_numbers(found),
+            curves=curves,
+            together=together,
+            differ=differ,
             verdicts=[(name, d.verdict) for name, d in zip(names, found, strict=True)],
-        )  # fmt: skip
+        )
     except KeyError as error:
         raise DataError(f"expected the results of runs, found some without {error}") from error
 

@@ -134,7 +134,7 @@ def reading(d: Run) -> list[str]:
     for name, some in (
         ("the input alone, without any network,", rows[own & (rows["layer"] == "input")]),
         ("a network that was never trained", rows[rows["model"] == "random"]),
-    ):  # fmt: skip
+    ):
         if not len(some) or chosen["layer"] == "input":
             continue
         best = float(some["accuracy"].max())
@@ -225,9 +225,11 @@ def next_steps(d: Run) -> list[Step]:
                 Step("It reads the input and not the network: you can do without the network.")
             )
     if flagged:
-        what = "the label that is flagged as wrong" if flagged == 1 else (
-            f"the {flagged:,} labels that are flagged as wrong, the most suspicious first"
-        )  # fmt: skip
+        what = (
+            "the label that is flagged as wrong"
+            if flagged == 1
+            else (f"the {flagged:,} labels that are flagged as wrong, the most suspicious first")
+        )
         steps.append(Step(f"Look at {what} (label_issues.csv)."))
     if selected["criterion"] != "holdout":
         steps.append(

@@ -21,10 +21,18 @@ __all__ = ["page_of", "write_page"]
 
 #: The same names as `COLOURS`, and four grounds, for dark windows.
 DARK: Mapping[str, str] = {
-    "ink": "#e8ebef", "muted": "#9aa5b1", "faint": "#626d79", "grid": "#2a313a",
-    "paper": "#14181d", "given": "#6cb4ff", "true": "#ff9f5a", "plain": "#b79cf5",
-    "tint": "#17273a", "sunk": "#1b2027", "warn": "#2f2612",
-}  # fmt: skip
+    "ink": "#e8ebef",
+    "muted": "#9aa5b1",
+    "faint": "#626d79",
+    "grid": "#2a313a",
+    "paper": "#14181d",
+    "given": "#6cb4ff",
+    "true": "#ff9f5a",
+    "plain": "#b79cf5",
+    "tint": "#17273a",
+    "sunk": "#1b2027",
+    "warn": "#2f2612",
+}
 
 
 @functools.cache
@@ -37,9 +45,14 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "plain": plain, "words": words, "seconds": seconds, "size": size, "percent": percent,
-        "printable": printable, "number": "{:,}".format,
-    }  # fmt: skip
+        "plain": plain,
+        "words": words,
+        "seconds": seconds,
+        "size": size,
+        "percent": percent,
+        "printable": printable,
+        "number": "{:,}".format,
+    }
     environment.globals |= {"colours": COLOURS, "dark": DARK, "numeric": NUMERIC}
     return environment
 

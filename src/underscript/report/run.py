@@ -149,9 +149,13 @@ def notebook(d: Run) -> str:
     head, groups = layer_groups(d.table)
     _, rows = main_rows(d.summary, d.table)
     return page_of(
-        "notebook.html.j2", summary=d.summary, numbers=key_numbers(d),
-        curve=_curves(d, d.summary, rows)[0], head=head, groups=groups,
-    )  # fmt: skip
+        "notebook.html.j2",
+        summary=d.summary,
+        numbers=key_numbers(d),
+        curve=_curves(d, d.summary, rows)[0],
+        head=head,
+        groups=groups,
+    )
 
 
 def _curves(d: Run, summary: Mapping[str, Any], rows: pd.DataFrame) -> tuple[Markup, Markup]:
@@ -172,9 +176,10 @@ def _meters(d: Run, said: Meter) -> list[Markup]:
     return [
         inline(lambda ax: memory_meter(d, ax), name, inches, label=said.label, kind=kind)
         for name, inches, kind in (
-            ("memory", (7.6, 3.0), "wide"), ("memory-narrow", (4.2, 3.2), "narrow"),
+            ("memory", (7.6, 3.0), "wide"),
+            ("memory-narrow", (4.2, 3.2), "narrow"),
         )
-    ]  # fmt: skip
+    ]
 
 
 def _in_words(summary: Mapping[str, Any], rows: pd.DataFrame) -> str:
@@ -242,9 +247,10 @@ def _histogram(d: Run) -> list[Markup]:
     return [
         inline(lambda ax: quality_histogram(d, ax), name, inches, label=label, kind=f"strip {kind}")
         for name, kind, inches in (
-            ("quality", "wide", (7.6, 2.3)), ("quality-narrow", "narrow", (4.2, 2.2)),
+            ("quality", "wide", (7.6, 2.3)),
+            ("quality-narrow", "narrow", (4.2, 2.2)),
         )
-    ]  # fmt: skip
+    ]
 
 
 def _shapes(d: Run) -> list[tuple[Markup, str]]:
@@ -258,23 +264,29 @@ def _shapes(d: Run) -> list[tuple[Markup, str]]:
     if len(means) > 1:
         found.append(
             (
-                inline(lambda ax: rank_curve(d, ax), "ranks", (4.6, 4.0), kind="half",
-                       label=f"Mean effective rank of the class subspaces: {told}"),
+                inline(
+                    lambda ax: rank_curve(d, ax),
+                    "ranks",
+                    (4.6, 4.0),
+                    kind="half",
+                    label=f"Mean effective rank of the class subspaces: {told}",
+                ),
                 "How many directions a class really uses in each layer: the mean over classes, and "
                 "their range.",
             )
-        )  # fmt: skip
+        )
     if len(d.geometry) > len(own):
         pairs = d.geometry[d.geometry["class_a"] != d.geometry["class_b"]]
         low, high = pairs["angle"].min(), pairs["angle"].max()
         label = f"Angles between class subspaces, {low:.0f} to {high:.0f} degrees, as a heat map"
         found.append(
             (
-                inline(lambda ax: angle_map(d, ax=ax), "angles", (4.6, 4.4), kind="half",
-                       label=label),
+                inline(
+                    lambda ax: angle_map(d, ax=ax), "angles", (4.6, 4.4), kind="half", label=label
+                ),
                 "The darker, the nearer two classes lie, and the easier they are confused.",
             )
-        )  # fmt: skip
+        )
     return found
 
 
@@ -299,10 +311,18 @@ def _cards(d: Run) -> list[Card]:
             for value, height in zip(example.numbers, heights, strict=True)
         )
         cards.append(
-            Card(example.index, example.given, example.predicted, _quality(example.quality),
-                 picture, small, None if example.text is None else printable(example.text),
-                 numbers, bars)
-        )  # fmt: skip
+            Card(
+                example.index,
+                example.given,
+                example.predicted,
+                _quality(example.quality),
+                picture,
+                small,
+                None if example.text is None else printable(example.text),
+                numbers,
+                bars,
+            )
+        )
     return cards
 
 
@@ -315,8 +335,12 @@ def _issues(d: Run) -> dict[str, Any]:
     issues = d.label_issues()
     flagged = issues[issues["is_label_issue"]].sort_values("label_quality", kind="stable")
     kept = flagged.head(MOST_INDICES)
-    columns = (kept.index, kept["given_label"], kept["predicted_label"],
-               (1000 * kept["label_quality"]).round().astype(int))  # fmt: skip
+    columns = (
+        kept.index,
+        kept["given_label"],
+        kept["predicted_label"],
+        (1000 * kept["label_quality"]).round().astype(int),
+    )
     return {
         "total": len(flagged),
         "n": len(issues),

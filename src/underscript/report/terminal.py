@@ -85,9 +85,13 @@ def _issues(d: Run) -> Table | Text:
     names = class_names(d.summary)
     title = f"{len(flagged):,} of {len(issues):,} labels flagged as wrong; the most suspicious"
     shown = Table(
-        title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False,
-        padding=(0, 2, 0, 0), min_width=76,
-    )  # fmt: skip
+        title=Text(title),
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 2, 0, 0),
+        min_width=76,
+    )
     for name in ("index", "given label", "proposed label", "quality"):
         shown.add_column(name, justify="right" if name in ("index", "quality") else "left")
     for index, row in flagged.head(WORST).iterrows():

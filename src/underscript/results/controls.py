@@ -9,14 +9,15 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ..activations.hooks import undisturbed
-from ..activations.stream import Source
 from ..activations.trace import Place
+from ..data.source import Source
 from ..errors import DataError
 from ..probes.ensemble import COMBINED
-from ..selection.candidates import RowsKeeper, Settings, keep_rows
+from ..selection.candidates import Settings
 from ..selection.chosen import choose
 from ..selection.fitting import Candidate
 from ..selection.observers import Agreement, observe
+from ..selection.reading import RowsKeeper, keep_rows
 from ..selection.refit import refitted
 from ..selection.subspaces import fit_subspaces
 from ..selection.task import Decoders, Task
@@ -50,9 +51,8 @@ def twin_at(
     input, which is the same for both networks, is left out.
     """
     places = [
-        place for place in task.places
-        if place.tap.name in layers and place.tap.side != "model"
-    ]  # fmt: skip
+        place for place in task.places if place.tap.name in layers and place.tap.side != "model"
+    ]
     if not places:
         return []
     task = replace(task, places=places, extra=None)
@@ -113,15 +113,22 @@ def whole_twin(
         again = "train" in roles and keeper is None
         fitted = fit_subspaces(
             twin, task, sources["train"], notes, "random twin: ", False, keeper, again
-        )  # fmt: skip
+        )
         decoders, chosen = fitted.decoders, None
         if keeper is not None:
             # What there is to say of the data was said of the network.
             names = [place.tap.name for place in task.places]
             chosen = choose(
-                twin, seeing, keeper.kept, sources.get("holdout"), None, Notes(), names, _ONCE,
+                twin,
+                seeing,
+                keeper.kept,
+                sources.get("holdout"),
+                None,
+                Notes(),
+                names,
+                _ONCE,
                 remembers=False,
-            )  # fmt: skip
+            )
             decoders |= chosen.keyed(names)
         records: Records = []
         for role in roles:

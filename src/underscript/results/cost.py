@@ -8,10 +8,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ..activations.stream import Source
 from ..activations.trace import Place
 from ..data.batches import Batch
 from ..data.samples import named_inputs
+from ..data.source import Source
 from ..selection.budget import WIDEST
 from ..selection.candidates import Settings
 from ..selection.kept_rows import FOLDS
@@ -126,7 +126,7 @@ class Plan:
         for role in ("holdout", "train", "test") if self.read else ("train", "test"):
             full = role == "holdout" or role in self.evaluate
             # Without an ensemble training data wait until somebody asks for them.
-            asked = full or (role == "train" and (bool(self.read) or self.task.team.size > 1))
+            asked = full or (role == "train" and (bool(self.read) or self.task.processes.size > 1))
             if role in self.sources and asked:
                 again = role == "test" or not self.read
                 found.append(self._tried(f"decoding {role}", self._n(role) * full, again))
@@ -173,19 +173,22 @@ class Plan:
         task = self.task
         kinds = len(task.subspace_labels) + (not self.read and "holdout" not in self.sources)
         work = [
-            task.subspace_work(place.tap.name)
-            for place in places
-            if task.probed(place.tap.name)
-        ]  # fmt: skip
-        sums = sum(each[0] for each in work) * kinds / task.team.size
-        eigenvectors = [each[1] * kinds / task.team.size for each in work]
+            task.subspace_work(place.tap.name) for place in places if task.probed(place.tap.name)
+        ]
+        sums = sum(each[0] for each in work) * kinds / task.processes.size
+        eigenvectors = [each[1] * kinds / task.processes.size for each in work]
         found = [Stage("reading layers", {RUNS: n * (1 + views), PRODUCTS: sums})]
         return found + ([Stage.of_parts("decomposing", eigenvectors)] if work else [])
 
     def _choosing(
-        self, places: Sequence[Place], n: float, views: int, fits: bool, settings: Settings,
+        self,
+        places: Sequence[Place],
+        n: float,
+        views: int,
+        fits: bool,
+        settings: Settings,
         held: float | None = None,
-    ) -> list[Stage]:  # fmt: skip
+    ) -> list[Stage]:
         """Return the stages of a choice among candidates of some layers."""
         held = self._n("holdout") if held is None else held
         kinds, n_classes = 1 + (fits and views > 0), self.task.n_classes
@@ -203,16 +206,22 @@ class Plan:
         return found
 
     def _layer(
-        self, width: int, n: float, views: int, kinds: int, settings: Settings,
+        self,
+        width: int,
+        n: float,
+        views: int,
+        kinds: int,
+        settings: Settings,
         fits: int = FOLDS + 1,
-    ) -> float:  # fmt: skip
+    ) -> float:
         """Return the multiply-adds of a layer's candidates: of so many fits of each."""
         n_classes = self.task.n_classes
         features = self._features(n, settings)
         total = 0.0
         for columns, ridges, lifted in (
-            (width, settings.ridges, False), (features, settings.feature_ridges, True),
-        ):  # fmt: skip
+            (width, settings.ridges, False),
+            (features, settings.feature_ridges, True),
+        ):
             if not lifted and width > WIDEST:
                 continue
             most = max(_ROWS, _ROWS_PER_NUMBER * columns)
@@ -241,7 +250,7 @@ class Plan:
         lifted = sum(self._lifting(place.width, n, Settings()) for place in every)
         task = self.task
         subspaces = sum(
-            task.subspace_work(place.tap.name)[2] / max(1.0, n * task.team.size)
+            task.subspace_work(place.tap.name)[2] / max(1.0, n * task.processes.size)
             for place in probed
             if task.probed(place.tap.name)
         )

@@ -15,9 +15,10 @@ from torch import nn
 from ..activations.features import Features
 from ..activations.hooks import Tap, undisturbed
 from ..activations.perturbation import Perturbation
-from ..activations.stream import Source, stream_views
+from ..activations.stream import stream_views
 from ..data.batches import Batch
 from ..data.samples import named_inputs
+from ..data.source import Source
 from ..errors import DataError, ModelError
 from ..probes.classifier import SubspaceClassifier
 from ..probes.ensemble import COMBINED, CombinedDiscriminant, rows_for
@@ -91,9 +92,14 @@ class Decoder:
         by_name = {tap.name: tap for tap in taps}
         read = [by_name[layer] for layer in layers]
         return cls(
-            read, key.layer, key.probe, estimator, model,
-            example=example, perturbation=perturbation,
-        )  # fmt: skip
+            read,
+            key.layer,
+            key.probe,
+            estimator,
+            model,
+            example=example,
+            perturbation=perturbation,
+        )
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -243,7 +249,7 @@ class Decoder:
         if example is not None:
             batch = Source(example, "example", labelled=False).first(CHECKED)
         assert batch is not None
-        from .. import __version__
+        from .._version import __version__
 
         about = {
             "underscript": __version__,

@@ -11,7 +11,8 @@ from torch import nn
 
 from ..activations.copies import weights_of
 from ..activations.hooks import undisturbed
-from ..activations.stream import Seen, Source
+from ..activations.stream import Seen
+from ..data.source import Source
 from ..errors import ModelError
 from ..noise.estimate import Noise
 from ..repair.read_out import DecodedAgreement, HoldoutAgreement, ReadOut, ReadOutTrial

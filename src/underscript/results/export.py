@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..activations.hooks import undisturbed
-from ..activations.stream import Source, stream
+from ..activations.stream import stream
 from ..data.batches import Batch
+from ..data.source import Source
 from ..errors import DataError
 from ..probes.ensemble import rows_for
 from ..utils.class_names import for_spreadsheets

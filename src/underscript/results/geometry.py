@@ -50,10 +50,14 @@ def geometry(
             entropy = -float((parts * np.log(np.maximum(parts, 1e-300))).sum())
             rows.append(
                 {
-                    "layer": layer, "class_a": k, "class_b": k, "rank": ranks[k],
-                    "effective_rank": math.exp(entropy), "angle": 0.0,
+                    "layer": layer,
+                    "class_a": k,
+                    "class_b": k,
+                    "rank": ranks[k],
+                    "effective_rank": math.exp(entropy),
+                    "angle": 0.0,
                 }
-            )  # fmt: skip
+            )
         if layer in pairs_of and len(present) <= MOST_CLASSES:
             subspaces = estimator.projections()
             for a, b in combinations(present, 2):
@@ -66,9 +70,13 @@ def geometry(
 
 
 def _shared(
-    first: Tensor, first_is_rest: bool, first_used: Tensor,
-    second: Tensor, second_is_rest: bool, second_used: Tensor,
-) -> float:  # fmt: skip
+    first: Tensor,
+    first_is_rest: bool,
+    first_used: Tensor,
+    second: Tensor,
+    second_is_rest: bool,
+    second_used: Tensor,
+) -> float:
     """Return tr(P_a P_b) of two projectors, each D − C Cᵀ or C Cᵀ, where D keeps the used features.
 
     So no basis is made of a subspace of which only the complement is kept.

@@ -95,12 +95,16 @@ class Answers:
 
     @classmethod
     def _made(cls, said: tuple[Any, ...], given: Labels, batch: Batch) -> Self:
-        told = dict(zip(("predicted", "second", "quality", "margin", "confidence"), said,
-                        strict=True))  # fmt: skip
+        told = dict(
+            zip(("predicted", "second", "quality", "margin", "confidence"), said, strict=True)
+        )
         return cls(
-            index=batch.index, given=given, prints=prints_of(batch), drawn=sketches(batch),
+            index=batch.index,
+            given=given,
+            prints=prints_of(batch),
+            drawn=sketches(batch),
             **told,
-        )  # fmt: skip
+        )
 
     @classmethod
     def together(cls, parts: Sequence[Self]) -> Self:
@@ -128,8 +132,15 @@ class Answers:
         partner = conflicting(self.given, predicted, suspects, self.prints, self.drawn)
         named = np.where(partner < 0, -1, index.to_numpy()[partner])
         columns = (
-            flags, self.quality, self.given, predicted, second, self.margin, sure, named,
-        )  # fmt: skip
+            flags,
+            self.quality,
+            self.given,
+            predicted,
+            second,
+            self.margin,
+            sure,
+            named,
+        )
         return pd.DataFrame(dict(zip(COLUMNS, columns, strict=True)), index=index.rename("index"))
 
     def flags(self, noise: Noise | None) -> NDArray[np.bool_]:

@@ -6,7 +6,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from ..noise.estimate import Noise, expected_calibration_error
+from ..noise.calibration import expected_calibration_error
+from ..noise.estimate import Noise
 from ..noise.posterior import came_from
 from ..probes.ensemble import rows_for
 from ..selection.choice import Key

@@ -95,8 +95,9 @@ def read_run(folder: Path, model: nn.Module | None) -> RunParts:
         issues = _read_issues(folder / "label_issues.csv")
         candidates = None
         if summary["settings"]["auto"]:
-            candidates = pd.read_csv(folder / "candidates.csv", keep_default_na=False,
-                                     na_values={"test_accuracy": [""]})  # fmt: skip
+            candidates = pd.read_csv(
+                folder / "candidates.csv", keep_default_na=False, na_values={"test_accuracy": [""]}
+            )
             _check_kinds(candidates, "candidates.csv", {"criterion": "f", "chosen": "b"})
         shapes = folder / "geometry.csv"
         geometry = _read_geometry(shapes) if shapes.exists() else None
@@ -205,6 +206,11 @@ def _read_decoder(folder: Path, model: nn.Module | None) -> Decoder:
             onnx = str(error)
     inputs = config.get("inputs")
     return Decoder(
-        taps, config["layer"], config["probe"], estimator, model, onnx=onnx,
+        taps,
+        config["layer"],
+        config["probe"],
+        estimator,
+        model,
+        onnx=onnx,
         inputs=None if inputs is None else tuple(map(str, inputs)),
-    )  # fmt: skip
+    )

@@ -225,8 +225,10 @@ class Shares:
         """
         always, work = sizes.always(), sizes.least_work()
         scores = sizes.least_scores()
-        reading = {"a batch of the network": sizes.batch,
-                   "class subspaces": sizes.least_statistics()}  # fmt: skip
+        reading = {
+            "a batch of the network": sizes.batch,
+            "class subspaces": sizes.least_statistics(),
+        }
         choosing = {"scores": scores}
         if work:
             name = max(work, key=work.__getitem__)
@@ -246,9 +248,12 @@ class Shares:
         fits = work.get("fits of one layer", 0)
         estimates = min(ESTIMATED_WITH, working // per_class)
         return cls(
-            rows, left - sizes.batch, scores, max(0, working - fits),
+            rows,
+            left - sizes.batch,
+            scores,
+            max(0, working - fits),
             max(ESTIMATE, estimates),
-        )  # fmt: skip
+        )
 
     def on_disk(self, sizes: Sizes) -> int:
         """Return how large the temporary file gets, at most."""

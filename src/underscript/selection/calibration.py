@@ -7,7 +7,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..noise.estimate import Noise, beyond_chance, calibrate, class_bias, estimate_noise
+from ..noise.calibration import calibrate, class_bias
+from ..noise.estimate import Noise, beyond_chance, estimate_noise
 from .budget import ESTIMATED_WITH
 from .greedy import Scores
 from .memorisation import Memory, corrected, from_memory
@@ -99,9 +100,12 @@ def estimate(
         if held.rate_high < noise.rate_low and held.rate < _FAR * noise.rate:
             # Not as noisy as the training labels: it tells the accuracy, and not their noise.
             noise = replace(
-                noise, accuracy=held.accuracy, accuracy_low=held.accuracy_low,
-                accuracy_high=held.accuracy_high, holdout_rate=held.rate,
-            )  # fmt: skip
+                noise,
+                accuracy=held.accuracy,
+                accuracy_low=held.accuracy_low,
+                accuracy_high=held.accuracy_high,
+                holdout_rate=held.rate,
+            )
         else:
             noise = noise.averaged(held, memory.weight)
     else:
@@ -111,9 +115,11 @@ def estimate(
         temperature, bias = _calibrated(moved[kept], scores.labels[kept], most)
     second = rate_of_neighbours(over_views, labels, seed, most)
     noise = replace(
-        noise, second_rate=second,
-        rate_low=min(noise.rate_low, second), rate_high=max(noise.rate_high, second),
-    )  # fmt: skip
+        noise,
+        second_rate=second,
+        rate_low=min(noise.rate_low, second),
+        rate_high=max(noise.rate_high, second),
+    )
     return Estimates(noise, temperature, bias, *out_of_fold)
 
 

@@ -6,24 +6,18 @@ inputs answers: on perturbed rows, corrected for the memory that survives, and o
 there is one. The input is a layer among others.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..activations.perturbation import Perturbation
-from ..activations.stream import Rows, Source, stream_views
 from ..activations.trace import INPUT
-from ..data.batches import Batch
-from ..data.fingerprints import prints_of
 from ..noise.estimate import beyond_chance, chance_right
 from ..probes.random_features import FourierFeatures
 from ..utils.hashing import mixed
-from ..utils.labels import Labels
 from .budget import CHOOSE, ESTIMATED_WITH, WIDEST, Sizes, give_back
 from .fitting import Candidate, Fitted, Grid, LayerFit, scores_of
 from .greedy import Scores
@@ -36,16 +30,14 @@ from .memorisation import (
     survival_without,
     weight_of_holdout,
 )
+from .reading import Held
 from .task import Task
 
 __all__ = [
     "Fits",
     "LayersFit",
-    "RowsKeeper",
     "Settings",
     "fit_candidates",
-    "keep_holdout",
-    "keep_rows",
     "measure_memory",
     "on_one_scale",
     "places_of",
@@ -83,47 +75,6 @@ _TELL = 20_000
 
 
 @dataclass
-class Held:
-    """A hold-out: its rows as they are and, where inputs are perturbed, of one view of them.
-
-    Attributes
-    ----------
-    kept : KeptRows
-        The rows, in the order of their arrival.
-    labels : Tensor of int64, shape (m,)
-        Noisy labels of the samples that choose.
-    keep : Tensor of bool, shape (n,), or None
-        Which of all samples these are; None if all.
-    """
-
-    kept: KeptRows
-    labels: Tensor
-    keep: Tensor | None = None
-
-    @property
-    def prints(self) -> NDArray[np.uint64]:
-        """The inputs' fingerprints of those samples; empty where inputs have none."""
-        prints = self.kept.prints if self.kept.prints_tell else np.empty(0, dtype=np.uint64)
-        return prints if self.keep is None or not len(prints) else prints[self.keep.numpy()]
-
-    def take(self, some: Tensor) -> "Held":
-        """Return the samples for which `some`, bool (m,), is true."""
-        keep = torch.ones(self.kept.n, dtype=torch.bool) if self.keep is None else self.keep.clone()
-        keep[keep.clone()] = some
-        return Held(self.kept, self.labels[some], keep)
-
-    def blocks(self, layer: str, view: int) -> Iterator[Tensor]:
-        """Give the rows of a layer, block by block, of the samples that choose."""
-        start = 0
-        for (rows,) in self.kept.blocks(layer, 0, [view]):
-            end = start + len(rows)
-            if self.keep is not None:
-                rows = rows[self.keep[start:end].to(rows.device)]
-            yield rows
-            start = end
-
-
-@dataclass
 class Fits:
     """All candidates, with their scores.
 
@@ -150,82 +101,6 @@ class Fits:
 
     def __post_init__(self) -> None:
         self.candidates = list(self.fitted)
-
-
-class RowsKeeper:
-    """Keeps the rows of the training data and of their perturbed views while they are read.
-
-    Parameters
-    ----------
-    task : Task
-        The layers, and the memory that there is.
-    perturbation : Perturbation or None
-        How inputs are changed.
-    views : int
-        Into so many views.
-    beside : KeptRows, optional
-        Rows of other data, which are in memory already. With these, samples are kept in the order
-        of their arrival.
-    """
-
-    def __init__(
-        self,
-        task: Task,
-        perturbation: Perturbation | None,
-        views: int,
-        beside: KeptRows | None = None,
-    ):
-        number = views if perturbation is not None else 0
-        self.taps = task.taps
-        self.changes: list[Callable[[Batch], Batch]] = []
-        if perturbation is not None:
-            self.changes = [partial(perturbation, view=view) for view in range(number)]
-        memory, folds = task.room.rows, FOLDS
-        if beside is not None:
-            memory, folds = memory - beside.in_memory, 1
-        self.kept = KeptRows(1 + number, memory, folds, task.file)
-        # A process of a team may have no samples.
-        self.kept.widths.update({tap.name: tap.width for tap in task.taps})
-
-    def see(self, views: Sequence[Rows], labels: Labels) -> None:
-        """Keep a batch's rows."""
-        batch, layers = views[0].batch, [each.layers for each in views]
-        self.kept.add(
-            layers, torch.from_numpy(labels), prints_of(batch), batch.index, views[0].logits
-        )
-
-
-def keep_rows(
-    network: nn.Module,
-    task: Task,
-    source: Source,
-    keeper: RowsKeeper,
-    keep: Callable[[Labels], NDArray[np.bool_]] | None = None,
-    stage: str = "reading layers",
-) -> None:
-    """Run the network over data for nothing but their rows."""
-    with task.team.together():
-        for views in stream_views(
-            network, source, task.taps, task.device, keeper.changes, stage=stage, keep=keep,
-            progress=task.progress,
-        ):  # fmt: skip
-            keeper.see(views, task.given(views[0].batch, source))
-
-
-def keep_holdout(
-    network: nn.Module,
-    task: Task,
-    source: Source,
-    perturbation: Perturbation | None,
-    kept: KeptRows,
-) -> Held:
-    """Run the network over the hold-out as it is and perturbed once, and keep all rows.
-
-    The rows of the training data are `kept` already.
-    """
-    keeper = RowsKeeper(task, perturbation, 1, kept)
-    keep_rows(network, task, source, keeper, stage="reading the hold-out")
-    return Held(keeper.kept, keeper.kept.labels)
 
 
 @dataclass
@@ -262,17 +137,23 @@ class LayersFit:
     def of(cls, kept: KeptRows, task: Task, settings: Settings) -> "LayersFit":
         """Return what is known of the rows before anything is fitted."""
         parts = [kept.part(fold) for fold in range(FOLDS)]
-        counts = task.team.total(
+        counts = task.processes.total(
             torch.stack([torch.bincount(p.labels, minlength=task.n_classes) for p in parts])
         )
         classes = torch.nonzero(counts.sum(0))[:, 0]
         place = places_of(classes, task.n_classes)
         n_features = min(settings.features, int(counts.sum()) // 2 + 1)
         return cls(
-            kept, task, settings, [place[part.labels] for part in parts],
-            [part.prints for part in parts], counts[:, classes], classes, n_features,
+            kept,
+            task,
+            settings,
+            [place[part.labels] for part in parts],
+            [part.prints for part in parts],
+            counts[:, classes],
+            classes,
+            n_features,
             list(range(1, kept.views)),
-        )  # fmt: skip
+        )
 
     def fit(
         self, name: str, lift: bool, grid: Grid, steps: int = 1, *, folds: bool = True
@@ -287,10 +168,10 @@ class LayersFit:
         if lift:
             # What a process computes may differ in the last digit from what another does.
             known = torch.tensor([FourierFeatures.length_of(rows, units)])
-            (length,) = task.team.share([known] if task.team.rank == 0 else None, 0)
+            (length,) = task.processes.share([known] if task.processes.rank == 0 else None, 0)
             maps = FourierFeatures.of_length(float(length), rows, self.n_features, task.seed, units)
         seen = rows if maps is None else maps(rows)
-        (centre,) = task.team.share([seen.mean(0)] if task.team.rank == 0 else None, 0)
+        (centre,) = task.processes.share([seen.mean(0)] if task.processes.rank == 0 else None, 0)
         views = self.views if True in grid.perturbed else self.views[:1]
         # By the inputs' own fingerprints, whichever process has them; folds are what is left of it.
         turns = [
@@ -299,9 +180,20 @@ class LayersFit:
         ]
         scale = None if lift or units is None else units[1]
         found = LayerFit(
-            kept, name, maps, self.labels, self.counts, centre, grid, views, task.team,
-            task.room.features, scale, turns, folds,
-        ).fit(steps)  # fmt: skip
+            kept,
+            name,
+            maps,
+            self.labels,
+            self.counts,
+            centre,
+            grid,
+            views,
+            task.processes,
+            task.room.features,
+            scale,
+            turns,
+            folds,
+        ).fit(steps)
         return found, maps
 
 
@@ -331,10 +223,14 @@ def fit_candidates(
     names = list(kept.widths) if layers is None else list(layers)
     kinds = (False, True) if shared.views and fits else (False,)
     sizes = replace(
-        task.sizes, n_classes=len(shared.classes), views=len(shared.views),
-        fits_views=len(kinds) > 1, widths=tuple(kept.widths[name] for name in names),
-        rounds=settings.rounds, ridges=max(len(settings.ridges), len(settings.feature_ridges)),
-    )  # fmt: skip
+        task.sizes,
+        n_classes=len(shared.classes),
+        views=len(shared.views),
+        fits_views=len(kinds) > 1,
+        widths=tuple(kept.widths[name] for name in names),
+        rounds=settings.rounds,
+        ridges=max(len(settings.ridges), len(settings.feature_ridges)),
+    )
     steps, held_steps = _steps(sizes, kept.n, 0 if held is None else held.kept.n, task)
     if held is not None and held_steps > 1:
         held = held.take(torch.arange(len(held.labels)) % held_steps == 0)
@@ -397,7 +293,7 @@ def _whole_scores(
 def _some_rows(kept: KeptRows, layer: str, task: Task) -> Tensor:
     """Return rows of the same few samples in every process."""
     prints_of, rows_of = kept.some(layer, _LOOKED_AT)
-    found = task.team.gather((prints_of, rows_of.cpu()))
+    found = task.processes.gather((prints_of, rows_of.cpu()))
     prints = np.concatenate([part[0] for part in found])
     rows = torch.cat([part[1].to(task.device) for part in found])
     order = np.argsort(prints, kind="stable")[:_LOOKED_AT]
@@ -417,7 +313,7 @@ def _units(rows: Tensor, task: Task) -> Tensor:
     # What rounding leaves of a column that is the same everywhere.
     constant = deviation <= _ROUNDING * rows.abs().amax(0)
     units = torch.stack([middle, torch.where(constant, 1.0, spread)])
-    (units,) = task.team.share([units] if task.team.rank == 0 else None, 0)
+    (units,) = task.processes.share([units] if task.processes.rank == 0 else None, 0)
     return units
 
 
@@ -431,11 +327,11 @@ def _together(
 ) -> Fits:
     """Return everybody's scores, each candidate's brought to one scale."""
     labels, prints, classes, task = shared.labels, shared.prints, shared.classes, shared.task
-    place, team = places_of(classes, task.n_classes), task.team
+    place, processes = places_of(classes, task.n_classes), task.processes
     # Some count and others do not, here and there: which ones is no matter of the data's order.
-    every = team.gather(np.concatenate([mine[::steps] for mine in prints]))
+    every = processes.gather(np.concatenate([mine[::steps] for mine in prints]))
     order = torch.from_numpy(np.argsort(mixed(np.concatenate(every)), kind="stable"))
-    given = torch.cat(team.gather(torch.cat([mine[::steps] for mine in labels])))[order]
+    given = torch.cat(processes.gather(torch.cat([mine[::steps] for mine in labels])))[order]
     plain, moved = [], []
     on_holdout: list[list[Tensor]] = [[] for _ in holdout]
     for number, each in enumerate(fitted.values()):
@@ -445,7 +341,7 @@ def _together(
         each.plain = each.moved = nothing
         for said in holdout:
             said[number] = nothing
-        found = team.gather(mine) if team.size > 1 else [mine]
+        found = processes.gather(mine) if processes.size > 1 else [mine]
         wholes = [torch.cat([part[k] for part in found]) for k in range(len(mine))]
         wholes[:2] = [whole[order] for whole in wholes[:2]]
         del mine, found
@@ -459,7 +355,7 @@ def _together(
             said.append(whole)
     of_held = None
     if held is not None:
-        of_held = torch.cat(team.gather(place[held.labels]))
+        of_held = torch.cat(processes.gather(place[held.labels]))
     on_holdout += [[]] * (2 - len(on_holdout))
     scores = Scores(plain, moved, given, on_holdout[0], of_held, on_holdout[1])
     return Fits(fitted, features, scores, classes, steps)
@@ -515,9 +411,15 @@ def measure_memory(fits: Fits, perturbed: bool, samples: int = ESTIMATED_WITH) -
         if credible or name == order[0]:
             against = mine
             likely, most = survival_without(
-                plain[:, ::step], moved[:, ::step], labels, right, layers,
-                [each.perturbed for each in fits.candidates], n_classes, name,
-            )  # fmt: skip
+                plain[:, ::step],
+                moved[:, ::step],
+                labels,
+                right,
+                layers,
+                [each.perturbed for each in fits.candidates],
+                n_classes,
+                name,
+            )
         if credible:
             break
     places = frozenset(torch.nonzero(own)[:, 0].tolist())

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from ..activations.perturbation import Perturbation
-from ..activations.stream import Source, stream
+from ..activations.stream import stream
 from ..activations.trace import INPUT
+from ..data.source import Source
 from ..noise.estimate import SMALLEST, SURE, Noise
 from ..noise.posterior import with_memory
 from ..probes.discriminant import Linear, RidgeDiscriminant
@@ -21,14 +22,7 @@ from ..probes.random_features import FourierFeatures
 from ..utils.notes import Notes
 from .budget import give_back
 from .calibration import estimate
-from .candidates import (
-    Fits,
-    Held,
-    Settings,
-    fit_candidates,
-    keep_holdout,
-    measure_memory,
-)
+from .candidates import Fits, Settings, fit_candidates, measure_memory
 from .choice import Key, Score, Selection
 from .fitting import Candidate
 from .greedy import Criterion
@@ -36,6 +30,7 @@ from .kept_rows import FOLDS, KeptRows
 from .memorisation import Memory, corrected
 from .out_of_fold import everybodys, out_of_fold_values
 from .readers import Reader, remembered_by, select_readers
+from .reading import Held, keep_holdout
 from .replay import Replay
 from .task import Decoders, Task
 from .unseen import Lookup, Unseen
@@ -180,11 +175,15 @@ class Chosen:
         right = torch.zeros(len(fits.candidates))
         n = 0
         if test is not None:
-            with task.team.together():
+            with task.processes.together():
                 for rows in stream(
-                    self.network, test, task.taps, task.device,
-                    stage="trying all candidates", progress=task.progress,
-                ):  # fmt: skip
+                    self.network,
+                    test,
+                    task.taps,
+                    task.device,
+                    stage="trying all candidates",
+                    progress=task.progress,
+                ):
                     labels = torch.from_numpy(task.given(rows.batch, test))
                     n += len(labels)
                     seen: dict[tuple[str, int], Tensor] = {}
@@ -195,20 +194,21 @@ class Chosen:
                             seen = {view: fits.features[each.layer](mine) if view[1] else mine}
                         said = fits.classes[fitted.whole(seen[view]).argmax(1).cpu()]
                         right[at] += int((said == labels).sum())
-            parts = task.team.gather((right, n))
+            parts = task.processes.gather((right, n))
             n = sum(part[1] for part in parts)
             right = torch.stack([part[0] for part in parts]).sum(0)
         worth = _criterion(self.survival)
         return pd.DataFrame(
             [
                 {
-                    **each._asdict(), "criterion": float(worth[at]),
+                    **each._asdict(),
+                    "criterion": float(worth[at]),
                     "chosen": each in self.members[self.key.layer],
                     "test_accuracy": float(right[at]) / n if n else np.nan,
                 }
                 for at, each in enumerate(fits.candidates)
             ]
-        )  # fmt: skip
+        )
 
 
 def auto_key(layer: str) -> Key:
@@ -263,9 +263,11 @@ def choose(
     scores = fits.scores
     fits.scores = replace(
         scores,
-        plain=[scores.moved[at] if layer == INPUT else scores.plain[at]
-               for at, layer in enumerate(layers)],
-    )  # fmt: skip
+        plain=[
+            scores.moved[at] if layer == INPUT else scores.plain[at]
+            for at, layer in enumerate(layers)
+        ],
+    )
     mine = [at for at, layer in enumerate(layers) if layer in chosen_from]
     judged = perturbation is not None or held is not None or not remembers
     judged |= set(layers) == {"input"}
@@ -317,7 +319,7 @@ def choose(
             "noise rate nor the accuracy is to be relied on. Give a hold-out, or a perturbation "
             "that training did not use (perturb)"
         )
-    noise = with_memory(ordered, kept.labels, noise, task.team)
+    noise = with_memory(ordered, kept.labels, noise, task.processes)
     agreement, n = _agreement(fits, memory, members)
     # Nothing is chosen any more: what follows needs the weights alone.
     fits.scores = replace(
@@ -328,21 +330,31 @@ def choose(
     del scores
     give_back()
     return Chosen(
-        key=auto_key(place), decoders=decoders,
+        key=auto_key(place),
+        decoders=decoders,
         members=made_of,
         readers=tuple((fits.candidates[at], moved) for at, moved in readers),
         criterion="training data" if memory.holdout is None else "holdout",
-        agreement=agreement, n=n, noise=noise, memory=_meter(fits, memory), survival=memory,
-        values=ordered, fits=fits, kept=kept, held=read, task=task, network=network,
-    )  # fmt: skip
+        agreement=agreement,
+        n=n,
+        noise=noise,
+        memory=_meter(fits, memory),
+        survival=memory,
+        values=ordered,
+        fits=fits,
+        kept=kept,
+        held=read,
+        task=task,
+        network=network,
+    )
 
 
 def _checked(held: Held, kept: KeptRows, task: Task, notes: Notes) -> Held | None:
     """Return the hold-out if it can choose; note what is wrong with it."""
-    team = task.team
+    processes = task.processes
     given = torch.cat([kept.part(fold).labels for fold in range(FOLDS)])
-    occurs = team.total(torch.bincount(given, minlength=task.n_classes)) > 0
-    counts = team.total(torch.bincount(held.labels, minlength=task.n_classes))
+    occurs = processes.total(torch.bincount(given, minlength=task.n_classes)) > 0
+    counts = processes.total(torch.bincount(held.labels, minlength=task.n_classes))
     if int(unknown := counts[~occurs].sum()):
         notes.add(
             f"holdout: {unknown} of its samples have labels that no training sample has: they "
@@ -451,9 +463,10 @@ def _meter(fits: Fits, memory: Memory) -> pd.DataFrame:
         if each.perturbed or each.round or each.layer in rows:
             continue
         rows[each.layer] = {
-            "layer": each.layer, "plain": float(memory.plain[at]),
+            "layer": each.layer,
+            "plain": float(memory.plain[at]),
             "perturbed": float(memory.moved[at]),
             "holdout": np.nan if memory.holdout is None else float(memory.holdout[at]),
             "corrected": float(expected[at].clamp(0, 1)),
-        }  # fmt: skip
+        }
     return pd.DataFrame(list(rows.values()))

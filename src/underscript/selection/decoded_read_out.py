@@ -31,14 +31,14 @@ def decoded_read_out(chosen: Chosen, layer: str) -> tuple[Linear, Tensor, tuple[
         Class means (K, width) and counts (K,) of the decoded labels.
     """
     task, kept = chosen.task, chosen.kept
-    n_classes, team, width = task.n_classes, task.team, kept.widths[layer]
+    n_classes, processes, width = task.n_classes, task.processes, kept.widths[layer]
     parts = [kept.part(fold) for fold in range(FOLDS)]
     decoded = chosen.values.argmax(1)
     sums = torch.zeros(n_classes, width, dtype=torch.float64)
     products = torch.zeros(width, width, dtype=torch.float64)
     total = torch.zeros(width, dtype=torch.float64)
     # A vector of so many numbers is told by some of the rows.
-    every = max(1, kept.n * team.size // (_ROWS_PER_NUMBER * width))
+    every = max(1, kept.n * processes.size // (_ROWS_PER_NUMBER * width))
     for fold, part in enumerate(parts):
         start = 0
         for (block,) in kept.blocks(layer, fold, [0]):
@@ -48,8 +48,8 @@ def decoded_read_out(chosen: Chosen, layer: str) -> tuple[Linear, Tensor, tuple[
             add_products(products, some)
             total += some.sum(0)
             start += len(rows)
-    sums, products, total = (team.total(each) for each in (sums, products, total))
-    n = team.total(torch.bincount(decoded, minlength=n_classes))
+    sums, products, total = (processes.total(each) for each in (sums, products, total))
+    n = processes.total(torch.bincount(decoded, minlength=n_classes))
     # The vector whose products with rows are nearest to 1, by least squares.
     products = mirrored(products)
     products.diagonal().add_(1e-6 * float(products.diagonal().mean()))
@@ -68,7 +68,7 @@ def decoded_read_out(chosen: Chosen, layer: str) -> tuple[Linear, Tensor, tuple[
                 yield from ((rows, mine) for rows in seen)
 
     size = kept.n * len(views), width, n_classes
-    linear = fit_read_out(blocks(), size, team, task.device)
+    linear = fit_read_out(blocks(), size, processes, task.device)
     absent = torch.ones(n_classes, dtype=torch.bool)
     absent[chosen.fits.classes] = False
     offsets = linear.intercepts.cpu().masked_fill(absent, -torch.inf)

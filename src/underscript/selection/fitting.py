@@ -13,14 +13,23 @@ from itertools import product
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from ..errors import DataError
 from ..linalg.products import add_products, mirrored
 from ..probes.discriminant import Linear
 from ..probes.random_features import FourierFeatures
-from ..utils.distributed import Team
+from ..utils.distributed import Processes
+from .arithmetic import (
+    add_by_class,
+    as_dtype,
+    class_means,
+    factor,
+    from_centre,
+    kept_of,
+    picked,
+    turned,
+)
 from .kept_rows import FOLDS, KeptRows
 
 __all__ = ["Candidate", "Fitted", "Grid", "LayerFit", "scores_of"]
@@ -32,8 +41,6 @@ _Linears = dict[tuple[bool, float], dict[int, Linear]]
 # Rows that are enough for a covariance, as they are, and again perturbed: so many for each column,
 # and so many in any case.
 _ROWS_PER_NUMBER, _ROWS = 8, 1 << 14
-# Up to so many classes sums come from one product with indicators.
-_FEW = 64
 
 
 class Candidate(NamedTuple):
@@ -142,7 +149,7 @@ class LayerFit:
         What is fitted.
     views : sequence of int
         The perturbed views.
-    team : Team
+    processes : Processes
         The processes that share the rows.
     room : int
         Bytes that features may take; beyond it they are made again for each pass.
@@ -160,7 +167,7 @@ class LayerFit:
     centre: Tensor
     grid: Grid
     views: Sequence[int]
-    team: Team
+    processes: Processes
     room: int
     scale: Tensor | None = None
     turns: list[Tensor] | None = None
@@ -216,11 +223,11 @@ class LayerFit:
         if self._cache is not None:
             for fold, blocks in enumerate(self._cache):
                 for block in blocks:
-                    plain, first, moved = _as(torch.float32, block)
+                    plain, first, moved = as_dtype(torch.float32, block)
                     yield fold, plain, first, moved
             return
         for fold, _, parts in self._blocks():
-            yield fold, *_kept_of(parts)
+            yield fold, *kept_of(parts)
 
     def _blocks(self) -> Iterator[tuple[int, slice, list[Tensor]]]:
         """Give each fold's rows as they are, and the perturbed ones that count."""
@@ -231,7 +238,7 @@ class LayerFit:
                 if 0 < self._moved < len(self.views):
                     assert self.turns is not None
                     turns = self.turns[fold][at]
-                    blocks[1:] = [_turned(blocks[1:], turns + k) for k in range(self._moved)]
+                    blocks[1:] = [turned(blocks[1:], turns + k) for k in range(self._moved)]
                 yield fold, at, [self._mapped(block) for block in blocks]
                 start = at.stop
 
@@ -262,7 +269,7 @@ class LayerFit:
         if self.features is not None and size <= self.room and not again:
             cache = [[] for _ in range(FOLDS)]
         counted = torch.zeros(FOLDS)
-        with self.team.together():
+        with self.processes.together():
             for fold, at, parts in self._blocks():
                 mine, labels = sums[fold], self.labels[fold][at].to(self.centre.device)
                 # What is of no use is not added up.
@@ -271,17 +278,17 @@ class LayerFit:
                     add_products(mine.products, rows)
                     mine.total += rows.sum(0)
                     counted[fold] += len(rows)
-                plain, first, moved = _kept_of(parts)
-                _add_by_class(mine.of_class[0], plain, labels)
+                plain, first, moved = kept_of(parts)
+                add_by_class(mine.of_class[0], plain, labels)
                 if fits:
-                    _add_by_class(mine.of_class[1], moved, labels)
+                    add_by_class(mine.of_class[1], moved, labels)
                 if cache is not None:
-                    cache[fold].append(_as(kept_as, (plain, first, moved)))
+                    cache[fold].append(as_dtype(kept_as, (plain, first, moved)))
         self._cache = cache
-        counted = self.team.total(counted)
+        counted = self.processes.total(counted)
         for fold, mine in enumerate(sums):
-            mine.products, mine.total = map(self.team.total, (mine.products, mine.total))
-            mine.of_class = [self.team.total(each) for each in mine.of_class]
+            mine.products, mine.total = map(self.processes.total, (mine.products, mine.total))
+            mine.of_class = [self.processes.total(each) for each in mine.of_class]
             # As much as if all rows had been added up.
             n = int(self.counts[fold].sum()) * (self._parts if fits else 1)
             scale = n / max(1.0, float(counted[fold]))
@@ -295,7 +302,7 @@ class LayerFit:
         if self.turns is None or every < 2:
             return rows
         some = self.turns[fold][at] // max(1, len(self.views)) % every == 0
-        return _picked(rows, torch.nonzero(some)[:, 0].to(rows.device))
+        return picked(rows, torch.nonzero(some)[:, 0].to(rows.device))
 
     def _factorise(self, sums: list[_Sums]) -> None:
         """Factorise the covariances of all rows that are fitted to, and of all but each fold's."""
@@ -312,7 +319,7 @@ class LayerFit:
             for ridge in self.grid.ridges:
                 regular = covariance.clone()
                 regular.diagonal().add_(ridge * scale)
-                self._factors[fit, ridge] = mean, _factor(regular)
+                self._factors[fit, ridge] = mean, factor(regular)
 
     def _given_means(self, sums: list[_Sums]) -> dict[tuple[int, bool, float], Tensor]:
         means = {}
@@ -321,7 +328,7 @@ class LayerFit:
             kinds = (0, 1) if perturbed else (0,)
             total = sum(sums[k].of_class[kind] for k in some for kind in kinds)
             counts = self.counts[some].sum(0) * (self._parts if perturbed else 1)
-            mine = _means(total, counts)  # type: ignore[arg-type]
+            mine = class_means(total, counts)  # type: ignore[arg-type]
             for ridge in self.grid.ridges:
                 means[fit, perturbed, ridge] = mine
         return means
@@ -338,7 +345,7 @@ class LayerFit:
         n_classes = self.n_classes
         sums = {key: torch.zeros_like(mean) for key, mean in before.items()}
         counts = {key: torch.zeros(n_classes, dtype=torch.int64) for key in before}
-        with self.team.together():
+        with self.processes.together():
             for fold, plain, _, moved in self._lifted():
                 both = plain + moved
                 for perturbed in self.grid.perturbed:
@@ -354,7 +361,7 @@ class LayerFit:
                     # What all fits decode in one product: rows are read once.
                     apart = decoded + n_classes * torch.arange(len(keys), device=decoded.device)
                     of_all = rows.new_zeros(len(keys) * n_classes, rows.shape[1])
-                    _add_by_class(of_all, rows, apart)
+                    add_by_class(of_all, rows, apart)
                     number = torch.bincount(apart.flatten().cpu(), minlength=len(of_all))
                     for at, key in enumerate(keys):
                         mine = slice(at * n_classes, (at + 1) * n_classes)
@@ -362,8 +369,8 @@ class LayerFit:
                         counts[key] += parts * number[mine]
         found = {}
         for key, total in sums.items():
-            n = self.team.total(counts[key])
-            mean = _means(self.team.total(total), n)
+            n = self.processes.total(counts[key])
+            mean = class_means(self.processes.total(total), n)
             found[key] = torch.where((n > 0)[:, None].to(mean.device), mean, before[key])
         return found
 
@@ -390,7 +397,7 @@ class LayerFit:
         keys = [(p, r, n) for n, made in enumerate(linears) for p, r in made]
         kept: list[list[Tensor]] = [[], []]
         starts = [0] * FOLDS
-        with self.team.together():
+        with self.processes.together():
             for fold, *views, _ in self._lifted():
                 start, starts[fold] = starts[fold], starts[fold] + len(views[0])
                 some = torch.arange(len(views[0]))[-start % steps :: steps]
@@ -400,7 +407,7 @@ class LayerFit:
                     if rows is views[0] and said is kept[1]:
                         said.append(kept[0][-1])
                         continue
-                    rows = rows if steps == 1 else _picked(rows, some.to(rows.device))
+                    rows = rows if steps == 1 else picked(rows, some.to(rows.device))
                     said.append(scores_of(rows, mine, 1).cpu())
         plain, moved = (
             torch.cat(parts).view(-1, len(keys), self.n_classes)
@@ -412,7 +419,7 @@ class LayerFit:
         found = {}
         for place, (perturbed, ridge, number) in enumerate(keys):
             fits = [
-                _about(each, self.centre, self.scale)
+                from_centre(each, self.centre, self.scale)
                 for each in linears[number][perturbed, ridge].values()
             ]
             candidate = Candidate(self.layer, n_features, perturbed, ridge, number)
@@ -423,50 +430,6 @@ class LayerFit:
                 moved[:, place].clone(),
             )
         return found
-
-
-def _picked(rows: Tensor, places: Int[Tensor, " m"]) -> Float[Tensor, "m width"]:
-    """Return some rows; of features, which lie in memory column by column, as fast as of others."""
-    if rows.stride(0) == 1 and rows.ndim == 2:
-        return rows.T.index_select(1, places).T
-    return rows[places]
-
-
-def _kept_of(parts: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-    """Return rows as they are, the first perturbed ones, and the sum of all perturbed ones.
-
-    Without a perturbed view the rows as they are take the place of the second, and 0 of the third.
-    """
-    if len(parts) == 1:
-        return parts[0], parts[0], parts[0].new_zeros(1, 1)
-    if len(parts) == 2:
-        return parts[0], parts[1], parts[1]
-    total = parts[1] + parts[2]
-    for part in parts[3:]:
-        total += part
-    return parts[0], parts[1], total
-
-
-def _as(dtype: torch.dtype, rows: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-    """Return rows in another precision; what is the same stays the same."""
-    plain = rows[0].to(dtype)
-    first = plain if rows[1] is rows[0] else rows[1].to(dtype)
-    return plain, first, first if rows[2] is rows[1] else rows[2].to(dtype)
-
-
-def _turned(views: Sequence[Tensor], turns: Int[Tensor, " n"]) -> Float[Tensor, "n width"]:
-    """Return of each sample the rows of one view: its turn, modulo their number."""
-    found = views[0].clone()
-    for number, rows in enumerate(views[1:], 1):
-        at = torch.nonzero(turns % len(views) == number)[:, 0].to(rows.device)
-        found[at] = rows[at]
-    return found
-
-
-def _about(linear: Linear, centre: Tensor, scale: Tensor | None) -> Linear:
-    """Return a discriminant of scaled rows about a centre as one of the rows themselves."""
-    weights = linear.coefficients if scale is None else linear.coefficients / scale
-    return Linear(weights, linear.intercepts - weights @ centre)
 
 
 def scores_of(
@@ -489,43 +452,3 @@ def scores_of(
         lowest = lowest.masked_fill(torch.isinf(lowest), 0.0)
         scores = torch.where(away, lowest, by_fit).view(len(rows), -1)
     return scores
-
-
-def _means(total: Tensor, counts: Tensor) -> Float[Tensor, "classes width"]:
-    """Return class means; NaN for a class without rows."""
-    counts = counts.to(total.device)
-    mean = total / counts.clamp(min=1)[:, None]
-    return mean.masked_fill((counts == 0)[:, None], torch.nan)
-
-
-def _add_by_class(sums: Tensor, rows: Tensor, labels: Int[Tensor, "n ..."]) -> None:
-    """Add each row to its class's sum, in place, or to those of several classes."""
-    if labels.ndim == 1:
-        labels = labels[:, None]
-    each = len(sums) // labels.shape[1]
-    if each > _FEW:
-        for of_one in labels.T:
-            sums.index_add_(0, of_one, rows)
-        return
-    indicators = rows.new_zeros(len(rows), len(sums)).scatter_(1, labels, 1.0)
-    sums.addmm_(indicators.T, rows)
-
-
-def _factor(matrix: Tensor) -> Tensor:
-    """Return the Cholesky factor; in float64 where float32 does not reach.
-
-    Rows that are nearly the same leave rounding alone, which may be negative: then as much more is
-    added to the diagonal as that takes.
-    """
-    factor: Tensor
-    factor, info = torch.linalg.cholesky_ex(matrix)
-    more = 1e-7
-    while int(info):
-        precise = matrix.double()
-        mean = float(precise.diagonal().abs().mean())
-        precise.diagonal().add_(more * mean if mean > 0 else 1.0)
-        found, info = torch.linalg.cholesky_ex(precise)
-        factor, more = found.float(), 100 * more
-        if more > 1e7:
-            raise DataError("the rows of a layer are too large or too small to be added up")
-    return factor

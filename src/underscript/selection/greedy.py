@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..noise.estimate import estimated_transitions
+from ..noise.transitions import estimated_transitions
 from .likelihood import TEMPERATURES, Likely
 from .memorisation import LIMIT, corrected
 
@@ -67,11 +67,13 @@ def thinned(scores: Scores) -> Scores:
     step = max(1, len(scores.labels) // _CHOOSING)
     other = 1 if scores.held is None else max(1, len(scores.held) // _CHOOSING)
     return Scores(
-        [each[::step] for each in scores.plain], [each[::step] for each in scores.moved],
-        scores.labels[::step], [each[::other] for each in scores.holdout],
+        [each[::step] for each in scores.plain],
+        [each[::step] for each in scores.moved],
+        scores.labels[::step],
+        [each[::other] for each in scores.holdout],
         None if scores.held is None else scores.held[::other],
         [each[::other] for each in scores.held_moved],
-    )  # fmt: skip
+    )
 
 
 @dataclass

@@ -34,8 +34,10 @@ def likelihoods(
     Temperatures are relative to the scores' own spread. `transitions`: the chance of a label
     (column) given the class (row).
     """
-    found = _averaged(_chances(scores.reshape(-1, *scores.shape[-2:]), labels,
-                               _given(labels, transitions)), scores.shape[-1])  # fmt: skip
+    found = _averaged(
+        _chances(scores.reshape(-1, *scores.shape[-2:]), labels, _given(labels, transitions)),
+        scores.shape[-1],
+    )
     return found.view(*scores.shape[:-2], len(TEMPERATURES), len(REDRAWN))
 
 

@@ -9,8 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..activations.stream import Rows, Seen, Source, stream
+from ..activations.stream import Rows, Seen, stream
 from ..data.fingerprints import prints_of
+from ..data.source import Source
 from ..errors import DataError
 from ..probes.ensemble import COMBINED, rows_for
 from ..probes.subspace import nearest_together
@@ -84,16 +85,22 @@ def observe(
         If there was nothing to look at.
     """
     n = 0
-    with task.team.together():
+    with task.processes.together():
         for rows in stream(
-            network, source, task.taps, task.device, stage=stage, keep=keep,
-            progress=task.progress, seen=seen,
-        ):  # fmt: skip
+            network,
+            source,
+            task.taps,
+            task.device,
+            stage=stage,
+            keep=keep,
+            progress=task.progress,
+            seen=seen,
+        ):
             batch = Observed(rows, task.label_sets(rows, source))
             for observer in observers:
                 observer.see(batch)
             n += rows.batch.size
-    if not sum(task.team.gather(n)):
+    if not sum(task.processes.gather(n)):
         raise DataError(
             f"{source.role}: none of its samples fell in the held-out tenth; give a holdout"
         )
@@ -102,7 +109,7 @@ def observe(
 
 def merged(observer: Any, task: Task) -> Any:
     """Return an observer with what all processes saw."""
-    first, *others = task.team.gather(observer)
+    first, *others = task.processes.gather(observer)
     for other in others:
         first.merge(other)
     return first

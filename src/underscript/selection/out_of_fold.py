@@ -61,7 +61,9 @@ def everybodys(
     place = places_of(fits.classes, task.n_classes)
     labels = place[torch.cat([part.labels for part in parts])]
     prints = np.concatenate([part.prints for part in parts])
-    found = task.team.gather((values[:: fits.steps], labels[:: fits.steps], prints[:: fits.steps]))
+    found = task.processes.gather(
+        (values[:: fits.steps], labels[:: fits.steps], prints[:: fits.steps])
+    )
     order = np.argsort(mixed(np.concatenate([part[2] for part in found])), kind="stable")
     at = torch.from_numpy(order)
     return torch.cat([part[0] for part in found])[at], torch.cat([part[1] for part in found])[at]

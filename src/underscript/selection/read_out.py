@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..probes.discriminant import Linear
-from ..utils.distributed import Team
+from ..utils.distributed import Processes
 
 __all__ = ["fit_read_out"]
 
@@ -33,7 +33,7 @@ def _precise(device: torch.device) -> torch.dtype:
 def fit_read_out(
     blocks: Iterator[tuple[Tensor, Tensor]],
     size: Sequence[int],
-    team: Team,
+    processes: Processes,
     device: torch.device,
 ) -> Linear:
     """Return weights (K, width) and biases (K,) of a logistic regression.
@@ -44,13 +44,15 @@ def fit_read_out(
         Rows, float32 (n, width), and probabilities of each class, float32 (n, K): this process's.
     size : sequence of int
         All rows of this process, their width, and K.
-    team : Team
+    processes : Processes
         The processes that share the rows.
     device : torch.device
         Where to compute.
     """
     n, width, n_classes = size
-    every = max(1, -(-n * width * n_classes * team.size // _PRODUCTS), -(-n * width // _NUMBERS))
+    every = max(
+        1, -(-n * width * n_classes * processes.size // _PRODUCTS), -(-n * width // _NUMBERS)
+    )
     x = torch.empty(-(-n // every), width, device=device)
     y = torch.empty(len(x), n_classes, device=device)
     sums = torch.zeros(2, width, dtype=_precise(device), device=device)
@@ -65,7 +67,7 @@ def fit_read_out(
         start, filled = start + len(some), end
     x, y = x[:filled], y[:filled]
     sums = torch.cat([sums.flatten(), torch.tensor([float(len(x))]).to(sums)])
-    sums = team.total(sums)
+    sums = processes.total(sums)
     number = float(sums[-1]) or 1.0
     mean, square = sums[:width] / number, sums[width:-1] / number
     spread = (square - mean.square()).clamp(min=0).sqrt()
@@ -82,7 +84,7 @@ def fit_read_out(
         # side and rows are multiplied from the left: else products take 2 and 10 times as long.
         slope = said.exp_().sub_(y).div_(number)
         slope = torch.cat([slope.T @ x, slope.sum(0)[:, None]], 1)
-        both = team.total(torch.cat([slope.to(spread).flatten(), mine.to(spread)[None]]))
+        both = processes.total(torch.cat([slope.to(spread).flatten(), mine.to(spread)[None]]))
         slope = both[:-1].view_as(weights)
         slope[:, :-1] += weights[:, :-1] / (_VARIANCE * number)
         prior = weights[:, :-1].square().sum() / (2 * _VARIANCE * number)
@@ -92,9 +94,12 @@ def fit_read_out(
     from scipy.optimize import minimize
 
     done = minimize(
-        loss, np.zeros((width + 1) * n_classes), jac=True, method="L-BFGS-B",
+        loss,
+        np.zeros((width + 1) * n_classes),
+        jac=True,
+        method="L-BFGS-B",
         options={"maxiter": _STEPS, "ftol": _GAIN, "gtol": 0.0},
-    )  # fmt: skip
+    )
     found = torch.from_numpy(done.x).to(spread).view(n_classes, width + 1)
     of_rows = found[:, :-1] / spread
     biases = found[:, -1] - of_rows @ mean

@@ -34,11 +34,10 @@ def refitted(
 
     def ours(made: Sequence[Candidate]) -> list[Candidate]:
         return [
-            each._replace(
-                perturbed=False, n_features=shared.n_features if each.n_features else 0
-            )
-            for each in made if each.layer in kept.widths
-        ]  # fmt: skip
+            each._replace(perturbed=False, n_features=shared.n_features if each.n_features else 0)
+            for each in made
+            if each.layer in kept.widths
+        ]
 
     here = {place: ours(made) for place, made in members.items()}
     groups: dict[tuple[str, bool], list[Candidate]] = {}
@@ -60,7 +59,7 @@ def refitted(
                 features[layer] = maps
         task.progress.advance()
     for mine in fitted.values():
-        mine.spread = on_one_scale(torch.cat(task.team.gather(mine.plain)))
+        mine.spread = on_one_scale(torch.cat(task.processes.gather(mine.plain)))
     fits = Fits(fitted, features, Scores([], [], torch.empty(0), [], None), shared.classes, 1)
     return {
         auto_key(place): combined(fits, made, 1.0, None, task)

@@ -5,9 +5,9 @@ from dataclasses import replace
 from torch import Tensor, nn
 
 from ..activations.runner import at_once
-from ..activations.stream import Source
 from ..activations.trace import Survey
 from ..data.batches import Batch
+from ..data.source import Source
 from ..utils.row_file import check_room
 from .budget import Shares, Sizes
 from .candidates import Settings
@@ -41,9 +41,10 @@ def sizes_of(
 ) -> Sizes:
     """Return what the memory of a decode depends on, as far as the survey shows it."""
     n = {
-        role: -(-(source.length or 0) // task.team.size)
-        for role, source in sources.items() if role != "test"
-    }  # fmt: skip
+        role: -(-(source.length or 0) // task.processes.size)
+        for role, source in sources.items()
+        if role != "test"
+    }
     probed = [p.width for p in task.places if task.keys(p.tap.name, "corrupted")]
     settings = Settings()
     inputs = _bytes_of(example) // max(1, example.size)
@@ -53,22 +54,26 @@ def sizes_of(
         for source in sources.values()
     )
     return Sizes(
-        samples=n["train"], held=n.get("holdout", 0), n_classes=task.n_classes,
-        probed=tuple(probed), sets=len(task.subspace_labels),
+        samples=n["train"],
+        held=n.get("holdout", 0),
+        n_classes=task.n_classes,
+        probed=tuple(probed),
+        sets=len(task.subspace_labels),
         features=min(settings.features, n["train"] // 2 + 1 if n["train"] else settings.features),
-        rounds=settings.rounds, ridges=max(len(settings.ridges), len(settings.feature_ridges)),
+        rounds=settings.rounds,
+        ridges=max(len(settings.ridges), len(settings.feature_ridges)),
         # What goes into a layer, what comes out of it, and what is added to that.
         network=12 * at_most * max(place.width for place in seen.whole),
         of_view=most * (inputs + 4 * sum(place.width for place in task.places)),
         # As they are, and in two views.
         tried=3 * tried * inputs,
         twin=sum(each.nbytes for each in network.parameters()),
-    )  # fmt: skip
+    )
 
 
 def within(task: Task, sizes: Sizes, budget: int) -> Task:
     """Return the task with its memory shared out, or refuse what cannot be kept to."""
-    with task.team.together():
+    with task.processes.together():
         room = Shares.of(sizes, budget)
         check_room(room.on_disk(sizes))
     return replace(task, sizes=sizes, room=room)

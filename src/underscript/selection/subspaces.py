@@ -12,13 +12,14 @@ from torch import nn
 
 from ..activations.hooks import Tap
 from ..activations.kept import Kept
-from ..activations.stream import Rows, Source, known_index, stream_views
+from ..activations.stream import Rows, stream_views
 from ..data.batches import Batch
+from ..data.source import Source, known_index
 from ..linalg.moments import WAITING, ClassMoments, budgets, statistics_for
 from ..linalg.rows import ClassRows, RowStore
 from ..probes.classifier import SubspaceClassifier, fit_together
 from ..probes.subspace import PROBES
-from ..utils.distributed import Team
+from ..utils.distributed import Processes
 from ..utils.labels import Labels, check_different
 from ..utils.notes import Notes
 from .choice import Key, held_out_tenth
@@ -94,12 +95,16 @@ def fit_subspaces(
     indices: list[Labels] = []
     counts = torch.zeros(task.n_classes, dtype=torch.int64)
     agreement, prints = Agreement(), Fingerprints()
-    with task.team.together():
+    with task.processes.together():
         for rows, *others in stream_views(
-            network, source, task.taps if watcher is None else watcher.taps, task.device,
+            network,
+            source,
+            task.taps if watcher is None else watcher.taps,
+            task.device,
             () if watcher is None else watcher.changes,
-            stage="reading layers", progress=task.progress,
-        ):  # fmt: skip
+            stage="reading layers",
+            progress=task.progress,
+        ):
             labels = task.label_sets(rows, source)
             if watcher is not None:
                 watcher.see([rows, *others], labels["given"])
@@ -114,10 +119,10 @@ def fit_subspaces(
             for name, of_layer in statistics.items():
                 for part in parts:
                     of_layer[part].update(rows.layers[name], torch.from_numpy(by_part[part]))
-    gathered = task.team.gather(indices)
+    gathered = task.processes.gather(indices)
     check_different([part for of_process in gathered for part in of_process], source.role)
     task.paths.update({name: sets[parts[0]].path for name, sets in statistics.items()})
-    counts = task.team.total(counts)
+    counts = task.processes.total(counts)
     notes.missing(counts)
     decoders, selecting = _decomposed(statistics, parts, task, notes, who)
     return Fitted(
@@ -153,7 +158,7 @@ def _decomposed(
     """Fit the decoders of each layer; return them, and those without the held-out tenth."""
     decoders: Decoders = {}
     selecting: Decoders = {}
-    hold_out, team = "held" in parts, task.team
+    hold_out, processes = "held" in parts, task.processes
     task.progress.begin("decomposing")
     for name in list(statistics):
         task.progress.note(name)
@@ -162,10 +167,10 @@ def _decomposed(
         _in_turn([sets["kept"], whole] if hold_out else [whole], sets.get("true"))
         with notes.gather(f"{who}{name}"):
             if hold_out:
-                selecting.update(_fit_keys(sets["kept"], task.keys(name, "corrupted"), team))
-            decoders.update(_fit_keys(whole, task.keys(name, "corrupted"), team))
+                selecting.update(_fit_keys(sets["kept"], task.keys(name, "corrupted"), processes))
+            decoders.update(_fit_keys(whole, task.keys(name, "corrupted"), processes))
             if "true" in sets:
-                decoders.update(_fit_keys(sets["true"], task.keys(name, "true"), team))
+                decoders.update(_fit_keys(sets["true"], task.keys(name, "true"), processes))
         task.progress.advance()
     return decoders, selecting
 
@@ -182,7 +187,7 @@ def _empty(task: Task, source: Source, parts: Sequence[str]) -> dict[str, Statis
     waiting = min(WAITING, task.room.statistics // (8 * max(1, len(places) * len(parts))))
     memory = task.room.statistics - waiting * len(places) * len(parts)
     allowed = budgets(task.n_classes, widths, source.length, memory, sets)
-    keeps = task.keeps and source.length is not None and task.team.size == 1
+    keeps = task.keeps and source.length is not None and task.processes.size == 1
     keeps &= device.type == "cpu" and 4 * (source.length or 0) * sum(widths) <= memory
     room = task.room.statistics
     made: dict[str, Statistics] = {}
@@ -221,9 +226,11 @@ def _in_turn(given: list[ClassMoments | ClassRows], true: ClassMoments | ClassRo
             sets.before(*(later for later in order[place + 1 :] if isinstance(later, ClassRows)))
 
 
-def _fit_keys(statistics: ClassMoments | ClassRows, keys: list[Key], team: Team) -> Decoders:
+def _fit_keys(
+    statistics: ClassMoments | ClassRows, keys: list[Key], processes: Processes
+) -> Decoders:
     made = {key: _estimator(key) for key in keys}
-    fit_together(statistics, list(made.values()), team=team)
+    fit_together(statistics, list(made.values()), processes=processes)
     return dict(made)
 
 

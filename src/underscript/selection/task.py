@@ -5,13 +5,14 @@ from dataclasses import dataclass, field
 import torch
 
 from ..activations.hooks import Tap
-from ..activations.stream import Rows, Source, known_index
+from ..activations.stream import Rows
 from ..activations.trace import Place
 from ..data.batches import Batch
+from ..data.source import Source, known_index
 from ..errors import LabelError
 from ..probes.classifier import SubspaceClassifier
 from ..probes.ensemble import CombinedDiscriminant
-from ..utils.distributed import ALONE, Team
+from ..utils.distributed import ALONE, Processes
 from ..utils.labels import Labels, check_range, pick
 from ..utils.progress import SILENT, Progress
 from ..utils.row_file import RowFile
@@ -48,7 +49,7 @@ class Task:
     room: Shares = field(default_factory=Shares)
     # What of the rows does not fit in memory.
     file: RowFile = field(default_factory=RowFile)
-    team: Team = ALONE
+    processes: Processes = ALONE
     paths: dict[str, str] = field(default_factory=dict)
     # Fitted whether or not it is among the probes.
     extra: Key | None = None

@@ -63,7 +63,12 @@ def pairs(summary: Mapping[str, Any], most: int | None = None) -> list[Pair]:
     even = float(np.mean([matrix[place] for place in places]))
     places.sort(key=lambda place: -matrix[place])
     return [
-        Pair(a, b, float(matrix[a, b]), float(errors[a, b]),
-             by_class and bool(matrix[a, b] - even > _CLEARLY * errors[a, b]))
+        Pair(
+            a,
+            b,
+            float(matrix[a, b]),
+            float(errors[a, b]),
+            by_class and bool(matrix[a, b] - even > _CLEARLY * errors[a, b]),
+        )
         for a, b in places[:most]
-    ]  # fmt: skip
+    ]

@@ -14,12 +14,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ..errors import TeamError, UnderscriptError
+from ..errors import DistributedError, UnderscriptError
 
 T = TypeVar("T")
 
 
-class Team:
+class Processes:
     """A process and those that it shares the work with.
 
     Parameters
@@ -132,7 +132,7 @@ class Team:
         mine: Exception | None = None
         try:
             yield
-        except TeamError:
+        except DistributedError:
             raise
         except Exception as raised:
             mine = raised
@@ -140,7 +140,11 @@ class Team:
         said: Any = None
         if mine is not None:
             ours = isinstance(mine, UnderscriptError)
-            said = (type(mine), str(mine)) if ours else (TeamError, _unforeseen(mine, self.rank))
+            said = (
+                (type(mine), str(mine))
+                if ours
+                else (DistributedError, _unforeseen(mine, self.rank))
+            )
         errors = self.gather(said)
         if mine is not None:
             raise mine
@@ -165,14 +169,14 @@ def _told(what: str) -> Iterator[None]:
     except RuntimeError as error:
         # Gloo's messages begin with a source file and end with advice.
         reason = (str(error).strip().splitlines() or [""])[0].rsplit("] ", 1)[-1].split(". ")[0]
-        raise TeamError(
+        raise DistributedError(
             f"{what}: another process stopped or cannot be reached ({reason}); "
             "see its own message, and start all of them again"
         ) from error
 
 
 @contextmanager
-def joined(device: str | None) -> Iterator[tuple[Team, str | None]]:
+def joined(device: str | None) -> Iterator[tuple[Processes, str | None]]:
     """Join the processes that ``torchrun`` started, if it did, and leave them at the end.
 
     Parameters
@@ -182,7 +186,7 @@ def joined(device: str | None) -> Iterator[tuple[Team, str | None]]:
 
     Yields
     ------
-    Team
+    Processes
         Of one, without ``torchrun``.
     str or None
         The device.
@@ -199,9 +203,9 @@ def joined(device: str | None) -> Iterator[tuple[Team, str | None]]:
         # Processes may wait for each other as long as the slowest needs; a dead one is noticed
         # because its connections close.
         dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=timedelta(days=1))
-    yield Team(dist.group.WORLD, device if device and cuda else "cpu"), device
+    yield Processes(dist.group.WORLD, device if device and cuda else "cpu"), device
     # After an error the others may be gone: nothing to say goodbye to.
     dist.destroy_process_group()
 
 
-ALONE = Team()
+ALONE = Processes()

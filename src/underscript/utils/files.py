@@ -16,9 +16,19 @@ from ..errors import OutputError
 RUN_FORMAT = 4
 # Of the table of layers; a figure or a report needs them all.
 TABLE_COLUMNS = (
-    "model", "layer", "width", "probe", "variance", "subspace_labels", "rank", "split", "labels",
-    "n", "accuracy", "selected",
-)  # fmt: skip
+    "model",
+    "layer",
+    "width",
+    "probe",
+    "variance",
+    "subspace_labels",
+    "rank",
+    "split",
+    "labels",
+    "n",
+    "accuracy",
+    "selected",
+)
 
 
 @contextmanager

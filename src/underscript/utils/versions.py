@@ -9,7 +9,7 @@ import numpy as np
 import sklearn
 import torch
 
-from .. import __version__
+from .._version import __version__
 
 
 def versions() -> dict[str, str]:

@@ -78,8 +78,10 @@ def layer_curve(d: Run | Sequence[Run], ax: Axes | None = None) -> Axes:
     main = [rows for _, rows in parts]
     beside = [plain_rows(run.summary, run.table, split) for run in runs]
     curves = [curve for curve in _curves(main, beside, layers) if curve.drawn]
-    own = [rows.loc[(rows["probe"] == "model") & (rows["model"] == "trained"), "accuracy"]
-           .dropna() for rows in main]  # fmt: skip
+    own = [
+        rows.loc[(rows["probe"] == "model") & (rows["model"] == "trained"), "accuracy"].dropna()
+        for rows in main
+    ]
     levels = [100 * float(values.iloc[0]) for values in own if len(values)]
     chosen = runs[0].summary["selected"]["layer"] if len(runs) == 1 else ""
     with plain_text():
@@ -115,10 +117,16 @@ def layer_curve(d: Run | Sequence[Run], ax: Axes | None = None) -> Axes:
                 ax.plot([depth], curve.heights[depth:], **curve.style)
             if len(curve.spreads):
                 ax.errorbar(
-                    range(len(layers)), curve.heights, yerr=curve.spreads, fmt="none", capsize=2.5,
-                    ecolor=curve.style["color"], elinewidth=1.2, zorder=curve.style["zorder"],
+                    range(len(layers)),
+                    curve.heights,
+                    yerr=curve.spreads,
+                    fmt="none",
+                    capsize=2.5,
+                    ecolor=curve.style["color"],
+                    elinewidth=1.2,
+                    zorder=curve.style["zorder"],
                     clip_on=False,
-                )  # fmt: skip
+                )
             ends.append((curve.last, curve.name, str(curve.style["color"])))
         if chosen in layers:
             _mark_selected(ax, layers.index(chosen), curves, level, point)
@@ -159,20 +167,57 @@ def _curves(
             next(str(rows["probe"].iloc[0]) for rows in plain if len(rows))
         ]
     found = [
-        curve("random network", main, "random", "corrupted", color=COLOURS["muted"], marker="^",
-              linestyle=(0, (3, 1.5)), linewidth=1.4, zorder=3, **hollow),
-        curve(f"{kind}, true labels", plain or main, "trained", "true", color=COLOURS["true"],
-              marker="s", linewidth=1.8, zorder=4, **hollow),
-    ]  # fmt: skip
+        curve(
+            "random network",
+            main,
+            "random",
+            "corrupted",
+            color=COLOURS["muted"],
+            marker="^",
+            linestyle=(0, (3, 1.5)),
+            linewidth=1.4,
+            zorder=3,
+            **hollow,
+        ),
+        curve(
+            f"{kind}, true labels",
+            plain or main,
+            "trained",
+            "true",
+            color=COLOURS["true"],
+            marker="s",
+            linewidth=1.8,
+            zorder=4,
+            **hollow,
+        ),
+    ]
     if plain is not None:
         found.append(
-            curve(f"{kind}, given labels", plain, "trained", "corrupted", color=COLOURS["plain"],
-                  marker="D", linewidth=1.6, linestyle=(0, (4, 1.2, 1, 1.2)), zorder=4, **hollow)
-        )  # fmt: skip
+            curve(
+                f"{kind}, given labels",
+                plain,
+                "trained",
+                "corrupted",
+                color=COLOURS["plain"],
+                marker="D",
+                linewidth=1.6,
+                linestyle=(0, (4, 1.2, 1, 1.2)),
+                zorder=4,
+                **hollow,
+            )
+        )
     found.append(
-        curve("decoded, given labels", main, "trained", "corrupted", color=COLOURS["given"],
-              marker="o", linewidth=2.8, zorder=5)
-    )  # fmt: skip
+        curve(
+            "decoded, given labels",
+            main,
+            "trained",
+            "corrupted",
+            color=COLOURS["given"],
+            marker="o",
+            linewidth=2.8,
+            zorder=5,
+        )
+    )
     return found
 
 

@@ -34,9 +34,14 @@ def quality_histogram(d: Run, ax: Axes | None = None) -> Axes:
         parts = (wrong, 0, "true", "flagged as wrong"), (kept, wrong, "given", "not flagged")
         for counts, below, colour, name in parts:
             ax.bar(
-                edges[:-1], counts, width=width, bottom=below, align="edge",
-                color=COLOURS[colour], label=f"{name}: {counts.sum():,}",
-            )  # fmt: skip
+                edges[:-1],
+                counts,
+                width=width,
+                bottom=below,
+                align="edge",
+                color=COLOURS[colour],
+                label=f"{name}: {counts.sum():,}",
+            )
         counts = wrong + kept
         quiet(ax, "Training labels by quality")
         ax.set_xlim(0, 1)
@@ -81,9 +86,12 @@ def rank_curve(d: Run, ax: Axes | None = None) -> Axes:
         shown = list(range(0, len(layers), step))
         slanted = sum(len(short[i]) + 2 for i in shown) > 44
         ax.set_xticks(
-            shown, [short[i] for i in shown], rotation=45 if slanted else 0,
-            ha="right" if slanted else "center", rotation_mode="anchor",
-        )  # fmt: skip
+            shown,
+            [short[i] for i in shown],
+            rotation=45 if slanted else 0,
+            ha="right" if slanted else "center",
+            rotation_mode="anchor",
+        )
         ax.set_ylim(0, None)
         ax.set_xlim(-0.2, max(len(layers) - 0.8, 0.2))
     return ax

@@ -128,21 +128,32 @@ def _map(
             alpha = 0.04 + (most - 0.04) * min(1.0, max(0.0, (value - lightest) / span))
             ax.add_patch(
                 Rectangle(
-                    (column - 0.48, row - 0.48), 0.96, 0.96, facecolor=COLOURS["given"],
-                    alpha=alpha, linewidth=0,
+                    (column - 0.48, row - 0.48),
+                    0.96,
+                    0.96,
+                    facecolor=COLOURS["given"],
+                    alpha=alpha,
+                    linewidth=0,
                 )
-            )  # fmt: skip
+            )
             if numbered:
                 text = f"{value:.0f}" if value >= 9.95 or value == 0 else f"{value:.1f}"
-                ax.text(column, row, text, ha="center", va="center", fontsize=9,
-                        color=COLOURS["ink"])  # fmt: skip
+                ax.text(
+                    column, row, text, ha="center", va="center", fontsize=9, color=COLOURS["ink"]
+                )
     shown = [name if len(name) <= 12 else name[:11] + "…" for name in map(printable, names)]
     slanted = max(map(len, shown), default=0) > 2
     quiet(ax, title, grid=None)
     ax.spines["bottom"].set_visible(False)
     size = 10 if n <= _NUMBERED else 8
-    ax.set_xticks(range(n), shown, rotation=45 if slanted else 0, ha="right" if slanted else
-                  "center", rotation_mode="anchor", fontsize=size)  # fmt: skip
+    ax.set_xticks(
+        range(n),
+        shown,
+        rotation=45 if slanted else 0,
+        ha="right" if slanted else "center",
+        rotation_mode="anchor",
+        fontsize=size,
+    )
     ax.set_yticks(range(n), shown, fontsize=size)
     ax.set_xlim(-0.5, n - 0.5)
     ax.set_ylim(n - 0.5, -0.5)

@@ -60,14 +60,28 @@ def memory_meter(d: Run, ax: Axes | None = None) -> Axes:
         ax, figure = axes(ax, 6.8, 3.2)
         point = frame_layers(ax, layers, "", "Given labels that each layer predicts, %")
         if beside:
-            ax.vlines(at, beside[-1][1], plain, color=COLOURS["faint"], alpha=0.4,
-                      linewidth=9 if few else 4, zorder=1)  # fmt: skip
+            ax.vlines(
+                at,
+                beside[-1][1],
+                plain,
+                color=COLOURS["faint"],
+                alpha=0.4,
+                linewidth=9 if few else 4,
+                zorder=1,
+            )
         ends = [(float(plain[-1]), "exact inputs", COLOURS["true"])]
         for name, values, look in beside:
             ax.plot(at, values, label=name, linestyle=(0, (1, 2)), **style | look)
             ends.append((float(values[-1]), name, look["color"]))
-        ax.plot(at, plain, label="exact inputs", color=COLOURS["true"], marker="o",
-                linestyle=(0, (1, 2)), **style)  # fmt: skip
+        ax.plot(
+            at,
+            plain,
+            label="exact inputs",
+            color=COLOURS["true"],
+            marker="o",
+            linestyle=(0, (1, 2)),
+            **style,
+        )
         if figure.get_figwidth() >= ROOM_FOR_LABELS:
             name_ends(ax, ends, 15 * point)
         else:

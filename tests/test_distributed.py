@@ -77,17 +77,32 @@ def build():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    made = tmp_path_factory.mktemp("team")
+    made = tmp_path_factory.mktemp("processes")
     (made / "mine.py").write_text(USER)
     return made
 
 
 def run(folder, processes, out, *more, train="train", **environment):
     decode = [
-        "decode", "--model", "mine.py:build", "--train", f"mine.py:{train}", "--test",
-        "mine.py:test", "--true-labels", "mine.py:clean", "--probes", "masc,velpic",
-        "--variance", "0.9,0.99", "--batch-size", "32", "--out", out, *more,
-    ]  # fmt: skip
+        "decode",
+        "--model",
+        "mine.py:build",
+        "--train",
+        f"mine.py:{train}",
+        "--test",
+        "mine.py:test",
+        "--true-labels",
+        "mine.py:clean",
+        "--probes",
+        "masc,velpic",
+        "--variance",
+        "0.9,0.99",
+        "--batch-size",
+        "32",
+        "--out",
+        out,
+        *more,
+    ]
     start = [sys.executable, "-m"]
     if processes > 1:
         start += ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m"]
@@ -169,17 +184,25 @@ def test_a_process_that_dies_stops_the_others(folder):
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     command = [
-        sys.executable, "-m", "underscript", "decode", "--model", "mine.py:build",
-        "--train", "mine.py:killed", "--out", "killed",
-    ]  # fmt: skip
-    team = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        sys.executable,
+        "-m",
+        "underscript",
+        "decode",
+        "--model",
+        "mine.py:build",
+        "--train",
+        "mine.py:killed",
+        "--out",
+        "killed",
+    ]
+    processes = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     first, second = (
         subprocess.Popen(
             command,
             cwd=folder,
             stderr=subprocess.PIPE,
             text=True,
-            env={**os.environ, **team, "OMP_NUM_THREADS": "1", "RANK": rank},
+            env={**os.environ, **processes, "OMP_NUM_THREADS": "1", "RANK": rank},
         )
         for rank in "01"
     )
@@ -211,17 +234,30 @@ def test_data_without_a_known_order_are_refused(folder):
     assert done.returncode == 0, done.stderr
     decode = ["--model", "mine.py:build", "--train", "shuffled.py:train", "--out", "shuffled-2"]
     done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
-         "-m", "underscript", "decode", *decode],
-        cwd=folder, capture_output=True, text=True, timeout=120,
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc-per-node",
+            "2",
+            "-m",
+            "underscript",
+            "decode",
+            *decode,
+        ],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=120,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(folder)},
-    )  # fmt: skip
+    )
     assert "nothing says which sample is which" in done.stderr
     assert done.returncode != 0
 
 
 def test_equal_shares_cover_the_data_once():
-    from underscript.activations.stream import Source
+    from underscript.data.source import Source
 
     x, y = np.arange(103.0)[:, None], np.arange(103) % 3
     for size in (1, 2, 3, 7):
