@@ -35,7 +35,7 @@ if [ $device = cuda ]; then
     fi
     if "$python" -c 'import pytest, hypothesis' 2>/dev/null; then
         "$python" -m pytest -q -p no:cacheprovider -k "gpu or cuda" \
-            tests/test_gpu.py tests/test_engine.py tests/test_training.py
+            tests/whole/test_gpu.py tests/linalg/test_engine.py tests/experiments/test_training.py
     else
         echo "tests: left out, pytest or hypothesis is not installed"
     fi

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 import models
 import underscript as us
-from test_layers import captured
+from captured import captured
 from underscript.activations.hooks import Tap
 from underscript.activations.pooling import TOKENS, places_for, pooled, usual_grid, words
 from underscript.cli.command_line import main

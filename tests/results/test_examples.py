@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
+import models
 import underscript as us
-from tests import models
 from underscript.data.batches import Batch
 from underscript.errors import DataError
 from underscript.results.examples import SHOWN, Worst, load_examples, save_examples

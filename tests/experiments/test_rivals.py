@@ -17,7 +17,7 @@ from benchmarks.rivals import (
     rows_of,
     shifted,
 )
-from test_left_as_found import assert_left_as_found
+from left_as_found import assert_left_as_found
 from underscript import RidgeDiscriminant
 
 

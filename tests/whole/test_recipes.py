@@ -13,7 +13,7 @@ import torch
 import underscript as us
 from underscript.cli.command_line import main
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 PAGE = (ROOT / "docs" / "recipes.md").read_text()
 
@@ -85,7 +85,7 @@ def test_a_vision_transformer_is_read_at_its_blocks_twice(run, capsys):
             tokens = block(tokens)
             rows[f"blocks.{number}@first"] = tokens[:, 0]
             rows[f"blocks.{number}@mean"] = tokens.sum(1) / 17
-    from test_layers import captured
+    from captured import captured
 
     for layer, seen in captured(model, x[:9], list(rows)).items():
         torch.testing.assert_close(seen, rows[layer], atol=1e-4, rtol=1e-4)

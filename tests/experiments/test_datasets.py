@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from test_datasets_readers import (
+from dataset_files import (
+    TORCHVISION,
+    WRITERS,
     one_line,
     write_cifar10,
-    write_cifar100,
     write_mnist,
-    write_tiny,
 )
 from underscript.errors import DataError, LabelError, UnderscriptWarning
 from underscript.experiments.datasets import (
@@ -24,21 +24,6 @@ from underscript.experiments.datasets import (
     load_dataset,
     to_float,
 )
-
-WRITERS = {
-    "mnist": (write_mnist, (20, 10)),
-    "fashion-mnist": (write_mnist, (20, 10)),
-    "cifar10": (write_cifar10, (50, 10)),
-    "cifar100": (write_cifar100, (100, 100)),
-    "tiny-imagenet": (lambda folder: write_tiny(folder), (6, 3)),
-}
-TORCHVISION = {
-    "mnist": "MNIST/raw",
-    "fashion-mnist": "FashionMNIST/raw",
-    "cifar10": "cifar-10-batches-bin",
-    "cifar100": "cifar-100-binary",
-    "tiny-imagenet": "tiny-imagenet-200",
-}
 
 
 @pytest.fixture(autouse=True)

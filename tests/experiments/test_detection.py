@@ -14,7 +14,7 @@ from sklearn.metrics import f1_score
 from underscript.cli.command_line import main
 from underscript.experiments.detection import Found, judge
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def test_ways_are_judged_by_the_true_labels():

@@ -1,11 +1,7 @@
 """Every page in a real browser: nothing is asked for, nothing complains, everybody can read it."""
 
 import functools
-import io
 import re
-import shutil
-import subprocess
-import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,66 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.test_report import EVIL, SAMPLES, run_of
+from opened_pages import faults, opened
+from sample_runs import EVIL, SAMPLES, run_of
 from underscript.report import write_report
 from underscript.results.examples import Example
 
 pytestmark = pytest.mark.browser
-AXE = "axe-core@4.14.1"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
-    path = shutil.which("chromium") or shutil.which("google-chrome")
-    if path is None:
-        pytest.skip("no Chromium on the path (Debian: apt-get install chromium)")
-    with api.sync_playwright() as play:
-        # As root, as in containers, Chromium has no sandbox.
-        found = play.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield found
-        found.close()
-
-
-@pytest.fixture(scope="module")
-def axe(tmp_path_factory) -> str:
-    """The accessibility checker's script, from npm; it is no part of this package."""
-    folder = tmp_path_factory.mktemp("axe")
-    try:
-        subprocess.run(
-            ["npm", "pack", AXE, "--silent"],
-            cwd=folder,
-            check=True,
-            timeout=60,
-            capture_output=True,
-        )
-        (archive,) = folder.glob("*.tgz")
-        with tarfile.open(archive) as packed:
-            script = packed.extractfile("package/axe.min.js")
-            assert script is not None
-            return io.TextIOWrapper(script, "utf-8").read()
-    except (OSError, subprocess.SubprocessError, ValueError) as error:
-        pytest.skip(f"{AXE} cannot be had from npm ({type(error).__name__})")
-
-
-def opened(browser: Any, path: Path, **settings: Any) -> tuple[Any, list[str]]:
-    """The page, and what went wrong or was asked for while it opened."""
-    context = browser.new_context(**settings)
-    page = context.new_page()
-    complaints: list[str] = []
-    page.on("console", lambda message: complaints.append(message.text))
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("dialog", lambda dialog: complaints.append(f"dialog: {dialog.message}"))
-    page.on(
-        "request",
-        lambda request: (
-            complaints.append(request.url)
-            if not request.url.startswith((path.as_uri(), "data:"))
-            else None
-        ),
-    )
-    page.goto(path.as_uri())
-    return page, complaints
 
 
 def examples() -> list[Example]:
@@ -173,16 +115,6 @@ def test_on_paper_nothing_stays_folded(browser, report):
     page.emulate_media(media="print")
     assert page.locator("table.layers").evaluate("e => e.getBoundingClientRect().height") > 100
     assert page.pdf()[:4] == b"%PDF"
-
-
-def faults(page: Any, axe: str) -> list[str]:
-    page.evaluate(axe)
-    found = page.evaluate("axe.run({resultTypes: ['violations']})")
-    return [
-        f"{fault['id']}: {fault['nodes'][0]['html'][:200]} {fault['nodes'][0]['failureSummary']}"
-        for fault in found["violations"]
-        if fault["impact"] in ("serious", "critical")
-    ]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tests.test_browser import axe, browser, faults, opened  # noqa: F401 - fixtures
-from tests.test_report import EVIL, digits, run_of, single
+from opened_pages import faults, opened
+from sample_runs import EVIL, digits, run_of, single
 from underscript.errors import DataError, OutputError
 from underscript.experiments.pages import remade, reproduction_page, study_page, write_tables
 from underscript.experiments.plan import Plan
@@ -206,7 +206,7 @@ def test_many_classes_are_cut_to_the_most_confused():
 
 
 @pytest.mark.browser
-def test_they_open_quietly_and_shut_nobody_out(browser, axe, folders, tmp_path):  # noqa: F811
+def test_they_open_quietly_and_shut_nobody_out(browser, axe, folders, tmp_path):
     (tmp_path / "beside.html").write_text(beside())
     for path in (*(folder / "report.html" for folder in folders), tmp_path / "beside.html"):
         for width, scheme in ((390, "light"), (1280, "dark")):

@@ -18,8 +18,8 @@ import scipy.linalg
 import torch
 
 import underscript as us
+from dataset_files import TORCHVISION, WRITERS
 from reference import relu_rows
-from test_datasets import TORCHVISION, WRITERS
 from underscript.cli.command_line import main
 from underscript.errors import DataError, OutputError
 from underscript.experiments import grid, presets, probes, units

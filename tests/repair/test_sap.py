@@ -12,8 +12,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import models
 import underscript as us
+from left_as_found import assert_left_as_found, in_odd_state
 from sources import Indexed
-from test_left_as_found import assert_left_as_found, in_odd_state
 from underscript.errors import DataError, LabelError, ModelError
 from underscript.repair.sap import ALPHAS, sap
 

@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from test_datasets_readers import one_line, write_cifar10, write_mnist, write_tiny
+from dataset_files import one_line, write_cifar10, write_mnist, write_tiny
 from underscript.errors import DataError, OutputError
 from underscript.experiments.datasets import catalogue, describe, load_dataset
 from underscript.experiments.datasets.download import fetch, unpack
 
-GET_DATA = Path(__file__).parents[1] / "tools" / "get_data.sh"
+GET_DATA = Path(__file__).parents[2] / "tools" / "get_data.sh"
 NOBODY = "http://127.0.0.1:9"  # the discard port, where nothing listens
 
 
