@@ -21,7 +21,7 @@ from typing import Any
 
 import pandas as pd
 
-from underscript.experiments.detection import OURS, RETRAINED, fast_ways, judge
+from underscript.experiments.detection import OURS, RETRAINED, fast_ways, scored
 from underscript.experiments.grid import run_grid
 from underscript.experiments.plan import LABEL_SEED, Cell, Plan
 from underscript.experiments.shown import Shown, markdown, plus_minus
@@ -71,7 +71,7 @@ def plans(
 
 
 def table(made: dict[str, Plan], out: Path, runs: Sequence[int]) -> pd.DataFrame:
-    """Return a row for each finished network and way, with the measures of `detection.judge`."""
+    """Return a row for each finished network and way, with the measures of `detection.scored`."""
     rows = [
         work.table("detection").assign(
             setting=plan.experiment,
@@ -197,8 +197,8 @@ def shown(found: pd.DataFrame, reached: pd.DataFrame) -> list[Shown]:
     ]
 
 
-def judge_cell(folder: Path, root: Path | None, device: str) -> pd.DataFrame:
-    """Judge the ways that are fast on a finished network of any grid; writes nothing."""
+def scored_cell(folder: Path, root: Path | None, device: str) -> pd.DataFrame:
+    """Score the fast ways on a finished network of any grid; writes nothing."""
     told = json.loads((folder.parents[1] / "settings.json").read_text(encoding="utf-8"))
     degree, run = folder.name.removeprefix("c").split("-run")
     plan = Plan(
@@ -217,8 +217,8 @@ def judge_cell(folder: Path, root: Path | None, device: str) -> pd.DataFrame:
     )
     work = Work(plan, Cell(float(degree), int(run)), folder.parents[1], progress=True)
     data = work.data.train
-    ways = fast_ways(work, {}, neighbours=False)
-    return pd.DataFrame([judge(found, data.given, data.true) for found in ways])
+    predictions = fast_ways(work, {}, neighbours=False)
+    return pd.DataFrame([scored(each, data.given, data.true) for each in predictions])
 
 
 def _share(values: pd.Series) -> str:
@@ -239,8 +239,8 @@ def main() -> None:
     parser.add_argument("--judge", type=Path, metavar="CELL", help="one network; writes nothing")
     given = parser.parse_args()
     if given.judge is not None:
-        judged = judge_cell(given.judge, given.root, given.device)
-        sys.stdout.write(judged.to_csv(index=False, float_format="%.4f"))
+        scores = scored_cell(given.judge, given.root, given.device)
+        sys.stdout.write(scores.to_csv(index=False, float_format="%.4f"))
         return
     if given.out is None:
         parser.error("expected --out DIR, or --judge CELL")

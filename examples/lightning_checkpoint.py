@@ -44,9 +44,15 @@ if __name__ == "__main__":
         module.loss(module.model(x), y).backward()
         optimiser.step()
     checkpoint = {
-        "epoch": 120, "global_step": 120, "pytorch-lightning_version": "2.6.6",
+        "epoch": 120,
+        "global_step": 120,
+        "pytorch-lightning_version": "2.6.6",
         "state_dict": module.state_dict(),  # model.0.weight, …, loss.weight
-        "loops": {}, "callbacks": {}, "optimizer_states": [optimiser.state_dict()],
-        "lr_schedulers": [], "hparams_name": "kwargs", "hyper_parameters": {"lr": 3e-3},
-    }  # fmt: skip
+        "loops": {},
+        "callbacks": {},
+        "optimizer_states": [optimiser.state_dict()],
+        "lr_schedulers": [],
+        "hparams_name": "kwargs",
+        "hyper_parameters": {"lr": 3e-3},
+    }
     torch.save(checkpoint, "last.ckpt")

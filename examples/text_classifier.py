@@ -40,11 +40,16 @@ tokenizer = PreTrainedTokenizerFast(tokenizer_object=split, pad_token="[PAD]", u
 torch.manual_seed(0)
 model = BertForSequenceClassification(
     BertConfig(
-        vocab_size=len(vocabulary), num_labels=len(TOPICS), hidden_size=64, num_hidden_layers=2,
-        num_attention_heads=4, intermediate_size=128, hidden_dropout_prob=0.0,
+        vocab_size=len(vocabulary),
+        num_labels=len(TOPICS),
+        hidden_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=128,
+        hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
     )
-)  # fmt: skip
+)
 
 # From here on it is your model, your tokenizer and your texts.
 samples = [

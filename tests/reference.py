@@ -99,3 +99,20 @@ def relu_rows(n, width, n_classes, seed=0, dtype=np.float64):
     inputs = centres[y] + rng.normal(size=(n, 12))
     X = np.maximum(inputs @ rng.normal(size=(12, width)) + rng.normal(size=(n, width)), 0)
     return X.astype(dtype), y
+
+
+DEAD, COPY = 3, 7
+
+
+def split_rows(n, width, n_classes, seed=0, dtype=np.float64):
+    X, y = relu_rows(2 * n, width, n_classes, seed, dtype)
+    return X[:n], y[:n], X[n:], y[n:]
+
+
+def singular_rows(n, width, n_classes, seed=0, dtype=np.float64):
+    """Training and test rows with a feature that is dead in training, and one that repeats."""
+    X, y, T, truth = split_rows(n, width, n_classes, seed, dtype)
+    X[:, DEAD] = 0
+    for rows in (X, T):
+        rows[:, COPY] = 2 * rows[:, COPY + 1]
+    return X, y, T, truth

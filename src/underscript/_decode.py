@@ -1,8 +1,8 @@
 """From one trained network and its noisy training data to a layer-by-layer picture.
 
-`decode` reads top to bottom: check what was asked for, find the layers, run the network once over
-the training data while every layer's class statistics add up, choose a decoder with noisy labels
-only, and count how often each decoder is right.
+`decode` reads top to bottom: check the arguments, find the layers, run the network once over the
+training data to sum every layer's class statistics, choose a decoder with noisy labels only, and
+count how often each decoder is right.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,9 +15,9 @@ from torch import nn
 from ._decode_request import Request, read_data
 from ._decode_stages import (
     choose_decoder,
+    collect_findings,
     control_records,
     evaluate_all,
-    findings,
     fit_layers,
     result_parts,
     trace_layers,
@@ -65,32 +65,32 @@ def decode(
     ----------
     model : torch.nn.Module
         A trained classifier that returns logits, a tuple, a dict or an object with ``.logits``.
-        It is left as it was: mode, device, weights, hooks; so are the random states. None where
-        there is no network: then `train` holds features, which are decoded as they are.
+        It is left as it was: mode, device, weights, hooks; so are the random states. None if there
+        is no network: then `train` holds features, which are decoded as they are.
     train : Dataset, DataLoader or pair of arrays
         The data it was trained on, with the labels it was trained on. Batches are ``(x, y)``,
         ``(x, y, index)`` or dicts.
     test, holdout : Dataset, DataLoader or pair of arrays, optional
-        Test data, which choose nothing; and data with noisy labels that the network was not
-        trained on, which choose the decoder. Without `holdout` the training data choose it, less
-        surely.
+        Test data, which play no part in the choice; and data with noisy labels that the network was
+        not trained on, by which the decoder is chosen. Without `holdout` it is chosen by the
+        training data, less reliably.
     layers : str, iterable of str, callable, optional
         Names, globs or a predicate ``(name, module) -> bool``; see `list_layers` for the names and
         the defaults.
     probes : sequence of {"masc", "velpic"}, optional
-        The decoders of the table beside the one that chooses itself. By default MASC, at layers
-        where that costs next to nothing; without `auto` at all layers.
+        The decoders of the table besides the ensemble. By default MASC, at layers where it costs
+        next to nothing; without `auto` at all layers.
     variance : float or sequence of float
         Variance shares of MASC, in (0, 1].
     labels : array-like of int, shape (n,), optional
         Training labels by index, in place of those that `train` carries.
     true_labels : array-like of int, shape (n,), optional
-        The labels before corruption, by index, where known. They choose nothing.
+        The labels before corruption, by index, where known. They play no part in the choice.
     controls : bool or "full"
-        Also decode the input (unless `layers` leaves it out) and a randomly initialised twin: at
-        the layers that the chosen decoder reads, by the same ensembles, fitted once to some 5,000
-        samples. With ``"full"``, or without `auto`, the twin at all layers, by all that the network
-        is decoded by.
+        Also decode the input (unless `layers` leaves it out) and a randomly initialised twin. The
+        twin is decoded at the layers that the chosen decoder reads, by the same ensembles, fitted
+        once to some 5,000 samples; with ``"full"``, or without `auto`, at all layers by all the
+        network's decoders.
     device : torch.device or str, optional
         Where to compute; by default where the model is. Elsewhere a copy of it is used.
     batch_size : int
@@ -101,48 +101,47 @@ def decode(
         Show one bar on a terminal or in a notebook, below a line that says what is done and about
         how long it takes.
     evaluate : sequence of {"train", "test", "candidates"}, optional
-        Where every decoder of the table is tried, beside the hold-out; by default on test data, or
-        on training data if there are neither these nor a hold-out. Without ``"train"`` only the
-        chosen one answers for the training data, which is faster; with ``auto=False`` it does so
-        when the result is first asked about them (`Decoding.label_issues`, `Decoding.transfer`, a
-        report, `Decoding.save`); the network must have the same weights then. With
-        ``"candidates"`` all that could have been chosen is tried on test data too
-        (`Decoding.candidates`), to see what the choice cost.
+        Where every decoder of the table is evaluated, besides the hold-out; by default on test
+        data, or on training data if there is neither test data nor a hold-out. Without ``"train"``
+        only the chosen decoder predicts the training data, which is faster; with ``auto=False`` it
+        does so when they are first needed (`Decoding.label_issues`, `Decoding.transfer`, a report,
+        `Decoding.save`), and the network must have the same weights then. With ``"candidates"`` all
+        candidates are evaluated on test data too (`Decoding.candidates`), to see what the choice
+        cost.
     subspace_labels : sequence of {"corrupted", "true"}
-        The labels that subspaces are fitted with: the given ones, and besides, where `true_labels`
-        are known, those. Without ``"true"`` the true labels are only compared with.
+        The labels that subspaces are fitted to: the given ones, and the `true_labels` where these
+        are known. Without ``"true"`` the true labels are only compared with.
     memory : int or str
-        Bytes, or text such as ``"4GB"``, that may be taken in each process beside the network and
-        the data. What must be in memory comes first; rows that are needed again go to a temporary
-        file where they do not fit, and fewer samples choose.
+        What each process may take besides the network and the data: bytes, or text such as
+        ``"4GB"``. What must be in memory comes first. Rows that do not fit go to a temporary file,
+        and the choice uses fewer samples.
     group : torch.distributed.ProcessGroup, optional
         Processes that share the work; all of them make the same call and get the same result.
     auto : bool
-        Let the best decoder be an ensemble of discriminants that chooses layers, features and
-        ridges itself, by noisy labels (probe ``auto`` of the table). Otherwise it is the best of
-        `probes` on the hold-out; without one, on a tenth of the training data that is kept from
-        the decoders, a poor substitute.
+        Decode with an ensemble of discriminants whose layers, features and ridges are chosen by
+        noisy labels (probe ``auto`` of the table). Otherwise choose the best of `probes` on the
+        hold-out; without one, on a tenth of the training data that the decoders are not fitted to,
+        a poor substitute.
     pool : str or sequence of str, optional
         How feature maps, shape (channels, height, width), and layers of tokens, shape (tokens,
-        width), become one row a sample; each way is a layer of its own, named ``layer@2x2``,
-        ``layer@mean``. A grid such as ``"2x2"`` is that of a map's means. ``"mean"`` is the mean
-        of a map's whole area or of all tokens, ``"first"`` and ``"last"`` one of these, without
-        padding as the batches' ``attention_mask`` says; ``"flatten"`` keeps all values side by
-        side. By default maps are read as 4x4 (2x2 or 1x1: at most 2,048 numbers), an image that is
-        the input as the finest grid of at most 2,048 numbers, tokens that a mask is known of as
-        their mean, and all else whole.
+        width), become one row a sample. Each way is a layer of its own, named ``layer@2x2``,
+        ``layer@mean``. A grid such as ``"2x2"`` takes the means of a map's cells. ``"mean"`` takes
+        the mean of the whole map or of all tokens, ``"first"`` and ``"last"`` one token; padding by
+        the batches' ``attention_mask`` is skipped. ``"flatten"`` keeps all values. By default maps
+        are read as 4x4 (or 2x2 or 1x1, for at most 2,048 numbers), an input image as the finest
+        grid of at most 2,048 numbers, tokens with a known mask as their mean, and all else whole.
     class_names : sequence of str, optional
-        Names of all classes in the order of the model's read-out: shown with label issues, and
-        what labels that are text stand for.
+        Names of all classes in the order of the model's read-out: shown with label issues, and used
+        to read labels that are text.
     show : callable, optional
-        What the report shows of a training sample: from the sample, as the model takes it and
-        without the batch's dimension, to a picture (height × width, or with 3 channels), a text
-        or a row of numbers. By default pictures are recognised by their shape.
+        Turns a training sample into what the report shows. It takes the sample as the model does,
+        without the batch's dimension, and returns a picture (height × width, or with 3 channels), a
+        text or a row of numbers. By default pictures are recognised by their shape.
     perturb : {"auto", "none"} or callable
-        How inputs are changed so that they still mean the same, to tell knowledge from memory:
-        ``"auto"`` shifts images (and flips them, where the network answers flipped ones alike),
+        How inputs are changed without changing their meaning, to tell knowledge from memory.
+        ``"auto"`` shifts images (and flips them, if the network treats flipped ones alike),
         drops words of texts, and adds noise to other numbers. A function takes what the model
-        takes, and returns as much of the same shape.
+        takes, and returns the same kinds and shapes.
     views : int
         Perturbed views of each training input, at least 1; each costs a run of the network.
 
@@ -153,10 +152,10 @@ def decode(
     Raises
     ------
     DataError, LabelError, LayerError, ModelError
-        If the input cannot be used, or the memory cannot be kept to; the message says what, where
-        and what to do.
+        If the input cannot be used, or `memory` is too little; the message says what is wrong,
+        where, and what to do.
     OutputError
-        If rows cannot be kept in a temporary file; that there is no room is said at the start.
+        If rows cannot be kept in a temporary file; lack of room is reported at the start.
     DistributedError
         If another process of the group fails.
     """
@@ -194,15 +193,15 @@ def decode(
         fitted = fit_layers(request, data, traced, notes, clock)
         choice = choose_decoder(request, data, traced, fitted, notes, clock)
         evaluation = evaluate_all(request, data, fitted, choice, clock)
-        # The network is as it was again, until its twin is made.
+        # Restore the network before its twin is made.
         running.close()
-        found = findings(request, data, traced, fitted, choice, evaluation, clock)
-        # What the twin is decoded with takes the place of all this.
+        findings = collect_findings(request, data, traced, fitted, choice, evaluation, clock)
+        # Decoding the twin needs this memory.
         del fitted, choice
         give_back()
         if request.controls and not data.alone:
             with clock("random twin"), undisturbed(data.network):
-                evaluation.records += control_records(request, data, traced, found, notes)
-    parts = result_parts(request, data, traced, found, evaluation, notes, clock)
+                evaluation.records += control_records(request, data, traced, findings, notes)
+    parts = result_parts(request, data, traced, findings, evaluation, notes, clock)
     notes.emit()
     return Decoding(**parts)

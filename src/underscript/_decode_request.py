@@ -1,4 +1,4 @@
-"""What `decode` is asked for, checked; and the data and the network that it is given."""
+"""The arguments of `decode`, checked; and the data and the network that it is given."""
 
 import copy
 from collections.abc import Callable, Sequence
@@ -25,7 +25,7 @@ from .utils.memory_size import as_bytes
 
 __all__ = ["Data", "Request", "read_data"]
 
-# So many training inputs are remembered, to export the decoder with.
+# Number of training inputs that are kept for exporting the decoder.
 EXAMPLE = 16
 
 
@@ -33,7 +33,7 @@ EXAMPLE = 16
 class Request:
     """The arguments of `decode`, checked.
 
-    Besides those as they were given: `shares` are the variance shares, `probes` None for the
+    They are as given, except: `shares` are the variance shares, `probes` None for the
     default, `names` the classes' names or None, and `memory` the bytes that may be taken.
     """
 
@@ -79,12 +79,12 @@ class Request:
         views: int,
         **others: Any,
     ) -> Self:
-        """Return the request, or say which argument cannot be.
+        """Return the checked request.
 
         Raises
         ------
         DataError
-            If one cannot.
+            If an argument is not valid; the message names it.
         """
         shares = _check_settings(probes, variance, batch_size, evaluate, subspace_labels)
         if isinstance(views, bool) or not isinstance(views, int) or views < 1:
@@ -98,7 +98,7 @@ class Request:
             raise DataError(f"pool: expected None without a model; found {pool!r}")
         names = as_names(class_names)
         if model is None and names is None:
-            # There is no read-out whose order would matter.
+            # Without a read-out the order of the classes does not matter.
             given = (others[role] for role in ("train", "holdout", "test"))
             names = names_in(others["labels"], *(data[1] for data in given if is_pair(data)))
         if evaluate is None:
@@ -133,7 +133,7 @@ def _check_settings(
     evaluate: Sequence[str] | None,
     subspace_labels: Sequence[str],
 ) -> tuple[float, ...]:
-    """Return the variance shares."""
+    """Check these settings and return the variance shares."""
     if batch_size < 1:
         raise DataError(f"batch_size: expected at least 1; found {batch_size}")
     known = {"train", "test", "candidates"}
@@ -162,7 +162,7 @@ class Data:
     Attributes
     ----------
     model : torch.nn.Module
-        The user's network, or what takes its place where there is none.
+        The user's network, or a stand-in if there is none.
     network : torch.nn.Module
         The same, or a copy of it, on the device.
     device : torch.device

@@ -1,4 +1,4 @@
-"""The stages of `decode`, each from what the one before it found."""
+"""The stages of `decode`; each takes the results of the stages before it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -23,13 +23,13 @@ from .results.contradictions import overlaps
 from .results.controls import twin_at, whole_twin
 from .results.cost import Plan, may_fit, trial_runs
 from .results.decoder import Decoder
-from .results.evaluation import Evaluation, answers_later, evaluate
+from .results.evaluation import Evaluation, evaluate, predictions_later
 from .results.examples import Worst
 from .results.geometry import geometry
 from .results.issues import Answers
 from .results.summary import Findings, run_of
 from .selection import Key, Selection, held_out_tenth, select
-from .selection.chosen import Chosen, choose
+from .selection.chosen_decoder import Chosen, choose
 from .selection.decoded_read_out import decoded_read_out
 from .selection.observers import Agreement, Fingerprints, observe
 from .selection.reading import RowsKeeper
@@ -47,29 +47,28 @@ _KEPT_ODDS = 1 << 28
 
 @dataclass(frozen=True)
 class Traced:
-    """Which layers are read, and what is to be done with them.
+    """The layers to read, and the plan for them.
 
     Attributes
     ----------
     seen : Survey
-        All that the network shows.
+        What a run over a few inputs shows of the network.
     task : Task
         The layers that are decoded, and how.
     asked : list of str
         Layers that may be chosen.
     read : list of Place
-        Layers that candidates are fitted to: the input is one of them, whether it is decoded or
-        not.
+        Layers that candidates are fitted to; always with the input, even if it is not decoded.
     target : Target or str
         The network's last linear layer, or why there is none to rewrite.
     sizes : Sizes
-        What the memory depends on.
+        What the memory use depends on.
     tried : int
-        Inputs that a perturbation is tried on.
+        Number of inputs that a perturbation is tried on.
     plan : Plan
-        What it costs.
+        The stages and their work.
     bar : Progress
-        The bar that shows it.
+        The bar that shows the plan.
     """
 
     seen: Survey
@@ -84,18 +83,18 @@ class Traced:
 
     @property
     def vectors(self) -> Key | None:
-        """The class vectors of the read-out's input, which are always fitted."""
+        """The key of the class vectors of the read-out's input, which are always fitted."""
         return self.task.extra
 
 
 def trace_layers(request: Request, data: Data) -> Traced:
-    """Find the layers, and share out the memory; or refuse at once what cannot be done."""
+    """Find the layers and divide the memory; refuse at once what cannot be done."""
     network, device, processes = data.network, data.device, data.processes
     seen = survey(
         network, data.example.take(np.arange(data.example.size) < 3), device, request.pool
     )
     check_number(request.names, seen.n_classes)
-    # Without a network whole numbers are quantities, not what a network would take for names.
+    # Without a network whole numbers are quantities, not names as a network would read them.
     layers = "input" if data.alone and request.layers is None else request.layers
     places = resolve(seen, network, layers)
     asked = [place.tap.name for place in places]
@@ -127,7 +126,7 @@ def trace_layers(request: Request, data: Data) -> Traced:
     ]
     sizes = replace(
         sizes,
-        widths=tuple(each.width for each in read),
+        widths=tuple(place.width for place in read),
         twin=sizes.twin * bool(request.controls),
         read_out=of_target[0] if of_target and request.auto else 0,
     )
@@ -153,28 +152,28 @@ def trace_layers(request: Request, data: Data) -> Traced:
 
 @dataclass(frozen=True)
 class FittedLayers:
-    """What one pass over the training data, and over perturbed views of them, gave.
+    """The results of one pass over the training data and their perturbed views.
 
     Attributes
     ----------
     task : Task
-        As before, with what the perturbation leaves of the memory.
+        As before, with the memory that the perturbation leaves.
     decoders, selecting : dict of Key to estimator
-        Subspaces of every layer, and those without the held-out tenth.
+        Subspaces of every layer; and those fitted without the held-out tenth.
     trial : ReadOutTrial or None
-        Tries what may be written into the network's last layer.
+        Tries candidates for the network's last layer.
     perturbation : Perturbation or None
         How inputs are changed.
     keeper : RowsKeeper or None
         The rows that candidates are fitted to.
     kept : Kept or None
-        The rows for a second pass, where nothing chooses itself.
+        The rows for a second pass, without an ensemble.
     agreement : Agreement
         How often the network agrees with its training labels.
     prints : Fingerprints
-        Of the training inputs.
+        Fingerprints of the training inputs.
     counts : ndarray of int64, shape (K,)
-        Training labels of each class.
+        Number of training labels of each class.
     """
 
     task: Task
@@ -192,7 +191,7 @@ class FittedLayers:
 def fit_layers(
     request: Request, data: Data, traced: Traced, notes: Notes, clock: Clock
 ) -> FittedLayers:
-    """Run the network over the training data: class statistics, and rows of perturbed views."""
+    """Run the network over the training data, for class statistics and rows to choose by."""
     task, keeper, perturbation = traced.task, None, None
     if request.auto:
         with clock("perturb"):
@@ -247,11 +246,11 @@ class Choice:
     Attributes
     ----------
     selection : Selection
-        Which and why.
+        The decoder and why.
     chosen : Chosen or None
-        The ensemble, where one chose itself.
+        The ensemble; None with ``auto=False``.
     evaluation : Evaluation
-        What was counted on the way.
+        What was measured on the way.
     """
 
     selection: Selection
@@ -309,15 +308,15 @@ def choose_decoder(
 def evaluate_all(
     request: Request, data: Data, fitted: FittedLayers, choice: Choice, clock: Clock
 ) -> Evaluation:
-    """Try the decoders on the hold-out, and ask the chosen one about every training label."""
-    found, chosen = choice.evaluation, choice.chosen
+    """Evaluate the decoders on each part of the data; the chosen one on all training labels."""
+    evaluation, chosen = choice.evaluation, choice.chosen
     key = choice.selection.key
     if puts_off(request, data):
         own = fitted.agreement
-        found.records += own.records("trained", fitted.task, fitted.decoders, "train")
-        found.wrong_label_share = own.wrong_share
+        evaluation.records += own.records("trained", fitted.task, fitted.decoders, "train")
+        evaluation.wrong_label_share = own.wrong_share
     with clock("evaluate"):
-        # Without an ensemble the hold-out has chosen.
+        # Without an ensemble the hold-out was decoded for the choice already.
         for role in ("holdout", "train", "test") if request.auto else ("train", "test"):
             full = role == "holdout" or role in request.evaluate
             wanted = full or (role == "train" and not puts_off(request, data))
@@ -329,32 +328,32 @@ def evaluate_all(
                 fitted.task,
                 data.sources[role],
                 fitted.decoders if full else {key: fitted.decoders[key]},
-                found,
+                evaluation,
                 f"decoding {role}",
                 chosen=key if role == "train" or request.auto else None,
                 noise=None if chosen is None else chosen.noise,
-                unseen=None if chosen is None else chosen.unseen,
+                unseen=None if chosen is None else chosen.out_of_fold,
                 trial=fitted.trial,
                 seen=seen if chosen is None else chosen.replay(role),
             )
     if chosen is not None:
         with clock("oracle"):
             tests = data.sources.get("test") if "candidates" in request.evaluate else None
-            found.candidates = chosen.candidates(tests)
+            evaluation.candidates = chosen.candidates(tests)
     if data.alone:
-        found.records = [record for record in found.records if record["probe"] != "model"]
-    return found
+        evaluation.records = [record for record in evaluation.records if record["probe"] != "model"]
+    return evaluation
 
 
 def puts_off(request: Request, data: Data) -> bool:
-    """Say whether the training data are decoded when somebody asks for that.
+    """Return whether the training data are decoded only when somebody asks for that.
 
-    Several processes would have to ask together.
+    Not with several processes, which would have to ask together.
     """
     return not request.auto and "train" not in request.evaluate and data.processes.size == 1
 
 
-def findings(
+def collect_findings(
     request: Request,
     data: Data,
     traced: Traced,
@@ -363,7 +362,7 @@ def findings(
     evaluation: Evaluation,
     clock: Clock,
 ) -> Findings:
-    """Return what is kept of a decode: the decoder, class geometry, what can be transferred."""
+    """Return the results to keep: the decoder, class geometry, what can be transferred."""
     task, key, chosen = fitted.task, choice.selection.key, choice.chosen
     taps = [place.tap for place in task.places]
     best = Decoder.of(
@@ -371,19 +370,19 @@ def findings(
     )
     with clock("geometry"):
         subspaces = {
-            each.layer: decoder
-            for each, decoder in fitted.decoders.items()
+            name.layer: decoder
+            for name, decoder in fitted.decoders.items()
             if isinstance(decoder, MinimumAngleSubspaceClassifier)
-            and (each.variance, each.subspace_labels) == (request.shares[0], "corrupted")
+            and (name.variance, name.subspace_labels) == (request.shares[0], "corrupted")
         }
         shapes = geometry(subspaces, best.layers[:1]) if subspaces else None
     read_out: ReadOut | str | None = str(traced.target)
     later = None
     if puts_off(request, data):
-        mine = {key: fitted.decoders[key]}
+        decoders = {key: fitted.decoders[key]}
         trial = fitted.trial or str(traced.target)
-        later = answers_later(
-            data.network, task, data.sources["train"], key, mine, evaluation, trial
+        later = predictions_later(
+            data.network, task, data.sources["train"], key, decoders, evaluation, trial
         )
         read_out = None
     elif fitted.trial is not None:
@@ -400,27 +399,29 @@ def findings(
         noise=None if chosen is None else chosen.noise,
         memory=None if chosen is None else chosen.memory,
         survival=None if chosen is None else chosen.survival,
-        readers=() if chosen is None else chosen.readers_said,
+        readers=() if chosen is None else chosen.reader_descriptions,
         members={} if chosen is None else chosen.members,
         later=later,
     )
 
 
-def _in_order(chosen: Chosen | None, answers: Sequence[Answers], processes: int) -> Tensor | None:
-    """Return out-of-fold log-odds in the order of the label issues, where they can be kept."""
+def _in_order(
+    chosen: Chosen | None, predictions: Sequence[Answers], processes: int
+) -> Tensor | None:
+    """Return out-of-fold log-odds in the order of the label issues; None if too large."""
     if chosen is None or processes > 1 or 4 * chosen.values.numel() > _KEPT_ODDS:
         return None
-    indices = [part.index for part in answers if part.index is not None]
-    if len(indices) < len(answers):
+    indices = [part.index for part in predictions if part.index is not None]
+    if len(indices) < len(predictions):
         return None
     return chosen.values[torch.from_numpy(np.argsort(np.concatenate(indices), kind="stable"))]
 
 
 def control_records(
-    request: Request, data: Data, traced: Traced, found: Findings, notes: Notes
+    request: Request, data: Data, traced: Traced, findings: Findings, notes: Notes
 ) -> list[dict[str, Any]]:
     """Return the table's rows of an untrained twin; none where there can be no twin."""
-    layers = found.best.layers
+    layers = findings.best.layers
     traced.bar.expect(traced.plan.twin(layers))
     roles = [role for role in data.sources if role == "holdout" or role in request.evaluate]
     try:
@@ -428,11 +429,11 @@ def control_records(
     except ModelError as error:
         notes.add(f"no untrained twin stands beside this: {error}")
         return []
-    task = found.task
+    task = findings.task
     if request.auto and request.controls != "full":
         seeing = replace(task, places=traced.read)
-        return twin_at(layers, found.members, twin, seeing, data.sources, roles, notes)
-    # The input is read as it is for the network itself.
+        return twin_at(layers, findings.members, twin, seeing, data.sources, roles, notes)
+    # The twin's input is read as the network's is.
     return whole_twin(twin, task, traced.read, data.sources, roles, notes)
 
 
@@ -440,18 +441,18 @@ def result_parts(
     request: Request,
     data: Data,
     traced: Traced,
-    found: Findings,
+    findings: Findings,
     evaluation: Evaluation,
     notes: Notes,
     clock: Clock,
 ) -> dict[str, Any]:
-    """Return the parts of a `Decoding`; what contradicts its verdict is said there, or noted."""
+    """Return the parts of a `Decoding`; overlaps in the data go to its verdict or its notes."""
     roles = [role for role in ("train", "holdout", "test") if role in evaluation.prints]
     against, beside = overlaps({role: evaluation.prints[role] for role in roles})
     for line in beside:
         notes.add(line)
-    perturbation = found.best.perturbation
-    task = found.task
+    perturbation = findings.best.perturbation
+    task = findings.task
     settings = {
         "layers": [place.tap.name for place in task.places],
         "probes": list(task.probes),
@@ -467,7 +468,7 @@ def result_parts(
         "processes": data.processes.size,
     }
     return run_of(
-        found,
+        findings,
         evaluation,
         model=data.model,
         layers=[

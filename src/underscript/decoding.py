@@ -26,12 +26,13 @@ class Decoding(Run):
     best : Decoder
         The decoder chosen without clean labels.
     candidates : pandas.DataFrame or None
-        What the best decoder was chosen from, one row each: ``round`` (0: fitted to the given
+        The candidates for the best decoder, one row each: ``round`` (0: fitted to the given
         labels), ``layer``, ``n_features``, ``ridge``, ``criterion`` (the larger, the better),
-        ``chosen``, and ``test_accuracy``, which chose nothing. None with ``auto=False``.
+        ``chosen``, and ``test_accuracy``, which plays no part in the choice. None with
+        ``auto=False``.
     geometry : pandas.DataFrame or None
-        How large the class subspaces of the trained network's layers are and how they lie to each
-        other; see `underscript.geometry.geometry`. None without MASC among the probes.
+        Sizes of the class subspaces of the trained network's layers, and the angles between them;
+        see `underscript.geometry.geometry`. None without MASC among the probes.
     """
 
     def _repr_html_(self) -> str:
@@ -62,15 +63,15 @@ class Decoding(Run):
         folder : path
             A new folder, or an earlier run's.
         onnx : bool
-            Also write the decoder with its network as an ONNX file: then `load` can predict where
-            the model's class is not at hand. It needs the extra ``onnx``.
+            Also write the decoder with its network as an ONNX file: then a loaded run can predict
+            without the model's class. It needs the extra ``onnx``.
 
         Raises
         ------
         OutputError
             If the folder exists and is not a run, or cannot be written.
         DataError, ModelError
-            If an ONNX file is asked for and cannot be made; see `Decoder.export`.
+            If the ONNX file cannot be made; see `Decoder.export`.
         """
         with fresh_folder(Path(folder), is_run) as work:
             self.write_into(work, onnx=onnx)
@@ -100,8 +101,8 @@ def load(folder: str | os.PathLike[str], model: nn.Module | None = None) -> Deco
     folder : path
         Written by `Decoding.save` or the command line.
     model : torch.nn.Module, optional
-        The network, for `Decoding.best` to predict with. Without it the ONNX file does that, if
-        the run was saved with one (and the extra ``onnx`` is installed).
+        The network, for `Decoding.best` to predict with. Without it the ONNX file predicts, if the
+        run was saved with one (and the extra ``onnx`` is installed).
 
     Returns
     -------
@@ -116,11 +117,11 @@ def load(folder: str | os.PathLike[str], model: nn.Module | None = None) -> Deco
     """
     if model is not None:
         model = as_module(model)
-    found = Decoding(*read_run(Path(folder), model))
-    weights = found.summary["model"].get("weights")
+    decoding = Decoding(*read_run(Path(folder), model))
+    weights = decoding.summary["model"].get("weights")
     if model is not None and weights is not None and weights_of(model).hex() != weights:
         raise ModelError(
             f"{folder}: this {type(model).__name__} has other weights than the network that was "
             "decoded; load those first (network.load_state_dict, --weights), in the same precision"
         )
-    return found
+    return decoding

@@ -1,7 +1,5 @@
 """Perturbed inputs: what happens to a sample depends on the sample alone, and means the same."""
 
-import random
-
 import numpy as np
 import pytest
 import torch
@@ -9,34 +7,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-import models
-from underscript.activations.perturbation import Perturbation, choose_perturbation
-from underscript.activations.perturbation.choosing import _against_shuffled
+from perturbed import Wrapped, batch_of, chosen, images, padded, rows, texts
+from underscript.activations.perturbation import Perturbation
 from underscript.activations.perturbation.images import Shifts, image_axes, moved_images
 from underscript.activations.perturbation.numbers import Noise, gaussian, spreads
 from underscript.activations.perturbation.words import WordsDropped
 from underscript.data.batches import Batch
 from underscript.errors import DataError
 from underscript.utils.hashing import below, fractions, mixed, mixed_tensor
-from underscript.utils.notes import Notes
-
-CPU = torch.device("cpu")
-
-
-def batch_of(*args: Tensor, **kwargs: Tensor) -> Batch:
-    size = len([*args, *kwargs.values()][0])
-    index = np.arange(size)
-    return Batch(args, dict(kwargs), index % 3, index, size)
 
 
 def shifts(flips: bool = False, seed: int = 0, **axes: tuple[int, int]) -> Perturbation:
     change = Shifts(axes or {"0": (2, 3)}, flips)
     return Perturbation(change.name, True, seed, (change,))
-
-
-def images(n: int = 40, channels: int = 3, height: int = 16, width: int = 16, seed: int = 0):
-    made = np.random.default_rng(seed).random((n, channels, height, width), dtype=np.float32)
-    return torch.from_numpy(made)
 
 
 # Numbers by chance ----------------------------------------------------------------------------
@@ -217,100 +200,7 @@ def test_channels_last_are_shifted_as_channels_first():
     assert not torch.equal(last.args[0], x.permute(0, 2, 3, 1))
 
 
-# Which perturbation is chosen -------------------------------------------------------------------
-
-
-class ByRows(nn.Module):
-    """The band of rows that is brightest: a mirror image means the same."""
-
-    def __init__(self, axis: int = 3) -> None:
-        super().__init__()
-        self.axis = axis
-
-    def forward(self, x: Tensor) -> Tensor:
-        rows = x.float().mean((1, self.axis))
-        return torch.stack([part.sum(1) for part in rows.chunk(4, 1)], 1)
-
-
-class Remembers(nn.Module):
-    """Answers by the exact input alone: a checksum that any change makes another."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        number = (x.double().flatten(1) * torch.arange(1, x[0].numel() + 1)).sum(1) * 1e4
-        return nn.functional.one_hot(number.long() % 5, 5).float()
-
-
-def blobs(axis: int, n: int = 200) -> Tensor:
-    """Return images with one bright band, down (2) or across (3)."""
-    x = images(n, 1) * 0.5
-    for number in range(n):
-        x[number].narrow(axis - 1, 4 * (number % 4), 4).add_(1.0)
-    return x
-
-
-def chosen(network, batch, choice="auto", seed=0):
-    notes = Notes()
-    return choose_perturbation(choice, network, batch, CPU, seed, notes), notes.messages
-
-
-def test_flips_are_taken_where_the_network_answers_them_alike():
-    found, messages = chosen(ByRows(3), batch_of(blobs(2)))
-    assert (found.name, found.fits, messages) == ("shifts and flips", True, [])
-    found, messages = chosen(ByRows(2), batch_of(blobs(3)))
-    assert (found.name, found.fits, messages) == ("shifts", True, [])
-
-
-def test_bytes_are_images_too():
-    x = (blobs(2) * 100).to(torch.uint8)
-    found, _ = chosen(ByRows(3), batch_of(x))
-    (moved,) = found(batch_of(x), 0).args
-    assert found.name == "shifts and flips"
-    assert moved.dtype == torch.uint8
-    assert not torch.equal(moved, x)
-
-
-def test_a_perturbation_answered_by_chance_is_none_and_says_so():
-    found, (message,) = chosen(Remembers(), batch_of(images(300, 1)))
-    assert found is None
-    assert "of 300 inputs with shifts as it does without" in message
-    assert "by chance" in message
-
-
-def test_shuffled_answers_agree_as_often_and_as_unevenly_as_is_said():
-    rng = np.random.default_rng(0)
-    plain = torch.from_numpy(rng.integers(0, 3, 50))
-    first = torch.from_numpy(rng.integers(0, 3, 50))
-    views = [first, first, torch.from_numpy(rng.integers(0, 3, 50))]
-    agreement, chance, error = _against_shuffled(plain, views)
-    assert agreement == pytest.approx(np.mean([(plain == v).double().mean() for v in views]))
-    shuffled = [plain[torch.from_numpy(rng.permutation(50))] for _ in range(4000)]
-    found = [np.mean([float((order == v).double().mean()) for v in views]) for order in shuffled]
-    assert chance == pytest.approx(np.mean(found), abs=0.003)
-    assert error == pytest.approx(np.std(found), rel=0.05)
-
-
-def test_none_and_what_is_unknown():
-    assert chosen(ByRows(), batch_of(blobs(2)), "none") == (None, [])
-    with pytest.raises(DataError, match="perturb: expected auto, none or a function; found 'wild'"):
-        chosen(ByRows(), batch_of(blobs(2)), "wild")
-
-
-# Words ------------------------------------------------------------------------------------------
-
-
-def texts(n: int = 40, seed: int = 0) -> list[list[int]]:
-    rng = np.random.default_rng(seed)
-    return [rng.integers(1, 50, rng.integers(1, 25)).tolist() for _ in range(n)]
-
-
-def padded(written: list[list[int]], length: int = 24, side: str = "right", pad: int = 7) -> Batch:
-    ids, mask = [], []
-    for text in written:
-        rest = length - len(text)
-        ids.append(text + [pad] * rest if side == "right" else [pad] * rest + text)
-        ones, none = [1] * len(text), [0] * rest
-        mask.append(ones + none if side == "right" else none + ones)
-    return batch_of(input_ids=torch.tensor(ids), attention_mask=torch.tensor(mask))
+# Words ----------------------------------------------------------------------------------------
 
 
 def words_dropped(seed: int = 0) -> Perturbation:
@@ -384,37 +274,7 @@ def test_masks_keep_their_type_and_embedded_words_are_no_numbers(dtype):
     assert (found.name, found.fits) == ("words dropped", True)
 
 
-class Wrapped(nn.Module):
-    """A function as a network that has some modules."""
-
-    def __init__(self, function, *parts: nn.Module) -> None:
-        super().__init__()
-        self.function, self.parts = function, nn.ModuleList(parts)
-
-    def forward(self, *args, **kwargs):
-        return self.function(*args, **kwargs)
-
-
-def test_texts_without_a_mask_are_not_perturbed_and_it_says_so():
-    x, _ = models.data_for("transformer", 100)
-    found, (message,) = chosen(models.build("transformer"), batch_of(x))
-    assert found is None
-    assert "not perturbed: the inputs are no images or numbers" in message
-    assert "attention_mask" in message
-
-
-def test_texts_too_short_to_lose_a_word_are_not_perturbed():
-    batch = padded([[1, 2], [3], [5, 4]] * 20)
-
-    def forward(input_ids, attention_mask):
-        return nn.functional.one_hot(input_ids[:, 0] % 4, 4).float()
-
-    found, (message,) = chosen(Wrapped(forward), batch)
-    assert found is None
-    assert "of 60 inputs words dropped changed none" in message
-
-
-# Numbers ----------------------------------------------------------------------------------------
+# Numbers --------------------------------------------------------------------------------------
 
 
 def test_noise_is_half_a_standard_deviation_of_each_column():
@@ -457,162 +317,3 @@ def test_numbers_of_another_shape_are_one_clear_line():
     change = Perturbation("noise", False, 0, (Noise(spreads({"0": rows()})),))
     with pytest.raises(DataError, match=r"of shape \(6,\), as at first; found \(5,\)"):
         change(batch_of(rows()[:, :5]), 0)
-
-
-def test_tables_are_only_judged_with():
-    found, messages = chosen(Adds(), batch_of(rows()))
-    assert (found.name, found.fits, messages) == ("noise", False, [])
-
-
-def test_inputs_of_several_kinds_are_perturbed_each_in_its_way():
-    def forward(picture, age, input_ids, attention_mask):
-        del input_ids, attention_mask, age
-        return ByRows()(picture)
-
-    batch = padded(texts(200))
-    batch = batch_of(picture=blobs(2), age=rows(200), **batch.kwargs)
-    found, _ = chosen(Wrapped(forward), batch)
-    assert (found.name, found.fits) == ("shifts and flips, words dropped, noise", False)
-    after = found(batch, 0).kwargs
-    changed = {name for name in after if not torch.equal(after[name], batch.kwargs[name])}
-    assert changed == {"picture", "age", "attention_mask"}
-    other = batch_of(**dict(reversed(batch.kwargs.items())))
-    again = found(other, 0).kwargs
-    assert list(again) == list(reversed(after))
-    assert all(torch.equal(again[name], after[name]) for name in after)
-
-
-def test_two_axes_are_no_image_where_a_network_reads_sequences():
-    def forward(x):
-        return ByRows()(x[:, None])
-
-    x = batch_of(blobs(2)[:, 0])
-    assert chosen(Wrapped(forward), x)[0].name.startswith("shifts")
-    for part in (nn.Conv1d(16, 2, 3), nn.LSTM(2, 2), nn.MultiheadAttention(2, 1)):
-        assert chosen(Wrapped(forward, part), x)[0].name == "noise"
-    assert chosen(Wrapped(forward, nn.Conv2d(1, 1, 1), nn.Conv1d(1, 1, 1)), x)[0].name != "noise"
-
-
-def test_a_network_with_one_answer_for_all_is_no_reason_against():
-    def forward(x):
-        return torch.tensor([[0.0, 1.0]]).expand(x.shape[0], -1)
-
-    found, messages = chosen(Wrapped(forward), batch_of(images()))
-    assert (found.name, messages) == ("shifts and flips", [])
-
-
-# A user's own function ----------------------------------------------------------------------------
-
-
-class Adds(nn.Module):
-    """Answers by the sum of its inputs, however they come."""
-
-    def forward(self, *args: Tensor, **kwargs: Tensor) -> Tensor:
-        total = sum(value.float().flatten(1) for value in [*args, *kwargs.values()])
-        return total[:, :4]
-
-
-def rows(n: int = 100, seed: int = 0) -> Tensor:
-    return torch.from_numpy(np.random.default_rng(seed).normal(size=(n, 6)).astype(np.float32))
-
-
-def test_an_own_function_takes_what_the_network_takes():
-    seen = []
-
-    def own(given):
-        seen.append(given)
-        if isinstance(given, dict):
-            return {name: value * 0.9 for name, value in given.items()}
-        return given * 0.9 if isinstance(given, Tensor) else tuple(value * 0.9 for value in given)
-
-    for batch in (batch_of(rows()), batch_of(rows(), rows()), batch_of(a=rows(), b=rows())):
-        found, messages = chosen(Adds(), batch, own)
-        assert (found.name, found.fits, messages) == ("own", True, [])
-        made = found(batch, 0)
-        values = [*made.args, *made.kwargs.values()]
-        assert all(torch.equal(value, rows() * 0.9) for value in values)
-        assert made.index is batch.index
-        assert type(seen[-1]) is (Tensor if len(values) == 1 else tuple if made.args else dict)
-
-
-def test_an_own_function_may_draw_and_leaves_the_random_states():
-    def own(x):
-        x += 0.1 * torch.randn_like(x)  # in place, too
-        return x + 0.01 * random.random() + 0.01 * np.random.random()  # noqa: NPY002
-
-    x = rows()
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
-    found, _ = chosen(Adds(), batch_of(x), own)
-    first, again, other = (found(batch_of(x), view).args[0] for view in (0, 0, 1))
-    assert torch.equal(x, rows())
-    assert torch.equal(first, again)
-    assert not torch.equal(first, other)
-    assert not torch.equal(first[:50], found(batch_of(x[50:]), 0).args[0])
-    assert random.getstate() == states[0]
-    after = np.random.get_state()  # noqa: NPY002
-    assert all(np.array_equal(a, b) for a, b in zip(states[1], after, strict=True))
-    assert torch.equal(torch.get_rng_state(), states[2])
-
-
-def raises(_given):
-    raise ValueError("no such picture\nat all")
-
-
-@pytest.mark.parametrize(
-    ("own", "says"),
-    [
-        (lambda x: x[:, :3], r"expected a tensor of float32, shape \(100, 6\).*shape \(100, 3\)"),
-        (
-            lambda x: x[:99],
-            r"shape \(100, 6\), as it was given; found .*\(99, 6\). Keep the number",
-        ),
-        (lambda x: x.double(), "expected a tensor of float32.*found a tensor of float64"),
-        (lambda x: x / 0, "expected finite numbers; found NaN or infinite ones in the sample at"),
-        (lambda x: x.index_fill(0, torch.tensor(7), np.nan), "in the sample at index 7"),
-        (lambda x: x.numpy(), "expected a tensor; found ndarray"),
-        (lambda x: None, "expected a tensor; found NoneType"),
-        (lambda x: {"x": x}, "expected a tensor; found a dict of x"),
-        (raises, "index 0 raised ValueError: no such picture$"),
-    ],
-)
-def test_an_own_function_that_gives_something_else_is_one_clear_line(own, says):
-    states = random.getstate(), torch.get_rng_state()
-    with pytest.raises(DataError, match=says) as caught:
-        chosen(Adds(), batch_of(rows()), own)
-    assert "\n" not in str(caught.value)
-    assert "perturb: your function" in str(caught.value)
-    assert random.getstate() == states[0]
-    assert torch.equal(torch.get_rng_state(), states[1])
-
-
-@pytest.mark.parametrize(
-    ("batch", "own", "says"),
-    [
-        (batch_of(rows(), rows()), lambda x: x[0], "expected a tuple of 2, as it was given; found"),
-        (
-            batch_of(a=rows(), b=rows()),
-            lambda x: {"a": x["a"]},
-            "expected a dict of a, b.*dict of a",
-        ),
-        (
-            batch_of(a=rows(), b=rows()),
-            lambda x: {"a": x["a"], "b": x["b"][1:]},
-            r"input 'b': expected a tensor of float32, shape \(100, 6\)",
-        ),
-    ],
-)
-def test_an_own_function_must_give_all_inputs(batch, own, says):
-    with pytest.raises(DataError, match=says):
-        chosen(Adds(), batch, own)
-
-
-def test_an_own_function_that_destroys_meaning_is_none_and_says_so():
-    found, (message,) = chosen(Adds(), batch_of(rows(300)), torch.randn_like)
-    assert found is None
-    assert "of 300 inputs with your function as it does without" in message
-
-
-def test_an_own_function_that_changes_nothing_is_none_and_says_so():
-    found, (message,) = chosen(Adds(), batch_of(rows()), lambda x: x)
-    assert found is None
-    assert "not perturbed: of 100 inputs your function changed none" in message

@@ -254,7 +254,7 @@ def test_describe_fits_into_json():
 
 
 @pytest.mark.parametrize(
-    ("changes", "kind", "said"),
+    ("changes", "kind", "message"),
     [
         ({"train_labels": np.array([0, 1])}, LabelError, "expected 3 int64 labels"),
         ({"train_labels": np.array([0, 1, 3])}, LabelError, "expected labels 0..2, found 0..3"),
@@ -270,10 +270,10 @@ def test_describe_fits_into_json():
         ),
     ],
 )
-def test_image_data_refuses_what_does_not_fit(changes, kind, said):
+def test_image_data_refuses_what_does_not_fit(changes, kind, message):
     with pytest.raises(kind) as error:
         image_data(**changes)
-    one_line(error, "here", said)
+    one_line(error, "here", message)
 
 
 @pytest.mark.parametrize(("low", "high"), [(-1.0, 1.0), (0.0, 1.0), (-3.0, 0.5)])

@@ -286,8 +286,8 @@ def test_zip_that_leads_out_is_refused(tmp_path, name):
 def test_only_the_named_folder_is_unpacked(tmp_path):
     archive = zip_of(tmp_path / "a.zip", "top/a/b.txt", "other/c.txt", "d.txt")
     assert unpack(archive, "top", tmp_path / "root") == tmp_path / "root" / "top"
-    found = [path for path in (tmp_path / "root").rglob("*") if path.is_file()]
-    assert found == [tmp_path / "root" / "top" / "a" / "b.txt"]
+    files = [path for path in (tmp_path / "root").rglob("*") if path.is_file()]
+    assert files == [tmp_path / "root" / "top" / "a" / "b.txt"]
     with pytest.raises(DataError, match="expected files in the folder absent/, found none"):
         unpack(archive, "absent", tmp_path / "root")
 

@@ -43,17 +43,17 @@ from underscript.experiments.datasets.readers import (
 def test_idx_comes_back_as_written(tmp_path_factory, shape, ending, seed):
     array = some_images(*shape, seed=seed)
     path = write(tmp_path_factory.mktemp("idx") / f"file{ending}", idx_bytes(array))
-    found = read_idx(path, (None,) * len(shape))
-    assert found.dtype == np.uint8
-    assert found.flags.writeable
-    np.testing.assert_array_equal(found, array)
+    values = read_idx(path, (None,) * len(shape))
+    assert values.dtype == np.uint8
+    assert values.flags.writeable
+    np.testing.assert_array_equal(values, array)
 
 
 LABELS = idx_bytes(np.arange(10, dtype=np.uint8))
 
 
 @pytest.mark.parametrize(
-    ("data", "said"),
+    ("data", "message"),
     [
         (b"", "an empty file"),
         (LABELS[:3], "00 00 08"),
@@ -69,11 +69,11 @@ LABELS = idx_bytes(np.arange(10, dtype=np.uint8))
     ],
 )
 @pytest.mark.parametrize("ending", ["", ".gz"])
-def test_damaged_idx_is_refused(tmp_path, data, said, ending):
+def test_damaged_idx_is_refused(tmp_path, data, message, ending):
     path = write(tmp_path / f"train-labels-idx1-ubyte{ending}", data)
     with pytest.raises(DataError) as error:
         read_idx(path, (None,))
-    one_line(error, path, "expected", said)
+    one_line(error, path, "expected", message)
 
 
 def test_idx_of_another_image_size_is_refused(tmp_path):
@@ -182,12 +182,14 @@ def test_cifar_label_out_of_range_is_refused(tmp_path):
     one_line(error, path, "labels 0..9", "found 10 at record 1")
 
 
-@pytest.mark.parametrize(("labels", "said"), [((20, 1), "coarse labels 0..19"), ((1, 100), "fine")])
-def test_cifar100_label_out_of_range_is_refused(tmp_path, labels, said):
+@pytest.mark.parametrize(
+    ("labels", "message"), [((20, 1), "coarse labels 0..19"), ((1, 100), "fine")]
+)
+def test_cifar100_label_out_of_range_is_refused(tmp_path, labels, message):
     path = write(tmp_path / "train.bin", cifar_bytes([labels])[0])
     with pytest.raises(LabelError) as error:
         read_cifar([path], CIFAR100)
-    one_line(error, path, said)
+    one_line(error, path, message)
 
 
 # Tiny ImageNet
@@ -248,7 +250,7 @@ def test_damaged_tiny_imagenet_is_refused(tmp_path, file, damage, parts):
 
 
 @pytest.mark.parametrize(
-    ("file", "text", "said"),
+    ("file", "text", "message"),
     [
         ("val/val_annotations.txt", "val_0.JPEG\tn99\t0\t0\t1\t1\n", "line 1, found 'val_0.JPEG"),
         ("val/val_annotations.txt", "val_0.JPEG\n", "line 1"),
@@ -259,9 +261,9 @@ def test_damaged_tiny_imagenet_is_refused(tmp_path, file, damage, parts):
         ("wnids.txt", "n00\n", "n00/images: expected *.JPEG images of a class, found none"),
     ],
 )
-def test_garbled_tiny_imagenet_lists_are_refused(tmp_path, file, text, said):
+def test_garbled_tiny_imagenet_lists_are_refused(tmp_path, file, text, message):
     write_tiny(tmp_path)
     (tmp_path / file).write_text(text)
     with pytest.raises(DataError) as error:
         read_tiny_imagenet(tmp_path)
-    one_line(error, tmp_path, said)
+    one_line(error, tmp_path, message)

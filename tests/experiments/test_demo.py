@@ -29,14 +29,14 @@ def digits(tmp_path_factory):
 
 @pytest.mark.slow
 def test_the_network_memorises_and_the_decoder_beats_it(digits):
-    _, found = digits
-    assert found["model"]["accuracy"]["train_given"] >= 0.99
-    assert found["training"]["reached"]
+    _, summary = digits
+    assert summary["model"]["accuracy"]["train_given"] >= 0.99
+    assert summary["training"]["reached"]
     # c·(K−1)/K = 0.36 of the labels are wrong, up to chance.
-    assert 0.32 < found["wrong_label_share"] < 0.40
-    gain = found["selected"]["test_accuracy"] - found["model"]["accuracy"]["test"]
-    assert found["gain_points"] == pytest.approx(100 * gain)
-    assert found["gain_points"] >= 15
+    assert 0.32 < summary["wrong_label_share"] < 0.40
+    gain = summary["selected"]["test_accuracy"] - summary["model"]["accuracy"]["test"]
+    assert summary["gain_points"] == pytest.approx(100 * gain)
+    assert summary["gain_points"] >= 15
 
 
 @pytest.mark.slow
@@ -56,7 +56,7 @@ def test_every_layer_is_decoded_from_both_kinds_of_labels_in_both_networks(digit
 
 @pytest.mark.slow
 def test_the_choice_is_near_the_best_on_the_noisy_hold_out(digits):
-    folder, found = digits
+    folder, summary = digits
     table = pd.read_csv(folder / "layers.csv")
     candidates = table[
         (table["split"] == "holdout")
@@ -68,18 +68,18 @@ def test_the_choice_is_near_the_best_on_the_noisy_hold_out(digits):
     assert chosen["probe"].tolist() == ["auto"]
     error = np.sqrt(0.25 / chosen["n"].iloc[0])
     assert chosen["accuracy"].iloc[0] > candidates["accuracy"].max() - 2 * error
-    assert found["selected"]["layer"] == chosen["layer"].iloc[0] != "input"
-    assert found["selected"]["criterion"] == "holdout"
+    assert summary["selected"]["layer"] == chosen["layer"].iloc[0] != "input"
+    assert summary["selected"]["criterion"] == "holdout"
 
 
 @pytest.mark.slow
 def test_it_says_how_it_was_made(digits):
-    _, found = digits
-    assert found["kind"] == "demo"
-    assert found["settings"]["corruption"] == 0.4
-    assert found["seeds"]["labels"] == 42
-    assert {"torch", "numpy", "scikit-learn", "underscript"} <= set(found["versions"])
-    assert "training" in found["timing"]
+    _, summary = digits
+    assert summary["kind"] == "demo"
+    assert summary["settings"]["corruption"] == 0.4
+    assert summary["seeds"]["labels"] == 42
+    assert {"torch", "numpy", "scikit-learn", "underscript"} <= set(summary["versions"])
+    assert "training" in summary["timing"]
 
 
 @pytest.mark.slow
@@ -95,6 +95,6 @@ def test_the_main_job_on_all_images(name, tmp_path):
         load_dataset(name, download=False)
     except DataError as error:
         pytest.skip(f"{error}")
-    found = demo(tmp_path, "--data", name, "--corruption", "0.8")
-    assert found["model"]["accuracy"]["train_given"] > 0.95
-    assert found["gain_points"] >= 30
+    summary = demo(tmp_path, "--data", name, "--corruption", "0.8")
+    assert summary["model"]["accuracy"]["train_given"] > 0.95
+    assert summary["gain_points"] >= 30

@@ -1,4 +1,4 @@
-"""D1: what finds wrong labels is judged rightly, and the benchmark's tables hold what was found."""
+"""D1: ways of finding wrong labels are scored rightly, and the benchmark's tables hold them."""
 
 import io
 import json
@@ -12,33 +12,35 @@ import pytest
 from sklearn.metrics import f1_score
 
 from underscript.cli.command_line import main
-from underscript.experiments.detection import Found, judge
+from underscript.experiments.detection import LabelPrediction, scored
 
 ROOT = Path(__file__).parents[2]
 
 
-def test_ways_are_judged_by_the_true_labels():
+def test_ways_are_scored_by_the_true_labels():
     rng = np.random.default_rng(0)
     true = rng.integers(0, 4, 500)
     given = np.where(rng.random(500) < 0.3, (true + 1) % 4, true)
     wrong = given != true
     quality = np.where(wrong, 0.0, 1.0) + rng.normal(size=500)
     flags, proposed = quality < 0.4, np.where(rng.random(500) < 0.9, true, given)
-    told = judge(Found("a", quality, flags, proposed, 1.0, 2.0), given, true)
+    measures = scored(LabelPrediction("a", quality, flags, proposed, 1.0, 2.0), given, true)
     # The chance that a wrong label ranks below a right one, pair by pair.
     pairs = quality[wrong][:, None] < quality[~wrong]
-    assert told["auroc"] == pytest.approx(pairs.mean())
-    assert told["f1"] == pytest.approx(f1_score(wrong, flags))
-    assert told["flagged"] == flags.mean()
-    assert told["errors"] == wrong.mean()
-    assert told["precision_at_errors"] == wrong[np.argsort(quality)[: wrong.sum()]].mean()
-    assert told["proposed_right"] == (proposed == true)[wrong].mean()
+    assert measures["auroc"] == pytest.approx(pairs.mean())
+    assert measures["f1"] == pytest.approx(f1_score(wrong, flags))
+    assert measures["flagged"] == flags.mean()
+    assert measures["errors"] == wrong.mean()
+    assert measures["precision_at_errors"] == wrong[np.argsort(quality)[: wrong.sum()]].mean()
+    assert measures["proposed_right"] == (proposed == true)[wrong].mean()
     counts = [abs(flags[given == k].sum() / wrong[given == k].sum() - 1) for k in range(4)]
-    assert told["class_count_error"] == pytest.approx(np.mean(counts))
-    perfect = judge(Found("a", -wrong.astype(float), wrong, true, 1.0, 2.0), given, true)
+    assert measures["class_count_error"] == pytest.approx(np.mean(counts))
+    perfect = scored(LabelPrediction("a", -wrong.astype(float), wrong, true, 1.0, 2.0), given, true)
     for name in ("auroc", "average_precision", "precision_at_errors", "f1", "proposed_right"):
         assert perfect[name] == 1
-    assert "auroc" not in judge(Found("a", quality, flags, proposed, 1.0, 2.0), true, true)
+    assert "auroc" not in scored(
+        LabelPrediction("a", quality, flags, proposed, 1.0, 2.0), true, true
+    )
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +65,7 @@ def grid(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_every_way_is_told_and_ours_is_ahead_of_those_on_one_network(grid):
+def test_every_way_is_listed_and_ours_is_ahead_of_those_on_one_network(grid):
     cells = grid / "digits-mlp-symmetric" / "cells"
     table = pd.read_csv(cells / "c0.4-run1" / "detection.csv").set_index("way")
     assert list(table.index) == [
@@ -80,7 +82,7 @@ def test_every_way_is_told_and_ours_is_ahead_of_those_on_one_network(grid):
         table["auroc"]["underscript"] + 0.01
     )
     assert table["auroc"]["softmax margin"] < 0.9
-    # What retraining takes is in it.
+    # The time of retraining is included.
     folds = json.loads((cells / "c0.4-run1" / "folds.json").read_text())
     assert table["seconds"]["cleanlab, 5 retrainings"] > folds["seconds"]
     assert len(folds["epochs"]) == 5
@@ -124,7 +126,7 @@ def test_the_benchmark_writes_tables_of_what_is_finished(grid):
 
 
 @pytest.mark.slow
-def test_one_network_of_a_grid_can_be_judged_alone(grid):
+def test_one_network_of_a_grid_can_be_scored_alone(grid):
     cell = grid / "digits-mlp-symmetric" / "cells" / "c0.4-run1"
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.audit", "--judge", str(cell)],

@@ -34,8 +34,8 @@ def done(tmp_path_factory):
 
 @pytest.mark.slow
 def test_each_network_has_both_ways_to_choose_beside_its_rivals(done):
-    _, found = done
-    table = found.networks
+    _, result = done
+    table = result.networks
     assert len(table) == (2 + 1) * 2 * 2
     assert set(table["chosen_by"]) == {"holdout", "training data"}
     assert set(table["run"]) == {2, 3}, "run 1 is for tuning"
@@ -51,11 +51,11 @@ def test_each_network_has_both_ways_to_choose_beside_its_rivals(done):
 @pytest.mark.slow
 def test_networks_are_tested_when_they_are_finished_and_no_pass_is_spent_on_a_curve(done):
     cell = done[0] / "digits-mlp-symmetric" / "cells" / "c0.6-run2"
-    told = json.loads((cell / "training.json").read_text())
-    assert 0 < told["test_accuracy"] < 1
-    assert told["oracle_test_accuracy"] is told["oracle_epoch"] is None
+    record = json.loads((cell / "training.json").read_text())
+    assert 0 < record["test_accuracy"] < 1
+    assert record["oracle_test_accuracy"] is record["oracle_epoch"] is None
     history = pd.read_csv(cell / "history.csv")
-    assert len(history) == told["epochs"]
+    assert len(history) == record["epochs"]
     assert "test_accuracy" not in history
 
 
@@ -69,12 +69,12 @@ def test_labels_and_hold_outs_are_drawn_anew_for_each_run():
 
 @pytest.mark.slow
 def test_a_study_goes_on_where_it_was_stopped(done, monkeypatch):
-    out, found = done
+    out, result = done
     monkeypatch.setattr(study, "run_grid", lambda *_, **__: None)
     folders = {out / name: plan for name, plan in plans(["digits-mlp"], 2, 2, None, "cpu").items()}
-    pd.testing.assert_frame_equal(study_table(folders, range(2, 4)), found.networks)
+    pd.testing.assert_frame_equal(study_table(folders, range(2, 4)), result.networks)
     assert (out / "study.md").read_text().count("| digits-mlp |") == 3
-    assert len(pd.read_csv(out / "bars.csv")) == len(found.bars)
+    assert len(pd.read_csv(out / "bars.csv")) == len(result.bars)
 
 
 def example(**changes):
@@ -126,13 +126,13 @@ CLEAN = {"corruption": 0.0, "accuracy": 0.95, "model": 0.95, "rival": 0.95, "not
     ],
 )
 def test_bars(rows, bar, met):
-    found = bars(pd.DataFrame(rows))
-    (row,) = found[found["bar"].str.contains(bar)].to_dict("records")
+    table = bars(pd.DataFrame(rows))
+    (row,) = table[table["bar"].str.contains(bar)].to_dict("records")
     assert row["met"] == met
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         ({"settings": ["digits-mlp", "mnist"]}, "settings: expected some of"),
         ({"settings": []}, "settings: expected some of"),
@@ -140,8 +140,8 @@ def test_bars(rows, bar, met):
         ({"settings": ["digits-mlp"], "runs": 0}, "runs: expected at least 1"),
     ],
 )
-def test_bad_settings_are_named(tmp_path, arguments, said):
-    with pytest.raises(DataError, match=said):
+def test_bad_settings_are_named(tmp_path, arguments, message):
+    with pytest.raises(DataError, match=message):
         run_study(tmp_path / "s", progress=False, **arguments)
     assert not (tmp_path / "s").exists()
 

@@ -158,7 +158,7 @@ def test_evaluation_sets_are_measured_after_every_epoch(random_images):
 
 
 def test_float32_where_there_are_no_bfloat16_units(random_images, monkeypatch):
-    monkeypatch.setattr(training, "_matrix_precision", lambda device: torch.float32)
+    monkeypatch.setattr(training, "matrix_precision", lambda device: torch.float32)
     model = small_model()
     record = train(model, *random_images, FAST, seed=0, device="cpu")
     assert record.reached
@@ -236,7 +236,7 @@ class KilledError(Exception):
 
 def train_until(epoch, monkeypatch, *arguments, **keywords):
     """Train, and be killed as an epoch begins."""
-    go_on = training._train_epoch
+    go_on = training.train_epoch
 
     def die(state, *rest):
         if len(state.history) == epoch - 1:
@@ -244,7 +244,7 @@ def train_until(epoch, monkeypatch, *arguments, **keywords):
         return go_on(state, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "_train_epoch", die)
+        patch.setattr(training, "train_epoch", die)
         with pytest.raises(KilledError):
             train(*arguments, **keywords)
 
@@ -400,14 +400,14 @@ def test_a_preset_says_whose_accuracy_ends_training(random_images, stop_on):
 )
 def test_the_papers_table_of_recipes(data, arch, expected):
     preset = preset_for("paper", arch, data)
-    found = (
+    fields = (
         preset.optimiser,
         preset.learning_rate,
         preset.momentum,
         preset.batch_size,
         preset.stop_accuracy,
     )
-    assert found == expected
+    assert fields == expected
     assert preset.max_epochs == 500
     assert preset.stop_on == "running"
     assert preset.rate(7.5, 0.999) == preset.learning_rate

@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from hostile import lists, processes, settings
+from hostile import forms, networks, processes, settings
 from hostile.judge import FAULT, REFUSED, RIGHT, TOLD, Case, judged
 
 SOURCES: list[Callable[[], Iterator[Case]]] = [
-    lists.networks,
-    lists.forms,
+    networks.networks,
+    forms.forms,
     settings.settings,
     settings.sources,
     settings.surroundings,

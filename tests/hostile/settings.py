@@ -13,7 +13,8 @@ from situation_data import features, mlp
 
 import underscript as us
 from hostile.judge import REFUSED, RIGHT, TOLD, Case, Result, decoded, untouched
-from hostile.lists import ANY, DATA, GIVEN, NEVER, TRUE, WORKS, X, base, result
+from hostile.networks import base
+from hostile.shared import ANY, DATA, GIVEN, NEVER, TRUE, WORKS, X, result
 
 BAD_SETTINGS: dict[str, Any] = {
     "layers": ["nowhere", "", [], 3, ["fc1", "nowhere"]],

@@ -228,6 +228,8 @@ def test_without_refinement_it_is_velpic(held):
     x, _, given = data("mlp")
     holdout = (x, given) if held else None
     decoding, _, _ = decoded("mlp", auto=False, holdout=holdout)
+    assert (decoding.summary["transfer"] is None) == held, "no pass before somebody asks"
+    decoding.transfer()
     tried = decoding.summary["transfer"]["tried"]
     assert [(e["weights"], e["bias"]) for e in tried] == [
         ("own", "kept"),

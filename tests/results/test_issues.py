@@ -103,7 +103,7 @@ def test_batches_and_their_order_change_nothing(monkeypatch):
     order = np.random.default_rng(0).permutation(90)
     parts = [answers(values[p], given[p], said, index=p) for p in np.split(order, [7, 50])]
     pd.testing.assert_frame_equal(Answers.together(parts).table(said), whole)
-    monkeypatch.setattr("underscript.issues._CHUNK", 16)
+    monkeypatch.setattr("underscript.results.issues._CHUNK", 16)
     gathered = Gathered()
     for part in parts:
         gathered.add(part)

@@ -55,37 +55,37 @@ def rows(n=900, width=24, n_classes=5, moved=2, wrong=0.3, remembered=0.6, seed=
 def prints_of(folds):
     """Return fingerprints, all of them different, that fall into these folds."""
     numbers = np.arange(20 * FOLDS * len(folds), dtype=np.uint64)
-    found = mixed(numbers) % np.uint64(FOLDS)
-    free = [iter(numbers[found == fold]) for fold in range(FOLDS)]
+    fold_of = mixed(numbers) % np.uint64(FOLDS)
+    free = [iter(numbers[fold_of == fold]) for fold in range(FOLDS)]
     return np.array([next(free[fold]) for fold in folds], dtype=np.uint64)
 
 
 def kept(some: Rows, memory=1 << 30, batch=250, layer="fc"):
     """Keep rows as the library does, batch by batch."""
-    found = KeptRows(len(some.views), memory)
+    kept_rows = KeptRows(len(some.views), memory)
     for start in range(0, len(some.given), batch):
         part = slice(start, start + batch)
-        found.add(
+        kept_rows.add(
             [{layer: torch.from_numpy(view[part])} for view in some.views],
             torch.from_numpy(some.given[part]),
             some.prints[part],
         )
-    return found
+    return kept_rows
 
 
 def fitted(
     some: Rows, grid: Grid, n_classes=None, features=None, room=1 << 30, steps=1, turns=None, **how
 ) -> dict[Candidate, Fitted]:
     """Fit the library's candidates."""
-    mine = kept(some, **how)
+    kept_rows = kept(some, **how)
     n_classes = n_classes or int(some.given.max()) + 1
-    labels = [mine.part(fold).labels for fold in range(FOLDS)]
+    labels = [kept_rows.part(fold).labels for fold in range(FOLDS)]
     counts = torch.stack([torch.bincount(part, minlength=n_classes) for part in labels])
-    _, first = mine.some("fc", 200)
+    _, first = kept_rows.some("fc", 200)
     centre = (first if features is None else features(first)).mean(0)
     views = list(range(1, len(some.views)))
     fit = LayerFit(
-        mine, "fc", features, labels, counts, centre, grid, views, ALONE, room, turns=turns
+        kept_rows, "fc", features, labels, counts, centre, grid, views, ALONE, room, turns=turns
     )
     return fit.fit(steps)
 
@@ -106,23 +106,23 @@ class Plain:
 def discriminants(parts: Sequence[np.ndarray], labels, n_classes, ridge, rounds, covered=None):
     """Fit rounds of discriminants to rows: each to the labels that the last one decodes of them.
 
-    Their covariance is that of the rows that are `covered`, by default the same.
+    The covariance is that of the `covered` rows, by default the same ones.
     """
     parts = [np.asarray(part, dtype=np.float64) for part in parts]
     stacked = np.concatenate(parts if covered is None else covered).astype(np.float64)
     mean = stacked.mean(0)
     covariance = np.cov(stacked, rowvar=False, bias=True)
     covariance += ridge * np.diag(covariance).mean() * np.eye(len(covariance))
-    found, means = [], np.full((n_classes, len(mean)), np.nan)
+    linears, means = [], np.full((n_classes, len(mean)), np.nan)
     for _ in range(rounds):
         for k in range(n_classes):
             if (labels == k).any():
                 means[k] = np.concatenate([part[labels == k] for part in parts]).mean(0) - mean
         weights = np.linalg.solve(covariance, means.T)
         bias = -0.5 * np.diag(means @ weights) - mean @ weights
-        found.append((weights, bias))
-        labels = np.nan_to_num(scores(found[-1], parts), nan=-np.inf).argmax(1)
-    return found
+        linears.append((weights, bias))
+        labels = np.nan_to_num(scores(linears[-1], parts), nan=-np.inf).argmax(1)
+    return linears
 
 
 def scores(linear, parts):
@@ -136,17 +136,17 @@ def candidates(some: Rows, grid: Grid, n_classes=None, features=None):
     views = [np.asarray(view, dtype=np.float64) for view in some.views]
     if features is not None:
         views = [features(torch.from_numpy(view)).numpy() for view in views]
-    folds, found = some.folds, {}
+    folds, by_name = some.folds, {}
     covered = views if True in grid.perturbed else views[:1]
     for perturbed in grid.perturbed:
         parts = views if perturbed else views[:1]
         for ridge in grid.ridges:
             how = n_classes, ridge, grid.rounds
             whole = discriminants(parts, some.given, *how, covered)
-            mine = [Plain(each) for each in whole]
-            for each in mine:
-                each.plain = np.zeros((len(folds), n_classes))
-                each.moved = np.zeros((len(folds), n_classes))
+            of_round = [Plain(linear) for linear in whole]
+            for candidate in of_round:
+                candidate.plain = np.zeros((len(folds), n_classes))
+                candidate.moved = np.zeros((len(folds), n_classes))
             for fold in range(FOLDS):
                 others, here = folds != fold, folds == fold
                 kept_from = discriminants(
@@ -155,11 +155,11 @@ def candidates(some: Rows, grid: Grid, n_classes=None, features=None):
                     *how,
                     [part[others] for part in covered],
                 )
-                for each, linear in zip(mine, kept_from, strict=True):
-                    each.without.append(linear)
-                    each.plain[here] = scores(linear, [views[0][here]])
+                for candidate, linear in zip(of_round, kept_from, strict=True):
+                    candidate.without.append(linear)
+                    candidate.plain[here] = scores(linear, [views[0][here]])
                     first = views[1] if len(views) > 1 else views[0]
-                    each.moved[here] = scores(linear, [first[here]])
-            for number, each in enumerate(mine):
-                found[perturbed, ridge, number] = each
-    return found
+                    candidate.moved[here] = scores(linear, [first[here]])
+            for number, candidate in enumerate(of_round):
+                by_name[perturbed, ridge, number] = candidate
+    return by_name

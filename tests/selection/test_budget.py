@@ -73,13 +73,13 @@ def test_what_is_shared_out_is_no_more_than_the_budget(more):
 
 def test_more_memory_is_more_for_each():
     start = least(SIZES)
-    found = [Shares.of(SIZES, start + more) for more in range(0, 10**10, 10**8)]
-    for one, other in pairwise(found):
+    shares = [Shares.of(SIZES, start + more) for more in range(0, 10**10, 10**8)]
+    for one, other in pairwise(shares):
         for name in ("rows", "scores", "features", "estimates"):
             assert getattr(one, name) <= getattr(other, name)
     # With enough of it nothing goes to the file.
-    assert found[-1].on_disk(SIZES) == 0
-    assert found[0].on_disk(SIZES) > 0
+    assert shares[-1].on_disk(SIZES) == 0
+    assert shares[0].on_disk(SIZES) > 0
 
 
 @pytest.mark.parametrize(
@@ -182,20 +182,20 @@ def test_a_temporary_folder_that_is_not_there_is_said_at_the_start(tmp_path, mon
 # --- Ctrl-C -------------------------------------------------------------------------------------
 
 STAGES = {
-    "survey": "underscript._decode.survey",
-    "perturbation": "underscript._decode.choose_perturbation",
+    "survey": "underscript._decode_stages.survey",
+    "perturbation": "underscript._decode_stages.choose_perturbation",
     "reading": "underscript.selection.kept_rows.KeptRows.add",
-    "subspaces": "underscript.selection.passes._fit_keys",
-    "hold-out": "underscript.selection.chosen.keep_holdout",
+    "subspaces": "underscript.selection.subspaces._fit_keys",
+    "hold-out": "underscript.selection.chosen_decoder.keep_holdout",
     "sums": "underscript.selection.fitting.LayerFit._gathered",
     "scores": "underscript.selection.fitting.LayerFit._scored",
-    "choosing": "underscript.selection.chosen.select_readers",
-    "noise": "underscript.selection.chosen.estimate",
-    "read-out": "underscript.selection.chosen.fit_read_out",
+    "choosing": "underscript.selection.chosen_decoder.select_readers",
+    "noise": "underscript.selection.chosen_decoder.estimate",
+    "read-out": "underscript.selection.decoded_read_out.fit_read_out",
     "answers": "underscript.selection.replay.Replay.__call__",
-    "geometry": "underscript._decode.geometry",
-    "twin": "underscript._decode.twin_at",
-    "tables": "underscript._decode.describe",
+    "geometry": "underscript._decode_stages.geometry",
+    "twin": "underscript._decode_stages.twin_at",
+    "tables": "underscript._decode_stages.run_of",
 }
 
 
@@ -247,8 +247,8 @@ def written(n, n_classes, folder):
     y = torch.arange(n) % n_classes
     x = torch.randn(n_classes, 16)[y] + 0.3 * torch.randn(n, 16)
     given = torch.where(torch.rand(n) < 0.2, torch.randint(n_classes, (n,)), y)
-    found = us.decode(None, (x, given), progress=False, probes=("velpic",))
-    found.save(folder)
+    decoding = us.decode(None, (x, given), progress=False, probes=("velpic",))
+    decoding.save(folder)
     return [(folder / name).stat().st_size for name in ("results.json", "report.html")]
 
 
@@ -273,8 +273,8 @@ from underscript.utils.memory_size import as_bytes
 
 def held(what):
     with open("/proc/self/status") as file:
-        told = dict(line.split(":", 1) for line in file)
-    return 1024 * int(told[what].split()[0])
+        fields = dict(line.split(":", 1) for line in file)
+    return 1024 * int(fields[what].split()[0])
 
 n, width, classes, hold, budget = map(int, sys.argv[1:])
 torch.manual_seed(0)

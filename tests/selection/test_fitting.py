@@ -18,28 +18,28 @@ def agreement(one, other):
     return float((np.asarray(one).argmax(1) == np.asarray(other).argmax(1)).mean())
 
 
-def assert_near(found, expected, rtol=1e-3):
+def assert_near(actual, expected, rtol=1e-3):
     """Compare scores; small ones to the same digits as the others are."""
     expected = np.asarray(expected)
     atol = rtol * np.abs(expected).mean()
-    np.testing.assert_allclose(np.asarray(found), expected, rtol=rtol, atol=atol)
+    np.testing.assert_allclose(np.asarray(actual), expected, rtol=rtol, atol=atol)
 
 
 def key_of(candidate: Candidate):
     return candidate.perturbed, candidate.ridge, candidate.round
 
 
-def assert_same_candidates(found, expected, some, features=None):
-    assert {key_of(each) for each in found} == set(expected)
+def assert_same_candidates(actual, expected, some, features=None):
+    assert {key_of(each) for each in actual} == set(expected)
     order = some.by_fold
     views = [torch.from_numpy(view) for view in some.views]
-    for candidate, mine in found.items():
+    for candidate, fit in actual.items():
         plain = expected[key_of(candidate)]
-        for ours, theirs in ((mine.plain, plain.plain[order]), (mine.moved, plain.moved[order])):
+        for ours, theirs in ((fit.plain, plain.plain[order]), (fit.moved, plain.moved[order])):
             assert agreement(ours, theirs) >= 0.999, candidate
             assert_near(ours, theirs)
         for ours, theirs in zip(
-            [mine.whole, *mine.without], [plain.whole, *plain.without], strict=True
+            [fit.whole, *fit.without], [plain.whole, *plain.without], strict=True
         ):
             for view in views:
                 lifted = view if features is None else features(view)
@@ -50,7 +50,7 @@ BOTH = (False, True)
 CASES = {
     "two perturbed views": ({}, GRID),
     "none": ({"moved": 0}, Grid((0.01, 0.3), 3, (False,))),
-    "one, to judge with only": ({"moved": 1}, Grid((0.1,), 2, (False,))),
+    "one, for scores only": ({"moved": 1}, Grid((0.1,), 2, (False,))),
     "70 classes": ({"n": 2000, "width": 8, "n_classes": 70}, Grid((0.3,), 2, BOTH)),
     "wide rows": ({"n": 120, "width": 200, "n_classes": 3}, Grid((0.3,), 3, BOTH)),
 }
@@ -66,9 +66,9 @@ def test_random_features_are_fitted_as_rows_are():
     some = rows()
     features = FourierFeatures.drawn(torch.from_numpy(some.views[0]), 150, 0)
     grid = Grid((0.03, 1.0), 3, (False, True))
-    found = fitted(some, grid, features=features)
-    assert {each.n_features for each in found} == {150}
-    assert_same_candidates(found, candidates(some, grid, features=features), some, features)
+    fits = fitted(some, grid, features=features)
+    assert {each.n_features for each in fits} == {150}
+    assert_same_candidates(fits, candidates(some, grid, features=features), some, features)
 
 
 @pytest.mark.parametrize("enough", [3000, 1000])
@@ -79,7 +79,7 @@ def test_a_covariance_of_some_of_many_rows_is_that_of_all_but_for_chance(enough,
     turn = np.random.default_rng(0).integers(0, 100, 3000)
     order, folds = some.by_fold, some.folds
     turns = [torch.from_numpy(turn[order][folds[order] == k]) for k in range(3)]
-    ((_, found),) = fitted(some, grid, turns=turns).items()
+    ((_, fit),) = fitted(some, grid, turns=turns).items()
     plain, *moved = (view.astype(np.float64) for view in some.views)
     turned = np.where(turn[:, None] % 2 == 0, *moved)
     counts = turn // 2 % (3000 // enough) == 0
@@ -102,11 +102,11 @@ def test_a_covariance_of_some_of_many_rows_is_that_of_all_but_for_chance(enough,
     )
     weights = np.linalg.solve(regular, means.T)
     expected = plain @ weights - 0.5 * np.diag(means @ weights) - mean @ weights
-    ours = found.whole(torch.from_numpy(some.views[0])).double().numpy()
+    ours = fit.whole(torch.from_numpy(some.views[0])).double().numpy()
     np.testing.assert_allclose(ours, expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
     ((_, exact),) = fitted(some, grid).items()
-    scored = [found.without[k](torch.from_numpy(turned[folds == k]).float()) for k in range(3)]
-    assert_near(found.moved, torch.cat(scored))
+    scored = [fit.without[k](torch.from_numpy(turned[folds == k]).float()) for k in range(3)]
+    assert_near(fit.moved, torch.cat(scored))
     same = agreement(torch.from_numpy(ours), exact.whole(torch.from_numpy(some.views[0])))
     assert 0.95 < same < 1
 
@@ -116,11 +116,11 @@ def test_what_is_fitted_without_a_fold_is_what_a_fit_to_the_other_folds_gives():
     every = fitted(some, GRID)
     for fold in range(3):
         others = some.taken(some.folds != fold)
-        for candidate, mine in fitted(others, GRID).items():
+        for candidate, fit in fitted(others, GRID).items():
             expected = every[candidate].without[fold]
             view = torch.from_numpy(some.views[0])
-            assert agreement(mine.whole(view), expected(view)) >= 0.999
-            assert_near(mine.whole(view), expected(view))
+            assert agreement(fit.whole(view), expected(view)) >= 0.999
+            assert_near(fit.whole(view), expected(view))
 
 
 # Own labels ---------------------------------------------------------------------------------
@@ -138,10 +138,10 @@ def test_a_samples_label_changes_nothing_that_scores_it(features, room):
         other.given[sample] = (other.given[sample] + 1) % 5
         after = fitted(other, GRID, features=maps, room=room)
         same_fold = some.folds[order] == some.folds[sample]
-        for candidate, mine in before.items():
+        for candidate, fit in before.items():
             for one, two in (
-                (mine.plain, after[candidate].plain),
-                (mine.moved, after[candidate].moved),
+                (fit.plain, after[candidate].plain),
+                (fit.moved, after[candidate].moved),
             ):
                 assert torch.equal(one[same_fold], two[same_fold]), candidate
                 if not candidate.round:
@@ -154,10 +154,10 @@ def test_labels_that_say_nothing_are_predicted_by_chance_in_every_round():
     some = rows(n=n, width=width, n_classes=4, wrong=1.0, remembered=0.0)
     some.views = [rng.normal(size=(n, width)).astype(np.float32) for _ in range(3)]
     given = torch.from_numpy(some.given)
-    for candidate, mine in fitted(some, GRID).items():
-        in_sample = (mine.whole(torch.from_numpy(some.views[0])).argmax(1) == given).double().mean()
+    for candidate, fit in fitted(some, GRID).items():
+        in_sample = (fit.whole(torch.from_numpy(some.views[0])).argmax(1) == given).double().mean()
         assert in_sample > 0.35, candidate
-        for scores in (mine.plain, mine.moved):
+        for scores in (fit.plain, fit.moved):
             right = (scores.argmax(1) == given[some.by_fold]).double().mean()
             assert float(right) == pytest.approx(0.25, abs=0.075), candidate  # 4 standard errors
 
@@ -171,40 +171,40 @@ def test_a_class_that_a_fit_has_never_seen_is_never_its_answer(n_classes):
     rare = n_classes - 1
     some.given[some.given == rare] = 0
     some.given[np.flatnonzero(some.folds == 1)[:9]] = rare
-    found = fitted(some, GRID, n_classes)
+    fits = fitted(some, GRID, n_classes)
     here = some.folds[some.by_fold] == 1
-    for candidate, mine in found.items():
-        for scores in (mine.plain, mine.moved):
+    for candidate, fit in fits.items():
+        for scores in (fit.plain, fit.moved):
             assert bool(torch.isfinite(scores).all())
             assert not bool((scores[here].argmax(1) == rare).any()), candidate
             assert torch.equal(scores[here, rare], scores[here].amin(1))
-        assert bool(torch.isneginf(mine.without[1].intercepts[rare]))
-        for linear in (mine.whole, mine.without[0], mine.without[2]):
+        assert bool(torch.isneginf(fit.without[1].intercepts[rare]))
+        for linear in (fit.whole, fit.without[0], fit.without[2]):
             assert bool(torch.isfinite(linear.intercepts).all())
             assert bool(torch.isfinite(linear.coefficients).all())
     plain = candidates(some, GRID, n_classes)
-    for candidate, mine in found.items():
+    for candidate, fit in fits.items():
         expected = np.nan_to_num(plain[key_of(candidate)].moved[some.by_fold], nan=-np.inf)
-        assert agreement(mine.moved, expected) >= 0.999
+        assert agreement(fit.moved, expected) >= 0.999
 
 
 @pytest.mark.parametrize("folds", [1, 2])
 def test_folds_without_samples_leave_finite_scores(folds):
     some = rows(n=200)
     some.prints = prints_of(np.arange(200) % folds)
-    for mine in fitted(some, GRID).values():
-        assert bool(torch.isfinite(mine.plain).all())
-        assert bool(torch.isfinite(mine.moved).all())
+    for fit in fitted(some, GRID).values():
+        assert bool(torch.isfinite(fit.plain).all())
+        assert bool(torch.isfinite(fit.moved).all())
         # What is fitted without the only fold has seen nothing.
-        assert (folds == 1) == (not bool(mine.plain.any()))
+        assert (folds == 1) == (not bool(fit.plain.any()))
 
 
 def test_rows_that_do_not_vary_leave_finite_scores():
     some = rows(n=200)
     some.views = [np.ones_like(view) for view in some.views]
-    for mine in fitted(some, GRID).values():
-        assert bool(torch.isfinite(mine.plain).all())
-        assert bool(torch.isfinite(mine.whole(torch.from_numpy(some.views[0]))).all())
+    for fit in fitted(some, GRID).values():
+        assert bool(torch.isfinite(fit.plain).all())
+        assert bool(torch.isfinite(fit.whole(torch.from_numpy(some.views[0]))).all())
 
 
 # The same by other ways ---------------------------------------------------------------------
@@ -218,9 +218,9 @@ def test_rows_read_again_for_each_pass_give_the_same_as_those_in_memory(moved):
     for maps in (None, features):
         cached = fitted(some, grid, features=maps)
         again = fitted(some, grid, features=maps, room=0)
-        for candidate, mine in cached.items():
-            torch.testing.assert_close(mine.plain, again[candidate].plain, rtol=1e-5, atol=1e-5)
-            torch.testing.assert_close(mine.moved, again[candidate].moved, rtol=1e-5, atol=1e-5)
+        for candidate, fit in cached.items():
+            torch.testing.assert_close(fit.plain, again[candidate].plain, rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(fit.moved, again[candidate].moved, rtol=1e-5, atol=1e-5)
 
 
 def test_the_order_of_samples_does_not_matter():
@@ -229,8 +229,8 @@ def test_the_order_of_samples_does_not_matter():
     other = some.taken(order)
     one, two = fitted(some, GRID), fitted(other, GRID, batch=77)
     back = np.argsort(order[other.by_fold])
-    for candidate, mine in one.items():
-        first = np.asarray(mine.moved)[np.argsort(some.by_fold)]
+    for candidate, fit in one.items():
+        first = np.asarray(fit.moved)[np.argsort(some.by_fold)]
         second = np.asarray(two[candidate].moved)[back]
         assert agreement(first, second) >= 0.999
         assert_near(second, first)
@@ -245,14 +245,14 @@ def test_of_each_fold_every_so_many_samples_keep_their_scores(steps, n):
     whole, part = fitted(some, grid), fitted(some, grid, steps=steps)
     ends = np.cumsum([0, *np.bincount(np.arange(n) % 3)])
     places = np.concatenate([np.arange(start, end, steps) for start, end in pairwise(ends)])
-    for candidate, mine in whole.items():
-        torch.testing.assert_close(part[candidate].plain, mine.plain[places])
-        torch.testing.assert_close(part[candidate].moved, mine.moved[places])
-        assert_near(part[candidate].whole.coefficients, mine.whole.coefficients)
+    for candidate, fit in whole.items():
+        torch.testing.assert_close(part[candidate].plain, fit.plain[places])
+        torch.testing.assert_close(part[candidate].moved, fit.moved[places])
+        assert_near(part[candidate].whole.coefficients, fit.whole.coefficients)
 
 
 def test_rows_in_a_temporary_file_give_the_same_candidates():
     some = rows()
     one, two = fitted(some, GRID), fitted(some, GRID, memory=1000)
-    for candidate, mine in one.items():
-        torch.testing.assert_close(mine.moved, two[candidate].moved)
+    for candidate, fit in one.items():
+        torch.testing.assert_close(fit.moved, two[candidate].moved)

@@ -1,4 +1,4 @@
-"""An ensemble grows for as long as noisy labels get likelier, and no longer."""
+"""An ensemble grows as long as noisy labels get likelier, and no longer."""
 
 import numpy as np
 import pytest
@@ -29,14 +29,14 @@ def plainly(scores, given, transitions=None):
     scores = scores.double().numpy()
     scores = scores - scores.mean(1, keepdims=True)
     scores = scores / scores.std()
-    found = np.zeros((5, 10))
+    means = np.zeros((5, 10))
     for row, t in enumerate((0.5, 1, 2, 4, 8)):
         for column in range(10):
             e = column / 10
-            for mine, label in zip(scores, given.tolist(), strict=True):
-                p = np.exp(t * mine) / np.exp(t * mine).sum()
-                found[row, column] += np.log((1 - e) * (p @ transitions)[label] + e / K)
-    return found / len(given)
+            for row_scores, label in zip(scores, given.tolist(), strict=True):
+                p = np.exp(t * row_scores) / np.exp(t * row_scores).sum()
+                means[row, column] += np.log((1 - e) * (p @ transitions)[label] + e / K)
+    return means / len(given)
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 50.0])
@@ -58,8 +58,8 @@ def test_likelihoods_are_those_of_labels_that_a_matrix_draws():
 
 
 def test_scores_that_say_nothing_have_the_likelihood_of_chance():
-    found = likelihoods(torch.zeros(N, K), labels())
-    np.testing.assert_allclose(found, np.log(1 / K), rtol=1e-5)
+    means = likelihoods(torch.zeros(N, K), labels())
+    np.testing.assert_allclose(means, np.log(1 / K), rtol=1e-5)
 
 
 def training(candidates, given=None):
@@ -110,7 +110,7 @@ def test_more_of_the_same_is_no_improvement():
 def test_the_value_never_falls_as_more_may_be_members(survival):
     given = labels()
     some = [knowing(given, slice(60 * s, 60 * s + 150), s, 1.5) for s in range(8)]
-    other = [mine + knowing(given, slice(0, N), 50 + s, 0.5) for s, mine in enumerate(some)]
+    other = [one + knowing(given, slice(0, N), 50 + s, 0.5) for s, one in enumerate(some)]
     scores = Scores(other, some, given, NONE, None)
     before: list[int] = []
     last = -np.inf
@@ -126,15 +126,15 @@ def test_the_value_never_falls_as_more_may_be_members(survival):
 def test_the_value_is_the_corrected_likelihood_of_the_members_sum():
     given, held = labels(), labels(200, 5)
     moved = [knowing(given, slice(90 * s, 90 * s + 200), s, 1.5) for s in range(5)]
-    plain = [mine + knowing(given, slice(0, N), 50 + s, 2.0) for s, mine in enumerate(moved)]
+    plain = [one + knowing(given, slice(0, N), 50 + s, 2.0) for s, one in enumerate(moved)]
     holdout = [knowing(held, slice(20 * s, 20 * s + 90), 70 + s) for s in range(5)]
     for survival in (0.0, 0.3):
         for trust in (0.0, 0.4, 1.0):
             scores = Scores(plain, moved, given, holdout, held)
             members, value = Criterion.of(scores, survival, trust).ensemble(range(5))
             sums = [sum(each[at] for at in members) for each in (plain, moved, holdout)]
-            memory, mine = (likelihoods(each, given) for each in sums[:2])
-            expected = (1 - trust) * (mine - survival * memory) / (1 - survival)
+            as_is, perturbed = (likelihoods(each, given) for each in sums[:2])
+            expected = (1 - trust) * (perturbed - survival * as_is) / (1 - survival)
             expected = expected + trust * likelihoods(sums[2], held)
             assert value == pytest.approx(float(expected.max()), rel=1e-5)
 
@@ -153,7 +153,7 @@ def test_with_full_trust_only_the_holdout_counts():
     ).ensemble(range(2))
 
 
-def test_who_only_remembers_is_not_chosen_once_memory_is_corrected():
+def test_a_candidate_that_only_remembers_is_not_chosen_once_memory_is_corrected():
     given = labels()
     # One knows a third of the labels on any input; one remembers all, and 60 % if perturbed.
     knows = knowing(given, slice(0, 330), 1)
@@ -181,12 +181,14 @@ def test_labels_are_as_likely_as_the_grid_can_say_where_a_score_is_extreme():
 
 
 def sure_and_doubtful(seed, n=2000):
-    """Draw a candidate that says one class, right for 90 %, and one that adds the next to it."""
+    """Draw a candidate that predicts one class, right for 90 %, and one that adds the next one."""
     true = labels(n, seed)
     draw = torch.Generator().manual_seed(seed + 100)
     guessed = torch.randint(0, K, (n,), generator=draw)
-    said = torch.where(torch.rand(n, generator=draw) < 0.9, true, guessed)
-    first, following = (torch.nn.functional.one_hot(each % K, K) for each in (said, said + 1))
+    predicted = torch.where(torch.rand(n, generator=draw) < 0.9, true, guessed)
+    first, following = (
+        torch.nn.functional.one_hot(each % K, K) for each in (predicted, predicted + 1)
+    )
     rough = 0.2 * torch.randn(2, n, K, generator=draw)
     return true, [3 * first + rough[0], 3 * first + 3 * following + rough[1]]
 
@@ -198,13 +200,13 @@ def test_of_labels_that_go_to_the_next_class_a_sure_candidate_is_better_than_a_d
     scores = training(candidates, noisy)
     # Labels are as uncertain as the doubtful one is.
     assert Criterion.of(scores, 0.0, 0.0).ensemble(range(2))[0][0] == 1
-    found = Criterion.of(scores, 0.0, 0.0).likeliest_noise(range(2))
-    assert Criterion.of(scores, 0.0, 0.0).drawn_by(found).ensemble(range(2))[0][0] == 0
-    # What is wrong with the candidate counts as noise of labels.
+    matrix = Criterion.of(scores, 0.0, 0.0).likeliest_noise(range(2))
+    assert Criterion.of(scores, 0.0, 0.0).drawn_by(matrix).ensemble(range(2))[0][0] == 0
+    # The candidate's own errors count as label noise.
     draws = 0.6 * torch.eye(K) + 0.4 * torch.eye(K).roll(1, 1)
     expected = (0.9 * draws + 0.1 / K).double()
-    torch.testing.assert_close(found, expected, rtol=0, atol=0.06)
-    torch.testing.assert_close(found.sum(1), torch.ones(K, dtype=torch.float64))
+    torch.testing.assert_close(matrix, expected, rtol=0, atol=0.06)
+    torch.testing.assert_close(matrix.sum(1), torch.ones(K, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("n", [600, 4000])
@@ -227,29 +229,29 @@ def test_a_matrix_is_looked_for_in_what_counts():
     for given, of_held in ((pair[0], even[1]), (even[0], pair[1])):
         scores = Scores(candidates, candidates, given, on_holdout, of_held)
         for trust, labels_that_count in ((0.0, given), (1.0, of_held)):
-            found = Criterion.of(scores, 0.0, trust).likeliest_noise(range(2))
-            goes_on = found is not None and float(found.roll(-1, 1).diagonal().min()) > 0.3
+            matrix = Criterion.of(scores, 0.0, trust).likeliest_noise(range(2))
+            goes_on = matrix is not None and float(matrix.roll(-1, 1).diagonal().min()) > 0.3
             assert goes_on == (labels_that_count is pair[0] or labels_that_count is pair[1])
 
 
 # The hold-out's weight ----------------------------------------------------------------------
 
 
-def saying(given, share, seed):
-    """Scores of a candidate that is as sure of what it guesses as of what it knows, a share."""
+def guessing(given, share, seed):
+    """Scores of a candidate that knows a share of labels, and is as sure of its guesses."""
     draw = torch.Generator().manual_seed(seed)
     guessed = torch.randint(0, K, (len(given),), generator=draw)
-    said = torch.where(torch.rand(len(given), generator=draw) < share, given, guessed)
+    predicted = torch.where(torch.rand(len(given), generator=draw) < share, given, guessed)
     rough = 0.3 * torch.randn(len(given), K, generator=draw)
-    return 3 * torch.nn.functional.one_hot(said, K) + rough
+    return 3 * torch.nn.functional.one_hot(predicted, K) + rough
 
 
 @pytest.mark.parametrize("seed", range(0, 40, 10))
 def test_a_holdout_counts_alone_where_perturbed_inputs_clearly_mislead(seed):
     given, held = labels(2000, seed), labels(800, seed + 1)
     # On perturbed training inputs the first is better, on new ones the second.
-    moved = [saying(given, 0.8, seed + 2), saying(given, 0.5, seed + 3)]
-    on_holdout = [saying(held, 0.3, seed + 4), saying(held, 0.6, seed + 5)]
+    moved = [guessing(given, 0.8, seed + 2), guessing(given, 0.5, seed + 3)]
+    on_holdout = [guessing(held, 0.3, seed + 4), guessing(held, 0.6, seed + 5)]
     scores = Scores(moved, moved, given, on_holdout, held)
     assert Criterion.of(scores, 0.0, 0.1).weight_by_cross_fitting(range(2)) == 1.0
     assert Criterion.of(scores, 0.0, 0.1).ensemble(range(2))[0][0] == 0
@@ -261,8 +263,8 @@ def test_a_holdout_counts_alone_where_perturbed_inputs_clearly_mislead(seed):
 @pytest.mark.parametrize("seed", range(0, 40, 10))
 def test_a_holdout_of_pure_noise_keeps_its_weight(seed):
     given, held = labels(2000, seed), labels(50, seed + 1)
-    moved = [saying(given, 0.8, seed + 2), saying(given, 0.5, seed + 3)]
-    on_holdout = [saying(labels(50, seed + 4 + at), 0.8, seed + 6 + at) for at in range(2)]
+    moved = [guessing(given, 0.8, seed + 2), guessing(given, 0.5, seed + 3)]
+    on_holdout = [guessing(labels(50, seed + 4 + at), 0.8, seed + 6 + at) for at in range(2)]
     scores = Scores(moved, moved, given, on_holdout, held)
     for trust in (0.05, 0.3):
         assert Criterion.of(scores, 0.0, trust).weight_by_cross_fitting(range(2)) == trust
@@ -270,7 +272,7 @@ def test_a_holdout_of_pure_noise_keeps_its_weight(seed):
 
 def test_without_a_holdout_or_without_anything_else_there_is_nothing_to_weigh():
     given, held = labels(), labels(200, 1)
-    moved, on_holdout = saying(given, 0.8, 2), saying(held, 0.8, 3)
+    moved, on_holdout = guessing(given, 0.8, 2), guessing(held, 0.8, 3)
     alone = Scores([moved], [moved], given, NONE, None)
     both = Scores([moved], [moved], given, [on_holdout], held)
     assert Criterion.of(alone, 0.0, 0.3).weight_by_cross_fitting([0]) == 0

@@ -21,26 +21,26 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def everything(mine, layer="fc", size=100):
+def everything(kept_rows, layer="fc", size=100):
     """Return by fold what is kept: views (n, width), in blocks of a size put together."""
-    found = []
+    by_fold = []
     for fold in range(FOLDS):
-        blocks = list(mine.blocks(layer, fold, range(mine.views), size))
+        blocks = list(kept_rows.blocks(layer, fold, range(kept_rows.views), size))
         assert all(len(part) <= size for block in blocks for part in block)
-        found.append([torch.cat(parts) for parts in zip(*blocks, strict=True)])
-    return found
+        by_fold.append([torch.cat(parts) for parts in zip(*blocks, strict=True)])
+    return by_fold
 
 
 @pytest.mark.parametrize("batch", [1, 64, 1000])
 @pytest.mark.parametrize("memory", [1, 30_000, 1 << 30])
 def test_rows_come_back_as_they_were_with_their_labels(folder, memory, batch):
     some = rows(n=300, width=7, moved=2)
-    mine = kept(some, memory, batch)
-    assert mine.n == 300
-    assert mine.widths == {"fc": 7}
+    kept_rows = kept(some, memory, batch)
+    assert kept_rows.n == 300
+    assert kept_rows.widths == {"fc": 7}
     seen = []
-    for fold, views in enumerate(everything(mine)):
-        part = mine.part(fold)
+    for fold, views in enumerate(everything(kept_rows)):
+        part = kept_rows.part(fold)
         places = part.places.numpy()
         seen += places.tolist()
         assert (some.folds[places] == fold).all()
@@ -53,21 +53,21 @@ def test_rows_come_back_as_they_were_with_their_labels(folder, memory, batch):
 
 def test_beyond_the_budget_rows_are_in_a_file_that_leaves_nothing(folder):
     some = rows(n=300, width=7, moved=2)
-    in_memory, mine = kept(some, memory=1 << 30), kept(some, memory=10_000)
-    columns = list(mine._columns.values())
+    in_memory, kept_rows = kept(some, memory=1 << 30), kept(some, memory=10_000)
+    columns = list(kept_rows._columns.values())
     assert all(column.file is not None and not column.chunks for column in columns)
     # One file for all of them: a process may open but a thousand or so.
     (file,) = {column.file._file for column in columns}
     assert os.fstat(file.fileno()).st_size == 4 * 7 * 3 * 300
     # The file has no name: nothing stays behind, even of a process that is killed.
     assert list(folder.iterdir()) == []
-    for one, other in zip(everything(in_memory), everything(mine), strict=True):
+    for one, other in zip(everything(in_memory), everything(kept_rows), strict=True):
         for first, second in zip(one, other, strict=True):
             assert torch.equal(first, second)
     # Read twice, and in part.
-    (block, *_) = mine.blocks("fc", 0, [2], 10)
-    assert torch.equal(block[0], everything(mine)[0][2][:10])
-    del mine, block, columns
+    (block, *_) = kept_rows.blocks("fc", 0, [2], 10)
+    assert torch.equal(block[0], everything(kept_rows)[0][2][:10])
+    del kept_rows, block, columns
     gc.collect()
     assert file.closed
 
@@ -75,16 +75,16 @@ def test_beyond_the_budget_rows_are_in_a_file_that_leaves_nothing(folder):
 def test_equal_inputs_fall_in_one_fold_whatever_their_order():
     prints = np.repeat(np.arange(1000, dtype=np.uint64), 3)
     order = np.random.default_rng(0).permutation(3000)
-    found = []
-    for mine in (prints, prints[order]):
+    prints_by_fold = []
+    for arriving in (prints, prints[order]):
         some = KeptRows(1, 1 << 30)
-        for part in np.array_split(mine, 7):
+        for part in np.array_split(arriving, 7):
             labels = torch.zeros(len(part), dtype=torch.int64)
             some.add([{"fc": torch.zeros(len(part), 2)}], labels, part)
-        found.append([np.unique(some.part(fold).prints).tolist() for fold in range(FOLDS)])
-    assert found[0] == found[1]
-    assert sum(map(len, found[0])) == 1000
-    assert all(280 < len(fold) < 390 for fold in found[0])
+        prints_by_fold.append([np.unique(some.part(fold).prints).tolist() for fold in range(FOLDS)])
+    assert prints_by_fold[0] == prints_by_fold[1]
+    assert sum(map(len, prints_by_fold[0])) == 1000
+    assert all(280 < len(fold) < 390 for fold in prints_by_fold[0])
 
 
 def test_some_rows_are_the_same_ones_whatever_the_order():
@@ -96,40 +96,40 @@ def test_some_rows_are_the_same_ones_whatever_the_order():
     assert {tuple(row) for row in expected.tolist()} < inputs
     for seed in range(3):
         other = some.taken(np.random.default_rng(seed).permutation(500))
-        again, found = kept(other, batch=33, memory=1000).some("fc", 100)
+        again, chosen = kept(other, batch=33, memory=1000).some("fc", 100)
         np.testing.assert_array_equal(again, prints)
-        assert torch.equal(found, expected)
+        assert torch.equal(chosen, expected)
 
 
 @pytest.mark.parametrize("size", [499, 500, 501, 10_000])
 def test_some_of_few_rows_are_all(size):
-    prints, found = kept(rows(n=500, width=6)).some("fc", size)
-    assert len(prints) == len(found) == min(size, 500)
+    prints, chosen = kept(rows(n=500, width=6)).some("fc", size)
+    assert len(prints) == len(chosen) == min(size, 500)
 
 
 def test_some_of_many_equal_inputs_are_as_many_as_asked():
     some = rows(n=90, width=6)
     some.prints[:] = some.prints[0]
-    prints, found = kept(some).some("fc", 20)
-    assert len(prints) == len(found) == 20
+    prints, chosen = kept(some).some("fc", 20)
+    assert len(prints) == len(chosen) == 20
 
 
 def test_nothing_was_read():
-    mine = KeptRows(1, 100)
-    prints, found = mine.some("fc", 5)
-    assert len(prints) == len(found) == 0
-    assert [len(mine.part(fold).labels) for fold in range(FOLDS)] == [0] * FOLDS
-    assert list(mine.blocks("fc", 0, [0])) == []
+    kept_rows = KeptRows(1, 100)
+    prints, chosen = kept_rows.some("fc", 5)
+    assert len(prints) == len(chosen) == 0
+    assert [len(kept_rows.part(fold).labels) for fold in range(FOLDS)] == [0] * FOLDS
+    assert list(kept_rows.blocks("fc", 0, [0])) == []
 
 
 def test_a_fold_may_be_empty(folder):
     some = rows(n=60)
     some.prints = prints_of(np.zeros(60, dtype=int))
     for memory in (1 << 30, 100):
-        mine = kept(some, memory)
-        assert [len(mine.part(fold).labels) for fold in range(FOLDS)] == [60, 0, 0]
-        assert sum(len(parts[0]) for parts in mine.blocks("fc", 1, [0, 1])) == 0
-        assert sum(len(parts[0]) for parts in mine.blocks("fc", 0, [0, 1])) == 60
+        kept_rows = kept(some, memory)
+        assert [len(kept_rows.part(fold).labels) for fold in range(FOLDS)] == [60, 0, 0]
+        assert sum(len(parts[0]) for parts in kept_rows.blocks("fc", 1, [0, 1])) == 0
+        assert sum(len(parts[0]) for parts in kept_rows.blocks("fc", 0, [0, 1])) == 60
 
 
 def no_file(**how):

@@ -1,4 +1,4 @@
-"""What survives of memory is found again where it was planted."""
+"""The share of memory that survives is estimated correctly where it was planted."""
 
 import numpy as np
 import pytest
@@ -12,8 +12,8 @@ from underscript.selection.greedy import Scores
 from underscript.selection.memorisation import (
     by_agreement,
     corrected,
+    survival_by_contradiction,
     survival_on_holdout,
-    survival_without,
     weight_of_holdout,
 )
 
@@ -49,24 +49,24 @@ def agreements(survival, m, n=20_000, candidates=60, seed=0):
 @pytest.mark.parametrize("survival", SURVIVALS)
 @pytest.mark.parametrize("seed", range(3))
 def test_survival_is_found_with_a_holdout(survival, seed):
-    found = survival_on_holdout(*agreements(survival, 5000, seed=seed))
-    assert found == pytest.approx(survival, abs=0.03)
+    estimate = survival_on_holdout(*agreements(survival, 5000, seed=seed))
+    assert estimate == pytest.approx(survival, abs=0.03)
 
 
 def test_a_holdout_that_is_easier_by_a_constant_gives_the_same_survival():
     plain, moved, agrees = agreements(0.3, 5000)
-    found = survival_on_holdout(plain, moved, agrees)
-    assert found == pytest.approx(0.3, abs=0.03)
-    assert survival_on_holdout(plain, moved, agrees + 0.2) == found
-    assert survival_on_holdout(plain + 0.1, moved + 0.1, agrees) == found
+    estimate = survival_on_holdout(plain, moved, agrees)
+    assert estimate == pytest.approx(0.3, abs=0.03)
+    assert survival_on_holdout(plain, moved, agrees + 0.2) == estimate
+    assert survival_on_holdout(plain + 0.1, moved + 0.1, agrees) == estimate
 
 
 def agreeing(n, knows=(0.3, 0.5, 0.6), seed=0):
     """Draw which of n labels each candidate predicts; what is easy for one is easy for all."""
     rng = np.random.default_rng(seed)
     hard, own = rng.random(n), rng.random((len(knows), n))
-    mine = np.where(rng.random((len(knows), n)) < 0.5, hard, own)
-    return torch.from_numpy(mine < np.array(knows)[:, None])
+    difficulty = np.where(rng.random((len(knows), n)) < 0.5, hard, own)
+    return torch.from_numpy(difficulty < np.array(knows)[:, None])
 
 
 def test_a_holdout_weighs_by_its_precision_as_plainly_computed():
@@ -121,10 +121,10 @@ REMEMBERS = {"input": 0.0, "fc1": 0.02, "fc2": 0.1, "fc3": 0.5, "fc4": 0.95}
 NOTHING = dict.fromkeys(KNOWS, 0.0)
 
 
-def answers(survival, wrong=0.4, remembers=REMEMBERS, each=4, seed=0):
-    """Draw answers of candidates whose layers know the true label, and remember the given one.
+def drawn_predictions(survival, wrong=0.4, remembers=REMEMBERS, each=4, seed=0):
+    """Draw predictions of candidates whose layers know the true label, and remember the given one.
 
-    A memory that a perturbation breaks leaves what is known. Candidates of a layer mostly err
+    If a perturbation breaks a memory, knowledge is left. Candidates of a layer mostly err
     on the same samples. Whether labels are right is known.
     """
     rng = np.random.default_rng(seed)
@@ -135,21 +135,21 @@ def answers(survival, wrong=0.4, remembers=REMEMBERS, each=4, seed=0):
     for layer, knows in KNOWS.items():
         memory, kept = rng.random(N) < remembers[layer], rng.random(N) < survival
         for _ in range(each):
-            mine = np.where(rng.random(N) < 0.7, hard, rng.random(N))
+            difficulty = np.where(rng.random(N) < 0.7, hard, rng.random(N))
             err = np.where(rng.random(N) < 0.5, other, rng.integers(0, K, N))
-            said = np.where(mine < knows, true, err)
-            plain.append(np.where(memory, given, said))
-            moved.append(np.where(memory & kept, given, said))
+            predicted = np.where(difficulty < knows, true, err)
+            plain.append(np.where(memory, given, predicted))
+            moved.append(np.where(memory & kept, given, predicted))
             layers.append(layer)
-    said = [torch.from_numpy(np.stack(each)) for each in (plain, moved)]
+    predicted = [torch.from_numpy(np.stack(each)) for each in (plain, moved)]
     right = torch.from_numpy((given == true).astype(np.float64))
-    return *said, torch.from_numpy(given), right, layers, [True] * len(layers), K
+    return *predicted, torch.from_numpy(given), right, layers, [True] * len(layers), K
 
 
 @pytest.mark.parametrize("survival", SURVIVALS)
 @pytest.mark.parametrize("wrong", [0.2, 0.4, 0.7])
 def test_survival_is_found_without_a_holdout(survival, wrong):
-    likely, most = survival_without(*answers(survival, wrong))
+    likely, most = survival_by_contradiction(*drawn_predictions(survival, wrong))
     assert likely == pytest.approx(survival, abs=0.05)
     assert likely <= most <= 0.9
     assert most == pytest.approx(likely, abs=0.05)
@@ -161,10 +161,12 @@ def plainly(plain, moved, labels, right, layers, perturbed, k):
     samples = range(len(labels))
 
     def agreement(rows):
-        return np.mean([[mine[i] == labels[i] for i in samples] for mine in rows])
+        return np.mean([[row[i] == labels[i] for i in samples] for row in rows])
 
     places = {name: [at for at, o in enumerate(layers) if o == name] for name in layers}
-    by_plain = {name: agreement([plain[at] for at in mine]) for name, mine in places.items()}
+    by_plain = {
+        name: agreement([plain[at] for at in of_layer]) for name, of_layer in places.items()
+    }
     order = sorted(by_plain, key=by_plain.get)
     first, last = places[order[0]], places[order[-1]]
     vote, contradicted = [], []
@@ -173,23 +175,23 @@ def plainly(plain, moved, labels, right, layers, perturbed, k):
         vote.append(int(counts.argmax()))
         if counts[labels[i]] == 0 and counts.max() > len(first) / 2:
             contradicted.append(i)
-    found = [(0.0, 0.0)]
+    estimates = [(0.0, 0.0)]
     for kind in (False, True):
-        mine = [at for at in last if perturbed[at] == kind]
-        if not mine:
+        of_kind = [at for at in last if perturbed[at] == kind]
+        if not of_kind:
             continue
-        known = agreement([moved[at] for at in mine])
+        known = agreement([moved[at] for at in of_kind])
         beyond = []
-        for answered in (plain, moved):
-            rates = np.zeros((len(mine), k, k))
-            for row, at in enumerate(mine):
+        for predicted in (plain, moved):
+            rates = np.zeros((len(of_kind), k, k))
+            for row, at in enumerate(of_kind):
                 for i in samples:
                     if vote[i] == labels[i]:
-                        rates[row, vote[i], answered[at][i]] += 1
+                        rates[row, vote[i], predicted[at][i]] += 1
             rates /= np.maximum(rates.sum(2, keepdims=True), 1)
             beyond.append(
                 [
-                    np.mean([answered[at][i] == labels[i] for at in mine])
+                    np.mean([predicted[at][i] == labels[i] for at in of_kind])
                     - (1 - right[i]) * rates[:, vote[i], labels[i]].mean()
                     - right[i] * known
                     for i in contradicted
@@ -199,33 +201,33 @@ def plainly(plain, moved, labels, right, layers, perturbed, k):
         if before.mean() > 1.96 * before.std() / np.sqrt(len(before)):
             share = after.sum() / before.sum()
             error = np.sqrt(len(before)) * (after - share * before).std() / before.sum()
-            found.append((share, share + 1.96 * error))
-    return [min(0.9, max(ends)) for ends in zip(*found, strict=True)]
+            estimates.append((share, share + 1.96 * error))
+    return [min(0.9, max(ends)) for ends in zip(*estimates, strict=True)]
 
 
 @pytest.mark.parametrize("survival", [0.1, 0.5])
 def test_survival_is_as_computed_sample_by_sample(survival):
-    plain, moved, given, right, layers, _, k = answers(survival)
+    plain, moved, given, right, layers, _, k = drawn_predictions(survival)
     some = slice(0, 700)
     how = plain[:, some], moved[:, some], given[some], 0.9 * right[some], layers
     kinds = [at % 2 == 0 for at in range(len(layers))]
-    found = survival_without(*how, kinds, k)
-    assert found == pytest.approx(plainly(*how, kinds, k), rel=1e-6)
-    assert found[1] > found[0] > 0
+    estimate = survival_by_contradiction(*how, kinds, k)
+    assert estimate == pytest.approx(plainly(*how, kinds, k), rel=1e-6)
+    assert estimate[1] > estimate[0] > 0
 
 
 def test_of_what_is_fitted_to_perturbed_rows_and_what_is_not_the_larger_counts():
-    plain, moved, given, right, layers, _, k = answers(0.6)
-    less = answers(0.2)[1]
+    plain, moved, given, right, layers, _, k = drawn_predictions(0.6)
+    less = drawn_predictions(0.2)[1]
     last = torch.tensor([layer == "fc4" for layer in layers])
     kinds = [layer == "fc4" and at % 2 == 1 for at, layer in enumerate(layers)]
     mixed = torch.where((last & torch.tensor(kinds))[:, None], moved, less)
-    found = survival_without(plain, mixed, given, right, layers, kinds, k)
+    estimate = survival_by_contradiction(plain, mixed, given, right, layers, kinds, k)
     alone = []
     for kind in (False, True):
         some = [at for at in range(len(layers)) if layers[at] != "fc4" or kinds[at] == kind]
         alone.append(
-            survival_without(
+            survival_by_contradiction(
                 plain[some],
                 mixed[some],
                 given,
@@ -235,38 +237,41 @@ def test_of_what_is_fitted_to_perturbed_rows_and_what_is_not_the_larger_counts()
                 k,
             )
         )
-    assert found == tuple(max(ends) for ends in zip(*alone, strict=True))
+    assert estimate == tuple(max(ends) for ends in zip(*alone, strict=True))
     assert [each[0] for each in alone] == pytest.approx([0.2, 0.6], abs=0.1)
 
 
 def test_fewer_samples_leave_a_wider_limit():
-    plain, moved, given, right, *rest = answers(0.5)
-    few = survival_without(plain[:, :600], moved[:, :600], given[:600], right[:600], *rest)
-    many = survival_without(plain, moved, given, right, *rest)
+    plain, moved, given, right, *rest = drawn_predictions(0.5)
+    few = survival_by_contradiction(plain[:, :600], moved[:, :600], given[:600], right[:600], *rest)
+    many = survival_by_contradiction(plain, moved, given, right, *rest)
     assert few[1] - few[0] > 2 * (many[1] - many[0])
 
 
 def test_one_layer_alone_cannot_tell():
-    plain, moved, given, right, layers, kinds, k = answers(0.5)
+    plain, moved, given, right, layers, kinds, k = drawn_predictions(0.5)
     one = [at for at, layer in enumerate(layers) if layer == "fc4"]
     names, kinds = ["fc4"] * len(one), kinds[: len(one)]
-    assert survival_without(plain[one], moved[one], given, right, names, kinds, k) == (0.0, 0.0)
+    assert survival_by_contradiction(plain[one], moved[one], given, right, names, kinds, k) == (
+        0.0,
+        0.0,
+    )
 
 
 def test_where_nothing_is_contradicted_nothing_is_told():
-    plain, _, given, right, layers, kinds, k = answers(0.5)
+    plain, _, given, right, layers, kinds, k = drawn_predictions(0.5)
     agreed = given[None].expand(len(plain), -1)
-    assert survival_without(plain, agreed, given, right, layers, kinds, k) == (0.0, 0.0)
+    assert survival_by_contradiction(plain, agreed, given, right, layers, kinds, k) == (0.0, 0.0)
 
 
 def test_the_order_of_candidates_and_samples_does_not_matter():
-    plain, moved, given, right, layers, kinds, k = answers(0.3)
+    plain, moved, given, right, layers, kinds, k = drawn_predictions(0.3)
     rng = np.random.default_rng(0)
     samples = torch.from_numpy(rng.permutation(N))
     order = rng.permutation(len(layers))
     names = [layers[at] for at in order]
     order = torch.from_numpy(order)
-    found = survival_without(
+    estimate = survival_by_contradiction(
         plain[order][:, samples],
         moved[order][:, samples],
         given[samples],
@@ -275,11 +280,13 @@ def test_the_order_of_candidates_and_samples_does_not_matter():
         kinds,
         k,
     )
-    assert found == pytest.approx(survival_without(plain, moved, given, right, layers, kinds, k))
+    assert estimate == pytest.approx(
+        survival_by_contradiction(plain, moved, given, right, layers, kinds, k)
+    )
 
 
 def test_survival_is_never_all_of_it():
-    assert survival_without(*answers(1.0)) == (0.9, 0.9)
+    assert survival_by_contradiction(*drawn_predictions(1.0)) == (0.9, 0.9)
 
 
 # As the decoder measures it -----------------------------------------------------------------
@@ -309,8 +316,8 @@ def scored(survival, wrong, remembers, more, each=3, seed=0):
         known, memory, kept = known < more * depth, memory < share, kept < survival
         for _ in range(each):
             for scores, remembered in ((plain, memory), (moved, memory & kept)):
-                said = first + 0.3 * torch.randn(N, K, generator=draw)
-                scores.append(said + 4 * known * of_true + 8 * remembered * of_given)
+                noisy = first + 0.3 * torch.randn(N, K, generator=draw)
+                scores.append(noisy + 4 * known * of_true + 8 * remembered * of_given)
             layers.append(f"fc{depth}")
     return plain, moved, given, layers
 
@@ -322,7 +329,7 @@ def test_memory_is_measured_on_scores(survival):
     assert memory.likely == pytest.approx(survival, abs=0.05)
     assert memory.likely <= memory.survival
     shares = [
-        torch.stack([(mine.argmax(1) == given).double().mean() for mine in each])
+        torch.stack([(one.argmax(1) == given).double().mean() for one in each])
         for each in (plain, moved)
     ]
     torch.testing.assert_close([memory.plain, memory.moved], shares)
@@ -333,10 +340,10 @@ def test_memory_is_measured_on_scores(survival):
     torch.testing.assert_close(memory.expected, expected)
     # What labels say of the first layer is what the function is given.
     known = torch.stack([m for m, layer in zip(moved, layers, strict=True) if layer == "fc0"])
-    said = [torch.stack(each).argmax(2) for each in (plain, moved)]
+    predicted = [torch.stack(each).argmax(2) for each in (plain, moved)]
     assert by_agreement(memory.plain, layers)[0] == "fc0"
-    direct = survival_without(
-        *said, given, chance_right(known.sum(0), given), layers, [True] * 9, K
+    direct = survival_by_contradiction(
+        *predicted, given, chance_right(known.sum(0), given), layers, [True] * 9, K
     )
     assert (memory.likely, memory.survival) == direct
 
@@ -350,9 +357,9 @@ def test_where_all_labels_are_right_what_deep_layers_know_is_no_memory(remembers
 
 @pytest.mark.parametrize("wrong", [0.0, 0.1, 0.4, 0.7])
 def test_where_nothing_is_remembered_nothing_survives(wrong):
-    plain, moved, given, _, layers, _, _ = answers(0.5, wrong, NOTHING)
-    said = [list(torch.nn.functional.one_hot(each, K).float()) for each in (plain, moved)]
-    memory = measure_memory(fits_of(*said, given, layers), perturbed=True)
+    plain, moved, given, _, layers, _, _ = drawn_predictions(0.5, wrong, NOTHING)
+    scores = [list(torch.nn.functional.one_hot(each, K).float()) for each in (plain, moved)]
+    memory = measure_memory(fits_of(*scores, given, layers), perturbed=True)
     assert memory.likely <= memory.survival <= 0.05
 
 
@@ -391,7 +398,7 @@ def test_a_holdout_says_what_is_likely_and_only_adds_to_what_survives_at_most(pe
         assert memory.trust == 1
         return
     agrees = [
-        torch.stack([mine.argmax(1) == y for mine in each])
+        torch.stack([one.argmax(1) == y for one in each])
         for each, y in ((plain, given), (moved, given), (known, held))
     ]
     assert memory.trust == weight_of_holdout(*agrees, memory.survival)

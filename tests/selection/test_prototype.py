@@ -1,4 +1,4 @@
-"""Agreement with the prototype that the decoder was found with, where it is at hand."""
+"""Agreement with the prototype that the decoder was developed with, if it is at hand."""
 
 import importlib.util
 from pathlib import Path
@@ -40,13 +40,13 @@ def agreement(one, other):
     return float((one.argmax(1) == other.argmax(1)).double().mean())
 
 
-def over_views(mine, views, folds):
+def over_views(fit, views, folds):
     """Return out-of-fold scores summed over perturbed views, as the prototype has them."""
-    found = torch.zeros_like(mine.plain)
-    for fold, linear in enumerate(mine.without):
+    total = torch.zeros_like(fit.plain)
+    for fold, linear in enumerate(fit.without):
         here = torch.from_numpy(folds == fold)
-        found[here] = sum(linear(view[here]) for view in views)
-    return found
+        total[here] = sum(linear(view[here]) for view in views)
+    return total
 
 
 def test_candidates_are_the_prototypes(prototype, monkeypatch):
@@ -67,16 +67,16 @@ def test_candidates_are_the_prototypes(prototype, monkeypatch):
         # The prototype's candidates of plain rows do not share the others' covariance.
         grids = [Grid(prototype.RIDGES[lift], prototype.ROUNDS, (kind,)) for kind in (False, True)]
         made = [fitted(some, grid, features=features) for grid in grids]
-        for candidate, mine in (made[0] | made[1]).items():
+        for candidate, fit in (made[0] | made[1]).items():
             kind = "both" if candidate.perturbed else "plain"
             other = theirs["fc", lift, kind, candidate.ridge, candidate.round]
             seen = [view if features is None else features(view) for view in [test, *views]]
-            answers = [mine.whole(view) for view in seen]
+            outputs = [fit.whole(view) for view in seen]
             pairs = [
-                (over_views(mine, seen[2:], some.folds), other["out"]),
-                (mine.plain, other["as_is"][order]),
-                (answers[0], other["ends"][0]),
-                (sum(answers[1:]), other["in"]),
+                (over_views(fit, seen[2:], some.folds), other["out"]),
+                (fit.plain, other["as_is"][order]),
+                (outputs[0], other["ends"][0]),
+                (sum(outputs[1:]), other["in"]),
             ]
             for ours, expected in pairs:
                 same.append(agreement(ours, expected))

@@ -71,18 +71,18 @@ def test_steps_end_when_the_next_one_gains_next_to_nothing(monkeypatch):
 @pytest.mark.usefixtures("to_the_end")
 def test_hard_labels_give_scikit_learns_regression():
     x, labels = rows()
-    found = about(fitted(x, np.eye(K, dtype=np.float32)[labels])(torch.from_numpy(x)))
-    np.testing.assert_allclose(found, of_sklearn(x, labels), rtol=0, atol=1e-3)
+    log_odds = about(fitted(x, np.eye(K, dtype=np.float32)[labels])(torch.from_numpy(x)))
+    np.testing.assert_allclose(log_odds, of_sklearn(x, labels), rtol=0, atol=1e-3)
 
 
 @pytest.mark.usefixtures("to_the_end")
 def test_a_soft_label_counts_as_one_sample_of_each_class_by_its_chance():
     x, labels = rows()
     chances = soft(labels)
-    found = about(fitted(x, chances)(torch.from_numpy(x)))
+    log_odds = about(fitted(x, chances)(torch.from_numpy(x)))
     every = np.tile(np.arange(K), N)
     expected = of_sklearn(np.repeat(x, K, axis=0), every, chances.astype(np.float64).ravel())
-    np.testing.assert_allclose(found, expected[::K], rtol=0, atol=1e-3)
+    np.testing.assert_allclose(log_odds, expected[::K], rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize("cuts", [(250,), (1, 2, 500), (0, 300, 300)])
@@ -105,9 +105,9 @@ class InThreads:
     def total(self, values):
         self.sent[threading.get_ident()] = values.clone()
         self.barrier.wait()
-        found = sum(self.sent[each] for each in sorted(self.sent))
+        result = sum(self.sent[each] for each in sorted(self.sent))
         self.barrier.wait()
-        return found
+        return result
 
     def together(self):
         return nullcontext()
@@ -116,10 +116,10 @@ class InThreads:
 @pytest.mark.parametrize("cut", [0, 170])
 def test_processes_that_share_the_rows_find_the_same(cut):
     x, labels = rows()
-    chances, processes, found = soft(labels), InThreads(), {}
+    chances, processes, result = soft(labels), InThreads(), {}
 
     def work(part):
-        found[part.start] = fitted(x[part], chances[part], processes=processes)
+        result[part.start] = fitted(x[part], chances[part], processes=processes)
 
     threads = [threading.Thread(target=work, args=(p,)) for p in (slice(0, cut), slice(cut, N))]
     if not cut:
@@ -128,7 +128,7 @@ def test_processes_that_share_the_rows_find_the_same(cut):
         thread.start()
     for thread in threads:
         thread.join()
-    one, other = found.values()
+    one, other = result.values()
     assert torch.equal(one.coefficients, other.coefficients)
     assert torch.equal(one.intercepts, other.intercepts)
     expected = about(fitted(x, chances)(torch.from_numpy(x)))
@@ -141,17 +141,17 @@ def test_of_too_many_rows_every_so_many_are_used_in_whatever_blocks(monkeypatch)
     expected = fitted(x[::3].copy(), chances[::3].copy())
     monkeypatch.setattr(read_out, "_PRODUCTS", N * WIDTH * K // 3)
     for cuts in ((), (100, 101, 350)):
-        found = fitted(x, chances, cuts)
-        torch.testing.assert_close(found.coefficients, expected.coefficients)
-        torch.testing.assert_close(found.intercepts, expected.intercepts)
+        result = fitted(x, chances, cuts)
+        torch.testing.assert_close(result.coefficients, expected.coefficients)
+        torch.testing.assert_close(result.intercepts, expected.intercepts)
 
 
 def test_a_column_that_does_not_vary_says_nothing():
     x, labels = rows()
     chances = soft(labels)
     constant = np.concatenate([x, np.full((N, 1), 3, np.float32)], 1)
-    found, without = fitted(constant, chances), fitted(x, chances)
-    torch.testing.assert_close(found.coefficients[:, -1], torch.zeros(K))
-    torch.testing.assert_close(found.coefficients[:, :-1], without.coefficients)
+    result, without = fitted(constant, chances), fitted(x, chances)
+    torch.testing.assert_close(result.coefficients[:, -1], torch.zeros(K))
+    torch.testing.assert_close(result.coefficients[:, :-1], without.coefficients)
     no_rows = fitted(x[:0], chances[:0])
     assert bool(torch.isfinite(no_rows.coefficients).all())

@@ -1,4 +1,4 @@
-"""Training labels are read by what does not remember them, and rows as they are where none do."""
+"""Readers are candidates that do not remember labels; where none do, they read rows as they are."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ def planted(seed=0, wrong=0.3):
     """Draw three candidates: of a first layer, one that knows and forgets, one that remembers.
 
     The second knows less of perturbed rows and remembers nothing. The third knows most of new
-    inputs and says a third of all training labels from memory, half of these perturbed too.
+    inputs and predicts a third of all training labels from memory, half of these perturbed too.
     """
     rng = np.random.default_rng(seed)
 
@@ -25,12 +25,12 @@ def planted(seed=0, wrong=0.3):
         given = np.where(rng.random(n) < wrong, (true + rng.integers(1, K, n)) % K, true)
         return true, given
 
-    def said(true, knows):
+    def predictions(true, knows):
         return np.where(rng.random(len(true)) < knows, true, rng.integers(0, K, len(true)))
 
-    def scores(answers, spread=0.3):
-        found = 2.0 * np.eye(K)[answers] + spread * rng.normal(size=(len(answers), K))
-        return torch.from_numpy(found).float()
+    def scores(predicted, spread=0.3):
+        values = 2.0 * np.eye(K)[predicted] + spread * rng.normal(size=(len(predicted), K))
+        return torch.from_numpy(values).float()
 
     true, given = labels(N)
     held_true, held = labels(M)
@@ -38,13 +38,13 @@ def planted(seed=0, wrong=0.3):
     survives = remembered & (rng.random(N) < 0.5)
     plain, moved, on_held, on_held_moved = [], [], [], []
     for knows, less, remembers in ((0.5, 0.5, False), (0.8, 0.6, False), (0.85, 0.8, True)):
-        here, there = said(true, knows), said(true, less)
+        here, there = predictions(true, knows), predictions(true, less)
         if remembers:
             here, there = np.where(remembered, given, here), np.where(survives, given, there)
         plain.append(scores(here))
         moved.append(scores(there))
-        on_held.append(scores(said(held_true, knows)))
-        on_held_moved.append(scores(said(held_true, less)))
+        on_held.append(scores(predictions(held_true, knows)))
+        on_held_moved.append(scores(predictions(held_true, less)))
     made = Scores(
         plain, moved, torch.from_numpy(given), on_held, torch.from_numpy(held), on_held_moved
     )
@@ -70,9 +70,9 @@ def memory(scores, true, weight, survival=0.5):
 @pytest.mark.parametrize("seed", range(3))
 def test_with_a_holdout_what_remembers_nothing_reads_rows_as_they_are(seed):
     scores, true = planted(seed)
-    found = select_readers(scores, memory(scores, true, 1.0), [0, 1, 2])
-    assert found[0] == Reader(1, False)
-    # It is by no means what predicts labels of the hold-out or of training data most often.
+    readers = select_readers(scores, memory(scores, true, 1.0), [0, 1, 2])
+    assert readers[0] == Reader(1, False)
+    # Another candidate agrees more often with labels of the hold-out.
     agreement = [float((each.argmax(1) == scores.held).float().mean()) for each in scores.holdout]
     assert np.argmax(agreement) == 2
 
@@ -80,8 +80,8 @@ def test_with_a_holdout_what_remembers_nothing_reads_rows_as_they_are(seed):
 @pytest.mark.parametrize("seed", range(3))
 def test_alone_what_remembers_is_not_read_as_it_is(seed):
     scores, true = planted(seed)
-    found = select_readers(scores, memory(scores, true, 0.0), [0, 1, 2])
-    assert Reader(2, False) not in found
+    readers = select_readers(scores, memory(scores, true, 0.0), [0, 1, 2])
+    assert Reader(2, False) not in readers
 
 
 @pytest.mark.parametrize(
@@ -108,12 +108,12 @@ def test_of_the_input_nothing_is_remembered_and_it_is_read_as_it_is():
     scores, true = planted()
     known = memory(scores, true, 0.0)
     known = Memory(**{**vars(known), "own": frozenset([1])})
-    found = select_readers(scores, known, [1])
-    assert set(found) == {Reader(1, False)}
+    readers = select_readers(scores, known, [1])
+    assert set(readers) == {Reader(1, False)}
 
 
 def test_without_a_perturbed_holdout_only_rows_as_they_are_are_read():
     scores, true = planted()
     scores = Scores(scores.plain, scores.moved, scores.labels, scores.holdout, scores.held)
-    found = select_readers(scores, memory(scores, true, 1.0), [0, 1, 2])
-    assert not any(reader.moved for reader in found)
+    readers = select_readers(scores, memory(scores, true, 1.0), [0, 1, 2])
+    assert not any(reader.moved for reader in readers)

@@ -9,7 +9,7 @@ from plain_fits import discriminants, kept, rows
 from underscript.probes.ensemble import COMBINED, rows_for
 from underscript.selection.budget import Shares
 from underscript.selection.candidates import Settings
-from underscript.selection.chosen import auto_key
+from underscript.selection.chosen_decoder import auto_key
 from underscript.selection.fitting import Candidate
 from underscript.selection.refit import refitted
 from underscript.utils.distributed import ALONE
@@ -45,9 +45,9 @@ def test_the_same_ensemble_is_fitted_once_to_all_rows_as_they_are():
     total = np.zeros((len(view), N_CLASSES))
     for each in members[:3]:
         weights, biases = discriminants([view], some.given, N_CLASSES, each.ridge, 2)[each.round]
-        said = view @ weights + biases
-        said -= said.mean(1, keepdims=True)
-        total += said / said.std()
+        scores = view @ weights + biases
+        scores -= scores.mean(1, keepdims=True)
+        total += scores / scores.std()
     ours = made[auto_key("fc")].decide(rows_for("fc", {"fc": torch.from_numpy(some.views[0])}))
     ours = (ours - ours.mean(1, keepdim=True)).double().numpy()
     np.testing.assert_allclose(ours, total, rtol=1e-3, atol=1e-3 * np.abs(total).max())

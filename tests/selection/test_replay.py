@@ -10,8 +10,8 @@ from underscript.activations.hooks import Tap
 from underscript.data.batches import Batch
 from underscript.data.fingerprints import prints_of
 from underscript.selection.kept_rows import KeptRows
+from underscript.selection.log_odds_lookup import SampleLookup
 from underscript.selection.replay import Replay
-from underscript.selection.unseen import Lookup
 
 N = 200
 INPUTS = torch.randn(N, 3, generator=torch.Generator().manual_seed(0))
@@ -25,25 +25,25 @@ def batch(places, inputs=INPUTS):
 
 
 def kept(memory, size=30, logits=LOGITS):
-    mine = KeptRows(1, memory)
+    rows_kept = KeptRows(1, memory)
     for start in range(0, N, size):
         at = np.arange(N)[start : start + size]
         rows = {name: each[at] for name, each in ROWS.items()}
-        mine.add(
+        rows_kept.add(
             [rows],
             torch.zeros(len(at), dtype=torch.int64),
             prints_of(batch(at)),
             at + 100,
             logits[at],
         )
-    return mine
+    return rows_kept
 
 
 @pytest.mark.parametrize("memory", [1 << 30, 1, 3000])
 @pytest.mark.parametrize("size", [7, 30, 500])
 def test_rows_come_back_in_any_order(memory, size):
-    mine = kept(memory, size)
-    again = Replay(mine, Lookup(mine.prints, mine.index), torch.device("cpu"))
+    rows_kept = kept(memory, size)
+    again = Replay(rows_kept, SampleLookup(rows_kept.prints, rows_kept.index), torch.device("cpu"))
     order = np.random.default_rng(0).permutation(N)
     for places in (np.arange(N), order, order[:1], np.arange(50, 90), np.array([3, 3, 4])):
         # Inputs that have changed since are known by their index.
@@ -56,8 +56,8 @@ def test_rows_come_back_in_any_order(memory, size):
 
 
 def test_what_was_not_read_is_not_known():
-    mine = kept(1 << 30)
-    again = Replay(mine, Lookup(mine.prints, None), torch.device("cpu"))
+    rows_kept = kept(1 << 30)
+    again = Replay(rows_kept, SampleLookup(rows_kept.prints, None), torch.device("cpu"))
     some = INPUTS.clone()
     some[3] += 1
     assert again(batch([1, 2, 3], some), TAPS) is None

@@ -24,6 +24,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 from torch.utils.data import DataLoader, IterableDataset
 
+import models
 import underscript as us
 from underscript.cli.command_line import main
 from underscript.errors import UnderscriptError
@@ -361,24 +362,11 @@ def test_kind_40_text_labels_without_a_model_are_classes():
 def test_kind_41_predict_takes_what_a_tokenizer_gives():
     from collections import UserDict
 
-    class Words(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.table, self.fc, self.out = (
-                nn.Embedding(50, 32),
-                nn.Linear(32, 32),
-                nn.Linear(32, 3),
-            )
-
-        def forward(self, input_ids, attention_mask):
-            rows = self.table(input_ids) * attention_mask[..., None]
-            return self.out(torch.relu(self.fc(rows.mean(1))))
-
     rng = torch.Generator().manual_seed(0)
     labels = torch.randint(0, 3, (300,), generator=rng)
     ids = labels[:, None] * 15 + torch.randint(1, 15, (300, 8), generator=rng)
     mask = torch.ones_like(ids)
-    net = memorise(Words(), None, labels, 20, call=lambda net, i: net(ids[i], mask[i]))
+    net = memorise(models.TextNet(3), None, labels, 20, call=lambda net, i: net(ids[i], mask[i]))
     items = [
         {"input_ids": ids[i], "attention_mask": mask[i], "labels": int(labels[i])}
         for i in range(300)

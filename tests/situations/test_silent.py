@@ -30,6 +30,7 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
+import models
 import underscript as us
 from underscript.activations.untrained import untrained
 
@@ -448,26 +449,12 @@ def test_kind_17_an_estimate_without_a_holdout_is_called_one():
 
 @pytest.mark.slow
 def test_kind_18_a_mask_that_was_there_when_decoded_is_asked_for():
-    class Masked(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.table, self.fc, self.out = (
-                nn.Embedding(50, 32),
-                nn.Linear(32, 32),
-                nn.Linear(32, 3),
-            )
-
-        def forward(self, input_ids, attention_mask=None):
-            mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-            rows = self.table(input_ids) * mask[..., None]
-            return self.out(torch.relu(self.fc(rows.sum(1) / mask.sum(1, keepdim=True))))
-
     rng = torch.Generator().manual_seed(0)
     labels = torch.randint(0, 3, (400,), generator=rng)
     ids = labels[:, None] * 15 + torch.randint(1, 15, (400, 8), generator=rng)
     mask = torch.ones_like(ids)
     mask[:, 5:] = 0
-    net = memorise(Masked(), None, labels, 20, call=lambda net, i: net(ids[i], mask[i]))
+    net = memorise(models.TextNet(3), None, labels, 20, call=lambda net, i: net(ids[i], mask[i]))
     items = [
         {"input_ids": ids[i], "attention_mask": mask[i], "labels": int(labels[i])}
         for i in range(400)

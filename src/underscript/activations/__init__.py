@@ -1,1 +1,1 @@
-"""A network as it is run: its layers, what they give, perturbed inputs, and streams of rows."""
+"""Run a network: its layers and their rows, batch by batch, on plain and perturbed inputs."""

@@ -12,8 +12,8 @@ from ..errors import ModelError
 def copied(model: nn.Module) -> nn.Module:
     """Return a copy that can be changed.
 
-    Tensors that a module has computed and keeps, such as a pruned weight or a loss, are copied
-    without what they were computed from.
+    Tensors that a module computed and keeps, such as a pruned weight or a loss, are copied without
+    their autograd history.
 
     Raises
     ------
@@ -35,11 +35,11 @@ def copied(model: nn.Module) -> nn.Module:
 
 
 def weights_of(network: nn.Module) -> bytes:
-    """Return a digest of a network's parameters and buffers: equal ones have equal digests."""
-    found = hashlib.blake2b(digest_size=16)
+    """Return a digest of a network's parameters and buffers; equal weights have equal digests."""
+    digest = hashlib.blake2b(digest_size=16)
     for name, tensor in network.state_dict().items():
-        found.update(name.encode())
+        digest.update(name.encode())
         if isinstance(tensor, torch.Tensor):
             numbers = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8)
-            found.update(numbers.numpy().tobytes())
-    return found.digest()
+            digest.update(numbers.numpy().tobytes())
+    return digest.digest()

@@ -1,4 +1,4 @@
-"""What stands in a network's place where there is none: features that are decoded as they are."""
+"""A stand-in for the network when features are decoded as they are."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ __all__ = ["Features"]
 
 
 class Features(nn.Module):
-    """A network without layers: its input is all that there is to decode, and it says nothing.
+    """A network without layers: only its input can be decoded, and its logits are zero.
 
     Parameters
     ----------

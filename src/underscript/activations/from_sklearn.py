@@ -1,4 +1,4 @@
-"""scikit-learn's network as a module of torch's, so that its layers can be decoded."""
+"""Convert scikit-learn's MLPClassifier to a torch module, so that its layers can be decoded."""
 
 from typing import Any
 
@@ -21,16 +21,16 @@ _ACTIVATIONS = {
 def from_sklearn(mlp: Any) -> nn.Sequential:
     """Return a fitted `sklearn.neural_network.MLPClassifier` as a module.
 
-    It gives the logits of the same predictions, in the precision of the classifier's weights: class
-    k is ``mlp.classes_[k]``. So `decode` takes labels that are words with
-    ``class_names=mlp.classes_.tolist()``, and numbers as ``numpy.searchsorted(mlp.classes_, y)``. A
-    binary classifier's one output becomes two: 0 and its own, which have the same probabilities.
+    Its logits give the same predictions, in the precision of the classifier's weights; class k is
+    ``mlp.classes_[k]``. If labels are words, pass ``class_names=mlp.classes_.tolist()`` to
+    `decode`; if they are numbers, pass them as ``numpy.searchsorted(mlp.classes_, y)``. A binary
+    classifier's single output becomes two logits, 0 and itself, with the same probabilities.
 
     Parameters
     ----------
     mlp : sklearn.neural_network.MLPClassifier
-        Fitted. Of a pipeline, the last step: ``pipeline[-1]``, with inputs that went through the
-        others, ``pipeline[:-1].transform(X)``.
+        Fitted. For a pipeline, give its last step, ``pipeline[-1]``, and transform the inputs with
+        the other steps, ``pipeline[:-1].transform(X)``.
 
     Returns
     -------
@@ -41,7 +41,7 @@ def from_sklearn(mlp: Any) -> nn.Sequential:
     Raises
     ------
     ModelError
-        If it is another estimator, not fitted, or knows several labels a sample.
+        If it is another estimator, is not fitted, or is multi-label.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Taps on a model's layers, in context managers that always let go."""
+"""Hooks that read a model's layers, in context managers that always remove them."""
 
 import random
 import sys
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from ..data.batches import Batch
 
 Path = tuple[int | str, ...]
-# What texts' word numbers are called, and kinds of numbers that may stand for words or categories.
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ class Tap:
     Attributes
     ----------
     name : str
-        How the user sees it: ``fc1``, ``relu#1``, ``attn[0]``, ``readout:input``, ``input``.
+        Name shown to the user: ``fc1``, ``relu#1``, ``attn[0]``, ``readout:input``, ``input``.
     module : str
         Dotted name of the module; unused for the model's own input.
     side : {"output", "input", "model"}
@@ -39,11 +38,11 @@ class Tap:
     call : int
         Which call of the module within one forward pass, from 0.
     path : tuple of int and str
-        Where in a tuple or dict output the tensor sits; empty for a plain tensor.
+        Where in a tuple or dict output the tensor is; empty for a plain tensor.
     calls : int
-        How many calls one forward pass makes, as seen when the layers were listed.
+        Calls in one forward pass, as counted when the layers were listed.
     width : int
-        Values a row, as seen then; 0 where it is not known.
+        Values per row at that time; 0 if not known.
     pool : str
         How a sample's tokens (``"first"``, ``"mean"``, ``"last"``) or feature map (``"mean"``,
         ``"2x2"``, …) become one row; an input of word numbers is read as its ``"words"``.
@@ -65,13 +64,13 @@ class Tap:
 
 
 class Reached(Exception):  # noqa: N818 - no error: all taps have seen their layers
-    """Ends a forward pass that is not needed any further."""
+    """Ends a forward pass whose rest is not needed."""
 
 
 class Tapped:
     """What the taps saw in the last forward pass.
 
-    With `stop` the pass is ended by `Reached` once all have seen their layers.
+    With `stop`, `Reached` ends the pass once all taps have seen their layers.
     """
 
     def __init__(self, taps: Sequence[Tap], stop: bool = False):
@@ -85,7 +84,7 @@ class Tapped:
         self._mask: Tensor | None = None
 
     def see(self, module: str, side: str, value: Any) -> None:
-        """Take a copy of what a module gave, if this call of it is tapped."""
+        """Copy a module's input or output, if this call of it is tapped."""
         call = self._calls[module, side]
         self._calls[module, side] += 1
         for tap in self._by_call.get((module, side, call), ()):
@@ -94,14 +93,14 @@ class Tapped:
             raise Reached
 
     def see_input(self, batch: "Batch", where: str) -> None:
-        """Take a copy of the model's input, before the model can change it in place.
+        """Copy the model's input before the model can change it in place.
 
-        With it goes the mask of its tokens, where a tap pools them.
+        Keep the mask of its tokens too, if a tap pools them.
 
         Raises
         ------
         DataError
-            If the mask is no mask.
+            If the mask is invalid.
         """
         if any(tap.pool in (*TOKENS, WORDS) for tap in self.taps):
             self._mask = token_mask(batch, where)
@@ -116,7 +115,7 @@ class Tapped:
         ------
         LayerError
             If a tapped module did not fire as often as when the layers were listed, or its
-            output does not have one row a sample.
+            output does not have one row per sample.
         """
         rows: dict[str, Tensor] = {}
         for tap in self.taps:
@@ -129,7 +128,7 @@ class Tapped:
                     f"forward pass; it fired {calls} times. Tap a layer that every input passes"
                 )
             rows[tap.name] = self._seen[tap.name]
-            # Not len(): where a pass is traced for export, that is one fixed number.
+            # Not len(): in a pass traced for export, that is a fixed number.
             n, width = rows[tap.name].shape
             if n != batch.size:
                 raise LayerError(
@@ -146,15 +145,15 @@ class Tapped:
         return rows
 
     def forget(self) -> None:
-        """Forget what was seen of a pass that did not reach its end."""
+        """Discard what was seen of a pass that did not finish."""
         self._seen, self._calls = {}, Counter()
 
 
 @contextmanager
 def capture(model: nn.Module, taps: Sequence[Tap], *, stop: bool = False) -> Iterator[Tapped]:
-    """Tap layers of a model while the block runs; the hooks go whatever happens.
+    """Tap layers of a model while the block runs; the hooks are always removed.
 
-    With `stop` the model runs no further than to the last tap, where it raises `Reached`.
+    With `stop` the model runs only up to the last tap, where it raises `Reached`.
 
     Raises
     ------
@@ -195,11 +194,10 @@ def _hook(module: nn.Module, name: str, side: str, tapped: Tapped) -> Any:
 
 @contextmanager
 def plain_torch(grad: bool = False) -> Iterator[None]:
-    """Run the block, or the function, with torch as it is by default, whatever its user has set.
+    """Run the block, or the decorated function, with torch's default settings.
 
-    New numbers are float32 and on the processor, autocast is off, modules that were compiled run
-    as they are written (or no hook would see them), and nothing is recorded for gradients unless
-    `grad` says so.
+    New tensors are float32 and on the CPU, autocast is off, compiled modules run eagerly (otherwise
+    no hook would see them), and gradients are recorded only with `grad`.
     """
     dtype = torch.get_default_dtype()
     with ExitStack() as settings:
@@ -222,10 +220,10 @@ def plain_torch(grad: bool = False) -> Iterator[None]:
 
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Run the block with the model in evaluation mode, and leave everything as it was found.
+    """Run the block with the model in evaluation mode, and restore everything afterwards.
 
-    Each module's mode and the random states of Python, NumPy and torch (CPU and CUDA) are put
-    back, also when the block raises. Inside, torch is as `plain_torch` makes it.
+    Each module's mode and the random states of Python, NumPy and torch (CPU and CUDA) are
+    restored, also when the block raises. Inside, torch has the settings of `plain_torch`.
     """
     modes = [(module, module.training) for module in model.modules()]
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - the user's own
@@ -249,7 +247,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
 
 
 def tensors_in(value: Any, path: Path = ()) -> Iterator[tuple[Path, Tensor]]:
-    """Give the floating tensors in a nest of tuples, lists, dicts and dataclass-like objects."""
+    """Yield the floating tensors in a nest of tuples, lists, dicts and dataclass-like objects."""
     if isinstance(value, Tensor):
         if value.is_floating_point():
             yield path, value
@@ -267,7 +265,7 @@ def first_tensor(value: Any) -> Tensor | None:
 
 
 def at_path(value: Any, path: Path, name: str) -> Tensor:
-    """Return the tensor that sits at a path of an output."""
+    """Return the tensor at a path of an output."""
     for step in path:
         try:
             value = _part(value, step)
@@ -279,7 +277,7 @@ def at_path(value: Any, path: Path, name: str) -> Tensor:
 
 
 def _part(value: Any, step: int | str) -> Any:
-    """Return a part of an output; keys of a dict may be anything, and go by their text."""
+    """Return a part of an output; dict keys of any type are matched by their text."""
     if not isinstance(value, Mapping):
         return value[step]
     if step in value:
@@ -288,17 +286,17 @@ def _part(value: Any, step: int | str) -> Any:
 
 
 def model_input(batch: "Batch", where: str) -> Tensor:
-    """Return what stands for the model's input: all of its quantities side by side, (n, …).
+    """Return the model's input as one tensor: all of its quantities side by side, (n, …).
 
-    One tensor as it is; several flattened, in the order of their places and names. Where there are
-    none, the numbers of words; a mask is neither.
+    A single tensor is returned as it is; several are flattened, in the order of their places and
+    names. Without quantities, the word numbers are returned; a mask is neither.
     """
     quantities, names = inputs_of(batch)
     if len(quantities) == 1:
         return quantities[0]
     if quantities:
-        rows = [value.reshape(value.shape[0], -1) for value in quantities]
-        return torch.cat([each.float() if each.dtype == torch.uint8 else each for each in rows], 1)
+        flat = [value.reshape(value.shape[0], -1) for value in quantities]
+        return torch.cat([rows.float() if rows.dtype == torch.uint8 else rows for rows in flat], 1)
     if names:
         return names[0]
     raise LayerError(f"{where}: the batch holds no tensor for the layer 'input'")
@@ -307,7 +305,7 @@ def model_input(batch: "Batch", where: str) -> Tensor:
 def _as_rows(value: Tensor, tap: Tap, mask: Tensor | None) -> Tensor:
     """Pool or flatten to (n, width), as a copy that later in-place operations cannot change.
 
-    float16, bfloat16 and integers become float32, in which they are exact or nearly so; sums
+    float16, bfloat16 and integers become float32, which holds them exactly or nearly so; sums
     over samples are float64 (see `moments`).
     """
     if tap.pool == WORDS:
@@ -324,34 +322,34 @@ def extract_logits(output: Any, size: int, where: str) -> Tensor:
     Raises
     ------
     ModelError
-        If there are none, or they are not one row of at least two classes a sample.
+        If there are none, or they are not one row per sample, of at least two classes.
     """
-    found = named_logits(output)
-    if found is None:
-        # Which of several is told apart where layers are listed.
+    logits = named_logits(output)
+    if logits is None:
+        # `survey` checks which of several outputs holds the logits.
         rows = (tensor for _, tensor in tensors_in(output) if may_be_logits(tensor, size))
-        found = next(rows, first_tensor(output))
-    if found is None:
+        logits = next(rows, first_tensor(output))
+    if logits is None:
         raise ModelError(
             f"{where}: expected logits (a tensor, tuple, dict or object with .logits); "
             f"the model returned {type(output).__name__}"
         )
-    if found.shape in ((size,), (size, 1)):
+    if logits.shape in ((size,), (size, 1)):
         raise ModelError(
             f"{where}: expected logits of shape ({size}, classes) with at least 2 classes; the "
-            f"model returned {tuple(found.shape)}. Of a binary classifier with one logit, return "
+            f"model returned {tuple(logits.shape)}. Of a binary classifier with one logit, return "
             "two, torch.cat([torch.zeros_like(logit), logit], 1)"
         )
-    if not may_be_logits(found, size):
+    if not may_be_logits(logits, size):
         raise ModelError(
             f"{where}: expected logits of shape ({size}, classes) with at least 2 classes; the "
-            f"model returned {tuple(found.shape)}. Only single-label classifiers can be decoded"
+            f"model returned {tuple(logits.shape)}. Only single-label classifiers can be decoded"
         )
-    return found.float() if found.dtype != torch.float64 else found
+    return logits.float() if logits.dtype != torch.float64 else logits
 
 
 def named_logits(output: Any) -> Tensor | None:
-    """Return what an output itself calls logits, or the output if it is a tensor."""
+    """Return an output's own `logits`, or the output itself if it is a tensor."""
     if isinstance(output, Tensor):
         return output
     named = output.get("logits") if isinstance(output, Mapping) else None
@@ -360,5 +358,5 @@ def named_logits(output: Any) -> Tensor | None:
 
 
 def may_be_logits(value: Tensor, size: int) -> bool:
-    """Say whether a tensor has one row of at least two numbers a sample."""
+    """Return whether a tensor has one row per sample, of at least two numbers."""
     return value.ndim == 2 and len(value) == size and value.shape[1] >= 2

@@ -1,4 +1,4 @@
-"""The rows of the training data, kept for a second pass: the network need not run again."""
+"""Keep the rows of the training data, so that a second pass need not run the network."""
 
 from collections.abc import Mapping, Sequence
 
@@ -16,12 +16,12 @@ __all__ = ["Kept"]
 
 
 class Kept:
-    """What the network gave for samples, to be asked for again by their places in the data set.
+    """Logits and layer rows of samples, looked up by their index in the data set.
 
     Parameters
     ----------
     stores : mapping of str to RowStore
-        By layer; somebody else adds the rows.
+        Rows by layer; the caller adds them.
     """
 
     def __init__(self, stores: Mapping[str, RowStore]):
@@ -29,11 +29,11 @@ class Kept:
         self._logits: list[Tensor] = []
         self._index: list[Labels] = []
         self._complete = True
-        # Indices, ascending, and the order in which these samples came.
+        # Indices in ascending order, and the position at which each of these samples came.
         self._known: tuple[Labels, Labels] | None = None
 
     def add(self, rows: Rows) -> None:
-        """Take a batch's logits, and whose rows the stores are given."""
+        """Add a batch's logits and indices; the caller adds its rows to the stores."""
         self._known = None
         self._logits.append(rows.logits)
         if rows.batch.index is None:
@@ -55,7 +55,7 @@ class Kept:
         near = np.searchsorted(known, batch.index).clip(max=len(known) - 1)
         if not np.array_equal(known[near], batch.index):
             return None
-        # Stores give rows in the order in which they came.
+        # Stores return rows in the order in which they were added.
         places = torch.from_numpy(came[near])
         ascending = torch.argsort(places)
         back = torch.argsort(ascending)

@@ -1,11 +1,11 @@
-"""Which layers a model has, in the order in which they run, and which of them to decode.
+"""List a model's layers in the order in which they run, and resolve which of them to decode.
 
 A layer is named as PyTorch names its module (``layer1.0``, ``fc2``). A module that is called
-several times in one forward pass gives one layer a call (``relu#0``, ``relu#1``); a part of a
+several times in one forward pass gives one layer per call (``relu#0``, ``relu#1``); a part of a
 tuple or dict output is named by its key (``attn[0]``, ``encoder["last_hidden_state"]``);
-``name:input`` is what goes into a module, and ``input`` what goes into the model. Of a layer of
-tokens, ``name@mean`` is their mean, ``name@first`` and ``name@last`` one of them. Of a feature map,
-``name@2x2`` is a grid of means and ``name@mean`` the mean of all.
+``name:input`` is what goes into a module, and ``input`` what goes into the model. For a layer of
+tokens, ``name@mean`` is their mean, and ``name@first`` and ``name@last`` are single tokens. For a
+feature map, ``name@2x2`` is a grid of means and ``name@mean`` the mean of the whole map.
 """
 
 import difflib
@@ -30,23 +30,22 @@ LayerChoice = str | Iterable[str] | Callable[[str, nn.Module], bool] | None
 def list_layers(model: nn.Module, example: Any, pool: PoolChoice = None) -> pd.DataFrame:
     """List the layers that can be decoded, in the order in which they run.
 
-    One forward pass over a few samples finds them. The model is left as it was.
+    This takes one forward pass over a few samples. The model is left as it was.
 
     Parameters
     ----------
     model : torch.nn.Module
         A classifier.
     example : Dataset, DataLoader, pair of arrays, or array of inputs
-        Where to take the few samples from, such as the training data.
+        Source of the few samples, such as the training data.
     pool : str or iterable of str, optional
         How tokens and feature maps are read; see `decode`.
 
     Returns
     -------
     pandas.DataFrame
-        One row a layer: `layer` (its name), `module` (its class), `shape` (of one sample, as it is
-        read), `width` (values a sample), `default` (whether `decode` takes it unless told
-        otherwise).
+        One row per layer: `layer` (its name), `module` (its class), `shape` (of one sample, as it
+        is read), `width` (values per sample), `default` (whether `decode` takes it by default).
 
     Raises
     ------
@@ -71,12 +70,12 @@ def list_layers(model: nn.Module, example: Any, pool: PoolChoice = None) -> pd.D
 
 
 def resolve(seen: Survey, model: nn.Module, layers: LayerChoice) -> list[Place]:
-    """Return the places that a choice of layers means, in execution order, each once.
+    """Return the places that a choice of layers selects, in execution order, without duplicates.
 
     Parameters
     ----------
     seen : Survey
-        What a forward pass showed.
+        What one forward pass recorded.
     layers : str, iterable of str, callable or None
         Names; globs, in which ``*`` stands for anything within one component and ``**`` also
         across dots; or a predicate ``(name, module) -> bool``. None means the defaults. After a
@@ -86,20 +85,20 @@ def resolve(seen: Survey, model: nn.Module, layers: LayerChoice) -> list[Place]:
     Raises
     ------
     LayerError
-        If a name or glob matches nothing (the message names the three closest), or names a
-        module that the forward pass does not call, or a layer that has none is to be pooled.
+        If a name or glob matches nothing (the message lists the three closest) or names a module
+        that the forward pass does not call, or if no layer can be pooled as asked.
     """
     places = seen.whole
     modules = dict(model.named_modules(remove_duplicate=False))
     if layers is None:
-        read = [each for place in places if place.default for each in seen.read(place)]
-        found = [place for place in read if place.default]
+        pooled = [view for place in places if place.default for view in seen.read(place)]
+        selected = [view for view in pooled if view.default]
     elif callable(layers):
         wanted = {name for name, module in modules.items() if name and layers(name, module)}
-        found = [p for p in _main(places) if p.tap.module in wanted and p.tap.side == "output"]
-        if not found:
+        selected = [p for p in _main(places) if p.tap.module in wanted and p.tap.side == "output"]
+        if not selected:
             raise LayerError("the predicate holds for no layer that the forward pass calls")
-        found = [each for place in found for each in seen.read(place)]
+        selected = [view for place in selected for view in seen.read(place)]
     else:
         if not isinstance(layers, Iterable) or not all(isinstance(p, str) for p in layers):
             raise LayerError(
@@ -109,28 +108,28 @@ def resolve(seen: Survey, model: nn.Module, layers: LayerChoice) -> list[Place]:
         patterns = [part for p in patterns for part in str(p).split(",") if part]
         if not patterns:
             raise LayerError("expected at least one layer name; found none")
-        found = [place for pattern in patterns for place in _read(seen, modules, pattern)]
-    flat = all(place.tap.pool in ("flatten", WORDS) for place in found)
+        selected = [place for pattern in patterns for place in _read(seen, modules, pattern)]
+    flat = all(place.tap.pool in ("flatten", WORDS) for place in selected)
     if flat and seen.tokens is None and seen.pools not in (("flatten",), (AUTO,)):
         raise LayerError(
             f"pool: expected a layer of tokens, shape (tokens, width), or feature maps to take the "
-            f"{' and '.join(seen.pools)} of; none of the {len(found)} layers is one"
+            f"{' and '.join(seen.pools)} of; none of the {len(selected)} layers is one"
         )
     spots = {place.spot: number for number, place in enumerate(places)}
-    by_name = {place.tap.name: place for place in found}
+    by_name = {place.tap.name: place for place in selected}
     return sorted(by_name.values(), key=lambda p: (spots[p.spot], rank_of(p.tap.pool)))
 
 
 def _read(seen: Survey, modules: dict[str, nn.Module], pattern: str) -> list[Place]:
-    """Return what a name or glob means, read as it says or else as `seen` does."""
+    """Return the places that a name or glob selects, pooled as it says or else as `seen` does."""
     name, at, pool = pattern.rpartition("@")
     if not at or any(place.tap.name == pattern for place in seen.whole):
-        return [each for p in _match(seen.whole, modules, pattern) for each in seen.read(p)]
+        return [view for p in _match(seen.whole, modules, pattern) for view in seen.read(p)]
     if not is_pool(pool):
         raise LayerError(f"{pattern!r}: expected one of {POOL_CHOICES} after the @; found {pool!r}")
     matching = _match(seen.whole, modules, name)
-    found = [each for p in matching if (each := seen.read_as(p, pool)) is not None]
-    if not found:
+    pooled = [view for p in matching if (view := seen.read_as(p, pool)) is not None]
+    if not pooled:
         first = matching[0]
         tokens = "tokens" if seen.tokens is None else f"{seen.tokens} tokens as the mask has"
         expected = f"a layer of {tokens}, shape (tokens, width)"
@@ -139,14 +138,14 @@ def _read(seen: Survey, modules: dict[str, nn.Module], pattern: str) -> list[Pla
         raise LayerError(
             f"{pattern!r}: expected {expected}; {first.tap.name!r} has shape {first.shape}"
         )
-    return found
+    return pooled
 
 
 def _match(places: list[Place], modules: dict[str, nn.Module], pattern: str) -> list[Place]:
     exact = [place for place in places if place.tap.name == pattern]
     if exact:
         return exact
-    # A module's bare name means all its calls, and the first tensor of each.
+    # A module's bare name selects all its calls, and the first tensor of each call.
     wanted = re.compile(_glob(pattern))
     main = [place for place in _main(places) if wanted.fullmatch(_bare(place.tap))]
     if main:

@@ -1,4 +1,4 @@
-"""What modules are, told by class and name: activations, blocks with attention, shortcuts."""
+"""Classify modules by class and name: activations, blocks with attention, shortcuts."""
 
 import re
 from collections import Counter
@@ -16,7 +16,7 @@ __all__ = [
     "reads_sequences",
 ]
 
-# The child of a module that holds what its weights are computed from.
+# Name of the child module that holds what a module's weights are computed from.
 PARAMETRIZED = "parametrizations"
 
 # Probabilities over classes or attention weights, not representations.
@@ -25,7 +25,7 @@ _ACTIVATION_NAME = re.compile(r"relu|gelu|silu|swish|mish|tanh|sigmoid|elu|activ
 
 _ATTENTION_NAME = re.compile(r"attention|attn", re.I)
 _SHORTCUT_NAME = re.compile(r"shortcut|downsample", re.I)
-# What a shortcut beside a residual block is made of: it holds no more than what goes into it.
+# A linear shortcut beside a residual block consists of these: it adds nothing to its input.
 _LINEAR = (
     nn.Linear,
     nn.Conv1d,
@@ -40,15 +40,15 @@ _LINEAR = (
 
 
 def can_be_read(name: str, module: nn.Module) -> bool:
-    """Say whether a module's inputs and outputs can be seen: not inside TorchScript.
+    """Return whether hooks can see a module's inputs and outputs: not inside TorchScript.
 
-    What computes another module's weights is no layer either.
+    Modules that compute another module's weights do not count as layers either.
     """
     return PARAMETRIZED not in name.split(".") and not isinstance(module, torch.jit.ScriptModule)
 
 
 def parts_of_blocks(model: nn.Module) -> set[str]:
-    """Name the modules inside a block with attention, and the linear shortcuts beside blocks."""
+    """Return the names of modules inside blocks with attention, and of linear shortcuts."""
     modules = dict(model.named_modules())
     attention = {name for name, module in modules.items() if name and _is_attention(module)}
     blocks: Counter[str] = Counter()
@@ -56,7 +56,7 @@ def parts_of_blocks(model: nn.Module) -> set[str]:
         parent = name.rpartition(".")[0]
         if parent not in attention:
             blocks[parent] += 1
-    # A block attends once, or twice where it also looks elsewhere; more make a model.
+    # A block has one attention module, or two with cross-attention; with more it is a model.
     starts = tuple(f"{name}." for name, times in blocks.items() if name and times <= 2)
     return {
         name
@@ -70,7 +70,7 @@ def _is_attention(module: nn.Module) -> bool:
 
 
 def _is_shortcut(name: str, module: nn.Module) -> bool:
-    # A class of the user's own may call functions that are not linear.
+    # A user's own class may call functions that are not linear.
     known = type(module) is nn.Sequential or _SHORTCUT_NAME.search(
         f"{name.rpartition('.')[2]} {type(module).__name__}"
     )
@@ -83,7 +83,7 @@ def _is_linear(module: nn.Module) -> bool:
 
 
 def is_activation(module: nn.Module) -> bool:
-    """Say whether a module is an activation function, such as a ReLU."""
+    """Return whether a module is an activation function, such as a ReLU."""
     if isinstance(module, _NOT_ACTIVATIONS):
         return False
     if type(module).__module__ == "torch.nn.modules.activation":
@@ -93,16 +93,16 @@ def is_activation(module: nn.Module) -> bool:
 
 
 def channels_of_signals(model: nn.Module) -> frozenset[int]:
-    """Return how many channels a network's 1-D convolutions have; none if it may have tokens too.
+    """Return the channel counts of a network's 1-D convolutions; none if it may have tokens too.
 
-    Both are two axes, of which channels come first and a token's values last.
+    Signals and tokens both have two axes: channels come first, a token's values come last.
     """
     modules = list(model.modules())
     tokens = (nn.Embedding, nn.RNNBase, nn.LayerNorm)
     if any(isinstance(module, tokens) or _is_attention(module) for module in modules):
         return frozenset()
-    found = [module for module in modules if isinstance(module, nn.Conv1d)]
-    return frozenset(n for each in found for n in (each.in_channels, each.out_channels))
+    convolutions = [module for module in modules if isinstance(module, nn.Conv1d)]
+    return frozenset(n for conv in convolutions for n in (conv.in_channels, conv.out_channels))
 
 
 def normalised_widths(model: nn.Module) -> frozenset[int]:
@@ -112,7 +112,7 @@ def normalised_widths(model: nn.Module) -> frozenset[int]:
 
 
 def reads_sequences(model: nn.Module) -> bool:
-    """Say whether two axes of a network's input may be a sequence rather than an image."""
+    """Return whether two axes of a network's input may be a sequence rather than an image."""
     modules = list(model.modules())
     if any(isinstance(module, nn.Conv2d) for module in modules):
         return False

@@ -1,4 +1,4 @@
-"""How a layer that gives tokens or a feature map becomes one row a sample."""
+"""Turn a layer's tokens or feature map into one row per sample."""
 
 import functools
 import math
@@ -18,25 +18,25 @@ from ..utils.options import POOL_CHOICES, POOLS
 if TYPE_CHECKING:
     from ..data.batches import Batch
 
-# These are of tokens; feature maps have a mean too.
+# Pools of tokens; feature maps have a mean too.
 TOKENS = ("first", "mean", "last")
-# What fits the layer: the mean of tokens that a mask is known of, a grid of a feature map's means.
+# By kind of layer: the mean of tokens if a mask is known, a grid of means for a feature map.
 AUTO = "auto"
-# How the input of a network that embeds words is read: which words there are, and how often.
+# The input of a network that embeds words: how often each word occurs.
 WORDS = "words"
 # Rows and columns of means: 4x4, 1x16.
 _GRID = re.compile(r"([1-9][0-9]{0,3})x([1-9][0-9]{0,3})")
-# A feature map is read as the first of so many rows and columns of means that gives at most so many
-# numbers. The input, which has few channels, takes as fine a grid as that allows.
+# Sides of the grids of means to try for a feature map, and the most numbers that a grid may give.
+# The input, which has few channels, takes the finest grid within that limit.
 _SIDES, _MOST = (4, 2, 1), 2048
-# So many words at most have a place of their own; of more, several share one.
+# Largest width of a row of words: in larger vocabularies several words share a place.
 _PLACES = 1024
 
 PoolChoice = str | Iterable[str] | None
 
 
 def as_pools(pool: PoolChoice) -> tuple[str, ...] | None:
-    """Return the pools that a choice names, each once; None is left to the data.
+    """Return the pools that a choice names, without duplicates; None if the data decide.
 
     Raises
     ------
@@ -46,7 +46,7 @@ def as_pools(pool: PoolChoice) -> tuple[str, ...] | None:
     if pool is None:
         return None
     given = [pool] if isinstance(pool, str) else list(pool)
-    names = [part.strip() for each in given for part in str(each).split(",") if part.strip()]
+    names = [part.strip() for text in given for part in str(text).split(",") if part.strip()]
     if names == [AUTO]:
         return None
     if not names or not all(is_pool(name) for name in names):
@@ -55,35 +55,35 @@ def as_pools(pool: PoolChoice) -> tuple[str, ...] | None:
 
 
 def is_pool(name: str) -> bool:
-    """Say whether this is the name of a way to read layers."""
+    """Return whether this is the name of a pool."""
     return name in POOLS or _GRID.fullmatch(name) is not None
 
 
 def grid_of(pool: str) -> tuple[int, int] | None:
-    """Return the rows and columns of a grid of means, or None if it is another way."""
-    found = _GRID.fullmatch(pool)
-    return (int(found[1]), int(found[2])) if found else None
+    """Return the rows and columns of a grid of means, or None if the pool is no grid."""
+    match = _GRID.fullmatch(pool)
+    return (int(match[1]), int(match[2])) if match else None
 
 
 def rank_of(pool: str) -> tuple[int, int, str]:
-    """Return where a way stands among those in which one layer is read."""
-    ways = [*POOLS, WORDS]
+    """Return a key that sorts the pools of one layer."""
+    names = [*POOLS, WORDS]
     rows, columns = grid_of(pool) or (0, 0)
-    return (ways.index(pool) if pool in ways else len(ways)), rows * columns, pool
+    return (names.index(pool) if pool in names else len(names)), rows * columns, pool
 
 
 @dataclass(frozen=True)
 class Axes:
-    """What tells the axes of a network's layers apart.
+    """What identifies the axes of a network's layers.
 
     Attributes
     ----------
     tokens : int or None
-        Length of the batch's mask, if it has one: weights of attention are no maps.
+        Length of the batch's mask, if it has one: attention weights are no feature maps.
     channels : frozenset of int
-        Those that 1-D convolutions have, in a network where two axes cannot be tokens.
+        Channel counts of 1-D convolutions, in a network where two axes cannot be tokens.
     normalised : frozenset of int
-        Widths of layer norms: in some networks channels are the last axis of a map.
+        Widths of layer norms: some networks put a map's channels last.
     """
 
     tokens: int | None = None
@@ -91,7 +91,7 @@ class Axes:
     normalised: frozenset[int] = frozenset()
 
     def map_of(self, shape: tuple[int, ...]) -> tuple[int, int, int] | None:
-        """Return the channels, height and width of a feature map, or None if a layer is none."""
+        """Return the channels, height and width of a feature map, or None if it is not one."""
         if len(shape) == 3 and (self.tokens is None or self.tokens not in shape[1:]):
             last = shape[0] == shape[1] != shape[2] and shape[2] in self.normalised
             return None if last else (shape[0], shape[1], shape[2])
@@ -100,25 +100,25 @@ class Axes:
         return None
 
     def can_pool(self, shape: tuple[int, ...], pool: str) -> bool:
-        """Say whether a layer of this shape (of one sample) can be pooled so.
+        """Return whether a layer of this shape (of one sample) can be pooled this way.
 
-        Layers of tokens are (tokens, width), with as many tokens as the mask has where there is
-        one; feature maps have a mean, and grids of means that are no finer than they are.
+        Layers of tokens are (tokens, width), with as many tokens as the mask, if there is one.
+        Feature maps have a mean, and grids of means that are no finer than the map.
         """
-        found, grid = self.map_of(shape), grid_of(pool)
+        map_shape, grid = self.map_of(shape), grid_of(pool)
         if grid is not None:
-            return found is not None and grid[0] <= found[1] and grid[1] <= found[2]
+            return map_shape is not None and grid[0] <= map_shape[1] and grid[1] <= map_shape[2]
         if len(shape) == 3:
-            return pool == "mean" and found is not None
+            return pool == "mean" and map_shape is not None
         return pool != "flatten" and len(shape) == 2 and self.tokens in (None, shape[0])
 
 
 def usual_grid(map_shape: tuple[int, int, int], finest: bool = False) -> str | None:
     """Return the grid of means that a feature map is read as, or None if it stays as it is.
 
-    Four rows and four columns, two of each, or one mean: the first that is few enough numbers, and
-    never more than the map has. Along one axis it is sixteen, four or one. With `finest`, as many
-    rows as columns as there may be.
+    The grid is 4x4, 2x2 or 1x1: the first that gives few enough numbers, and never finer than the
+    map. Along a single axis it has sixteen, four or one cells. With `finest`, it is the finest
+    square grid allowed.
     """
     channels, height, width = map_shape
     if finest:
@@ -133,12 +133,12 @@ def usual_grid(map_shape: tuple[int, int, int], finest: bool = False) -> str | N
 
 
 def token_mask(batch: "Batch", where: str) -> Tensor | None:
-    """Return which tokens of a batch are no padding, bool (n, tokens); None if it does not say.
+    """Return which tokens of a batch are not padding, bool (n, tokens); None without a mask.
 
     Raises
     ------
     DataError
-        If there is a mask that does not say it, or a sample without any token.
+        If the mask is invalid, or a sample has no token.
     """
     mask = batch.kwargs.get(MASK)
     if not isinstance(mask, Tensor):
@@ -149,7 +149,7 @@ def token_mask(batch: "Batch", where: str) -> Tensor | None:
             'Give one, or choose pool="flatten"'
         )
     kept = mask != 0
-    if torch.compiler.is_compiling():  # what follows looks at values
+    if torch.compiler.is_compiling():  # the checks below read values
         return kept
     if not bool(((mask == 0) | (mask == 1)).all()):
         raise DataError(f"{where}: {MASK}: expected 1 for tokens and 0 for padding; found others")
@@ -164,15 +164,15 @@ def token_mask(batch: "Batch", where: str) -> Tensor | None:
 
 
 def pooled(value: Tensor, pool: str, mask: Tensor | None, name: str) -> Tensor:
-    """Return one vector a sample, (n, width), of tokens or feature maps; see `Axes.can_pool`.
+    """Return one vector per sample, (n, width), of tokens or feature maps; see `Axes.can_pool`.
 
-    Padding adds nothing: `first` and `last` are the first and the last token that the mask keeps,
-    on whichever side the padding is.
+    Padding is ignored: `first` and `last` are the first and the last token that the mask keeps,
+    whichever side the padding is on.
 
     Raises
     ------
     LayerError
-        If the value has no tokens, or others than the mask.
+        If the value has no tokens, or not as many as the mask.
     """
     grid = grid_of(pool)
     if grid is not None:
@@ -189,7 +189,7 @@ def pooled(value: Tensor, pool: str, mask: Tensor | None, name: str) -> Tensor:
         return value.mean(1) if pool == "mean" else value[:, 0 if pool == "first" else -1]
     mask = mask.to(value.device)
     if pool == "mean":
-        # Not a product: what stands in the padding may be infinite.
+        # Not a product: values in the padding may be infinite.
         kept = torch.where(mask[:, :, None], value, torch.zeros_like(value))
         return kept.sum(1) / mask.sum(1, keepdim=True)
     number = torch.arange(1, mask.shape[1] + 1, device=mask.device)
@@ -209,9 +209,9 @@ def _grid_means(value: Tensor, grid: tuple[int, int], name: str) -> Float[Tensor
             f"found {tuple(value.shape)}"
         )
     if not torch.compiler.is_compiling():
-        # Unlike products it rounds nothing where TF32 or autocast are allowed.
+        # Unlike a product, it loses no precision where TF32 or autocast is allowed.
         return torch.nn.functional.adaptive_avg_pool2d(value, grid).flatten(1)
-    # The same as two products: for export there is no pool of sizes that do not divide.
+    # The same as two products: export has no pooling of sizes that do not divide evenly.
     down, across = (
         torch.tensor(_averages(size, cells), dtype=value.dtype, device=value.device)
         for size, cells in zip(value.shape[2:], grid, strict=True)
@@ -222,7 +222,7 @@ def _grid_means(value: Tensor, grid: tuple[int, int], name: str) -> Float[Tensor
 
 @functools.lru_cache(maxsize=64)
 def _averages(size: int, cells: int) -> tuple[tuple[float, ...], ...]:
-    """Return the matrix (cells, size) that takes the mean of neighbours for each cell."""
+    """Return the matrix (cells, size) that averages the neighbours in each cell."""
     rows = []
     for cell in range(cells):
         start, end = cell * size // cells, -(-(cell + 1) * size // cells)
@@ -236,11 +236,11 @@ def places_for(vocabulary: int) -> int:
 
 
 def words(numbers: Tensor, mask: Tensor | None, width: int) -> Tensor:
-    """Return the shares of a text's words, float32 (n, width), of word numbers (n, tokens).
+    """Return each word's share of a text, float32 (n, width), from word numbers (n, tokens).
 
-    A word's place is its number modulo `width`, where it counts as −1 every other time around: a
-    count sketch, in which words that share a place cancel on average (Charikar, Chen and
-    Farach-Colton 2002). Vocabularies number frequent words first, which so stay apart.
+    A word's place is its number modulo `width`, and its sign flips every time around: a count
+    sketch, in which words that share a place cancel on average (Charikar, Chen and Farach-Colton
+    2002). Vocabularies number frequent words first, so frequent words stay apart.
     """
     sign = 1.0 - 2.0 * (torch.div(numbers, width, rounding_mode="floor") % 2).float()
     kept = torch.ones_like(sign) if mask is None else mask.to(sign)

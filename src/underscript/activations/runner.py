@@ -1,4 +1,4 @@
-"""One batch through a network: where it lies in memory, and how much of it at once."""
+"""Run one batch through a network: its layout in memory, and how many samples at once."""
 
 from dataclasses import replace
 from typing import Any
@@ -13,31 +13,31 @@ from .hooks import Tapped, extract_logits
 
 __all__ = ["Runner", "at_once", "forward", "placed"]
 
-# So many images at once stay in a processor's cache, with the maps that become of them.
+# Images per run: so many stay in a processor's cache, with their feature maps.
 _IMAGES = 64
-# Samples that a network must answer alike in both layouts, and how alike, over its largest number.
+# Samples compared in both layouts, and the allowed difference relative to the largest value.
 _COMPARED, _ALIKE = 4, 1e-4
 
 
 class Runner:
-    """Runs a network over batches, and gives its layers' rows.
+    """Runs a network over batches and returns its layers' rows.
 
-    A network with convolutions runs about twice as fast on a processor if images lie pixel by pixel
-    (channels last), and if few are worked on at once. Whether it takes images that lie like that is
-    tried on the first ones: what calls ``view`` may not.
+    On a CPU, a network with convolutions runs about twice as fast if images are stored pixel by
+    pixel (channels last) and few are processed at once. The first images show whether the network
+    accepts that layout: one that calls ``view`` may not.
 
     Parameters
     ----------
     model : torch.nn.Module
         In evaluation mode.
     tapped : Tapped
-        The taps that are on it.
+        The taps on the network.
     device : torch.device
-        Where it is.
+        The network's device.
     divisible : bool
         Whether a batch may be run in parts.
     tries : bool
-        Whether the first images may be run more than once; else all are run as they come.
+        Whether the first images may be run more than once; otherwise all run as they come.
     """
 
     def __init__(
@@ -63,24 +63,24 @@ class Runner:
         if self._pixels is None:
             self._pixels = self._takes_pixels(batch, where)
         size = _IMAGES if self.divisible else batch.size
-        found = [
+        parts = [
             self._once(batch.part(slice(start, start + size)), where, self._pixels)
             for start in range(0, batch.size, size)
         ]
-        if len(found) == 1:
-            return found[0]
-        layers = {name: torch.cat([part[0][name] for part in found]) for name in found[0][0]}
-        return layers, torch.cat([part[1] for part in found])
+        if len(parts) == 1:
+            return parts[0]
+        layers = {name: torch.cat([part[0][name] for part in parts]) for name in parts[0][0]}
+        return layers, torch.cat([part[1] for part in parts])
 
     def _once(self, batch: Batch, where: str, pixels: bool) -> tuple[dict[str, Tensor], Tensor]:
         self.tapped.see_input(batch, where)
         logits = forward(self.model, batch, self.device, where, pixels=pixels)
-        # What is read off the input may be where the data are.
+        # Rows of the input may still be on the data's device.
         layers = self.tapped.rows(batch, where)
         return {name: rows.to(self.device) for name, rows in layers.items()}, logits
 
     def _takes_pixels(self, batch: Batch, where: str) -> bool:
-        """Say whether the network answers a few images alike if they lie pixel by pixel."""
+        """Return whether the network gives the same values for images stored channels last."""
         # Copies: the network may work in place.
         some = np.arange(batch.size) < _COMPARED
         before = self._once(batch.take(some), where, False)
@@ -100,14 +100,14 @@ class Runner:
 def at_once(
     model: nn.Module, batch: Batch, device: torch.device, size: int, divisible: bool
 ) -> int:
-    """Return how many samples of a batch a network is run over at once."""
+    """Return how many samples of a batch a network processes at once."""
     convolves = any(isinstance(module, nn.Conv2d) for module in model.modules())
     parts = divisible and convolves and device.type == "cpu" and _is_images(batch)
     return min(size, _IMAGES) if parts else size
 
 
 def _is_images(batch: Batch) -> bool:
-    """Say whether all that the network takes is one tensor of feature maps (n, C, H, W)."""
+    """Return whether the network's only input is a tensor of images (n, C, H, W)."""
     values = [*batch.args, *batch.kwargs.values()]
     return (
         len(values) == 1
@@ -126,9 +126,9 @@ def forward(
     grad: bool = False,
     pixels: bool = False,
 ) -> Tensor:
-    """Run one batch and return its logits, shape (n, K); with `grad` they can be trained on.
+    """Run one batch and return its logits, shape (n, K); with `grad` they carry gradients.
 
-    With `pixels` images lie in memory pixel by pixel (channels last).
+    With `pixels` images are stored pixel by pixel (channels last).
     """
     layout = torch.channels_last if pixels else torch.preserve_format
     batch = placed(model, batch, device, layout)
@@ -153,14 +153,14 @@ def placed(
     device: torch.device,
     layout: torch.memory_format = torch.preserve_format,
 ) -> Batch:
-    """Return the batch on the device, its floating inputs in the model's own precision."""
+    """Return the batch on the device, with floating inputs in the model's own precision."""
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
 
     def place(value: Any) -> Any:
         if not isinstance(value, Tensor):
             return value
-        mine = dtype if value.is_floating_point() else value.dtype
-        return value.to(device, mine, non_blocking=True, memory_format=layout)
+        precision = dtype if value.is_floating_point() else value.dtype
+        return value.to(device, precision, non_blocking=True, memory_format=layout)
 
     return replace(
         batch,

@@ -1,8 +1,8 @@
-"""Any data source, as batches; and one pass of a model over them that serves every layer.
+"""Run a model once over the batches of any data source, for all layers together.
 
 A source is a map-style or iterable `Dataset`, a `DataLoader`, or a pair of arrays. Samples are
-known by their index in the data set: the one that a batch carries, or the running position when
-the order is fixed. A loader that only shuffles is read in the data set's order instead.
+identified by their index in the data set: the one that a batch carries, or the running position
+when the order is fixed. A loader that only shuffles is read in the data set's order instead.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -32,7 +32,7 @@ class Rows:
     logits: Tensor
 
 
-# From a batch and the taps to its rows, if they are known.
+# Maps a batch and the taps to the batch's rows, or to None if they are not known.
 Seen = Callable[[Batch, Sequence[Tap]], Rows | None]
 
 
@@ -48,23 +48,23 @@ def stream(
     seen: Seen | None = None,
     whole: bool = False,
 ) -> Iterator[Rows]:
-    """Run the model once over a source and give every tapped layer's rows, batch by batch.
+    """Run the model once over a source and yield every tapped layer's rows, batch by batch.
 
-    The model is expected in evaluation mode (see `_capture.undisturbed`). Rows are copies in
+    The model is expected in evaluation mode (see `hooks.undisturbed`). Rows are copies in
     float32 (float64 for a float64 model); nothing is kept between batches.
 
     Parameters
     ----------
     stage : str
-        What the bar says.
+        Text of the progress bar.
     keep : callable, optional
-        From indices (n,) to which of them to run; all without it.
+        Maps indices (n,) to which of them to run; by default all.
     progress : Progress
-        The job's bar.
+        The job's progress bar.
     seen : callable, optional
-        From a batch and the taps to its rows, if they are known; None if the model has to run.
+        Maps a batch and the taps to its rows, or to None if the model has to run.
     whole : bool
-        Run each batch once, as it comes: hooks of one's own count what the model sees.
+        Run each batch once, as it comes, for callers whose own hooks count samples.
 
     Raises
     ------
@@ -101,9 +101,9 @@ def stream_views(
     seen: Seen | None = None,
     whole: bool = False,
 ) -> Iterator[list[Rows]]:
-    """Run the model over a source as it is, and over each change of its batches; see `stream`.
+    """Run the model over a source and over changed versions of its batches; see `stream`.
 
-    The data are read once. Each batch comes as a list: as it is, then changed in each way.
+    The data are read once. Each batch yields a list: its own rows, then those of each change.
     """
     runs = 1 + len(changes)
     progress.begin(stage, source.share_length * runs)
@@ -123,12 +123,12 @@ def stream_views(
                 yield [known]
                 continue
             views = []
-            for each in [batch, *(change(batch) for change in changes)]:
-                layers, logits = run(each, where)
+            for view in [batch, *(change(batch) for change in changes)]:
+                layers, logits = run(view, where)
                 for name, rows in [*layers.items(), ("output", logits)]:
                     if not all_finite(rows):
-                        raise DataError(_not_finite(name, rows, each, where))
-                views.append(Rows(each, layers, logits))
+                        raise DataError(_not_finite(name, rows, view, where))
+                views.append(Rows(view, layers, logits))
                 progress.advance(size)
             yield views
 

@@ -1,4 +1,4 @@
-"""What one forward pass shows: every place where a layer can be read, and how many classes."""
+"""Record one forward pass: every place where a layer can be read, and the number of classes."""
 
 from collections import Counter
 from dataclasses import dataclass, field, replace
@@ -52,9 +52,9 @@ INPUT = "input"
 class Place:
     """A layer as seen in one forward pass over an example.
 
-    `shape` is that of one sample; `key` tells whether two places hold the same tensor; `weighted`
-    is true of the output of a module with a weight matrix (linear, convolution). Read by one of
-    the pools in `doubled` it holds the rows of a later default: what global pooling makes of it.
+    `shape` is that of one sample; `key` is equal where two places hold the same tensor; `weighted`
+    is true if the module has a weight matrix (linear, convolution). Read by one of the pools in
+    `doubled`, it would repeat the rows of a later default, such as the output of global pooling.
     """
 
     tap: Tap
@@ -69,21 +69,21 @@ class Place:
 
     @property
     def width(self) -> int:
-        """Number of values a sample when flattened."""
+        """Number of values per sample when flattened."""
         return int(torch.Size(self.shape).numel())
 
     @property
     def spot(self) -> tuple[str, str, int, Path]:
-        """Where it is, however it is read."""
+        """Where it is, regardless of pooling."""
         return self.tap.module, self.tap.side, self.tap.call, self.tap.path
 
 
 @dataclass(frozen=True)
 class Survey:
-    """What one forward pass shows: the places that a tap can read, in order, and the classes.
+    """What one forward pass recorded: the places that a tap can read, in order, and the classes.
 
-    `pools` says how tokens and feature maps are read that no name says it of, and `axes` what tells
-    these apart. `ends` are the spots of what holds the logits themselves.
+    `pools` says how tokens and feature maps are read unless a name says otherwise, and `axes`
+    identifies them. `ends` are the spots that hold the logits themselves.
     """
 
     whole: list[Place]
@@ -94,13 +94,13 @@ class Survey:
 
     @property
     def tokens(self) -> int | None:
-        """How many tokens the batch's mask has, if it has one."""
+        """Number of tokens in the batch's mask, if it has one."""
         return self.axes.tokens
 
     @property
     def all_places(self) -> list[Place]:
         """Every input and output, read as `pools` says."""
-        return [place for each in self.whole for place in self.read(each)]
+        return [view for place in self.whole for view in self.read(place)]
 
     @property
     def places(self) -> list[Place]:
@@ -108,16 +108,16 @@ class Survey:
         return [place for place in self.all_places if place.default or place.tap.side != "input"]
 
     def read(self, place: Place) -> list[Place]:
-        """Return a place as `pools` says; what cannot be read so as it is."""
+        """Return a place pooled as `pools` says; if it cannot be, as it is."""
         if place.tap.side == "model":
             return [self._input(place)]
         if self.pools == (AUTO,):
             return [self._usual(place)]
-        read = [self.read_as(place, pool) for pool in self.pools]
-        return [each for each in read if each is not None] or [place]
+        views = [self.read_as(place, pool) for pool in self.pools]
+        return [view for view in views if view is not None] or [place]
 
     def read_as(self, place: Place, pool: str) -> Place | None:
-        """Return a place read in one way, or None if it cannot be read so."""
+        """Return a place read with one pool, or None if it cannot be."""
         if pool == "flatten":
             return place
         if place.tap.side == "model" and pool == self._input(place).tap.pool:
@@ -125,17 +125,17 @@ class Survey:
         return _pooled(place, pool) if self.axes.can_pool(place.shape, pool) else None
 
     def _usual(self, place: Place, finest: bool = False) -> Place:
-        """Return a place as what it is asks for: words' mean, a grid of a map, else all of it."""
-        found = self.axes.map_of(place.shape)
-        if found is not None:
-            pool = usual_grid(found, finest)
+        """Return a place with its default pool: mean of tokens, grid of a map, else all values."""
+        map_shape = self.axes.map_of(place.shape)
+        if map_shape is not None:
+            pool = usual_grid(map_shape, finest)
         else:
             words = self.tokens is not None and self.axes.can_pool(place.shape, "mean")
             pool = "mean" if words else None
         return place if pool is None else _pooled(place, pool)
 
     def _input(self, place: Place) -> Place:
-        """Return the control of all layers: one, under one name, without padding."""
+        """Return the input, the control for all layers: read one way, under one name."""
         if self.pools == ("flatten",) or place.tap.pool == WORDS:
             return place
         read = self._usual(place, finest=True)
@@ -148,16 +148,16 @@ def survey(
     device: torch.device | None = None,
     pool: PoolChoice = None,
 ) -> Survey:
-    """Run one batch and note every module's inputs and outputs.
+    """Run one batch and record every module's inputs and outputs.
 
     Places with no floating tensor, or whose first dimension is not the batch, are left out.
-    Without `pool` the mean is taken of tokens that the batch has a mask for, and a grid of means of
-    feature maps.
+    Without `pool`, tokens are averaged if the batch has a mask for them, and feature maps are read
+    as a grid of means.
 
     Raises
     ------
     DataError
-        If a pool is unknown, or the mask is none.
+        If a pool is unknown, or the mask is invalid.
     ModelError
         If the model raises or returns no logits.
     """
@@ -171,7 +171,7 @@ def survey(
         )
     recorder = _Recorder(batch.size)
     device = device or device_of(model)
-    # Converted first, so that the input and what the first layer takes are one tensor.
+    # Converted first, so that the model's input and the first layer's are one tensor.
     batch = placed(model, batch, device)
     with undisturbed(model):
         with recorder.watch(model):
@@ -211,7 +211,7 @@ class _Recorder:
         self.size = size
         self.places: list[Place] = []
         self.calls: Counter[tuple[str, str]] = Counter()
-        # Held until the end, so that no storage is used twice and identity means sameness.
+        # Held until the end, so that no storage is reused and equal keys mean one tensor.
         self.held: list[Tensor] = []
         self.order = 0
         self.output: Any = None
@@ -226,7 +226,7 @@ class _Recorder:
         call = self.calls[name, side]
         self.calls[name, side] += 1
         self.order += 1
-        # What computes a module's weights from others is no layer inside it.
+        # Children that compute a module's weights are not layers inside it.
         leaf = all(part == PARAMETRIZED for part, _ in module.named_children())
         weight = getattr(module, "weight", None)
         parts = list(tensors_in(value)) if side == "output" else []
@@ -244,7 +244,7 @@ class _Recorder:
                     type(module).__name__,
                     tuple(tensor.shape[1:]),
                     self.order,
-                    # In-place operations raise the version: same memory, other values.
+                    # In-place operations raise the version: same memory, different values.
                     _key(tensor),
                     weighted=leaf and isinstance(weight, Tensor) and weight.ndim > 1,
                     candidate=number == 0
@@ -254,9 +254,9 @@ class _Recorder:
             )
 
     def confirm(self, model: nn.Module, batch: Batch, device: torch.device) -> None:
-        """Forget places whose first dimension is not the batch if there is one sample fewer.
+        """Drop places whose first dimension is not the batch if there is one sample fewer.
 
-        A weight of as many rows as the example has samples would be taken for a layer.
+        Otherwise a weight with as many rows as the example has samples would pass for a layer.
         """
         if batch.size < 2:
             return
@@ -264,7 +264,7 @@ class _Recorder:
         with fewer.watch(model):
             try:
                 forward(model, batch.part(slice(batch.size - 1)), device, "example")
-            except ModelError:  # a network that takes so many samples only
+            except ModelError:  # the network only takes this batch size
                 return
         kept = [place.spot in fewer.spots for place in self.places]
         self.places = [place for place, keep in zip(self.places, kept, strict=True) if keep]
@@ -287,7 +287,7 @@ class _Recorder:
 
 
 class _Watch:
-    """Hooks on every module, of the root on its output alone; removed on exit."""
+    """Hooks on every module (on the root, only for its output); removed on exit."""
 
     def __init__(self, recorder: _Recorder, model: nn.Module):
         self.recorder, self.model = recorder, model
@@ -324,27 +324,27 @@ class _Watch:
 def _input_first(places: list[Place], batch: Batch, model: nn.Module) -> list[Place]:
     value = model_input(batch, "example")
     shape, pool = tuple(value.shape[1:]), "flatten"
-    # Such numbers may be names of words, which are no quantities: words are counted instead.
+    # Without quantities the numbers may stand for words: then words are counted.
     quantities, names = inputs_of(batch)
     numbers = not quantities
-    embedded = [each for each in model.modules() if isinstance(each, nn.Embedding)]
-    if numbers and len(shape) == 1 and embedded:
-        shape, pool = (places_for(max(each.num_embeddings for each in embedded)),), WORDS
+    embeddings = [module for module in model.modules() if isinstance(module, nn.Embedding)]
+    if numbers and len(shape) == 1 and embeddings:
+        shape, pool = (places_for(max(table.num_embeddings for table in embeddings)),), WORDS
     tap = Tap(INPUT, "", "model", width=torch.Size(shape).numel(), pool=pool)
-    # Of quantities beside names it would be a part of the input.
+    # Quantities beside word numbers would be only a part of the input.
     known = pool == WORDS if numbers else not names
     whole = Place(tap, "(input)", shape, 0, _key(value), default=known)
     return [whole, *places]
 
 
 def _mark_defaults(places: list[Place], model: nn.Module) -> list[Place]:
-    """Mark the input, each block's or activation's output and the read-out's input, each once.
+    """Mark the defaults: the input, outputs of blocks and activations, and the read-out's input.
 
-    A block with attention is read at its end only, where the parts have been added up; a shortcut
-    beside a block not at all.
+    Each tensor is marked once. A block with attention is read only at its end, where its parts have
+    been added up; shortcuts beside blocks are not read.
 
-    A model that has neither blocks nor activation modules (its forward calls functions) gets the
-    inputs of its weighted modules instead: what its functions left for the next layer.
+    If a model has neither blocks nor activation modules (its forward calls functions), the inputs
+    of its weighted modules are marked instead: what the functions passed on.
     """
     outputs = [place for place in places if place.weighted and place.tap.side == "output"]
     readout = max(outputs, key=lambda place: place.order, default=None)
@@ -365,8 +365,8 @@ def _mark_defaults(places: list[Place], model: nn.Module) -> list[Place]:
             and (place.tap.module, place.tap.call) == (readout.tap.module, readout.tap.call)
         ]
     taken = {places[0].key} if places[0].default else set()
-    # Of several names for one tensor, the outermost: a stage rather than its last block; but a
-    # block rather than a part of a whole model's answer.
+    # If a tensor has several names, take the outermost: a stage rather than its last block, but a
+    # block rather than a part of the whole model's output.
     best: dict[tuple[int, int, int], Place] = {}
     for place in chosen:
         if place.key in taken:
@@ -379,7 +379,7 @@ def _mark_defaults(places: list[Place], model: nn.Module) -> list[Place]:
 
 
 def _mark_doubled(places: list[Place], held: list[Tensor], axes: Axes) -> list[Place]:
-    """Mark the feature maps of which a pooling module makes what a grid of means would."""
+    """Mark the feature maps whose default pool repeats the output of a pooling module."""
     rows = {
         number: held[number].reshape(len(held[number]), -1)
         for number, place in enumerate(places)
@@ -387,14 +387,14 @@ def _mark_doubled(places: list[Place], held: list[Tensor], axes: Axes) -> list[P
     }
     marked = []
     for place, value in zip(places, held, strict=True):
-        found = axes.map_of(place.shape) if place.default else None
-        # Not where the tensor has been changed since it was seen.
-        if found is not None and _key(value) == place.key:
-            pools = {usual_grid(found), "mean"} if len(place.shape) == 3 else {usual_grid(found)}
+        shape = axes.map_of(place.shape) if place.default else None
+        # Not if the tensor has been changed in place since it was recorded.
+        if shape is not None and _key(value) == place.key:
+            pools = {usual_grid(shape), "mean"} if len(place.shape) == 3 else {usual_grid(shape)}
             doubled = [
                 pool
                 for pool in sorted(pool for pool in pools if pool is not None)
-                if any(_same_rows(pooled(value, pool, None, ""), each) for each in rows.values())
+                if any(_same_rows(pooled(value, pool, None, ""), row) for row in rows.values())
             ]
             place = replace(place, doubled=tuple(doubled))
         marked.append(place)
@@ -402,13 +402,13 @@ def _mark_doubled(places: list[Place], held: list[Tensor], axes: Axes) -> list[P
 
 
 def _same_rows(one: Tensor, other: Tensor) -> bool:
-    # Rows of zeros, as of units that are off, are no sign.
+    # Rows of zeros, as from inactive units, prove nothing.
     same = one.shape == other.shape and bool((other != 0).any())
     return same and torch.allclose(one, other, rtol=1e-4, atol=1e-6)
 
 
 def _check_readout(seen: _Recorder, size: int) -> None:
-    """Refuse a model that returns several things, where the first need not be the logits.
+    """Refuse a model that returns several tensors, if the first may not be the logits.
 
     Raises
     ------
@@ -417,11 +417,11 @@ def _check_readout(seen: _Recorder, size: int) -> None:
     """
     if named_logits(seen.output) is not None:
         return
-    found = [(path, t) for path, t in tensors_in(seen.output) if may_be_logits(t, size)]
+    candidates = [(path, t) for path, t in tensors_in(seen.output) if may_be_logits(t, size)]
     weighted = {p.key for p in seen.places if p.weighted and p.tap.side == "output"}
-    ends = [path for path, tensor in found if _key(tensor) in weighted]
-    if len(ends) > 1 or (ends and ends[0] != found[0][0]):
-        what = ", ".join(f"output{_path_suffix(path)} {tuple(t.shape)}" for path, t in found)
+    ends = [path for path, tensor in candidates if _key(tensor) in weighted]
+    if len(ends) > 1 or (ends and ends[0] != candidates[0][0]):
+        what = ", ".join(f"output{_path_suffix(path)} {tuple(t.shape)}" for path, t in candidates)
         raise ModelError(
             f"example: the model returned {what}, of which "
             f"{' and '.join(f'output{_path_suffix(path)}' for path in ends)} may be its logits; "
@@ -448,7 +448,7 @@ def _path_suffix(path: Path) -> str:
 
 
 def with_input(places: list[Place], all_places: list[Place]) -> list[Place]:
-    """Put the input in front of some layers, unless it is no quantity (token numbers)."""
+    """Put the input before some layers, unless it is not a quantity (token numbers)."""
     first = all_places[0]
     if first.default and all(place.tap.name != first.tap.name for place in places):
         return [first, *places]

@@ -1,8 +1,8 @@
-"""The control that every claim needs: a network of the same make that was never trained.
+"""Make the untrained control: a network of the same architecture with fresh weights.
 
-Modules initialise themselves anew (`reset_parameters`), also those whose weights are computed from
-others; those that cannot are made again by their class. A twin in which a trained number could be
-left is none.
+Modules are initialised anew by `reset_parameters`, also those whose weights are computed from
+others; modules without it are constructed again from their class. A twin that could still hold a
+trained number is refused.
 """
 
 import inspect
@@ -19,7 +19,7 @@ from .copies import copied
 
 __all__ = ["untrained"]
 
-# A stream of its own: a network that was made with the same seed must not be its own twin.
+# A separate random stream: a network made with the same seed must not equal its twin.
 _STREAM = 0x7717
 
 
@@ -29,8 +29,8 @@ def untrained(network: nn.Module, seed: int) -> nn.Module:
     Raises
     ------
     ModelError
-        If there can be none: the network cannot be copied, or a module can neither initialise
-        itself nor be made again.
+        If the network cannot be copied, or a module can neither initialise itself nor be
+        constructed again.
     """
     twin = copied(network)
     torch.manual_seed(seed + _STREAM)
@@ -44,7 +44,7 @@ def untrained(network: nn.Module, seed: int) -> nn.Module:
                     f"{name or 'the model'} is TorchScript, which cannot be made again"
                 )
             if "parametrizations" in name.split("."):
-                continue  # with the module that it computes weights of
+                continue  # handled with the module whose weights it computes
             try:
                 _renew(module, fresh)
             except Exception as error:
@@ -56,13 +56,13 @@ def untrained(network: nn.Module, seed: int) -> nn.Module:
 
 
 def _by_config(network: nn.Module) -> nn.Module | None:
-    """Return a model of transformers, made from its configuration as when it was new."""
+    """Return a new model of transformers, made from its configuration, or None."""
     config = getattr(network, "config", None)
     if config is None or not callable(getattr(network, "_init_weights", None)):
         return None
     try:
         made: nn.Module = type(network)(config)
-    except Exception:  # with a head of one's own, for instance
+    except Exception:  # with a custom head, for instance
         return None
     trained, ours = network.state_dict(), made.state_dict()
     if {k: v.shape for k, v in trained.items()} != {k: v.shape for k, v in ours.items()}:
@@ -72,7 +72,7 @@ def _by_config(network: nn.Module) -> nn.Module | None:
 
 
 def _renew(module: nn.Module, fresh: set[int]) -> None:
-    """Draw a module's own parameters and buffers anew, and note which tensors are fresh."""
+    """Draw a module's own parameters and buffers anew, and record which tensors are fresh."""
     before = {name: tensor.clone() for name, tensor in _own(module)}
     if parametrize.is_parametrized(module):
         _renew_parametrized(module)
@@ -91,7 +91,7 @@ def _renew(module: nn.Module, fresh: set[int]) -> None:
 
 
 def _as_it_was(before: Tensor, after: Tensor) -> bool:
-    """Say whether a tensor is the same as before, and not what any new one is: zeros or ones."""
+    """Return whether a tensor is unchanged and holds more than the usual first values, 0 and 1."""
     if not before.is_floating_point() or not torch.equal(before, after):
         return False
     return bool(((before != 0) & (before != 1)).any())
@@ -110,7 +110,7 @@ def _reset_of(module: nn.Module) -> Any:
 
 
 def _plain(module: nn.Module) -> nn.Module:
-    """Return a module like another one, without what computes its weights, initialised anew.
+    """Return a freshly initialised module, without the hooks that compute its weights.
 
     A copy would share the class that a parametrization makes, and change it for the user's network.
     """
@@ -119,33 +119,33 @@ def _plain(module: nn.Module) -> nn.Module:
     if parametrize.is_parametrized(module):
         held: Any = module.parametrizations
         kind, computed = kind.__bases__[0], list(held)
-    found: nn.Module = kind.__new__(kind)
-    vars(found).update(vars(module))
+    plain: nn.Module = kind.__new__(kind)
+    vars(plain).update(vars(module))
     for name in ("_forward_hooks", "_forward_pre_hooks", "_modules", "_buffers"):
-        vars(found)[name] = OrderedDict()
+        vars(plain)[name] = OrderedDict()
     own = {
         name: value
         for name, value in module.named_parameters(recurse=False)
-        if not any(name.startswith(f"{each}_") for each in computed)
+        if not any(name.startswith(f"{weight}_") for weight in computed)
     }
     own |= {name: getattr(module, name) for name in computed}
-    vars(found)["_parameters"] = OrderedDict(
+    vars(plain)["_parameters"] = OrderedDict(
         (name, nn.Parameter(value.detach().clone())) for name, value in own.items()
     )
     for name in computed:
-        vars(found).pop(name, None)
-    reset = _reset_of(found)
+        vars(plain).pop(name, None)
+    reset = _reset_of(plain)
     if reset is None:
         raise ModelError("it has no reset_parameters")
     reset()
-    return found
+    return plain
 
 
 def _renew_parametrized(module: nn.Module) -> None:
     made = _plain(module)
     held: Any = module.parametrizations
     for name in list(held):
-        # What a norm keeps of past weights, such as their singular vectors, is trained too.
+        # A norm's memory of past weights, such as singular vectors, is trained too.
         for part in held[name]:
             for key, buffer in part.named_buffers():
                 if key.endswith(("_u", "_v")):
@@ -165,7 +165,7 @@ def _pruned(module: nn.Module) -> list[str]:
 
 
 def _old_norms(module: nn.Module) -> list[tuple[str, str]]:
-    """Return kinds and parameters of norms that a hook computes."""
+    """Return the kinds and parameter names of norms that hooks compute."""
     hooks: list[Any] = list(module._forward_pre_hooks.values())
     kinds = [type(hook).__name__ for hook in hooks]
     return [
@@ -182,7 +182,7 @@ def _renew_hooked(module: nn.Module) -> None:
     for name, value in made.named_parameters(recurse=False):
         if name in pruned:
             getattr(module, f"{name}_orig").copy_(value)
-            # Which weights are left is learned: as many, other ones.
+            # The mask is learned too: keep as many weights, but others.
             mask = getattr(module, f"{name}_mask")
             mask.copy_(mask.flatten()[torch.randperm(mask.numel())].view_as(mask))
             setattr(module, name, value.detach() * mask)
@@ -201,12 +201,12 @@ def _renew_hooked(module: nn.Module) -> None:
 
 
 def _made_again(module: nn.Module) -> nn.Module:
-    """Return a new module of the same class, made from what the old one keeps of its arguments.
+    """Return a new module of the same class, made from the arguments that the old one stores.
 
     Raises
     ------
     ModelError
-        If these are not known.
+        If an argument is not stored.
     """
     kind = type(module)
     given: dict[str, Any] = {}
@@ -233,12 +233,12 @@ def _take_over(module: nn.Module, made: nn.Module) -> None:
 
 
 def _check(network: nn.Module, twin: nn.Module, fresh: set[int]) -> None:
-    """See to it that nothing trained is left.
+    """Check that nothing trained is left.
 
     Raises
     ------
     ModelError
-        Naming the first tensor that is.
+        If a trained tensor is left; the message names the first.
     """
     trained = {**dict(network.named_parameters()), **dict(network.named_buffers())}
     ours = {**dict(twin.named_parameters()), **dict(twin.named_buffers())}

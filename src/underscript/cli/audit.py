@@ -1,4 +1,4 @@
-"""What `underscript audit` shows of a run: how many labels are wrong, between what, the worst."""
+"""What `underscript audit` shows of a run: how many labels are wrong, confused pairs, the worst."""
 
 from typing import Any
 
@@ -13,10 +13,10 @@ WORST = 20
 _PAIRS = 10
 
 
-def said(found: Decoding) -> str:
+def said(decoding: Decoding) -> str:
     """Return how many labels are flagged, beside how many are expected to be wrong."""
-    told, noise = found.summary["label_issues"], found.summary["noise"]
-    flagged, n = told["flagged"], told["n"]
+    issues, noise = decoding.summary["label_issues"], decoding.summary["noise"]
+    flagged, n = issues["flagged"], issues["n"]
     text = f"{flagged:,} of {n:,} labels flagged ({flagged / n:.1%})"
     if noise is None:
         return f"{text}: all that the decoder contradicts; without auto the noise is not estimated."
@@ -24,7 +24,7 @@ def said(found: Decoding) -> str:
         f"{noise['rate']:.1%} of the labels are estimated to be wrong "
         f"({noise['rate_low']:.1%} to {noise['rate_high']:.1%})"
     )
-    if told["beyond_decoding"]:
+    if issues["beyond_decoding"]:
         return (
             f"The labels say no more than chance: {rate}, and which ones cannot be decoded. "
             "None is flagged."
@@ -32,18 +32,18 @@ def said(found: Decoding) -> str:
     text = f"{text}; {rate}"
     if noise["nothing_wrong"]:
         text += ", so few that flags are hints at most"
-    twins = told["conflicting_duplicates"]
+    twins = issues["conflicting_duplicates"]
     if twins:
         have = "sample has" if twins == 1 else "samples have"
         text += f"; {twins:,} {have} a (near) duplicate with another label"
     return f"{text}."
 
 
-def tables(found: Decoding) -> list[Table]:
+def tables(decoding: Decoding) -> list[Table]:
     """Return the pairs of classes confused most, and the worst labels."""
-    names = found.summary["model"]["class_names"]
+    names = decoding.summary["model"]["class_names"]
     shown = []
-    pairs = found.summary["label_issues"]["confused_pairs"][:_PAIRS]
+    pairs = decoding.summary["label_issues"]["confused_pairs"][:_PAIRS]
     if pairs:
         table = Table("given", "should be", "flagged", "of the given class")
         table.title = "Classes confused most"
@@ -58,8 +58,8 @@ def tables(found: Decoding) -> list[Table]:
     table = Table(
         "index", "given", "should be", "or", "label quality", "confidence", "duplicate", "flagged"
     )
-    table.title = f"The worst {min(WORST, found.summary['label_issues']['n'])}"
-    for row in worst(found):
+    table.title = f"The worst {min(WORST, decoding.summary['label_issues']['n'])}"
+    for row in worst(decoding):
         twin = row["conflicting_duplicate"]
         table.add_row(
             str(row["index"]),
@@ -72,9 +72,9 @@ def tables(found: Decoding) -> list[Table]:
     return [*shown, table]
 
 
-def worst(found: Decoding) -> list[dict[str, Any]]:
+def worst(decoding: Decoding) -> list[dict[str, Any]]:
     """Return the rows of the worst labels, flagged ones first, as numbers and text."""
-    issues = found.label_issues(sort=True)
+    issues = decoding.label_issues(sort=True)
     issues = issues.sort_values("is_label_issue", ascending=False, kind="stable").head(WORST)
     rows: pd.DataFrame = issues.reset_index()
     return [{str(key): value for key, value in row.items()} for row in rows.to_dict("records")]

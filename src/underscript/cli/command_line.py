@@ -1,4 +1,4 @@
-"""The command line: its arguments, and what goes wrong in one line."""
+"""The command line: its arguments, and errors in one line."""
 
 import _thread
 import argparse
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         options = _parser().parse_args(arguments)
         options.command_line = "underscript " + shlex.join(arguments)
         _set_up_messages(options)
-        # With torch and scikit-learn, which take seconds: not for --help or a wrong argument.
+        # This imports torch and scikit-learn, which takes seconds: not for --help or an error.
         from .commands import COMMANDS
 
         COMMANDS[options.command](options)
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UnderscriptError as error:
         if debug:
             raise
-        # All processes have the same error: one of them says it.
+        # All processes have the same error: one of them reports it.
         return _fail(2, f"error: {error}") if _first() else 2
     except KeyboardInterrupt as interrupt:
         return _fail(130, str(interrupt) or "interrupted; nothing was written")
@@ -67,7 +67,7 @@ def _fail(code: int, message: str) -> int:
 
 
 def _first() -> bool:
-    """Say whether this process speaks for those that ``torchrun`` started."""
+    """Return whether this process reports for all that ``torchrun`` started."""
     return os.environ.get("RANK", "0") == "0"
 
 
@@ -79,7 +79,7 @@ def _set_up_messages(options: argparse.Namespace) -> None:
         format="underscript: %(message)s",
     )
 
-    # Fonts that a figure does not need are no news.
+    # Users need no messages about fonts that are missing.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
 
     def one_line(message: Any, category: type[Warning], *_where: Any, **_more: Any) -> None:
@@ -89,7 +89,7 @@ def _set_up_messages(options: argparse.Namespace) -> None:
     warnings.showwarning = one_line
     if sys.unraisablehook is sys.__unraisablehook__:
         sys.unraisablehook = _unraisable
-    # Ends like Ctrl-C, so that what is half-written is taken away.
+    # End as with Ctrl-C, so that half-written files are removed.
     signal.signal(signal.SIGTERM, _terminate)
 
 

@@ -20,7 +20,7 @@ from ..errors import DataError, OutputError
 from ..repair.retraining import retrain
 from ..repair.weights import write_weights
 
-# Here, not where it is used: after minutes of work is no time to find that it cannot be imported.
+# Imported here, not where it is used: an import error must not come after minutes of work.
 from ..report import terminal_report
 from ..results.run_folder import is_run
 from ..utils.class_names import read_names
@@ -40,7 +40,7 @@ def _demo(options: argparse.Namespace) -> None:
 
     out = options.out or Path("underscript-demo")
     with fresh_folder(out, is_run) as work:
-        found = run_demo(
+        decoding = run_demo(
             data=options.data,
             arch=options.arch,
             corruption=options.corruption,
@@ -48,8 +48,8 @@ def _demo(options: argparse.Namespace) -> None:
             device=options.device,
             root=options.root,
         )
-        _keep(found, options, work)
-    _show(found, options, out)
+        _keep(decoding, options, work)
+    _show(decoding, options, out)
 
 
 def _reproduce(options: argparse.Namespace) -> None:
@@ -70,23 +70,23 @@ def _reproduce(options: argparse.Namespace) -> None:
         root=options.root,
         samples=options.samples,
         holdout=options.holdout,
-        # A hold-out is ours, not the paper's, and its runs are to differ in their labels too.
+        # The paper has no hold-out; runs with one also differ in their labels.
         new_labels=options.holdout > 0,
     )
-    found = reproduce(
+    results = reproduce(
         plan,
         options.out,
         published=options.compare,
         jobs=options.jobs,
         command=options.command_line,
     )
-    _show_tables(found, options, "Tables and figures")
+    _show_tables(results, options, "Tables and figures")
 
 
 def _study(options: argparse.Namespace) -> None:
     from ..experiments.study import run_study
 
-    found = run_study(
+    results = run_study(
         options.out,
         settings=options.settings,
         runs=options.runs,
@@ -96,24 +96,24 @@ def _study(options: argparse.Namespace) -> None:
         jobs=options.jobs,
         command=options.command_line,
     )
-    _show_tables(found, options, "Tables")
+    _show_tables(results, options, "Tables")
 
 
-def _show_tables(found: Any, options: argparse.Namespace, what: str) -> None:
-    """Print the tables of experiments, which are kept already, and where."""
+def _show_tables(results: Any, options: argparse.Namespace, what: str) -> None:
+    """Print the tables of experiments and where they are kept."""
     with printed(str(options.out)):
         console = _console(stderr=options.json)
-        for table in found.tables:
+        for table in results.tables:
             console.print(table.rich())
-        if "verdict" in found.about:
-            console.print(found.about["verdict"], markup=False, highlight=False, soft_wrap=True)
+        if "verdict" in results.about:
+            console.print(results.about["verdict"], markup=False, highlight=False, soft_wrap=True)
         if options.json:
-            print_json(found.as_dict())
+            print_json(results.as_dict())
         console.print(f"{what}: {options.out}", markup=False, highlight=False)
 
 
 def _decode(options: argparse.Namespace) -> None:
-    found: Decoding | None = None
+    result: Decoding | None = None
     failed: OutputError | None = None
     try:
         with joined(options.device) as (processes, device), ExitStack() as stack:
@@ -160,30 +160,30 @@ def _decode(options: argparse.Namespace) -> None:
                 views=options.views,
             )
             if work is not None:
-                found = decoded
-                _keep(found, options, work)
+                result = decoded
+                _keep(result, options, work)
     except OutputError as error:
-        if found is None:
+        if result is None:
             raise
-        # A disk that is full by now: what was found is shown all the same.
+        # The disk may be full by now: the result is shown all the same.
         failed = error
-    if found is not None:
-        _show(found, options, options.out, kept=failed is None)
+    if result is not None:
+        _show(result, options, options.out, kept=failed is None)
     if failed is not None:
         raise failed
 
 
 def _layers(options: argparse.Namespace) -> None:
     model = load_model(options.model, None)
-    found = list_layers(model, load_data(options.example, "--example"), options.pool)
+    layers = list_layers(model, load_data(options.example, "--example"), options.pool)
     if options.json:
         with printed():
-            print_json(found.to_dict("records"))
+            print_json(layers.to_dict("records"))
         return
-    # Folded, not cut: a name is there to be copied.
+    # Folded, not cut, so that a name can be copied.
     name = Column("layer", overflow="fold")
     table = Table(name, "module", "shape of one sample", "width", "decoded by default")
-    for row in found.to_dict("records"):
+    for row in layers.to_dict("records"):
         shape = " × ".join(map(str, row["shape"]))
         table.add_row(
             _plain(row["layer"]),
@@ -199,13 +199,13 @@ def _layers(options: argparse.Namespace) -> None:
 def _data(options: argparse.Namespace) -> None:
     from ..experiments.datasets import describe, load_dataset
 
-    found = describe(load_dataset(options.name, options.root))
+    facts = describe(load_dataset(options.name, options.root))
     table = Table(show_header=False)
     for key in ("name", "source", "n_train", "n_test", "image_shape", "n_classes"):
-        table.add_row(key, str(found[key]))
+        table.add_row(key, str(facts[key]))
     with printed():
         if options.json:
-            print_json(found)
+            print_json(facts)
         else:
             _console().print(table)
 
@@ -217,7 +217,7 @@ def _report(options: argparse.Namespace) -> None:
     folder, *others = options.folders
     page = options.out or (Path("comparison.html") if others else folder / "report.html")
     if others:
-        write_page(page, render_beside({str(each): load(each) for each in options.folders}))
+        write_page(page, render_beside({str(path): load(path) for path in options.folders}))
     elif (again := remade(folder)) is not None:
         write_page(page, again)
     else:
@@ -232,7 +232,7 @@ def _report(options: argparse.Namespace) -> None:
 def _export(options: argparse.Namespace) -> None:
     best = load(options.folder, load_model(options.model, options.weights)).best
     best.export(options.out, load_object(options.example, "--example"))
-    _tell(
+    _print_result(
         options,
         {"onnx": str(options.out), "layers": list(best.layers), "probe": best.probe},
         f"{options.out}: answers as torch does, for batches of any size",
@@ -240,18 +240,20 @@ def _export(options: argparse.Namespace) -> None:
 
 
 def _transfer(options: argparse.Namespace) -> None:
-    found = load(options.folder, load_model(options.model, options.weights))
-    repaired = found.transfer(options.weights_from, options.bias)
+    decoding = load(options.folder, load_model(options.model, options.weights))
+    repaired = decoding.transfer(options.weights_from, options.bias)
     write_weights(options.out, repaired)
-    told = found.summary["transfer"]
-    _tell(options, {**told, "out": str(options.out)}, f"{options.out}: {told['reason']}")
+    transfer = decoding.summary["transfer"]
+    _print_result(
+        options, {**transfer, "out": str(options.out)}, f"{options.out}: {transfer['reason']}"
+    )
 
 
 def _relabel(options: argparse.Namespace) -> None:
     cleaned = load(options.folder).relabel()
     write_text(options.out, cleaned.to_csv())
     changed = int(cleaned["changed"].sum())
-    _tell(
+    _print_result(
         options,
         {"out": str(options.out), "n": len(cleaned), "changed": changed},
         f"{options.out}: {changed:,} of {len(cleaned):,} labels changed",
@@ -259,7 +261,7 @@ def _relabel(options: argparse.Namespace) -> None:
 
 
 def _retrain(options: argparse.Namespace) -> None:
-    found = retrain(
+    retrained = retrain(
         load_model(options.model, options.weights),
         load_object(options.train, "--train"),
         load(options.folder),
@@ -271,36 +273,40 @@ def _retrain(options: argparse.Namespace) -> None:
         seed=options.seed,
         device=options.device,
     )
-    found.save(options.out)
-    _tell(options, {**found.summary, "out": str(options.out)}, f"{options.out}: {found.verdict}")
+    retrained.save(options.out)
+    _print_result(
+        options,
+        {**retrained.summary, "out": str(options.out)},
+        f"{options.out}: {retrained.verdict}",
+    )
 
 
-def _keep(found: Decoding, options: argparse.Namespace, work: Path) -> None:
+def _keep(decoding: Decoding, options: argparse.Namespace, work: Path) -> None:
     """Write a result, before anything of it is printed."""
-    found.summary["command"] = options.command_line
+    decoding.summary["command"] = options.command_line
     if options.issues:
-        found.summary["kind"] = "audit"
-    found.write_into(work)
+        decoding.summary["kind"] = "audit"
+    decoding.write_into(work)
 
 
-def _show(found: Decoding, options: argparse.Namespace, out: Path, *, kept: bool = True) -> None:
+def _show(decoding: Decoding, options: argparse.Namespace, out: Path, *, kept: bool = True) -> None:
     """Print a result, and where it is kept."""
     with printed(str(out) if kept else ""):
         console = _console(stderr=options.json)
-        console.print(Text(found.verdict, style="bold"), soft_wrap=True)
+        console.print(Text(decoding.verdict, style="bold"), soft_wrap=True)
         if options.issues:
-            audit: list[Any] = [*_audit.tables(found), Text(_audit.said(found)), Text()]
-            console.print(terminal_report(found, audit))
+            audit: list[Any] = [*_audit.tables(decoding), Text(_audit.said(decoding)), Text()]
+            console.print(terminal_report(decoding, audit))
         else:
-            console.print(terminal_report(found))
+            console.print(terminal_report(decoding))
         if options.json:
             rows = [
                 {key: None if _is_nan(value) else value for key, value in row.items()}
-                for row in found.table.to_dict("records")
+                for row in decoding.table.to_dict("records")
             ]
-            more = {"worst": _audit.worst(found)} if options.issues else {}
+            more = {"worst": _audit.worst(decoding)} if options.issues else {}
             files = {"out": str(out), "label_issues_csv": str(out / "label_issues.csv")}
-            print_json({**found.summary, "table": rows, **more, **files})
+            print_json({**decoding.summary, "table": rows, **more, **files})
         if not kept:
             return
         if options.issues:
@@ -317,7 +323,7 @@ def _console(stderr: bool = False) -> Console:
 
 
 class _Terminal(Console):
-    """One that leaves it to `printed` what is to be done if nobody reads."""
+    """A console that leaves a closed pipe to `printed`."""
 
     def on_broken_pipe(self) -> None:
         raise BrokenPipeError
@@ -332,7 +338,7 @@ def _optional_object(spec: str | None, what: str) -> Any:
 
 
 def _perturbation(choice: str) -> str | Callable[[Any], Any]:
-    """Return what ``--perturb`` says: a word as it is, or the function that is named."""
+    """Return the value of ``--perturb``: a word, or the function that it names."""
     if choice in ("auto", "none"):
         return choice
     if ":" not in choice:
@@ -340,11 +346,11 @@ def _perturbation(choice: str) -> str | Callable[[Any], Any]:
     return load_function(choice, "--perturb")
 
 
-def _tell(options: argparse.Namespace, found: dict[str, Any], line: str) -> None:
+def _print_result(options: argparse.Namespace, result: dict[str, Any], line: str) -> None:
     """Write the result on standard output, as JSON where that is asked for."""
     with printed(str(options.out)):
         if options.json:
-            print_json(found)
+            print_json(result)
         else:
             print_line(line)
 

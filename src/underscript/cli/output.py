@@ -1,4 +1,4 @@
-"""Standard output that may be closed, full, or know few letters: no result is lost over it."""
+"""Standard output may be closed, full, or know few letters: no result is lost over it."""
 
 import contextlib
 import io
@@ -14,7 +14,7 @@ __all__ = ["print_json", "print_line", "printed", "sound_streams", "to_nowhere"]
 
 
 def sound_streams() -> None:
-    """Give the process the streams that it lacks, and have letters that they lack replaced.
+    """Open standard streams that are missing, and replace letters that they cannot show.
 
     A closed descriptor would be given to the next file that is opened.
     """
@@ -35,7 +35,7 @@ def sound_streams() -> None:
 
 
 class _Forgiving:
-    """A stream for messages: where it cannot be written they are lost, and nothing else."""
+    """A stream for messages: if it cannot be written, they are lost and nothing else happens."""
 
     def __init__(self, stream: io.TextIOWrapper):
         self._stream = stream
@@ -55,17 +55,17 @@ class _Forgiving:
 
 @contextlib.contextmanager
 def printed(kept: str = "") -> Iterator[None]:
-    """Run what prints a result that is kept already.
+    """Run code that prints a result which is saved already.
 
     Parameters
     ----------
     kept : str
-        Where.
+        Where it is saved.
 
     Raises
     ------
     OutputError
-        If standard output cannot be written; that nobody reads it is no error.
+        If standard output cannot be written; a closed pipe is no error.
     """
     try:
         yield
@@ -81,7 +81,7 @@ def printed(kept: str = "") -> Iterator[None]:
 
 
 def to_nowhere() -> None:
-    """Let what is still to be written to standard output vanish, or Python complains at exit."""
+    """Discard what is still to be written to standard output, or Python complains at exit."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())

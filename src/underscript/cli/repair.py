@@ -1,4 +1,4 @@
-"""Options of the commands that go on from a run folder and write what is repaired."""
+"""Options of the commands that repair a model or its labels from a run folder."""
 
 import argparse
 from collections.abc import Callable

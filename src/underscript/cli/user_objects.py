@@ -1,4 +1,4 @@
-"""What a user names on the command line: ``FILE.py:name``."""
+"""Objects that a user names on the command line: ``FILE.py:name``."""
 
 import contextlib
 import difflib
@@ -21,9 +21,9 @@ _MODULES: dict[Path, ModuleType] = {}
 
 
 def load_object(spec: str, what: str) -> Any:
-    """Return the thing that ``FILE.py:name`` or ``module:name`` names.
+    """Return the object that ``FILE.py:name`` or ``module:name`` names.
 
-    A function or class is called without arguments and its result is the thing. A file is run
+    A function or class is called without arguments, and its result is returned. A file is run
     once, however often it is named. What it prints goes to standard error.
 
     Parameters
@@ -132,8 +132,8 @@ def _load_module(file: str, what: str) -> ModuleType:
     if spec is None or spec.loader is None:
         raise DataError(f"{what}: {file} is not a Python file")
     module = importlib.util.module_from_spec(spec)
-    # Its own folder, so that it can import its neighbours; and its name, so that classes in it
-    # can be found by the workers of a DataLoader.
+    # Register its folder, so that it can import its neighbours; and its name, so that the workers
+    # of a DataLoader find its classes.
     if str(path.parent) not in sys.path:
         sys.path.insert(0, str(path.parent))
     sys.modules[spec.name] = module

@@ -1,1 +1,1 @@
-"""What comes in: batches, sources of them, fingerprints of inputs, duplicates, tables from disk."""
+"""Input data: batches, sources, fingerprints of inputs, duplicates, tables from disk."""

@@ -1,4 +1,4 @@
-"""A batch as the model takes it, made of whatever the data give."""
+"""Turn whatever the data give into batches that the model takes."""
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,10 +22,10 @@ INDEX_KEYS = ("index", "indices", "idx")
 
 @dataclass(frozen=True)
 class Batch:
-    """What one step feeds to the model, and whose labels they are.
+    """The inputs of one model call, with labels and indices of the samples.
 
-    `index` and `labels` have shape (n,) and dtype int64; `labels` is None where the data carry
-    none, `index` where no stable one is known.
+    `index` and `labels` have shape (n,) and dtype int64. `labels` is None if the data carry none,
+    `index` is None if no stable one is known.
     """
 
     args: tuple[Any, ...]
@@ -35,7 +35,7 @@ class Batch:
     size: int
 
     def part(self, some: slice) -> "Batch":
-        """Return neighbouring samples, as a smaller batch that shares memory."""
+        """Return a slice of the samples, as a smaller batch that shares memory."""
         return self._cut(some, some, len(range(*some.indices(self.size))))
 
     def take(self, keep: NDArray[np.bool_]) -> "Batch":
@@ -59,16 +59,16 @@ class Batch:
 
 
 def joined(parts: Sequence[Batch]) -> Batch:
-    """Return batches as one, or the first where their samples differ in shape or kind."""
+    """Return batches as one, or only the first if their samples differ in shape or kind."""
     first = parts[0]
     values = [[*part.args, *part.kwargs.values()] for part in parts]
     alike = all(
-        len(mine) == len(values[0])
+        len(tensors) == len(values[0])
         and all(
             isinstance(a, Tensor) and isinstance(b, Tensor) and a.shape[1:] == b.shape[1:]
-            for a, b in zip(mine, values[0], strict=True)
+            for a, b in zip(tensors, values[0], strict=True)
         )
-        for mine in values
+        for tensors in values
     )
     if len(parts) == 1 or not alike:
         return first
@@ -85,19 +85,19 @@ def joined(parts: Sequence[Batch]) -> Batch:
 
 
 class _Stretch:
-    """Samples one after the other, or some that are neighbours."""
+    """Samples in order, or a consecutive part of them."""
 
     stretch: range
 
     def part(self, stretch: range) -> Self:
-        """Return the batches of neighbouring samples."""
+        """Return the batches of consecutive samples."""
         other = copy.copy(self)
         other.stretch = stretch
         return other
 
 
 class ArrayBatches(_Stretch):
-    """Slices of a pair of arrays; numpy and torch alike, without copying them whole."""
+    """Slices of a pair of numpy or torch arrays, without copying the arrays whole."""
 
     def __init__(
         self,
@@ -128,14 +128,14 @@ class ArrayBatches(_Stretch):
         return len(self.inputs)
 
     def at(self, places: Labels, size: int) -> Iterator[Any]:
-        """Give the samples at some places, so many at a time."""
+        """Yield the samples at some positions, `size` at a time."""
         for start in range(0, len(places), size):
             chosen = places[start : start + size]
             if isinstance(self.inputs, Tensor):
                 inputs = self.inputs[torch.from_numpy(chosen).to(self.inputs.device)]
             else:
-                found = self.inputs[chosen]
-                inputs = torch.from_numpy(found.astype(found.dtype.newbyteorder("=")))
+                rows = self.inputs[chosen]
+                inputs = torch.from_numpy(rows.astype(rows.dtype.newbyteorder("=")))
             yield inputs if self.labels is None else (inputs, self.labels[chosen])
 
     def __iter__(self) -> Iterator[Any]:
@@ -151,7 +151,7 @@ class ArrayBatches(_Stretch):
 
 
 class MappingBatches(_Stretch):
-    """Slices of a mapping of arrays, such as a tokenizer gives of all texts at once."""
+    """Slices of a mapping of arrays, such as a tokenizer returns for all texts at once."""
 
     def __init__(self, data: Any, role: str, batch_size: int):
         self.values = {str(name): data[name] for name in data.keys()}  # noqa: SIM118 - a UserDict
@@ -173,7 +173,7 @@ class MappingBatches(_Stretch):
         return len(self.stretch)
 
     def at(self, places: Labels, size: int) -> Iterator[Any]:
-        """Give the samples at some places, so many at a time."""
+        """Yield the samples at some positions, `size` at a time."""
         for start in range(0, len(places), size):
             chosen = places[start : start + size]
             yield self.values | {name: value[chosen] for name, value in self.sized.items()}
@@ -197,7 +197,7 @@ def as_batch(
     *,
     labelled: bool = True,
 ) -> Batch:
-    """Understand ``x``, ``(x, y)``, ``(x, y, index)`` and dicts; or their inputs alone."""
+    """Make a batch of ``x``, ``(x, y)``, ``(x, y, index)`` or a dict."""
     inputs: list[Any] = []
     kwargs: dict[str, Any] = {}
     if is_mapping(raw):
@@ -221,9 +221,9 @@ def as_batch(
     elif isinstance(raw, Tensor | np.ndarray):
         inputs, labels, index = [raw], None, None
     else:
-        found = f"{type(raw).__name__}" + (f" of {len(raw)}" if hasattr(raw, "__len__") else "")
+        kind = f"{type(raw).__name__}" + (f" of {len(raw)}" if hasattr(raw, "__len__") else "")
         raise DataError(
-            f"{where}: expected (x, y), (x, y, index) or a dict with labels; found a {found}"
+            f"{where}: expected (x, y), (x, y, index) or a dict with labels; found a {kind}"
         )
     args = tuple(_as_tensor(value) for value in inputs)
     kwargs = {name: _as_tensor(value) for name, value in kwargs.items()}
@@ -243,12 +243,12 @@ def as_batch(
 
 
 def _as_index(index: Any, where: str) -> Labels:
-    """Return places in the data set.
+    """Return positions in the data set.
 
     Raises
     ------
     LabelError
-        If they are none: a path or a name tells nobody where a sample stands.
+        If they are not positions: a path or a name does not say where a sample is.
     """
     try:
         return as_labels(index, f"{where} index")
@@ -280,7 +280,7 @@ def _as_tensor(value: Any) -> Any:
 
 
 def per_sample(value: Any, size: int) -> TypeGuard[Tensor]:
-    """Say whether a batch's value is a tensor with a row for each of so many samples."""
+    """Say whether a batch's value is a tensor with one row for each of `size` samples."""
     return isinstance(value, Tensor) and value.ndim > 0 and len(value) == size
 
 

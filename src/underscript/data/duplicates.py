@@ -1,4 +1,4 @@
-"""Training samples with (nearly) the same input and different labels: one of these is wrong."""
+"""Training samples with (nearly) the same input but different labels: one label is wrong."""
 
 import functools
 
@@ -11,11 +11,11 @@ from ..utils.labels import Labels
 from .batches import Batch
 from .samples import inputs_of
 
-# Random projections of an input that are kept: enough to tell a near duplicate from a neighbour.
+# Random projections per input: enough to tell a near duplicate from a neighbour.
 _WIDTH = 16
-# Nearer than this share of the median distance of two samples is nearly the same.
+# Inputs nearer than this share of the median distance count as nearly the same.
 NEAR = 0.1
-# Flagged samples, the worst first, whose near duplicates are looked for.
+# Near duplicates are searched for this many flagged samples, the worst first.
 SOUGHT = 50_000
 _BLOCK = 1024
 _PAIRS = 4096
@@ -24,10 +24,10 @@ Sketches = NDArray[np.float32]
 
 
 def sketches(batch: Batch) -> Sketches:
-    """Return random projections of each input, float32 (n, 16), whose distances are the inputs'.
+    """Return random projections of each input, float32 (n, 16), that keep distances.
 
-    (Johnson and Lindenstrauss, 1984; Achlioptas, 2003: signs do.) Width 0 where some input is no
-    quantity, such as token numbers: there only equal inputs are known.
+    (Johnson and Lindenstrauss, 1984; Achlioptas, 2003: random signs suffice.) The width is 0 if
+    some input is not a quantity, such as token numbers; then only equal inputs can be found.
     """
     quantities, names = inputs_of(batch)
     if names or not quantities:
@@ -53,9 +53,8 @@ def conflicting(
 ) -> NDArray[np.int64]:
     """Return for each sample another one with (nearly) its input and a different given label.
 
-    Equal inputs are found for all samples, by their fingerprints. Near ones are looked for by
-    their sketches, of the first suspects only, and among samples that the decoder takes for the
-    same class.
+    Equal inputs are found for all samples, by fingerprint. Near ones are found by sketch, only
+    for the first suspects, and only among samples that the decoder predicts as the same class.
 
     Parameters
     ----------
@@ -71,28 +70,28 @@ def conflicting(
     Returns
     -------
     ndarray of int64, shape (n,)
-        Its position; −1 where none was found.
+        Position of the other sample; −1 if there is none.
     """
-    found = _equal(given, prints)
+    partners = _equal(given, prints)
     limit = _limit(drawn)
     if limit == 0:
-        return found
+        return partners
     rows = torch.from_numpy(drawn - drawn.mean(0))
     labels = torch.from_numpy(given)
     left = suspects[:SOUGHT]
-    left = left[found[left] < 0]
+    left = left[partners[left] < 0]
     for k in np.unique(predicted[left]):
         bucket = torch.from_numpy(np.flatnonzero(predicted == k))
         others, theirs = rows[bucket], labels[bucket]
         half = others.square().sum(1) / 2
-        for mine in torch.split(torch.from_numpy(left[predicted[left] == k]), _BLOCK):
-            distance = torch.addmm(half, rows[mine], others.T, alpha=-1)
-            distance[labels[mine, None] == theirs] = torch.inf
+        for block in torch.split(torch.from_numpy(left[predicted[left] == k]), _BLOCK):
+            distance = torch.addmm(half, rows[block], others.T, alpha=-1)
+            distance[labels[block, None] == theirs] = torch.inf
             nearest, place = distance.min(1)
-            squared = 2 * nearest + rows[mine].square().sum(1)
+            squared = 2 * nearest + rows[block].square().sum(1)
             near = squared <= limit
-            found[mine[near].numpy()] = bucket[place[near]].numpy()
-    return found
+            partners[block[near].numpy()] = bucket[place[near]].numpy()
+    return partners
 
 
 def _equal(given: Labels, prints: NDArray[np.uint64]) -> NDArray[np.int64]:
@@ -100,17 +99,17 @@ def _equal(given: Labels, prints: NDArray[np.uint64]) -> NDArray[np.int64]:
     order = np.lexsort((given, prints))
     starts = np.flatnonzero(np.r_[True, np.diff(prints[order]) != 0])
     sizes = np.diff(np.r_[starts, len(order)])
-    # Of each group the samples with the smallest and the largest label.
+    # In each group, the samples with the smallest and the largest label.
     first = np.repeat(order[starts], sizes)
     last = np.repeat(order[starts + sizes - 1], sizes)
     partner = np.where(given[order] != given[first], first, last)
-    found = np.full(len(given), -1, dtype=np.int64)
-    found[order] = np.where(given[order] != given[partner], partner, -1)
-    return found
+    partners = np.full(len(given), -1, dtype=np.int64)
+    partners[order] = np.where(given[order] != given[partner], partner, -1)
+    return partners
 
 
 def _limit(drawn: Sketches) -> float:
-    """Return the squared distance up to which inputs are nearly the same; 0 where none can be."""
+    """Return the squared distance up to which inputs count as nearly the same; 0 for none."""
     n, width = drawn.shape
     if not width or n < 2:
         return 0.0

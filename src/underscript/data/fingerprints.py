@@ -1,4 +1,4 @@
-"""A number for each sample's inputs, by which it is found in two data sets, or in two passes."""
+"""Hash each sample's inputs, to recognise it in another data set or another pass."""
 
 import functools
 import zlib
@@ -15,14 +15,14 @@ from .samples import named_inputs, word_mask
 
 __all__ = ["fingerprints_of", "number_of", "prints_of", "sample_numbers"]
 
-# Rows that are turned into 64-bit numbers at once.
+# Rows that are converted to 64-bit numbers at once.
 _BLOCK = 64
 
 
 def prints_of(batch: Batch) -> NDArray[np.uint64]:
-    """Return a number for each sample that tells inputs apart, uint64 (n,); empty without tensors.
+    """Return a fingerprint of each sample's inputs, uint64 (n,); empty without tensors.
 
-    All inputs count, in whatever order their names come; the padding of words does not.
+    All inputs count, whatever the order of their names; the padding of words does not.
     """
     named = named_inputs(batch)
     if not named:
@@ -33,19 +33,19 @@ def prints_of(batch: Batch) -> NDArray[np.uint64]:
 
 
 def sample_numbers(batch: Batch, seed: int, view: int) -> Int[Tensor, "n"]:
-    """Return a number for each sample, int64, that depends on its inputs, a seed and a view alone.
+    """Return an int64 number for each sample that depends only on its inputs, a seed and a view.
 
-    Neither the samples beside it nor the padding of its words matter, nor the order of a dict.
+    The other samples, the padding of words and the order of a dict do not matter.
     """
     mask = word_mask(batch)
     total: Tensor | None = None
     for name, value in named_inputs(batch).items():
         if mask is not None and value.ndim > 1 and value.shape[1] == mask.shape[1]:
-            mine = _of_words(value, mask)
+            numbers = _of_words(value, mask)
         else:
-            mine = _of_rows(value)
-        mine = stream_of(mine, number_of(name))
-        total = mine if total is None else total + mine.to(total.device)
+            numbers = _of_rows(value)
+        numbers = stream_of(numbers, number_of(name))
+        total = numbers if total is None else total + numbers.to(total.device)
     if total is None:
         total = torch.zeros(batch.size, dtype=torch.int64)
     return stream_of(stream_of(total, seed), view)
@@ -59,11 +59,11 @@ def number_of(name: str) -> int:
 def fingerprints_of(inputs: Tensor) -> NDArray[np.uint64]:
     """Return the fingerprint of each row of one tensor, uint64 (n,).
 
-    The sum of its bytes, four at a time, with random weights and modulo 2⁶⁴: two rows have the same
-    number with a probability of some 2⁻³².
+    The sum of its bytes, four at a time, with random weights and modulo 2⁶⁴. Two different rows
+    have the same fingerprint with a probability of about 2⁻³².
     """
     rows = inputs.detach().flatten(1) if inputs.ndim > 1 else inputs.detach()[:, None]
-    # In one form whatever the precision: data sets may be stored in different ones.
+    # Convert to one precision: data sets may be stored in different ones.
     rows = rows.to(torch.float32) if rows.is_floating_point() else rows.to(torch.int32)
     values = rows.cpu().contiguous().numpy().view(np.uint32)
     weights = _weights(values.shape[1])
@@ -81,12 +81,12 @@ def _weights(width: int) -> NDArray[np.uint64]:
 
 
 def _of_rows(value: Tensor) -> Tensor:
-    found = fingerprints_of(value).view(np.int64)
-    return torch.from_numpy(found).to(value.device)
+    numbers = fingerprints_of(value).view(np.int64)
+    return torch.from_numpy(numbers).to(value.device)
 
 
 def _of_words(value: Tensor, mask: Tensor) -> Tensor:
-    """Return a number for the words that are kept and their order."""
+    """Return a number for each sample's unmasked words and their order."""
     mask = mask.to(value.device)
     if value.ndim == 2 and not value.is_floating_point():
         words = value.to(torch.int64)

@@ -1,4 +1,4 @@
-"""Features and labels in files: .npy, .parquet and .csv; nothing is unpickled."""
+"""Features and labels from .npy, .parquet and .csv files; nothing is unpickled."""
 
 import difflib
 from pathlib import Path
@@ -23,23 +23,23 @@ def is_data_file(spec: str) -> bool:
 
 
 def read_data(spec: str, what: str, *, column: bool = False) -> Any:
-    """Return what files of data hold.
+    """Read features and labels from data files.
 
     Parameters
     ----------
     spec : str
-        ``features.npy,labels.npy``: a pair of arrays, the features not read into memory at once;
-        ``array.npy``: one array; ``table.parquet:label`` or ``table.csv:label``: a pair, that
-        column the labels and all others the features (numbers, or one column of lists of them).
+        ``features.npy,labels.npy``: a pair of arrays; the features are memory-mapped.
+        ``array.npy``: one array. ``table.parquet:label`` or ``table.csv:label``: a pair; the
+        named column holds the labels, the others the features (numbers, or one column of lists).
     what : str
-        The option it comes from, for messages.
+        The option that named the files, for messages.
     column : bool
-        Of a table, return the named column alone.
+        Return only the named column of a table.
 
     Raises
     ------
     DataError
-        If a file is not there, is damaged, or holds anything but numbers (labels: or words).
+        If a file is missing or damaged, or holds anything but numbers (labels may be words).
     """
     parts = spec.split(",")
     if len(parts) == 2 and all(part.endswith(".npy") for part in parts):
@@ -66,12 +66,12 @@ def read_data(spec: str, what: str, *, column: bool = False) -> Any:
                 f"{what}: expected {path}:COLUMN; {path} has {', '.join(map(str, table))}"
             )
         return named
-    found = _features(table, path, what)
-    return found if named is None else (found, named)
+    features = _features(table, path, what)
+    return features if named is None else (features, named)
 
 
 def _path(part: str) -> Path:
-    """Return the file that ``FILE:column`` names."""
+    """Return the file of ``FILE:column``."""
     name, colon, _column = part.rpartition(":")
     return Path(name if colon and Path(name).suffix in _TABLES else part)
 
@@ -96,14 +96,14 @@ def _read_npy(path: Path, what: str) -> NDArray[Any]:
 
 
 def _read_table(path: Path, what: str, labels: str = "") -> pd.DataFrame:
-    """Read a table; a column of labels in a CSV file as the text that stands there."""
+    """Read a table; in a CSV file, read the column of labels as plain text."""
     if not path.is_file():
         raise DataError(f"{what}: {path} is not a file")
     try:
         if path.suffix == ".csv":
             table = pd.read_csv(path, dtype={labels: str} if labels else None)
             if labels in table:
-                # Words that pandas takes for nothing, such as NA, are names here.
+                # Words that pandas reads as missing, such as NA, are names here.
                 only = [str(name) == labels for name in table.columns].index(True)
                 table[labels] = pd.read_csv(path, usecols=[only], dtype=str, keep_default_na=False)[
                     labels
@@ -130,7 +130,7 @@ def _features(table: pd.DataFrame, path: Path, what: str) -> NDArray[Any]:
 
 
 def _labels(column: "pd.Series[Any]", what: str) -> NDArray[Any]:
-    """Return labels as whole numbers, or else as the words that they are.
+    """Return labels as integers if all are written as integers, else as words.
 
     Raises
     ------
@@ -146,13 +146,13 @@ def _labels(column: "pd.Series[Any]", what: str) -> NDArray[Any]:
     if column.dtype.kind in "iuf":
         return np.asarray(column)
     words = column.astype(str).to_numpy(str)
-    # A number that is written in one way only; 01, 1.0 and True are names.
+    # Only the canonical form is a number; 01, 1.0 and True are names.
     numbers = all(word.isdecimal() and str(int(word)) == word for word in words.tolist())
     return words.astype(np.int64) if numbers else words
 
 
 def _lists(column: "pd.Series[Any]", path: Path, what: str) -> NDArray[Any]:
-    """Return a column of lists of numbers, all of one length, as rows."""
+    """Return a column of equally long lists of numbers as rows."""
     try:
         rows = np.stack([np.asarray(row) for row in column])
     except ValueError:

@@ -1,7 +1,7 @@
 """Which samples a DataLoader gives, and in what order they are read.
 
-What is said of a sample goes by its place in the data set. So a loader is read by places that are
-known: those of its sampler, once, in the data set's order.
+Results refer to a sample by its place in the data set. So a loader is read in a known order: the
+places that its sampler draws, each once, in the data set's order.
 """
 
 import logging
@@ -37,18 +37,17 @@ class Reading:
     Attributes
     ----------
     reader : DataLoader
-        What gives the batches.
+        The loader that gives the batches.
     ordered : bool
-        Whether their order is known: `places`, or the data set's own.
+        Whether the order is known: `places`, or the data set's own.
     length : int or None
-        How many samples there are, if that is known.
+        Number of samples, if known.
     places : ndarray of int64, shape (length,), or None
-        Where they stand in the data set, in the order in which they are read; None: one after the
-        other.
+        Places of the samples in the data set, in reading order; None if consecutive.
     whole : int or None
-        How many samples the data set has.
+        Number of samples in the data set.
     grouped : bool
-        Whether the batches are the user's own, which cannot be cut otherwise.
+        Whether the user made the batches, which then cannot be cut differently.
     """
 
     reader: Any
@@ -60,7 +59,7 @@ class Reading:
 
 
 def reading_of(loader: DataLoader[Any]) -> Reading:
-    """Return how a loader is read; its samplers' random states stay as they are."""
+    """Return how to read a loader; the random states of its samplers do not change."""
     data: Any = loader.dataset
     whole = len(data) if hasattr(data, "__len__") else None
     if isinstance(data, IterableDataset):
@@ -75,14 +74,14 @@ def reading_of(loader: DataLoader[Any]) -> Reading:
     replaced = isinstance(sampler, RandomSampler | WeightedRandomSampler) and sampler.replacement
     drawn = plain and type(sampler) is RandomSampler and sampler.num_samples == whole
     if plain and (type(sampler) is SequentialSampler or drawn or replaced):
-        # Only the order is random, a last batch left out, or some drawn again: the same samples
-        # once each, so that every pass and every table agree on which is which.
+        # The sampler shuffles, drops the last batch or draws samples again. Read each sample
+        # once instead, so that every pass and every table agree on which is which.
         logger.info("the loader shuffles, drops or draws again; its data set is read in order")
         return Reading(in_order(loader, data), True, whole, whole=whole)
     if plain:
         drawn_places = _places(sampler)
         if drawn_places is not None and isinstance(sampler, DistributedSampler):
-            drawn_places = np.unique(drawn_places)  # it fills up its last batch
+            drawn_places = np.unique(drawn_places)  # it repeats samples to fill up
         if drawn_places is None or not _different(drawn_places):
             return Reading(loader, False, None, whole=whole)
         places = np.sort(drawn_places)
@@ -92,7 +91,7 @@ def reading_of(loader: DataLoader[Any]) -> Reading:
 
 
 def _of_own_batches(loader: DataLoader[Any], batches: Any, data: Any, whole: int | None) -> Reading:
-    """Return how batches of one's own are read: as they are, if the sampler says of what."""
+    """Return how to read a user's own batches: as they are, if the sampler lists their places."""
     lists, places = _lists(batches)
     if not lists:
         return Reading(loader, False, None, whole=whole)
@@ -101,29 +100,29 @@ def _of_own_batches(loader: DataLoader[Any], batches: Any, data: Any, whole: int
 
 
 def _of_ready_batches(loader: DataLoader[Any], sampler: Any) -> Reading:
-    """Return how a loader without a batch size is read: what the data set gives are batches."""
+    """Return how to read a loader without a batch size: the data set itself gives batches."""
     inner = getattr(sampler, "sampler", sampler)
     data: Any = loader.dataset
     if isinstance(sampler, BatchSampler) and type(inner) is not SequentialSampler:
-        # Bulk loading: of a list of places the data set makes a batch.
+        # Bulk loading: the data set makes a batch from a list of places.
         lists, places = _lists(sampler)
         if lists:
             reader = DataLoader(data, batch_size=None, sampler=_Fixed(lists), **_like(loader))
             whole = len(data) if hasattr(data, "__len__") else None
             return Reading(reader, True, len(places), places, whole, grouped=True)
-    # How many samples there are is not known; in what order is, unless the sampler has its own.
+    # The number of samples is unknown; the order is known unless the sampler has its own.
     return Reading(loader, type(inner) is SequentialSampler, None)
 
 
 def _lists(batches: Any) -> tuple[list[list[int]], Labels]:
-    """Return the places of each batch, and of all; none if that is not known or not each once."""
+    """Return the places of each batch, and of all; empty if unknown or if a place repeats."""
     lists = [list(map(int, batch)) for batch in _drawn(batches)] if _finite(batches) else []
     places = np.asarray([place for batch in lists for place in batch], dtype=np.int64)
     return (lists, places) if _different(places) else ([], places)
 
 
 class _Fixed:
-    """A sampler of batches that are known."""
+    """A sampler with a fixed list of batches."""
 
     def __init__(self, batches: Sequence[Sequence[int]]):
         self.batches = batches
@@ -136,7 +135,7 @@ class _Fixed:
 
 
 def in_order(loader: DataLoader[Any], data: Any) -> DataLoader[Any]:
-    """Return a loader like another one, over other data and in their order."""
+    """Return a loader with the same settings over other data, in the order of the data."""
     size: Any = getattr(loader.batch_sampler, "batch_size", None) or loader.batch_size
     return DataLoader(data, batch_size=size, **_like(loader))
 
@@ -153,21 +152,21 @@ def _like(loader: DataLoader[Any]) -> dict[str, Any]:
 
 
 def _places(sampler: Any) -> Labels | None:
-    """Return the places that a sampler gives, in some order; None if they are no places."""
+    """Return the places that a sampler draws, in any order; None if they are not places."""
     if type(sampler) is SubsetRandomSampler:
-        found: Iterable[Any] = sampler.indices
+        places: Iterable[Any] = sampler.indices
     elif not _finite(sampler):
         return None
     else:
-        found = _drawn(sampler)
+        places = _drawn(sampler)
     try:
-        return np.asarray([int(place) for place in found], dtype=np.int64)
+        return np.asarray([int(place) for place in places], dtype=np.int64)
     except (TypeError, ValueError):
         return None
 
 
 def _drawn(sampler: Any) -> list[Any]:
-    """Return what a sampler gives once; random states stay as they are, its own too."""
+    """Return one pass of a sampler; all random states stay unchanged, its own too."""
     own = getattr(getattr(sampler, "sampler", sampler), "generator", None)
     generator = own if isinstance(own, torch.Generator) else torch.Generator()
     state = generator.get_state()

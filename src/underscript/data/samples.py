@@ -11,28 +11,28 @@ from .batches import Batch, per_sample
 
 __all__ = ["MASK", "WORD_IDS", "inputs_of", "named_inputs", "with_inputs", "word_mask"]
 
-# What tokenizers call the inputs that say which words are no padding, and which words there are.
+# Tokenizers' names for the mask of words that are not padding, and for the words themselves.
 MASK = "attention_mask"
 WORD_IDS = "input_ids"
-# Types of whole numbers that may stand for words or categories.
+# Integer types that may stand for words or categories.
 _NAMES = (torch.int64, torch.int32, torch.int16, torch.bool)
 
 
 def named_inputs(batch: Batch) -> dict[str, Tensor]:
-    """Return a batch's tensors with a row for each sample, by name or by place."""
+    """Return a batch's tensors with one row per sample, by name or by place."""
     named = {**{str(place): value for place, value in enumerate(batch.args)}, **batch.kwargs}
     return {name: value for name, value in named.items() if per_sample(value, batch.size)}
 
 
 def with_inputs(batch: Batch, changed: Mapping[str, Tensor]) -> Batch:
-    """Return a batch with other tensors, by name or place; all else is as it was."""
+    """Return a batch with some tensors replaced, by name or place."""
     args = tuple(changed.get(str(place), value) for place, value in enumerate(batch.args))
     kwargs = {name: changed.get(name, value) for name, value in batch.kwargs.items()}
     return replace(batch, args=args, kwargs=kwargs)
 
 
 def word_mask(batch: Batch) -> Bool[Tensor, "n tokens"] | None:
-    """Return which words of a batch are no padding, if it has a mask of ones and zeros."""
+    """Return which words of a batch are not padding; None without a mask of ones and zeros."""
     mask = batch.kwargs.get(MASK)
     if not isinstance(mask, Tensor) or mask.ndim != 2 or mask.shape[0] != batch.size:
         return None
@@ -40,9 +40,9 @@ def word_mask(batch: Batch) -> Bool[Tensor, "n tokens"] | None:
 
 
 def inputs_of(batch: Batch) -> tuple[list[Tensor], list[Tensor]]:
-    """Return a batch's tensors with a row for each sample but the mask: quantities, and names.
+    """Return a batch's tensors with one row per sample, except the mask: quantities and names.
 
-    Names are whole numbers that may stand for words or categories; those of words come first.
+    Names are integers that may stand for words or categories; word IDs come first.
     """
     ordered = [*batch.args, *(batch.kwargs[name] for name in sorted(batch.kwargs) if name != MASK)]
     words = batch.kwargs.get(WORD_IDS)

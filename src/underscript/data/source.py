@@ -1,7 +1,7 @@
-"""Any data source, as batches, in one known order if it has one.
+"""Read any data source as batches, in one known order if possible.
 
 A source is a map-style or iterable `Dataset`, a `DataLoader`, or a pair of arrays. Samples are
-known by their index in the data set: the one that a batch carries, or the running position when
+identified by their index in the data set: the batch carries it, or it is the running position if
 the order is fixed. A loader that only shuffles is read in the data set's order instead.
 """
 
@@ -30,12 +30,12 @@ from ..utils.labels import Labels, as_labels, pick
 
 __all__ = ["Source", "is_pair", "known_index"]
 
-# Samples of a stream that must be the same whenever it is read.
+# The first samples of a stream that are compared between two passes.
 _COMPARED = 16
 
 
 class Source:
-    """A data source whose batches can be read again and again, in one known order if it has one.
+    """A data source that can be read again and again, in one known order if possible.
 
     Parameters
     ----------
@@ -43,17 +43,17 @@ class Source:
         Batches are ``(x, y)``, ``(x, y, index)``, dicts, or bare inputs where labels are not
         needed.
     role : str
-        What the data are, for messages: ``"train"``, ``"test"``, ``"holdout"``, …
+        Name of the data in messages: ``"train"``, ``"test"``, ``"holdout"``, …
     labels : array-like of int, shape (n,), optional
-        Labels by index in the data set, in place of those that the data carry.
+        Labels by index in the data set; they replace those that the data carry.
     true_labels : array-like of int, shape (n,), optional
-        The labels before corruption, by index, where they are known.
+        The labels before corruption, by index, if known.
     batch_size : int
         For data that do not come in batches.
     class_names : sequence of str, optional
         Names of the classes 0 … K−1, for labels that are text.
     labelled : bool
-        Whether labels are looked at.
+        Whether to read labels.
 
     Raises
     ------
@@ -78,7 +78,7 @@ class Source:
         self.role = role
         self.ordered = True
         self._reader: Any
-        # Where samples stand in the data set, in the order in which they are read; and that set.
+        # Places of the samples in the data set, in reading order; and the data set.
         self._places: Labels | None = None
         self._data: Any = None
         self._whole: int | None = None
@@ -125,11 +125,11 @@ class Source:
             raise DataError(f"{role}: expected at least one sample; found none (length 0)")
         # Samples in a batch.
         self.batch_rows = int(getattr(self._reader, "batch_size", None) or batch_size)
-        # Whether the model may be given less than a batch at once: its size is none of the user's.
+        # Whether batches may be split: true unless the user chose the batch size.
         self.divisible = not isinstance(data, DataLoader)
-        # Fingerprints of what a stream gave first.
+        # Fingerprints of the first samples of a stream.
         self._first: list[int] | None = None
-        # Where this process starts to read, and which of the batches it runs, among several.
+        # Among several processes: where this one starts, and which batches it runs.
         self._start, self._turn, self._turns, self._parts = 0, 0, 1, 1
         self._partial = False
         self.override = None if labels is None else self._separate(labels, "labels")
@@ -137,11 +137,11 @@ class Source:
 
     @property
     def share_length(self) -> float:
-        """Roughly how many samples this process reads; NaN if that is not known."""
+        """Roughly how many samples this process reads; NaN if not known."""
         return math.nan if self.length is None else self.length / self._parts
 
     def _separate(self, labels: Any, what: str) -> Labels:
-        """Return separate labels as int64 (n,), or say what is wrong with them."""
+        """Return separate labels as int64 (n,), after checking them."""
         what_for = f"{self.role}: {what}"
         array = as_labels(as_classes(labels, self._names, what_for), what_for)
         n = self.length if self._whole is None else self._whole
@@ -153,12 +153,12 @@ class Source:
 
     @property
     def places(self) -> Labels:
-        """Where samples stand in the data set, int64 (n,), in the order in which they are read.
+        """Places of the samples in the data set, int64 (n,), in reading order.
 
         Raises
         ------
         DataError
-            If that is not known.
+            If they are not known.
         """
         if self.length is None or not self.ordered:
             raise DataError(
@@ -169,13 +169,13 @@ class Source:
     def share(self, rank: int, size: int) -> "Source":
         """Return the part of the data that process `rank` of `size` reads.
 
-        Data of known length and order are cut into stretches; of others every process reads all,
-        and runs every `size`-th batch.
+        Data of known length and order are cut into stretches. Other data are read whole by every
+        process, which runs every `size`-th batch.
 
         Raises
         ------
         DataError
-            If the order is not known: the processes would not agree on it.
+            If the order is not known, because the processes would not agree on it.
         """
         if size == 1:
             return self
@@ -205,13 +205,13 @@ class Source:
         return part
 
     def batches(self) -> Iterator[Batch]:
-        """Read the data once, in order; among several, this process's share of them.
+        """Read the data once, in order; with several processes, only this one's share.
 
         Raises
         ------
         DataError, LabelError
-            If the data raise, a batch has an unknown form, or its labels are not integers of its
-            length.
+            If the data raise, a batch has an unknown form, or its labels are not one integer per
+            sample.
         """
         position = self._start
         for number, raw in enumerate(self._read()):
@@ -240,26 +240,26 @@ class Source:
                 )
 
     def _check_again(self, batch: Batch, number: int) -> None:
-        """See to it that a stream gives the same samples first whenever it is read.
+        """Check that a stream starts with the same samples whenever it is read.
 
         Raises
         ------
         DataError
-            If it does not, or if each worker of its loader reads all of it.
+            If it does not, or if every worker of its loader reads the whole stream.
         """
         reader = self._reader
         if not isinstance(reader, DataLoader) or not isinstance(reader.dataset, IterableDataset):
             return
-        mine = prints_of(batch)[:_COMPARED].tolist()
+        prints = prints_of(batch)[:_COMPARED].tolist()
         first = self._first
         if first is None:
-            self._first = mine if number == 0 else first
-        elif number == 0 and mine and first[: len(mine)] != mine[: len(first)]:
+            self._first = prints if number == 0 else first
+        elif number == 0 and prints and first[: len(prints)] != prints[: len(first)]:
             raise DataError(
                 f"{self.role}: the data gave other samples when they were read again, so nothing "
                 "says which sample is which: yield (x, y, index), or always the same in one order"
             )
-        elif number == 1 and reader.num_workers > 1 and mine and mine == first:
+        elif number == 1 and reader.num_workers > 1 and prints and prints == first:
             raise DataError(
                 f"{self.role}: batches 0 and 1 are the same samples: each of the loader's "
                 f"{reader.num_workers} workers reads the whole stream. Let each read a part of it "
@@ -267,12 +267,12 @@ class Source:
             )
 
     def reordered(self, places: Labels, size: int) -> Iterator[Batch]:
-        """Read the samples at some places of the data set, in any order, in batches of a size.
+        """Read the samples at some places of the data set, in any order, in batches of `size`.
 
         Raises
         ------
         DataError
-            If the data can only be read from their start to their end, or they raise.
+            If the data can only be read from start to end, or they raise.
         """
         reader: Any = self._reader
         if isinstance(reader, ArrayBatches | MappingBatches):
@@ -292,14 +292,14 @@ class Source:
                 "length or arrays; found data that come one after another"
             )
         done = 0
-        for number, each in enumerate(self._read(raw)):
-            batch = as_batch(each, f"{self.role}, batch {number}", done, self._names)
+        for number, item in enumerate(self._read(raw)):
+            batch = as_batch(item, f"{self.role}, batch {number}", done, self._names)
             index = places[done : done + batch.size] if batch.index is None else batch.index
             done += batch.size
             yield replace(batch, index=index)
 
     def _read(self, reader: Any = None) -> Iterator[Any]:
-        """Give what the reader gives; what it raises is about the user's data."""
+        """Yield the reader's batches; turn its errors into errors about the user's data."""
         number = 0
         try:
             for raw in self._reader if reader is None else reader:
@@ -309,7 +309,7 @@ class Source:
             raise
         except Exception as error:
             lines = str(error).strip().splitlines() or [""]
-            # What a worker raised comes with its traceback, the reason last.
+            # An error from a worker includes its traceback, with the reason last.
             reason = lines[-1] if lines[0].startswith("Caught ") else lines[0]
             if "equal size" in reason:
                 reason = f"{reason.rstrip('.')}; give a DataLoader with a collate_fn that pads"
@@ -318,7 +318,7 @@ class Source:
             ) from error
 
     def count_classes(self) -> int:
-        """Return how many classes the labels name: one more than the largest, at least two.
+        """Return the number of classes: one more than the largest label, at least two.
 
         Raises
         ------
@@ -330,21 +330,21 @@ class Source:
             largest = max([largest, *([] if known is None else known)])
         whole = isinstance(self._reader, ArrayBatches)
         if self.override is None:
-            each = [self._reader.labels] if whole else (batch.labels for batch in self.batches())
-            for labels in each:
+            parts = [self._reader.labels] if whole else (batch.labels for batch in self.batches())
+            for labels in parts:
                 if labels is None:
                     raise LabelError(f"{self.role}: expected labels; the data carry none")
                 largest = int(max(largest, labels.max(initial=0)))
         return int(largest) + 1
 
     def first(self, size: int = 2) -> Batch:
-        """Return the first `size` samples: fewer if there are fewer, or if shapes differ."""
+        """Return the first `size` samples; fewer if there are fewer, or if shapes differ."""
         parts: list[Batch] = []
-        found = 0
+        count = 0
         for batch in self.batches():
-            parts.append(batch.take(np.arange(batch.size) < size - found))
-            found += parts[-1].size
-            if found >= size:
+            parts.append(batch.take(np.arange(batch.size) < size - count))
+            count += parts[-1].size
+            if count >= size:
                 break
         if not parts:
             raise DataError(f"{self.role}: expected at least one sample; found none")
@@ -352,12 +352,12 @@ class Source:
 
 
 def known_index(batch: Batch, where: str, what: str, index: Labels | None = None) -> Labels:
-    """Return which samples of the data set a batch holds.
+    """Return the data set indices of a batch's samples.
 
     Raises
     ------
     LabelError
-        If that is not known: a loader with an order of its own whose batches carry no index.
+        If they are not known: the loader has its own order and its batches carry no index.
     """
     index = batch.index if index is None else index
     if index is None:

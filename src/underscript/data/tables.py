@@ -1,4 +1,4 @@
-"""Tables of features: columns of numbers, none of which only counts the rows."""
+"""Tables of features: columns of numbers, without those that only number the rows."""
 
 import re
 import warnings
@@ -11,17 +11,17 @@ from ..errors import DataError, UnderscriptWarning
 
 __all__ = ["numbers_of", "without_counts"]
 
-# What pandas calls a column without a name, and pyarrow the index of a table.
+# Pandas' name for a column without a name, and pyarrow's for the index of a table.
 _UNNAMED = re.compile(r"Unnamed: \d+|__index_level_\d+__|")
-# Fewer rows may count up by chance, or mean it.
+# In fewer rows, numbers may count up by chance or on purpose.
 _FEW = 10
 
 
 def without_counts(table: Any, what: str) -> Any:
-    """Return a table without columns that only count its rows, such as pandas' index.
+    """Return a table without columns that only number its rows, such as pandas' index.
 
-    Left out, with a warning, is a column of whole numbers one after the other; and a first one
-    without a name that holds a different whole number in each row.
+    Such a column holds consecutive integers, or it is the first column, has no name and holds a
+    different integer in each row. Leaving it out gives a warning.
     """
     counts = [name for at, name in enumerate(table.columns) if _counts(table, name, at)]
     if not counts:

@@ -1,9 +1,8 @@
 """The paper's networks, with submodules named as its tables name the layers.
 
-Each hidden stage is one submodule that ends in its ReLU, so that the output of `fc1` is what the
-paper calls layer fc1, and probing a network needs no more than the names in `catalogue.PROBED`.
-Where the paper is silent, a class says what was chosen. All weights start as torch initialises
-them.
+Each hidden stage is one submodule that ends in its ReLU. So the output of `fc1` is the paper's
+layer fc1, and probing a network needs only the names in `catalogue.PROBED`. Where the paper is
+silent, the class documents our choice. torch's defaults initialise all weights.
 """
 
 from collections import OrderedDict
@@ -46,7 +45,7 @@ class MLP(nn.Module):
         self.readout = nn.Linear(2048, n_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Give the logits, (n, n_classes), of inputs of shape (n, *input_shape)."""
+        """Return the logits, (n, n_classes), of inputs of shape (n, *input_shape)."""
         x = self.fc2(self.fc1(self.flatten(x)))
         logits: Tensor = self.readout(self.fc4(self.fc3(x)))
         return logits
@@ -101,7 +100,7 @@ class CNN(nn.Module):
         self.readout = nn.Linear(250, n_classes, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Give the logits, (n, n_classes), of inputs of shape (n, *input_shape)."""
+        """Return the logits, (n, n_classes), of inputs of shape (n, *input_shape)."""
         x = self.flatten(self.features(x))
         logits: Tensor = self.readout(self.fc3(self.fc2(self.fc1(x))))
         return logits
@@ -133,11 +132,11 @@ class AlexNet(nn.Module):
 
     Notes
     -----
-    Of the CIFAR-100 variant the paper gives the first convolution's size and stride and the
-    flattened size. Ours are its padding of 1 and that all that follows is as for 64×64, which
-    leads to the flattened size that the paper gives. For 64×64 the paper gives no flattened size;
-    ours is what the five convolutions leave, with no adaptive pool after them. (Definitions for
-    224×224 often end in one to 6 × 6; here it would only repeat each of the 256 values 36 times.)
+    For CIFAR-100 the paper gives the size and stride of the first convolution, and the flattened
+    size. We chose its padding of 1, and the same later layers as for 64×64, which lead to the
+    paper's flattened size. For 64×64 the paper gives no flattened size; ours is the output of the
+    five convolutions, without an adaptive pool. (Definitions for 224×224 often end in one to 6 × 6;
+    here it would only repeat each of the 256 values 36 times.)
     """
 
     def __init__(self, input_shape: Sequence[int], n_classes: int) -> None:
@@ -171,7 +170,7 @@ class AlexNet(nn.Module):
         self.readout = nn.Linear(4096, n_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Give the logits, (n, n_classes), of inputs of shape (n, *input_shape)."""
+        """Return the logits, (n, n_classes), of inputs of shape (n, *input_shape)."""
         x = self.flatten(self.features(x))
         logits: Tensor = self.readout(self.fc2(self.fc1(x)))
         return logits
@@ -200,10 +199,10 @@ class ResNet18(nn.Module):
 
     Notes
     -----
-    The paper says no more than "standard" of the stages. Ours are the basic blocks of [1]_, with a
-    1×1 convolution and batch norm on the shortcut where the shape changes, no biases before a
-    batch norm, and padding 1 in the stem. "Inside stage 1" is read as between its two blocks. In
-    training, inputs of up to 16×16 need at least two samples a batch: the last stage has one
+    The paper only calls the stages "standard". We chose the basic blocks of [1]_, with a 1×1
+    convolution and batch norm on the shortcut where the shape changes, no biases before a batch
+    norm, and padding 1 in the stem. We read "inside stage 1" as between its two blocks. In
+    training, inputs of up to 16×16 need at least two samples per batch: the last stage has one
     position left, and a batch norm cannot work on a single value.
 
     References
@@ -236,7 +235,7 @@ class ResNet18(nn.Module):
         self.readout = nn.Linear(512, n_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Give the logits, (n, n_classes), of inputs of shape (n, *input_shape)."""
+        """Return the logits, (n, n_classes), of inputs of shape (n, *input_shape)."""
         x = self.stage2(self.stage1(self.stem(x)))
         logits: Tensor = self.readout(self.pooled(self.stage4(self.stage3(x))))
         return logits
@@ -264,11 +263,11 @@ class _ResidualBlock(nn.Module):
                     norm=nn.BatchNorm2d(channels_out),
                 )
             )
-        # Not in place, here and in the stem: a layer's output stays what it was when it was read.
+        # Not in place, here and in the stem, so that a layer's output never changes after reading.
         self.relu = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Give the block's output, (n, channels_out, height / stride, width / stride)."""
+        """Return the block's output, (n, channels_out, height / stride, width / stride)."""
         added: Tensor = self.relu(self.residual(x) + self.shortcut(x))
         return added
 
@@ -282,7 +281,7 @@ _ARCHITECTURES: dict[str, Callable[[Sequence[int], int], nn.Module]] = {
 
 
 def build(arch: str, input_shape: Sequence[int], n_classes: int, seed: int) -> nn.Module:
-    """Make a freshly initialised network whose weights depend on the seed alone.
+    """Build a new network whose initial weights depend only on the seed.
 
     Parameters
     ----------
@@ -307,8 +306,8 @@ def build(arch: str, input_shape: Sequence[int], n_classes: int, seed: int) -> n
     """
     if arch not in _ARCHITECTURES:
         raise ModelError(f"unknown architecture {arch!r}; choose one of {list(_ARCHITECTURES)}")
-    # Weights are drawn on the CPU, so no accelerator's state needs to be set aside. The seed goes
-    # into the CPU's generator alone: torch.manual_seed would reseed the accelerators as well.
+    # Weights are drawn on the CPU, so accelerators keep their random state. Seed only the CPU's
+    # generator: torch.manual_seed would reseed the accelerators as well.
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         return _ARCHITECTURES[arch](input_shape, n_classes)

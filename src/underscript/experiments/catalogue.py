@@ -1,6 +1,6 @@
-"""What can be reproduced: the paper's networks and experiments, and what the study trains.
+"""What can be reproduced: the paper's networks and experiments, and the networks of the study.
 
-Nothing here imports torch: `underscript reproduce --help` need not wait for it.
+Nothing here imports torch, so that `underscript reproduce --help` does not wait for it.
 """
 
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ PROBED = {
 
 @dataclass(frozen=True)
 class Pair:
-    """A data set and an architecture, and what the authors call them in their result files."""
+    """A data set and an architecture, and the authors' name for them in their result files."""
 
     data: str
     arch: str
@@ -74,12 +74,12 @@ NOISES = ("symmetric", "pair", "instance")
 
 
 class Setting(NamedTuple):
-    """What is trained with a pair of data set and architecture.
+    """The networks to train with a pair of data set and architecture.
 
     Attributes
     ----------
     samples, holdout : int
-        Images to train with (None: all), and how many of these are held out.
+        Number of images (None: all), and how many of these are held out.
     degrees : dict of str to sequence of float
         Corruption degrees, by kind of noise.
     """

@@ -1,4 +1,4 @@
-"""The data of a cell of a grid: images, their true labels, and those that the network sees."""
+"""The data of a cell of a grid: images, their true labels, and the labels given to the network."""
 
 import functools
 from dataclasses import dataclass
@@ -17,13 +17,13 @@ from .plan import LABEL_SEED, Cell, Plan, read_transition
 
 __all__ = ["CellData", "LabelledImages", "cell_data"]
 
-# Data sets are drawn in two steps, from generators that share no number.
+# Keeps the hold-out's random numbers apart from those of the labels, which share its seed.
 _HOLD_OUT = 1
 
 
 @dataclass(frozen=True)
 class LabelledImages:
-    """Images with their true labels and the given ones, in one order.
+    """Images with their true and given labels, in the same order.
 
     Attributes
     ----------
@@ -38,20 +38,20 @@ class LabelledImages:
     given: NDArray[np.int64]
 
     def rows(self, chosen: NDArray[Any]) -> "LabelledImages":
-        """Return some of them."""
+        """Return the chosen rows."""
         return LabelledImages(self.images[chosen], self.true[chosen], self.given[chosen])
 
 
 @dataclass(frozen=True)
 class CellData:
-    """What a cell trains, chooses and tests with.
+    """The data that a cell trains, chooses and tests with.
 
     Attributes
     ----------
     train : LabelledImages
-        What the network is trained on.
+        Training data of the network.
     holdout : LabelledImages or None
-        What it is not trained on, with labels as noisy.
+        Data kept from training, with equally noisy labels.
     test : LabelledImages
         Test data; their given labels are the true ones.
     n_classes : int
@@ -68,7 +68,7 @@ class CellData:
 
 
 def cell_data(plan: Plan, cell: Cell) -> CellData:
-    """Return a cell's data; labels are corrupted before the hold-out is taken from them."""
+    """Return a cell's data; labels are corrupted before the hold-out is split off."""
     samples = plan.recipe.samples
     pool, test, n_classes, source = _pool(plan.pair.data, plan.root, samples)
     degree = cell.corruption
@@ -99,7 +99,7 @@ def cell_data(plan: Plan, cell: Cell) -> CellData:
 def _pool(
     name: str, root: Path | None, samples: int | None
 ) -> tuple[LabelledImages, LabelledImages, int, str]:
-    """Return training and test images; of the training images so many, drawn at random."""
+    """Return test images and at most `samples` training images, drawn at random."""
     data = load_dataset(name, root)
     low = 0.0 if name == "tiny-imagenet" else -1.0
     images, true = data.train_images, data.train_labels

@@ -1,4 +1,4 @@
-"""The state of an unfinished training, kept so that a killed one goes on as if never stopped."""
+"""Checkpoints of an unfinished training: a killed one resumes as if it had never stopped."""
 
 import json
 import logging
@@ -16,13 +16,13 @@ from ..utils.files import write_tensors
 
 logger = logging.getLogger(__name__)
 
-# Seconds between two checkpoints: writing one costs a fraction of a second.
+# Seconds between two checkpoints; writing one takes a fraction of a second.
 _EVERY = 30.0
 
 
 @dataclass
 class State:
-    """All that the next epoch depends on, besides the data.
+    """Everything that the next epoch depends on, except the data.
 
     Attributes
     ----------
@@ -33,9 +33,9 @@ class State:
     history : list of dict
         One for each finished epoch.
     fitted : float
-        Share of labels predicted as the last epoch went on.
+        Share of labels predicted during the last epoch.
     seconds : float
-        Trained so far.
+        Training time so far.
     """
 
     model: nn.Module
@@ -52,11 +52,11 @@ class Checkpoint:
     Parameters
     ----------
     path : Path
-        The file; safetensors, so nothing in it is run.
+        The file, in safetensors format: reading it runs no code.
     settings : dict
-        What the training depends on; a file of other settings is not used.
+        What the training depends on. A file with other settings is not used.
     images, labels : Tensor
-        The training data, of which a checksum is kept.
+        The training data; the file stores their checksum.
     """
 
     def __init__(self, path: Path, settings: dict[str, Any], images: Tensor, labels: Tensor):
@@ -66,12 +66,12 @@ class Checkpoint:
         self._saved = time.monotonic()
 
     def save(self, state: State) -> None:
-        """Write the state, unless it was written a moment ago.
+        """Write the state, unless it was written within the last half minute.
 
         Raises
         ------
         OutputError
-            If the file cannot be written; the one before stays.
+            If the file cannot be written; the previous one stays.
         """
         if time.monotonic() - self._saved < _EVERY:
             return
@@ -81,13 +81,13 @@ class Checkpoint:
                 f"optimiser.{place}.{name}": torch.as_tensor(t) for name, t in values.items()
             }
         tensors |= {f"random.{name}": t for name, t in _random_states(state).items()}
-        told = {"history": state.history, "fitted": state.fitted, "seconds": state.seconds}
-        about = {"about": self._about, "state": json.dumps(told)}
+        progress = {"history": state.history, "fitted": state.fitted, "seconds": state.seconds}
+        about = {"about": self._about, "state": json.dumps(progress)}
         write_tensors(self.path, tensors, about)
         self._saved = time.monotonic()
 
     def restore(self, state: State) -> bool:
-        """Put the file's state into `state`; False if there is no file of this training."""
+        """Load the file into `state`; return False if there is no usable file of this training."""
         if not self.path.exists():
             return False
         try:
@@ -100,14 +100,14 @@ class Checkpoint:
                     self.path,
                 )
                 return False
-            told = json.loads(about["state"])
+            progress = json.loads(about["state"])
             self._put(state, tensors)
         except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             logger.warning("%s is damaged (%s): starting again", self.path, reason)
             return False
-        state.history, state.fitted = told["history"], told["fitted"]
-        state.seconds = told["seconds"]
+        state.history, state.fitted = progress["history"], progress["fitted"]
+        state.seconds = progress["seconds"]
         logger.info("%s: going on after epoch %d", self.path, len(state.history))
         return True
 
@@ -123,11 +123,11 @@ class Checkpoint:
             if name.startswith("optimiser."):
                 _, place, key = name.split(".")
                 parameter = parameters[int(place)]
-                # In the parameter's own layout, which the fused optimisers count on.
+                # In the parameter's own layout, which fused optimisers expect.
                 like = torch.empty_like(parameter) if values.ndim else torch.empty(())
                 saved["state"].setdefault(int(place), {})[key] = like.copy_(values)
         random = {name: tensors[f"random.{name}"] for name in _random_states(state)}
-        # Everything was found: from here on nothing can be missing.
+        # Everything is there, so the state is never restored in part.
         state.model.load_state_dict(model)
         state.optimiser.load_state_dict(saved)
         state.order.set_state(random["order"])

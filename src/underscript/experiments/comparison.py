@@ -1,7 +1,7 @@
-"""Ours beside the published: cell by cell, mean ± spread, and how many agree.
+"""Compare our results with the published ones: cell by cell, mean ± spread, and how many agree.
 
-The published numbers come from the authors' own result files, which are not part of this project:
-a table of probes (columns ``probe, experiment, corruption, subspace_labels, run, layer, split,
+The published numbers come from the authors' result files, which are not part of this project: a
+table of probes (columns ``probe, experiment, corruption, subspace_labels, run, layer, split,
 pca, accuracy``) or of networks (``experiment, corruption, run, test_accuracy,
 best_test_accuracy``).
 """
@@ -18,7 +18,7 @@ from .units import ONE_COMPONENT
 
 __all__ = ["compare", "read_published"]
 
-# Points of accuracy within which two means agree, whatever their spreads.
+# Two means this close agree, whatever their spreads.
 POINTS = 0.02
 PROBES = {
     "KNN": "knn",
@@ -55,10 +55,10 @@ _NEEDED = {
 
 
 def read_published(paths: Sequence[Path], plan: Plan) -> pd.DataFrame:
-    """Read published numbers of a plan's pair.
+    """Read the published numbers of a plan's pair.
 
-    Accuracies above 1 are taken as per cent, table by table and probe by probe; seeds of one
-    network are averaged before the spread over networks is taken.
+    Accuracies are taken as per cent if the largest of the same table and probe is above 1. Seeds of
+    one network are averaged before the spread over networks is computed.
 
     Returns
     -------
@@ -68,7 +68,7 @@ def read_published(paths: Sequence[Path], plan: Plan) -> pd.DataFrame:
     Raises
     ------
     DataError
-        If a file cannot be read, is neither of the two tables, or has nothing of this pair.
+        If a file cannot be read, is neither of the two tables, or has no row of this pair.
     """
     name = plan.pair.published
     if name is None:
@@ -86,10 +86,10 @@ def read_published(paths: Sequence[Path], plan: Plan) -> pd.DataFrame:
         else:
             lacks = sorted(_NEEDED["probes"] - set(table.columns))
             raise DataError(f"{path}: expected a table of probes or networks; lacks {lacks}")
-    found = pd.concat(parts, ignore_index=True)
-    if not len(found):
+    rows = pd.concat(parts, ignore_index=True)
+    if not len(rows):
         raise DataError(f"compare: none of the files has a row of {name}")
-    runs = found.groupby([*CELL, "run"], dropna=False)["accuracy"].mean().reset_index()
+    runs = rows.groupby([*CELL, "run"], dropna=False)["accuracy"].mean().reset_index()
     grouped = runs.groupby(CELL, dropna=False)["accuracy"]
     return grouped.agg(mean="mean", sd="std", runs="count").reset_index()
 
@@ -102,7 +102,7 @@ def _probes(table: pd.DataFrame) -> pd.DataFrame:
     masc = table["probe"] == "MASC"
     shares = table["pca"].where(table["pca"] != 1, ONE_COMPONENT)
     labels = table["subspace_labels"]
-    # In training rows of true subspaces the authors compare with the true labels.
+    # The authors compare training rows of true subspaces with the true labels.
     against_true = labels.eq("corrupted/true-train") | (
         labels.eq("true") & table["split"].eq("train")
     )
@@ -127,7 +127,7 @@ def _networks(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def compare(summary: pd.DataFrame, models: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
-    """Put ours beside the published.
+    """Put our results beside the published ones.
 
     Parameters
     ----------
@@ -141,12 +141,12 @@ def compare(summary: pd.DataFrame, models: pd.DataFrame, published: pd.DataFrame
     Returns
     -------
     pandas.DataFrame
-        One row for each published cell that was run here: columns `CELL`, ``ours_mean``,
+        One row for each published cell that we also ran: columns `CELL`, ``ours_mean``,
         ``ours_sd``, ``ours_runs``, ``published_mean``, …, ``difference`` (ours − published) and
         ``agrees``: within 2 points, or within the sum of both standard deviations.
     """
     own = summary[summary["model"].isin(["trained"])]
-    # E1 and E5 both have MASC at the main share, from the same network: E1 comes first.
+    # E1 and E5 both have MASC at the main share, from the same network: keep E1's.
     own = own[own["experiment"] != "E3"].drop_duplicates(CELL)
     oracle = models.groupby("corruption")["oracle_test_accuracy"]
     best = oracle.agg(mean="mean", sd="std", runs="count").reset_index()
@@ -159,7 +159,7 @@ def compare(summary: pd.DataFrame, models: pd.DataFrame, published: pd.DataFrame
         labels="given",
     )
     ours = pd.concat([own[[*CELL, "mean", "sd", "runs"]], best], ignore_index=True)
-    # NaN is a value here: networks have no variance share.
+    # NaN counts as a value here, as networks have no variance share.
     filled = [
         frame.assign(
             variance=frame["variance"].astype(float).fillna(-1),
@@ -176,7 +176,7 @@ def compare(summary: pd.DataFrame, models: pd.DataFrame, published: pd.DataFrame
 
 
 def verdict(both: pd.DataFrame) -> str:
-    """Return one sentence: how many cells agree."""
+    """Return a sentence on how many cells agree."""
     agree = int(both["agrees"].sum())
     return (
         f"{agree} of {len(both)} published cells that were run here agree (within "

@@ -1,9 +1,8 @@
 """The weak model that instance-dependent label noise is made from.
 
-Noise that depends on the sample needs to know which samples are hard and what they are taken for.
-For an experiment that is read off a linear classifier of the inputs, fitted with the *true*
-labels: knowing the truth is its purpose. Its scores are for making noise, and never for a decoder
-or a network to see.
+Noise that depends on the sample needs to know which samples are hard and which classes they
+resemble. In experiments this comes from a linear classifier of the inputs, fitted to the *true*
+labels. Its scores only make noise; no decoder or network ever sees them.
 """
 
 from typing import Any
@@ -29,35 +28,35 @@ MOST_FEATURES = 4096
 """Inputs with more features are average-pooled: the width bounds time (cubic) and memory."""
 
 LARGEST_FACTOR = 2.0**20
-"""Classes that even this cannot part are tied up to rounding."""
+"""Classes that even this factor cannot separate are tied up to rounding."""
 
 BLOCK = 4096
-"""Rows that are held in float64 at a time."""
+"""Rows held in float64 at a time."""
 
 
 def weak_scores(inputs: Features, labels: Any, n_classes: int, seed: int) -> Matrix:
-    r"""Score every sample with a linear classifier that was fitted without it.
+    r"""Score every sample with a linear classifier fitted without it.
 
-    The samples are split at random into two halves, and each half is scored by the model of the
-    other, so that no sample's score has seen its own label. With :math:`X` the flattened inputs of
-    a half less their mean, :math:`Y` its labels one-hot and :math:`\bar Y` their mean, the model
-    is ridge regression with an intercept,
+    The samples are split at random into two halves, and the model of one half scores the other, so
+    no model scores a sample whose label it has seen. With :math:`X` the flattened inputs of a half
+    minus their mean, :math:`Y` its one-hot labels and :math:`\bar Y` their mean, the model is ridge
+    regression with an intercept,
 
     .. math:: W = (X^T X + \rho I)^{-1} X^T (Y - \bar Y), \qquad
               \rho = 0.01\, \mathrm{trace}(X^T X) / \mathrm{width},
 
-    and the scores of a sample x, less the same mean, are :math:`\beta (x W + \bar Y)`. One
+    and the scores of a sample x, minus the same mean, are :math:`\beta (x W + \bar Y)`. One
     temperature :math:`1/\beta` for all samples makes the model weak by a stated amount: under a
     softmax of the scores, the mean probability of the true class is halfway between chance, 1/K,
-    and the share of samples for which the true class scores highest. So samples differ in how hard
-    they are, but few are nearly certain.
+    and the share of samples whose true class scores highest. So samples differ in how hard they
+    are, but few are nearly certain.
 
     Parameters
     ----------
     inputs : ndarray of shape (n, ...), float32
         The inputs, n at least 2. While a sample has more than 4096 features, neighbours along its
         longest axis are averaged in pairs (a last one without a neighbour stays): an image loses
-        resolution, not its place.
+        resolution, but keeps its layout.
     labels : array-like or torch.Tensor of shape (n,)
         The *true* labels, integers in 0 .. n_classes - 1.
     n_classes : int
@@ -68,8 +67,8 @@ def weak_scores(inputs: Features, labels: Any, n_classes: int, seed: int) -> Mat
     Returns
     -------
     ndarray of shape (n, K), float64
-        The scores, as `corrupt_labels` takes them for its kind "instance". All zero where the
-        model is no better than chance.
+        The scores, as `corrupt_labels` takes them for its kind "instance". All zero if the model
+        is no better than chance.
 
     Raises
     ------
@@ -91,7 +90,7 @@ def weak_scores(inputs: Features, labels: Any, n_classes: int, seed: int) -> Mat
 
 
 def _fit(features: Features, true: Labels, rows: Labels, n_classes: int) -> tuple[Matrix, ...]:
-    """Give the mean (width,), weights (width, K) and intercept (K,) of the model of some rows."""
+    """Return mean (width,), weights (width, K) and intercept (K,) of the model of some rows."""
     mean = sum(features[block].sum(axis=0, dtype=np.float64) for block in _blocks(rows)) / len(rows)
     intercept = np.bincount(true[rows], minlength=n_classes) / len(rows)
     moment = np.zeros((len(mean), len(mean)))
@@ -101,17 +100,17 @@ def _fit(features: Features, true: Labels, rows: Labels, n_classes: int) -> tupl
         moment += centred.T @ centred
         towards += centred.T @ (np.eye(n_classes)[true[block]] - intercept)
     ridge = RIDGE * np.trace(moment) / len(mean)
-    if not ridge:  # The inputs of this half are all alike: only the intercept can be learnt.
+    if not ridge:  # All inputs of this half are equal: only the intercept can be learnt.
         return mean, towards, intercept
     moment[np.diag_indices_from(moment)] += ridge
     return mean, solve(moment, towards, assume_a="pos", overwrite_a=True), intercept
 
 
 def _inverse_temperature(scores: Matrix, true: Labels) -> float:
-    """Find the factor at which the true class has halfway between chance and its best on average.
+    """Find the factor that puts the true class's mean probability halfway from chance to its best.
 
-    From 1/K at a factor of 0 the mean probability tends to the share of samples whose true class
-    scores highest (a tie counts by its share), so that a factor for every value between exists.
+    At factor 0 that mean is 1/K. It tends to the share of samples whose true class scores highest
+    (a tie counts by its share), so every value in between has a factor.
     """
     n_classes: int = scores.shape[1]
     rows = np.arange(len(scores))

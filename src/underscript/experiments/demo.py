@@ -1,4 +1,4 @@
-"""A network trained on wrong labels before your eyes, and what its layers still know."""
+"""Train a network on wrong labels, and decode what its layers still know."""
 
 from os import PathLike
 from typing import Any
@@ -29,20 +29,20 @@ def run_demo(
 ) -> Decoding:
     """Corrupt the labels of a real data set, train a network until it memorises them, decode it.
 
-    A tenth of the training data, with labels as noisy as the rest, is kept from the network; it
-    chooses the decoder. The test labels are clean and choose nothing.
+    A tenth of the training data, with equally noisy labels, is kept from the network and chooses
+    the decoder. The test labels are clean and choose nothing.
 
     Parameters
     ----------
     data : {"digits", "mnist", "fashion-mnist"}
         Data set; see `underscript.datasets`.
     arch : {"mlp", "cnn"}
-        The paper's architecture, trained with the ``quick`` preset.
+        One of the paper's architectures, trained with the ``quick`` preset.
     corruption : float
-        Corruption degree c in [0, 1]: the share of training labels that are redrawn from all
+        Corruption degree c in [0, 1]: the share of training labels that are drawn anew from all
         classes.
     seed : int
-        Of labels, split, weights, batch order and random twin.
+        Seed of labels, split, weights, batch order and random twin.
     device : str, optional
         Where to train and decode; the CPU by default.
     root : path, optional
@@ -57,7 +57,7 @@ def run_demo(
     Raises
     ------
     DataError
-        If the data set cannot be had, or `corruption` is out of range.
+        If the data set is not available, or `corruption` is out of range.
     ModelError
         If training diverges.
     """
@@ -74,7 +74,7 @@ def run_demo(
     record = train(
         model, inputs[~held], labels[~held], preset, seed=seed, device=place, progress=progress
     )
-    found = decode(
+    decoding = decode(
         model,
         (inputs[~held], given[~held]),
         test=(to_float(images.test_images), images.test_labels),
@@ -86,26 +86,29 @@ def run_demo(
         seed=seed,
         progress=progress,
     )
-    _describe(found, record, data=data, arch=arch, corruption=corruption, source=images.source)
-    found.summary["seeds"].update(
+    _describe(decoding, record, data=data, arch=arch, corruption=corruption, source=images.source)
+    decoding.summary["seeds"].update(
         {"labels": label_seed, "weights": seed, "batches": seed, "split": seed}
     )
     if not record.reached:
-        found.summary["warnings"].append(
+        decoding.summary["warnings"].append(
             f"training stopped at {record.train_accuracy:.1%} of the given labels after "
             f"{record.epochs} epochs; the preset aims at {preset.stop_accuracy:.1%}"
         )
-    return found
+    return decoding
 
 
-def _describe(found: Decoding, record: Any, **settings: Any) -> None:
-    """Add to a decode run's summary what the demo did before it."""
-    found.summary["kind"] = "demo"
-    found.summary["settings"] = {**settings, **found.summary["settings"]}
-    found.summary["training"] = {
+def _describe(decoding: Decoding, record: Any, **settings: Any) -> None:
+    """Add the settings and the training of the demo to a decode run's summary."""
+    decoding.summary["kind"] = "demo"
+    decoding.summary["settings"] = {**settings, **decoding.summary["settings"]}
+    decoding.summary["training"] = {
         "epochs": record.epochs,
         "train_accuracy": record.train_accuracy,
         "reached": record.reached,
         **record.settings,
     }
-    found.summary["timing"] = {"training": round(record.seconds, 3), **found.summary["timing"]}
+    decoding.summary["timing"] = {
+        "training": round(record.seconds, 3),
+        **decoding.summary["timing"],
+    }

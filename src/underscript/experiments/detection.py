@@ -1,4 +1,4 @@
-"""D1: which ways of finding wrong labels find them, on one memorised network and beside it."""
+"""D1: compare ways of finding wrong labels, by one memorised network and by retraining."""
 
 import time
 from collections.abc import Iterable, Iterator
@@ -19,33 +19,33 @@ from ..probes.baselines import AlignmentClassifier, NearestNeighbours
 from .probes import rows_of
 from .work import Work
 
-__all__ = ["OURS", "RETRAINED", "Found", "fast_ways", "judge", "run_detection"]
+__all__ = ["OURS", "RETRAINED", "LabelPrediction", "fast_ways", "run_detection", "scored"]
 
-# Two of the ways, by name.
+# The names of two ways.
 OURS = "underscript"
 RETRAINED = "cleanlab, 5 retrainings"
 
-# As published: the share of this many neighbours that have the given label.
+# Neighbours that vote in k-NN, as published.
 NEIGHBOURS = 10
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 
-class Found(NamedTuple):
-    """What one way says of every training label.
+class LabelPrediction(NamedTuple):
+    """What one way of finding wrong labels predicts for every training label.
 
     Attributes
     ----------
     name : str
-        The way.
+        Name of the way.
     quality : ndarray of float64, shape (n,)
-        The lower, the likelier the label is wrong.
+        The lower, the more likely the label is wrong.
     flags : ndarray of bool, shape (n,)
-        Which labels it would have changed, by its own threshold.
+        Labels that the way calls wrong, by its own threshold.
     proposed : ndarray of int64, shape (n,)
-        The label that it says each sample should have.
+        The label that the way predicts for each sample.
     seconds, cpu_seconds : float
-        What it took, the network given.
+        Wall-clock and processor time, without training the memorised network.
     """
 
     name: str
@@ -56,65 +56,71 @@ class Found(NamedTuple):
     cpu_seconds: float
 
 
-def judge(found: Found, given: Ints, true: Ints) -> dict[str, Any]:
-    """Compare what was said with what is wrong.
+def scored(prediction: LabelPrediction, given: Ints, true: Ints) -> dict[str, Any]:
+    """Score one way's prediction against the true labels.
 
     Returns
     -------
     dict
-        `auroc` and `average_precision` of the ranking, `precision_at_errors` (of as many of the
-        lowest quality as there are errors), `flagged` and `errors` (shares of all labels), `f1` of
-        the flags, `class_count_error` (the mean over given classes of the difference between flags
-        and errors, relative to the errors), `proposed_right` (on the errors), `accuracy` of all
-        proposals, and times. What errors are needed for is None where there are none.
+        `auroc` and `average_precision` of the ranking; `precision_at_errors`: with as many labels
+        of the lowest quality as there are errors; `flagged` and `errors`: shares of all labels;
+        `f1` of the flags; `class_count_error`: flags minus errors, relative to the errors, in
+        absolute value, averaged over given classes with errors; `proposed_right`: on the errors;
+        `accuracy` of all proposed labels; and times. Measures that need errors are left out if
+        there are none.
     """
     wrong = given != true
     n, errors = len(given), int(wrong.sum())
-    told: dict[str, Any] = {
-        "way": found.name,
+    measures: dict[str, Any] = {
+        "way": prediction.name,
         "errors": errors / n,
-        "flagged": float(found.flags.mean()),
-        "accuracy": float((found.proposed == true).mean()),
-        "seconds": found.seconds,
-        "cpu_seconds": found.cpu_seconds,
+        "flagged": float(prediction.flags.mean()),
+        "accuracy": float((prediction.proposed == true).mean()),
+        "seconds": prediction.seconds,
+        "cpu_seconds": prediction.cpu_seconds,
     }
     if not errors:
-        return told
-    worst = np.argsort(found.quality, kind="stable")[:errors]
-    hits = int((found.flags & wrong).sum())
+        return measures
+    worst = np.argsort(prediction.quality, kind="stable")[:errors]
+    hits = int((prediction.flags & wrong).sum())
     sizes = len(np.unique([*given, *true]))
-    flags, there = (np.bincount(given[which], minlength=sizes) for which in (found.flags, wrong))
-    some = there > 0
-    return told | {
-        "auroc": float(roc_auc_score(wrong, -found.quality)),
-        "average_precision": float(average_precision_score(wrong, -found.quality)),
+    flagged_of, wrong_of = (
+        np.bincount(given[which], minlength=sizes) for which in (prediction.flags, wrong)
+    )
+    some = wrong_of > 0
+    return measures | {
+        "auroc": float(roc_auc_score(wrong, -prediction.quality)),
+        "average_precision": float(average_precision_score(wrong, -prediction.quality)),
         "precision_at_errors": float(wrong[worst].mean()),
-        "f1": 2 * hits / (int(found.flags.sum()) + errors),
-        "class_count_error": float((np.abs(flags - there)[some] / there[some]).mean()),
-        "proposed_right": float((found.proposed == true)[wrong].mean()),
+        "f1": 2 * hits / (int(prediction.flags.sum()) + errors),
+        "class_count_error": float((np.abs(flagged_of - wrong_of)[some] / wrong_of[some]).mean()),
+        "proposed_right": float((prediction.proposed == true)[wrong].mean()),
     }
 
 
 def run_detection(work: Work) -> dict[str, Any]:
-    """Judge every way on the cell's training labels and write ``detection.csv``."""
+    """Score every way on the cell's training labels and write ``detection.csv``."""
     data = work.data.train
-    told: dict[str, Any] = {}
-    ways: Iterable[Found] = fast_ways(work, told)
+    record: dict[str, Any] = {}
+    predictions: Iterable[LabelPrediction] = fast_ways(work, record)
     if work.is_done("folds"):
-        ways = chain(ways, (_cleanlab(work),))
-    rows = [judge(found, data.given, data.true) for found in ways]
+        predictions = chain(predictions, (_cleanlab(work),))
+    rows = [scored(prediction, data.given, data.true) for prediction in predictions]
     work.write("detection.csv", pd.DataFrame(rows))
-    return told
+    return record
 
 
-def fast_ways(work: Work, told: dict[str, Any], *, neighbours: bool = True) -> Iterator[Found]:
-    """Give the answers of each way on the network at hand; what is to be told besides in `told`.
+def fast_ways(
+    work: Work, record: dict[str, Any], *, neighbours: bool = True
+) -> Iterator[LabelPrediction]:
+    """Yield the prediction of each way that needs only the cell's network.
 
-    k-NN, whose time grows with the square of the samples, only with `neighbours`.
+    What the decode run reports is added to `record`. k-NN runs only with `neighbours`, as its time
+    grows with the square of the samples.
     """
     data, network = work.data.train, work.network()
     began, cpu = _clock()
-    found = decode(
+    decoding = decode(
         network,
         (data.images, data.given),
         layers=work.plan.pair.layers,
@@ -126,9 +132,9 @@ def fast_ways(work: Work, told: dict[str, Any], *, neighbours: bool = True) -> I
         seed=work.cell.seed,
         progress=work.progress,
     )
-    issues = found.label_issues()
-    told |= {key: found.summary[key] for key in ("selected", "noise", "timing", "warnings")}
-    yield Found(
+    issues = decoding.label_issues()
+    record |= {key: decoding.summary[key] for key in ("selected", "noise", "timing", "warnings")}
+    yield LabelPrediction(
         OURS,
         issues["label_quality"].to_numpy(),
         issues["is_label_issue"].to_numpy(),
@@ -151,8 +157,10 @@ def _since(began: float, cpu: float) -> tuple[float, float]:
     return time.perf_counter() - began, time.process_time() - cpu
 
 
-def _read_out(network: torch.nn.Module, images: NDArray[np.float32], given: Ints) -> Found:
-    """Take the network's own probabilities, in-sample: the margin of the given label."""
+def _read_out(
+    network: torch.nn.Module, images: NDArray[np.float32], given: Ints
+) -> LabelPrediction:
+    """Rank labels by their margin in the network's own, in-sample probabilities."""
     began, cpu = _clock()
     device = next(network.parameters()).device
     with torch.no_grad():
@@ -161,55 +169,62 @@ def _read_out(network: torch.nn.Module, images: NDArray[np.float32], given: Ints
         ]
     chances = torch.softmax(torch.cat(parts).double(), 1).numpy()
     quality, answers = _margin(chances, given), chances.argmax(1)
-    return Found("softmax margin", quality, answers != given, answers, *_since(began, cpu))
+    return LabelPrediction(
+        "softmax margin", quality, answers != given, answers, *_since(began, cpu)
+    )
 
 
 def _margin(values: Floats, given: Ints) -> Floats:
-    """Return the value of the given label less the best other one."""
+    """Return the value of the given label minus that of the best other one."""
     rows = np.arange(len(given))
     others = values.copy()
     others[rows, given] = -np.inf
     return np.asarray(values[rows, given] - others.max(1))
 
 
-def _alignment(layer: str, rows: NDArray[np.float32], given: Ints, seed: int) -> Found:
-    """FINE (Kim et al., NeurIPS 2021): alignment with the first eigenvector of the given class.
+def _alignment(layer: str, rows: NDArray[np.float32], given: Ints, seed: int) -> LabelPrediction:
+    """FINE, "filtering noisy instances via their eigenvectors" (Kim et al., NeurIPS 2021).
 
-    Of each class's alignments a mixture of two Gaussians is fitted; what more likely comes from the
-    lower one is flagged.
+    A sample's quality is its alignment with the first eigenvector of its given class. A mixture of
+    two Gaussians is fitted to the alignments of each class; samples that more likely come from the
+    lower one are flagged.
     """
     began, cpu = _clock()
-    fine = AlignmentClassifier().fit(rows, given)
-    quality = fine.alignment(rows, given)
+    classifier = AlignmentClassifier().fit(rows, given)
+    quality = classifier.alignment(rows, given)
     flags = np.zeros(len(given), dtype=bool)
     for k in np.unique(given):
-        mine = np.flatnonzero(given == k)
-        values = quality[mine, None]
-        if len(mine) < 2 or np.ptp(values) == 0:
+        members = np.flatnonzero(given == k)
+        values = quality[members, None]
+        if len(members) < 2 or np.ptp(values) == 0:
             continue
         mixture = GaussianMixture(2, random_state=seed, reg_covar=1e-8).fit(values)
         clean = mixture.predict_proba(values)[:, int(mixture.means_[:, 0].argmax())]
-        flags[mine] = clean < 0.5
-    answers = np.asarray(fine.predict(rows), dtype=np.int64)
-    return Found(f"FINE alignment on {layer}", quality, flags, answers, *_since(began, cpu))
+        flags[members] = clean < 0.5
+    answers = np.asarray(classifier.predict(rows), dtype=np.int64)
+    return LabelPrediction(
+        f"FINE alignment on {layer}", quality, flags, answers, *_since(began, cpu)
+    )
 
 
-def _neighbours(layer: str, rows: NDArray[np.float32], given: Ints) -> Found:
-    """Take the share of the nearest other samples that have the given label."""
+def _neighbours(layer: str, rows: NDArray[np.float32], given: Ints) -> LabelPrediction:
+    """Rank labels by the share of the nearest other samples that have the same label."""
     began, cpu = _clock()
-    found = NearestNeighbours(k=NEIGHBOURS + 1).fit(rows, given).kneighbors(rows)
-    others = found != np.arange(len(given))[:, None]
-    # Of equal rows the sample itself may not be among the nearest: then the last one goes.
+    nearest = NearestNeighbours(k=NEIGHBOURS + 1).fit(rows, given).kneighbors(rows)
+    others = nearest != np.arange(len(given))[:, None]
+    # A sample that equals many others may not be among its own nearest: then drop the last one.
     others[others.all(1), -1] = False
-    labels = given[found[others].reshape(len(given), NEIGHBOURS)]
+    labels = given[nearest[others].reshape(len(given), NEIGHBOURS)]
     votes = np.zeros((len(given), int(given.max()) + 1))
     np.add.at(votes, (np.arange(len(given))[:, None], labels), 1 / NEIGHBOURS)
     answers = votes.argmax(1)
     quality = votes[np.arange(len(given)), given]
-    return Found(f"k-NN vote on {layer}", quality, answers != given, answers, *_since(began, cpu))
+    return LabelPrediction(
+        f"k-NN vote on {layer}", quality, answers != given, answers, *_since(began, cpu)
+    )
 
 
-def _cleanlab(work: Work) -> Found:
+def _cleanlab(work: Work) -> LabelPrediction:
     """Confident learning (Northcutt et al., JAIR 2021) on out-of-sample probabilities."""
     try:
         from cleanlab.filter import find_label_issues
@@ -218,7 +233,7 @@ def _cleanlab(work: Work) -> Found:
         raise DataError(
             "cleanlab is not installed; install it with pip install 'underscript[cleanlab]'"
         ) from error
-    told = work.told("folds")
+    folds = work.record("folds")
     began, cpu = _clock()
     stored = safetensors.torch.load_file(work.folder / "folds.safetensors")
     chances = stored["pred_probs"].double().numpy()
@@ -227,11 +242,11 @@ def _cleanlab(work: Work) -> Found:
     quality = get_label_quality_scores(given, chances)
     flags = find_label_issues(given, chances, n_jobs=1)
     own = _since(began, cpu)
-    return Found(
+    return LabelPrediction(
         RETRAINED,
         np.asarray(quality),
         np.asarray(flags),
         chances.argmax(1),
-        told["seconds"] + own[0],
-        told["cpu_seconds"] + own[1],
+        folds["seconds"] + own[0],
+        folds["cpu_seconds"] + own[1],
     )

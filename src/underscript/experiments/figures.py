@@ -14,7 +14,7 @@ from .plan import Plan
 
 __all__ = ["depth_figure", "study_figure", "write_figures"]
 
-# What a panel shows: experiment, network, subspaces, legend, colour, dash, marker.
+# Curves of a panel: experiment, network, subspaces, legend, colour, dash, marker.
 CURVES = (
     ("E1", "trained", "corrupted", "MASC, corrupted labels", "given", "-", "o"),
     ("E2", "trained", "true", "MASC, true labels", "true", "-", "s"),
@@ -24,16 +24,16 @@ CURVES = (
 
 
 def depth_figure(plan: Plan, summary: pd.DataFrame, most: int = 3) -> Figure:
-    """Draw test accuracy against depth, with the standard deviation over runs as bars.
+    """Draw test accuracy against depth; bars are the standard deviation over runs.
 
     Parameters
     ----------
     plan : Plan
-        Whose pair and layers are drawn.
+        The plan of the pair and layers to draw.
     summary : pandas.DataFrame
         From `summarise`.
     most : int
-        Panels side by side.
+        Most panels side by side.
 
     Returns
     -------
@@ -55,7 +55,7 @@ def depth_figure(plan: Plan, summary: pd.DataFrame, most: int = 3) -> Figure:
             continue
         handles |= _panel(ax, rows[rows["corruption"] == degrees[place]], layers)
         ax.set_title(f"corruption degree {degrees[place]:g}", fontsize=9, color=COLOURS["ink"])
-        # With an empty panel below it, a panel has to name its layers itself.
+        # A panel above an empty place has to name its layers itself.
         if place + columns >= len(degrees):
             ax.xaxis.set_tick_params(labelbottom=True)
     for ax in grid[:, 0]:
@@ -107,7 +107,7 @@ def _panel(ax: Axes, rows: pd.DataFrame, layers: list[str]) -> dict[str, Any]:
     return handles
 
 
-# What a panel of the study shows: column, chosen by, legend, colour, dash, marker.
+# Curves of a panel of the study: column, chosen by, legend, colour, dash, marker.
 STUDY = (
     ("model", None, "the network itself", "ink", (0, (6, 3)), "x"),
     ("masc", None, "MASC 0.99, best layer (oracle)", "plain", (0, (4, 1.2, 1, 1.2)), "D"),
@@ -118,14 +118,14 @@ STUDY = (
 
 
 def study_figure(networks: pd.DataFrame, most: int = 3) -> Figure:
-    """Draw test accuracy against the corruption degree, a panel for each setting and noise.
+    """Draw test accuracy against the corruption degree, with a panel per setting and noise.
 
     Parameters
     ----------
     networks : pandas.DataFrame
-        From `study_table`: means over its runs are drawn, with the standard deviation as bars.
+        From `study_table`. Curves are means over runs; bars are the standard deviation.
     most : int
-        Panels side by side.
+        Most panels side by side.
 
     Returns
     -------
@@ -147,11 +147,11 @@ def study_figure(networks: pd.DataFrame, most: int = 3) -> Figure:
             some = rows if by is None else rows[rows["chosen_by"] == by]
             if not len(some):
                 continue
-            found = some.groupby("corruption")[column].agg(["mean", "std"])
+            points = some.groupby("corruption")[column].agg(["mean", "std"])
             handles[name] = ax.errorbar(
-                found.index,
-                100 * found["mean"],
-                yerr=100 * found["std"].fillna(0),
+                points.index,
+                100 * points["mean"],
+                yerr=100 * points["std"].fillna(0),
                 color=COLOURS[colour],
                 linestyle=dash,
                 marker=marker,
@@ -186,7 +186,7 @@ def _quiet(ax: Axes) -> None:
 
 
 def write_figures(plan: Plan, summary: pd.DataFrame, out: Path) -> list[Path]:
-    """Write the figure of E1–E3 as SVG and PNG into ``figures/``; nothing if none of them was run.
+    """Write the figure of E1–E3 to ``figures/`` as SVG and PNG, if any of them was run.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Out-of-sample probabilities by retraining: what label-error tools ask for, and what it costs."""
+"""Out-of-fold probabilities by retraining, which label-error tools need, and their cost."""
 
 import time
 from typing import Any
@@ -12,21 +12,28 @@ from ..utils.files import write_tensors
 from .architectures import build
 from .checkpoints import State
 from .presets import Preset
-from .training import _lay_out, _matrix_precision, _optimiser, _own_randomness, _step, _train_epoch
+from .training import (
+    lay_out,
+    matrix_precision,
+    optimiser_for,
+    own_randomness,
+    train_epoch,
+    training_step,
+)
 from .work import Work
 
 __all__ = ["run_folds"]
 
 FOLDS = 5
-# A fold's training ends when its agreement with the held-out labels has not risen for so long.
+# Epochs without a better agreement with the held-out labels after which a fold's training ends.
 PATIENCE = 5
 
 
 def run_folds(work: Work) -> dict[str, Any]:
-    """Train the cell's architecture on four fifths of the data, five times, and keep the rest's.
+    """Train five networks, each on four fifths of the data, and keep probabilities for the rest.
 
-    Each network is the one of the epoch that agrees best with the noisy labels of its own held-out
-    fifth: trained to the end it would memorise, and its probabilities say much less.
+    A network's probabilities come from the epoch that agrees best with the noisy labels of its
+    held-out fifth. Trained to the end it would memorise, and they would say much less.
     """
     data, preset = work.data.train, work.plan.recipe
     images, given = torch.from_numpy(data.images), torch.from_numpy(data.given)
@@ -34,7 +41,7 @@ def run_folds(work: Work) -> dict[str, Any]:
     chances = torch.empty(len(given), n_classes)
     epochs: list[dict[str, int]] = []
     began, began_cpu = time.perf_counter(), time.process_time()
-    # The rarest class of few samples may have fewer than there are folds; it is spread as it goes.
+    # Classes with fewer samples than folds cannot be stratified: they share one stratum.
     counts = np.bincount(data.given, minlength=n_classes)
     strata = np.where(counts[data.given] >= FOLDS, data.given, -1)
     split = StratifiedKFold(FOLDS, shuffle=True, random_state=work.cell.seed)
@@ -46,7 +53,7 @@ def run_folds(work: Work) -> dict[str, Any]:
             n_classes,
             work.cell.seed + 1000 * (number + 1),
         )
-        chances[held], told = _held_out(
+        chances[held], trained = _held_out(
             model,
             images[rest],
             given[rest],
@@ -56,7 +63,7 @@ def run_folds(work: Work) -> dict[str, Any]:
             work.cell.seed,
             torch.device(work.plan.device),
         )
-        epochs.append(told)
+        epochs.append(trained)
     write_tensors(work.folder / "folds.safetensors", {"pred_probs": chances})
     return {
         "folds": FOLDS,
@@ -78,17 +85,17 @@ def _held_out(
     seed: int,
     device: torch.device,
 ) -> tuple[Tensor, dict[str, int]]:
-    """Return probabilities of the held-out samples (n, K) at the best epoch, and the epochs."""
-    precision = _matrix_precision(device) if preset.fast_products else torch.float32
+    """Return held-out probabilities (n, K) at the best epoch, and the best and last epoch."""
+    precision = matrix_precision(device) if preset.fast_products else torch.float32
     model.to(device)
-    _lay_out(model, torch.channels_last)
+    lay_out(model, torch.channels_last)
     images, labels, held_images = images.to(device), labels.to(device), held_images.to(device)
-    state = State(model, _optimiser(model, preset), torch.Generator().manual_seed(seed))
-    step = _step(model, device, precision, compiled=False)
-    best, found, at = -1.0, torch.empty(0), 0
-    with _own_randomness(device, seed):
-        while len(state.history) < preset.max_epochs and len(state.history) - at < PATIENCE:
-            loss, state.fitted = _train_epoch(state, step, images, labels, preset)
+    state = State(model, optimiser_for(model, preset), torch.Generator().manual_seed(seed))
+    step = training_step(model, device, precision, compiled=False)
+    best, best_chances, best_epoch = -1.0, torch.empty(0), 0
+    with own_randomness(device, seed):
+        while len(state.history) < min(preset.max_epochs, best_epoch + PATIENCE):
+            loss, state.fitted = train_epoch(state, step, images, labels, preset)
             state.history.append({"loss": loss})
             model.eval()
             with torch.no_grad():
@@ -96,5 +103,5 @@ def _held_out(
             chances = torch.softmax(torch.cat(parts), 1).cpu()
             agreement = float((chances.argmax(1) == held_labels).double().mean())
             if agreement > best:
-                best, found, at = agreement, chances, len(state.history)
-    return found, {"best": at, "trained": len(state.history)}
+                best, best_chances, best_epoch = agreement, chances, len(state.history)
+    return best_chances, {"best": best_epoch, "trained": len(state.history)}

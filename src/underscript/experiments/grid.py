@@ -1,4 +1,4 @@
-"""Running a grid of cells: each unit once, whatever interrupts it."""
+"""Run a grid of cells: each unit once, even if the run is interrupted."""
 
 import fcntl
 import json
@@ -30,7 +30,7 @@ __all__ = ["is_grid", "run_grid"]
 
 logger = logging.getLogger(__name__)
 
-# Of grid folders: raised when what they hold changes its meaning.
+# Version of grid folders, raised when the meaning of their files changes.
 GRID_FORMAT = 1
 SETTINGS = "settings.json"
 
@@ -38,32 +38,32 @@ Key = tuple[Cell, str]
 
 
 def is_grid(folder: Path) -> bool:
-    """Say whether a folder holds a grid."""
+    """Return whether a folder holds a grid."""
     return (folder / SETTINGS).is_file()
 
 
 def run_grid(plan: Plan, out: Path, *, jobs: int = 1, progress: bool = True) -> None:
-    """Run what is not finished of a plan's units.
+    """Run the unfinished units of a plan.
 
     Parameters
     ----------
     plan : Plan
-        What to run.
+        The grid to run.
     out : Path
-        The grid's folder: a new or empty one, or one with the same fixed settings; what is
-        finished there stays.
+        The grid's folder: new or empty, or one with the same fixed settings, whose finished units
+        stay.
     jobs : int
-        Units that run at once, each in a process of its own with its share of the threads.
+        Units that run at once, each in its own process with its share of the threads.
     progress : bool
         Show progress bars on a terminal.
 
     Raises
     ------
     DataError
-        If the data set cannot be had, or `jobs` is below 1.
+        If the data set is not available, or `jobs` is below 1.
     OutputError
-        If the folder holds something else, a grid of other settings, or cannot be written; or
-        another process works there.
+        If the folder holds something else or a grid of other settings, cannot be written, or is
+        in use by another process.
     """
     if jobs < 1:
         raise DataError(f"jobs: expected at least 1; found {jobs}")
@@ -73,7 +73,7 @@ def run_grid(plan: Plan, out: Path, *, jobs: int = 1, progress: bool = True) -> 
         for cell, name in list(waiting):
             if Work(plan, cell, out).is_done(name):
                 del waiting[cell, name]
-        # Before anything is trained: a missing data set is an error of the first second.
+        # Load the data before training, so that a missing data set fails at once.
         if waiting:
             _ = Work(plan, next(iter(waiting))[0], out).data
         with tqdm(
@@ -102,7 +102,7 @@ def _one_by_one(plan: Plan, out: Path, waiting: dict[Key, Unit], bar: Any, progr
 
 
 def _side_by_side(plan: Plan, out: Path, waiting: dict[Key, Unit], bar: Any, jobs: int) -> None:
-    """Give units to worker processes as soon as what they need is finished."""
+    """Give units to worker processes as soon as the units that they need are finished."""
     threads = max(1, torch.get_num_threads() // jobs)
     running: dict[Future[None], Key] = {}
     left = dict(waiting)
@@ -128,16 +128,16 @@ def _side_by_side(plan: Plan, out: Path, waiting: dict[Key, Unit], bar: Any, job
             "same command again, with fewer --jobs"
         ) from None
     finally:
-        # After an error or Ctrl-C; there is no other way to stop work that has begun.
+        # After an error or Ctrl-C, nothing else stops work that has begun.
         for process in (getattr(pool, "_processes", None) or {}).values():
             process.terminate()
         pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _begin(threads: int, parent: int) -> None:
-    """Set up a worker process; after Ctrl-C it is for the first one to end it.
+    """Set up a worker process; it ignores Ctrl-C, as the parent ends it then.
 
-    The parent says its own number: it may be gone before this process has started.
+    The parent passes its own process id, as it may be gone before this process has started.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(threads)
@@ -145,14 +145,14 @@ def _begin(threads: int, parent: int) -> None:
 
 
 def _end_with(parent: int) -> None:
-    """End this process once its parent is gone, however that ended."""
+    """End this process once its parent is gone, for whatever reason."""
     while os.getppid() == parent:
         time.sleep(0.5)
     os._exit(1)
 
 
 def _run(name: str, work: Work) -> None:
-    """Run one unit; if a file that it needs is damaged, the network is trained again first."""
+    """Run one unit; if the network's file is damaged, train the network again first."""
     unit = BY_NAME[name]
     _make(work.folder)
     try:
@@ -164,24 +164,24 @@ def _run(name: str, work: Work) -> None:
 
 
 def _finish(unit: Unit, work: Work) -> None:
-    """Run one unit; its JSON file, written last, says that it is finished."""
+    """Run one unit; its JSON file, written last, marks it as finished."""
     (work.folder / f"{unit.name}.json").unlink(missing_ok=True)
     started = time.perf_counter()
     with warnings.catch_warnings():
-        # The unit's file tells them.
+        # The unit's file lists them.
         warnings.simplefilter("ignore", UnderscriptWarning)
-        told = unit.run(work)
-    told = {
+        record = unit.run(work)
+    record = {
         "unit": unit.name,
         "corruption": work.cell.corruption,
         "run": work.cell.run,
-        **told,
+        **record,
         "unit_seconds": round(time.perf_counter() - started, 3),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "device": str(work.plan.device),
     }
-    write_text(work.folder / f"{unit.name}.json", as_json(told))
+    write_text(work.folder / f"{unit.name}.json", as_json(record))
 
 
 def _make(folder: Path) -> None:
@@ -193,7 +193,7 @@ def _make(folder: Path) -> None:
 
 @contextmanager
 def _held(plan: Plan, out: Path) -> Iterator[None]:
-    """Keep other processes away from the folder, which is of this plan afterwards."""
+    """Lock the folder against other processes, and make sure that it belongs to this plan."""
     out = Path(os.path.abspath(out))
     if out.exists() and not out.is_dir():
         raise OutputError(f"{out} is a file; expected a new folder or an earlier grid's")
@@ -214,7 +214,7 @@ def _held(plan: Plan, out: Path) -> Iterator[None]:
             _compare(out, fixed)
         else:
             write_text(out / SETTINGS, json.dumps(fixed, indent=2) + "\n")
-        # What a killed process left half-written.
+        # Remove files that a killed process left half-written.
         for path in out.glob("cells/*/.*.partial-*"):
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         yield
@@ -223,11 +223,11 @@ def _held(plan: Plan, out: Path) -> Iterator[None]:
 def _compare(out: Path, fixed: dict[str, Any]) -> None:
     path = out / SETTINGS
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        assert isinstance(found, dict)
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        assert isinstance(stored, dict)
     except (OSError, ValueError, AssertionError):
         raise OutputError(f"{path} is damaged; choose another --out") from None
-    there, asked = _flat(found), _flat(fixed)
+    there, asked = _flat(stored), _flat(fixed)
     differ = [
         f"{name} ({_short(there.get(name))} there, {_short(value)} asked for)"
         for name, value in asked.items()

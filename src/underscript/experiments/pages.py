@@ -1,4 +1,4 @@
-"""Reports of grids and studies: the parts of a run's report around tables of many networks."""
+"""Reports of grids and studies: a run's report page around tables of many networks."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -28,13 +28,13 @@ def reproduction_page(
     Parameters
     ----------
     plan : Plan
-        What was asked for.
+        Settings of the grid.
     summary : pandas.DataFrame
         From `summarise`.
     about : mapping
         Settings, versions, machine, verdict.
     tables : sequence of Shown
-        What there is to read.
+        The tables to show.
     """
     figures = []
     if summary["experiment"].isin(["E1", "E2", "E3"]).any():
@@ -64,11 +64,11 @@ def study_page(
     Parameters
     ----------
     networks, bars : pandas.DataFrame
-        As a `Study` has them.
+        From a `Study`.
     about : mapping
         Settings, versions, machine.
     tables : sequence of Shown
-        What there is to read.
+        The tables to show.
     """
     label = "Test accuracy against the corruption degree, a panel for each data set and noise"
     figures = [
@@ -123,9 +123,9 @@ def _page(
     caption: str,
     tables: Sequence[Shown],
 ) -> str:
-    said = {"command", "versions", "machine", "verdict", "kind", "recipe"}
-    said |= {"models", "summary", "comparison", "bars", "networks"}  # tables, in results.json
-    settings = {key: value for key, value in about.items() if key not in said}
+    elsewhere = {"command", "versions", "machine", "verdict", "kind", "recipe"}
+    elsewhere |= {"models", "summary", "comparison", "bars", "networks"}  # tables, in results.json
+    settings = {key: value for key, value in about.items() if key not in elsewhere}
     asked = settings.pop("asked", {})
     return page_of(
         "tables.html.j2",
@@ -147,7 +147,7 @@ def _page(
 
 
 def _gain(summary: pd.DataFrame) -> str | None:
-    """Say where decoding gains most: at which degree, on which layer, over how many runs."""
+    """Return a sentence on the largest gain: its degree, its layer and its number of runs."""
     rows = summary[(summary["experiment"] == "E1") & (summary["split"] == "test")]
     own = rows[rows["probe"] == "model"].set_index("corruption")
     decoded = rows[
@@ -177,28 +177,28 @@ def _sentence(text: Any) -> str:
 
 
 def write_tables(tables: Sequence[Shown], out: Path) -> None:
-    """Keep tables as they are shown, so that the report can be made again."""
-    told = [
+    """Store tables as they are shown, so that the report can be made again."""
+    stored = [
         {"title": t.title, "columns": list(t.columns), "rows": [list(r) for r in t.rows]}
         for t in tables
     ]
-    write_text(out / TABLES, json.dumps(told, ensure_ascii=False, indent=1) + "\n")
+    write_text(out / TABLES, json.dumps(stored, ensure_ascii=False, indent=1) + "\n")
 
 
 def remade(folder: Path) -> str | None:
-    """Return the report of a grid's or study's folder again; None if it is neither.
+    """Make the report of a grid's or study's folder again; None if the folder is neither.
 
     Raises
     ------
     OutputError
-        If the folder's files are damaged, or of a version that kept no tables.
+        If the folder's files are damaged, or from a version that stored no tables.
     """
     about = _about(folder / "results.json") or _about(folder / "study.json")
     if about is None or about.get("kind") not in ("reproduction", "study"):
         return None
     try:
-        told = json.loads((folder / TABLES).read_text(encoding="utf-8"))
-        tables = [Shown(t["title"], t["columns"], t["rows"]) for t in told]
+        stored = json.loads((folder / TABLES).read_text(encoding="utf-8"))
+        tables = [Shown(t["title"], t["columns"], t["rows"]) for t in stored]
         if about["kind"] == "study":
             networks = pd.read_csv(folder / "study.csv", keep_default_na=True)
             return study_page(networks, pd.read_csv(folder / "bars.csv"), about, tables)
@@ -216,7 +216,7 @@ def remade(folder: Path) -> str | None:
 
 def _about(path: Path) -> dict[str, Any] | None:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        about = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return found if isinstance(found, dict) else None
+    return about if isinstance(about, dict) else None

@@ -14,7 +14,7 @@ from .presets import Preset, preset_for
 
 __all__ = ["LABEL_SEED", "Cell", "Plan"]
 
-# The authors draw corrupted labels with this seed, the same in all runs.
+# The authors corrupt labels with this seed in all runs.
 LABEL_SEED = 42
 
 
@@ -34,7 +34,7 @@ class Plan:
     corruptions : sequence of float
         Corruption degrees.
     runs : int
-        Networks for each degree; run r (from 1) has weights and batches of seed r − 1.
+        Networks for each degree; run r (from 1) uses seed r − 1 for weights and batches.
     only : sequence of str
         Experiments, such as ``E1``.
     variance : float
@@ -46,13 +46,13 @@ class Plan:
     root : Path, optional
         Where the data set is.
     samples : int, optional
-        Most training samples, in place of the preset's.
+        Most training samples; replaces the preset's number.
     holdout : int
-        So many of them are kept from training, with noisy labels.
+        Number of these samples that are kept from training, with noisy labels.
     first_run : int
         The first run's number.
     new_labels : bool
-        Corrupt labels anew (and draw the hold-out anew) in each run, not once as the authors do.
+        Corrupt labels and draw the hold-out anew in each run; the authors do so only once.
     test_curve : bool
         Whether networks are tested after every epoch, not only when they are finished.
 
@@ -113,9 +113,9 @@ class Plan:
     @property
     def recipe(self) -> Preset:
         """How networks are trained."""
-        found = preset_for(self.preset, self.pair.arch, self.pair.data)
-        samples = found.samples if self.samples is None else self.samples
-        return replace(found, samples=samples, test_curve=self.test_curve)
+        preset = preset_for(self.preset, self.pair.arch, self.pair.data)
+        samples = preset.samples if self.samples is None else self.samples
+        return replace(preset, samples=samples, test_curve=self.test_curve)
 
     def label_seed(self, cell: "Cell") -> int:
         """Return the seed of a cell's corrupted labels and hold-out."""
@@ -123,7 +123,7 @@ class Plan:
 
     @property
     def fixed(self) -> dict[str, Any]:
-        """What all cells of a folder have in common."""
+        """The settings that all cells of a folder share."""
         transition = None if self.noise in NOISES else read_transition(Path(self.noise)).tolist()
         return {
             "experiment": self.experiment,
@@ -138,7 +138,7 @@ class Plan:
 
     @property
     def cells(self) -> list["Cell"]:
-        """The cells in the order in which they are run: all of run 1 first."""
+        """The cells in the order in which they run: all of run 1 first."""
         return [
             Cell(degree, run)
             for run in range(self.first_run, self.first_run + self.runs)
@@ -154,7 +154,7 @@ class Cell(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Its folder's name."""
+        """Name of the cell's folder."""
         return f"c{self.corruption:g}-run{self.run}"
 
     @property
@@ -169,7 +169,7 @@ def read_transition(path: Path) -> "np.ndarray[Any, np.dtype[np.float64]]":
     Raises
     ------
     DataError
-        If there is no such file, or it holds anything but a square of numbers.
+        If there is no such file, or it is not a square matrix of numbers.
     """
     try:
         matrix = np.loadtxt(path, delimiter=",", ndmin=2, dtype=np.float64)

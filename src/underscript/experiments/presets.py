@@ -1,4 +1,4 @@
-"""Training recipes: the paper's, and one that memorises in minutes on two cores."""
+"""Training recipes: the paper's, and a quick one that memorises in minutes on two cores."""
 
 from dataclasses import dataclass, replace
 
@@ -11,47 +11,47 @@ __all__ = ["Preset", "preset_for"]
 class Preset:
     """A training recipe: cross-entropy, no augmentation, no weight decay.
 
-    The learning rate rises linearly over the first epochs and stays, until the share of labels
-    that the network has not fitted yet falls below `anneal_below`; from there it shrinks with that
-    share. So one recipe serves noise that takes ten epochs to memorise and noise that takes fifty.
+    The learning rate rises linearly over the first epochs, then stays constant. Once the share of
+    labels not yet fitted falls below `anneal_below`, it shrinks with that share. So one recipe
+    serves noise that takes ten epochs to memorise and noise that takes fifty.
 
     Parameters
     ----------
     name : str
-        What the recipe is called in reports.
+        Name of the recipe in reports.
     optimiser : {"adam", "sgd"}
         Adam, or gradient descent with `momentum`.
     learning_rate : float
-        The learning rate at its highest.
+        The highest learning rate.
     batch_size : int
         Most samples in a batch.
     least_steps : int
-        Least number of batches an epoch is cut into: small data are trained in smaller batches.
+        Least number of batches in an epoch, so that small data are trained in smaller batches.
     stop_accuracy : float
         Training stops when this share of the given labels is predicted.
     stop_on : {"finished", "running"}
-        Whose accuracy that is: the finished network's, in evaluation mode over all samples; or the
-        share that was right as the epoch went through its batches, each before its step.
+        Which accuracy that is: the finished network's, in evaluation mode over all samples; or the
+        running one, the share of labels predicted in the epoch's batches, each before its step.
     max_epochs : int
-        It stops after so many epochs whatever the accuracy.
+        Training stops after this many epochs, whatever the accuracy.
     momentum : float
-        Of gradient descent.
+        Momentum of gradient descent.
     shuffle : bool
-        Whether each epoch takes the samples in a new order.
+        Take the samples in a new order in each epoch.
     fast_products : bool
         Multiply in bfloat16, not float32, where the hardware has instructions for it.
     every_epoch : bool
         Measure the finished network's training accuracy after every epoch; otherwise only once the
-        running one is high enough.
+        running accuracy is high enough.
     test_curve : bool
-        Measure the network's test accuracy after every epoch, for the oracle that stops early.
+        Measure test accuracy after every epoch, for the oracle that stops early.
     warmup_epochs : float
         Epochs over which the learning rate rises.
     anneal_below : float
-        Share of training labels not fitted in the last epoch below which the rate shrinks; with 0
-        it never does.
+        The rate shrinks once the share of labels not fitted in the last epoch is below this; with
+        0 it never does.
     lowest_rate : float
-        Share of `learning_rate` that it never falls below after the warm-up.
+        After the warm-up, the rate never falls below this share of `learning_rate`.
     samples : int, optional
         Most training samples that a reproduction takes, drawn at random; by default all.
     """
@@ -75,11 +75,11 @@ class Preset:
     samples: int | None = None
 
     def batch_size_for(self, n: int) -> int:
-        """Give the batch size used for n samples."""
+        """Return the batch size used for n samples."""
         return max(1, min(self.batch_size, n // self.least_steps))
 
     def rate(self, epochs_done: float, fitted: float) -> float:
-        """Give the learning rate after so many epochs, given the last epoch's accuracy."""
+        """Return the learning rate after `epochs_done`, given the last epoch's accuracy."""
         warmup = min(1.0, epochs_done / self.warmup_epochs) if self.warmup_epochs else 1.0
         missing = (1.0 - fitted) / self.anneal_below if self.anneal_below else 1.0
         return self.learning_rate * warmup * min(1.0, max(self.lowest_rate, missing))
@@ -98,9 +98,9 @@ _QUICK = Preset(
     lowest_rate=0.2,
     samples=25_000,
 )
-# Convolutions on 60,000 images would take an hour to memorise on two cores.
+# With 60,000 images a convolutional network would take an hour to memorise on two cores.
 _QUICK_CONVOLUTIONS = replace(_QUICK, least_steps=40, lowest_rate=0.1, samples=10_000)
-# The authors take the samples in one fixed order, and stop on the running accuracy.
+# The authors use one fixed order of the samples, and stop on the running accuracy.
 _SGD = Preset(
     name="paper",
     optimiser="sgd",
@@ -134,7 +134,7 @@ _RECIPES: dict[tuple[str, ...], Preset] = {
 
 
 def preset_for(name: str, arch: str, data: str | None = None) -> Preset:
-    """Give the recipe of an architecture, of its own where the paper has one for a data set.
+    """Return the recipe of an architecture, or of its data set if the paper has one for that.
 
     Parameters
     ----------
@@ -148,10 +148,10 @@ def preset_for(name: str, arch: str, data: str | None = None) -> Preset:
     Raises
     ------
     DataError
-        If there is none.
+        If there is no such recipe.
     """
-    found = _RECIPES.get((name, arch, data or "")) or _RECIPES.get((name, arch))
-    if found is None:
+    recipe = _RECIPES.get((name, arch, data or "")) or _RECIPES.get((name, arch))
+    if recipe is None:
         known = ", ".join(sorted({" ".join(key[:2]) for key in _RECIPES}))
         raise DataError(f"preset: expected one of {known}; found {name} {arch}")
-    return found
+    return recipe

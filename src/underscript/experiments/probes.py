@@ -21,13 +21,14 @@ from ..linalg.moments import statistics_for
 from ..linalg.spectra import ClassSpectrum, Cut, solve
 from ..probes.baselines import BASELINES, MomentBaseline, NearestNeighbours, row_moments, vote
 from ..probes.subspace import MinimumAngleSubspaceClassifier, PrincipalVectorClassifier
+from ..results.geometry import degrees_of, effective_rank
 from ..utils.memory_size import MEMORY
 from ..utils.progress import Progress
 from .work import Work
 
-__all__ = ["geometry", "probe_layers", "rows_of"]
+__all__ = ["pairs_of_classes", "probe_layers", "rows_of"]
 
-# Probes with a width × width matrix for each class stop here; wider layers are named as not run.
+# Widest layer for probes that need a width × width matrix per class; others count as not run.
 WIDEST = 4096
 
 
@@ -47,7 +48,7 @@ def probe_layers(
     work : Work
         The cell.
     kinds : dict of str to ndarray of int64, shape (n,)
-        Training labels, by what they are called.
+        Training labels, by the name of their kind.
     shapes : bool
         Whether to measure the geometry too.
 
@@ -57,13 +58,13 @@ def probe_layers(
         Test accuracies, in the columns of a decode run's table, with ``fit_s`` and ``predict_s``
         (seconds) and the leading-order ``fit_flops`` and ``predict_flops`` where they are known.
     geometry : pandas.DataFrame
-        See `geometry`.
-    told : dict
-        Probes that were not run, and why.
+        See `pairs_of_classes`.
+    record : dict
+        Probes that were not run, and why; the layers.
     """
     data = work.data
     rows: list[dict[str, Any]] = []
-    found_shapes: list[pd.DataFrame] = []
+    geometries: list[pd.DataFrame] = []
     not_run: list[str] = []
     for layer in _layers(work):
         about = {
@@ -76,23 +77,23 @@ def probe_layers(
         }
         neighbours = _Neighbours(layer)
         for labels, y in kinds.items():
-            for found in _probe(work, layer, y, neighbours, not_run):
-                answers = found.pop("answers")
+            for scores in _probe(work, layer, y, neighbours, not_run):
+                answers = scores.pop("answers")
                 accuracy = float((answers == data.test.true).mean())
-                rows.append({**about, "subspace_labels": labels, **found, "accuracy": accuracy})
+                rows.append({**about, "subspace_labels": labels, **scores, "accuracy": accuracy})
             if shapes:
-                found_shapes.append(
-                    geometry(layer.train, y, data.n_classes, work.plan.variance).assign(
+                geometries.append(
+                    pairs_of_classes(layer.train, y, data.n_classes, work.plan.variance).assign(
                         layer=layer.name, subspace_labels=labels
                     )
                 )
-    geometries = pd.concat(found_shapes, ignore_index=True) if shapes else pd.DataFrame()
-    told = {"not_run": sorted(set(not_run)), "layers": list(work.plan.pair.layers)}
-    return pd.DataFrame(rows), geometries, told
+    record = {"not_run": sorted(set(not_run)), "layers": list(work.plan.pair.layers)}
+    together = pd.concat(geometries, ignore_index=True) if shapes else pd.DataFrame()
+    return pd.DataFrame(rows), together, record
 
 
 def _layers(work: Work) -> Iterator[_Layer]:
-    """Give the rows of one layer after the other; as many are read at once as memory allows."""
+    """Yield the rows of one layer after another; layers that fit into memory are read together."""
     device = torch.device(work.plan.device)
     network = work.network()
     train, test = work.data.train.images, work.data.test.images
@@ -110,10 +111,10 @@ def _layers(work: Work) -> Iterator[_Layer]:
 
 
 def _groups(places: Sequence[Place], n: int) -> Iterator[list[Place]]:
-    """Split layers into groups whose n rows fit into memory together, each of at least one."""
+    """Split layers into groups whose n rows fit into memory, with at least one layer in each."""
     group: list[Place] = []
     for place in places:
-        if group and 4 * n * sum(each.width for each in [*group, place]) > MEMORY:
+        if group and 4 * n * sum(member.width for member in [*group, place]) > MEMORY:
             yield group
             group = []
         group.append(place)
@@ -124,7 +125,7 @@ def _groups(places: Sequence[Place], n: int) -> Iterator[list[Place]]:
 def rows_of(
     work: Work, network: torch.nn.Module, layers: Sequence[str], images: NDArray[np.float32]
 ) -> dict[str, NDArray[np.float32]]:
-    """Return layers' rows (n, width) for some images, by their names."""
+    """Return the rows (n, width) of each layer for some images, by layer name."""
     device = torch.device(work.plan.device)
     with undisturbed(network):
         example = Source((images[:3], np.zeros(len(images[:3]), dtype=np.int64)), "rows").first(3)
@@ -139,7 +140,7 @@ def _rows(
     device: torch.device,
     images: NDArray[np.float32],
 ) -> dict[str, NDArray[np.float32]]:
-    """Return each layer's rows (n, width) by its name: the network runs once."""
+    """Return the rows (n, width) of each layer, by layer name; the network runs once."""
     source = Source((images, np.zeros(len(images), dtype=np.int64)), "rows")
     taps = [place.tap for place in places]
     rows = {
@@ -156,20 +157,20 @@ def _rows(
 
 
 class _Neighbours:
-    """The search of the nearest neighbours, which depends on no label and is made once."""
+    """The search for nearest neighbours, made once for all labels, as it does not use them."""
 
     def __init__(self, layer: _Layer):
         self._layer = layer
-        self._found: tuple[NDArray[np.int64], float] | None = None
+        self._search: tuple[NDArray[np.int64], float] | None = None
 
     def answers(self, y: NDArray[np.int64]) -> dict[str, Any]:
-        if self._found is None:
+        if self._search is None:
             probe = NearestNeighbours().fit(self._layer.train, y)
             started = time.perf_counter()
             indices = probe.kneighbors(self._layer.test)
-            self._found = indices, time.perf_counter() - started
+            self._search = indices, time.perf_counter() - started
             self._flops = probe.predict_flops(len(indices))
-        indices, seconds = self._found
+        indices, seconds = self._search
         started = time.perf_counter()
         answers = vote(indices, y)
         return {
@@ -189,7 +190,7 @@ def _probe(
     neighbours: _Neighbours,
     not_run: list[str],
 ) -> Iterator[dict[str, Any]]:
-    """Fit each probe to a layer's rows and labels, and give its answers on the test rows."""
+    """Fit each probe to a layer's rows and labels, and yield its predictions for test rows."""
     yield neighbours.answers(y)
     share = work.plan.variance
     own: dict[str, ClassifierMixin] = {
@@ -199,7 +200,7 @@ def _probe(
     for name, probe in own.items():
         started = time.perf_counter()
         probe.fit(layer.train, y)
-        # Decompositions are made when they are first needed: here, so that they count as fitting.
+        # The first prediction makes the decompositions, so that they count as fitting.
         probe.predict(layer.test[:1])
         fitted = time.perf_counter()
         answers = probe.predict(layer.test)
@@ -226,7 +227,7 @@ def _probe(
         started = time.perf_counter()
         if isinstance(baseline, MomentBaseline) and moments is not None:
             baseline.fit_moments(moments)
-            started -= shared  # each probe's time is what it would take alone
+            started -= shared  # as if each probe ran alone
         else:
             baseline.fit(layer.train, y)
         fitted = time.perf_counter()
@@ -246,8 +247,9 @@ def _flops(
 ) -> dict[str, float]:
     """Return the leading orders for MASC and VeLPIC, two for each multiply-add.
 
-    Half of a symmetric product; all eigenvectors of a d × d matrix at 9 d³ (Golub and Van Loan,
-    2013, section 8.3), where Lanczos may find a few with less; the bases, or their complements.
+    Fitting takes half of a symmetric product, and all eigenvectors of a d × d matrix at 9 d³ (Golub
+    and Van Loan, 2013, section 8.3), though Lanczos may find a few with less. Predicting takes
+    products with the bases, or with their complements.
     """
     n, width = shape
     smaller = np.minimum(ranks, width - ranks).sum() if name == "masc" else len(ranks)
@@ -257,10 +259,13 @@ def _flops(
     }
 
 
-def geometry(
+def pairs_of_classes(
     rows: NDArray[np.float32], y: NDArray[np.int64], n_classes: int, share: float
 ) -> pd.DataFrame:
-    r"""Return how large the class subspaces of a layer are, and how they lie to each other.
+    r"""Return the sizes of a layer's class subspaces, and three measures of each pair of them.
+
+    These are E6's: the effective rank is that of the whole second moment, not of the subspace as in
+    `underscript.geometry`.
 
     Parameters
     ----------
@@ -271,7 +276,7 @@ def geometry(
     n_classes : int
         Number of classes.
     share : float
-        Variance share τ at which subspaces end.
+        Variance share τ of the subspaces.
 
     Returns
     -------
@@ -295,35 +300,30 @@ def geometry(
         eigenvalues: Tensor = spectrum.values  # noqa: PD011 - no pandas here
         if not len(eigenvalues):
             continue
-        # float32 from here on: angles are looked at, and no decision hangs on them.
+        # float32 is enough from here on: people read these angles, and no decision uses them.
         bases[k] = _basis(spectrum, share).float()
-        parts = eigenvalues / eigenvalues.sum()
-        effective[k] = float(torch.exp(-(parts * parts.log()).sum()))
-    found = []
+        effective[k] = effective_rank(eigenvalues.numpy())
+    pairs = []
     for a, b in [*((k, k) for k in bases), *combinations(bases, 2)]:
         cosines = bases[a].T @ bases[b]
         smaller = min(cosines.shape)
-        # More dimensions than there are must meet.
+        # Subspaces with more dimensions together than the space must meet.
         meet = a == b or sum(cosines.shape) > rows.shape[1]
         largest = 1.0 if meet else float(torch.linalg.matrix_norm(cosines, 2))
-        found.append(
+        pairs.append(
             {
                 "class_a": a,
                 "class_b": b,
                 "rank": bases[a].shape[1],
                 "effective_rank": effective[a],
-                "smallest_angle": _degrees(largest),
+                "smallest_angle": degrees_of(largest),
                 "overlap": float(cosines.square().sum()) / smaller,
-                "first_angle": 0.0 if a == b else _degrees(abs(float(cosines[0, 0]))),
+                "first_angle": 0.0 if a == b else degrees_of(abs(float(cosines[0, 0]))),
             }
         )
-    return pd.DataFrame(found)
+    return pd.DataFrame(pairs)
 
 
 def _basis(spectrum: ClassSpectrum, share: float) -> Tensor:
     (rank,) = spectrum.ranks([Cut(share)])
     return spectrum.widened(spectrum.inner[:, :rank])
-
-
-def _degrees(cosine: float) -> float:
-    return float(np.degrees(np.arccos(min(1.0, cosine))))

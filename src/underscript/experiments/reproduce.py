@@ -1,4 +1,4 @@
-"""One command for one pair of the paper: run its grid, and write what it gave."""
+"""Run the grid of one of the paper's pairs, and write its results."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -30,7 +30,7 @@ __all__ = ["Reproduction", "reproduce"]
 
 @dataclass(frozen=True)
 class Reproduction:
-    """What a grid gave.
+    """The results of a grid.
 
     Attributes
     ----------
@@ -41,11 +41,11 @@ class Reproduction:
     summary : pandas.DataFrame
         Mean and standard deviation over runs.
     comparison : pandas.DataFrame or None
-        Ours beside the published, where those were given.
+        Our results beside the published ones, if those were given.
     about : dict
         Settings, versions, machine, verdict.
     tables : list of Shown
-        What was asked for, to be read.
+        The tables to show.
     """
 
     models: pd.DataFrame
@@ -56,11 +56,11 @@ class Reproduction:
     tables: list[Shown]
 
     def as_dict(self) -> dict[str, Any]:
-        """Return all of it but the single runs, as numbers and text."""
-        found = {**self.about, "models": _records(self.models), "summary": _records(self.summary)}
+        """Return everything except single runs, as numbers and text."""
+        content = {**self.about, "models": _records(self.models), "summary": _records(self.summary)}
         if self.comparison is not None:
-            found["comparison"] = _records(self.comparison)
-        return found
+            content["comparison"] = _records(self.comparison)
+        return content
 
 
 def reproduce(
@@ -72,15 +72,15 @@ def reproduce(
     progress: bool = True,
     command: str | None = None,
 ) -> Reproduction:
-    """Run a plan's cells, as far as they are not finished, and write the folder's tables.
+    """Run the unfinished cells of a plan, and write the folder's tables.
 
     Parameters
     ----------
     plan : Plan
         What to run.
     out : Path
-        Folder of the grid. Cells that are finished there are not run again; the tables written
-        into it hold all its cells, those of earlier calls too.
+        Folder of the grid. Finished cells are not run again. The tables written there hold all
+        its cells, including those of earlier calls.
     published : sequence of Path
         Published result tables to compare with; see `comparison`.
     jobs : int
@@ -97,7 +97,7 @@ def reproduce(
     Raises
     ------
     DataError
-        If the data set cannot be had, or a published table not be read.
+        If the data set is not available, or a published table cannot be read.
     OutputError
         If the folder cannot be used; see `run_grid`.
     """
@@ -138,15 +138,15 @@ def reproduce(
     write_text(out / "tables.md", markdown(everything))
     write_tables(everything, out)
     write_text(out / "report.html", reproduction_page(plan, summary, about, everything))
-    found = Reproduction(models, results, summary, both, about, tables)
-    text = json.dumps(found.as_dict(), indent=2, allow_nan=False)
+    reproduction = Reproduction(models, results, summary, both, about, tables)
+    text = json.dumps(reproduction.as_dict(), indent=2, allow_nan=False)
     write_text(out / "results.json", text + "\n")
-    return found
+    return reproduction
 
 
 def _records(table: pd.DataFrame) -> list[Mapping[str, Any]]:
-    """Return rows without NaN, which JSON has no word for."""
-    found: list[Mapping[str, Any]] = json.loads(
+    """Return rows as dicts, with None in place of NaN, which JSON lacks."""
+    records: list[Mapping[str, Any]] = json.loads(
         table.to_json(orient="records", double_precision=10)
     )
-    return found
+    return records

@@ -1,4 +1,4 @@
-"""A grid's results as people read them: on the terminal, and as Markdown."""
+"""A grid's results as text tables, for the terminal and as Markdown."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from .tables import probe_name
 __all__ = ["Shown", "markdown", "shown_tables"]
 
 
-# Where accuracies are measured; the labels of the test set are the true ones.
+# Where accuracies are measured. The test set's labels are the true ones.
 WHERE = {
     ("test", "given"): "test accuracy",
     ("train", "true"): "accuracy on training data with their true labels",
@@ -29,9 +29,9 @@ class Shown:
     Attributes
     ----------
     title : str
-        What it is, and in which unit.
+        What the table shows, and in which unit.
     columns : sequence of str
-        Heads.
+        Column heads.
     rows : sequence of sequence of str
         Cells.
     """
@@ -41,14 +41,14 @@ class Shown:
     rows: Sequence[Sequence[str]]
 
     def rich(self) -> Table:
-        """Return it for the terminal."""
+        """Return the table for the terminal."""
         table = Table(*self.columns, title=self.title)
         for row in self.rows:
             table.add_row(*row)
         return table
 
     def markdown(self) -> str:
-        """Return it as Markdown."""
+        """Return the table as Markdown."""
         lines = [self.columns, ["---"] * len(self.columns), *self.rows]
         body = "\n".join(f"| {' | '.join(line)} |" for line in lines)
         return f"**{self.title}**\n\n{body}\n"
@@ -70,14 +70,14 @@ def shown_tables(
     geometry: pd.DataFrame | None = None,
     training: bool = False,
 ) -> list[Shown]:
-    """Return the networks, a table for each experiment that the plan asks for, the comparison.
+    """Return tables of the networks, of each experiment in the plan, and of the comparison.
 
     Accuracies are in per cent: mean ± standard deviation over runs.
 
     Parameters
     ----------
     plan : Plan
-        What is shown of the grid.
+        The experiments and degrees to show.
     summary, models, retraining, choices : pandas.DataFrame
         From `summarise`, `models_table`, `retraining_table` and `choices_table`.
     both : pandas.DataFrame, optional
@@ -85,7 +85,7 @@ def shown_tables(
     geometry : pandas.DataFrame, optional
         From `geometry_table`; shown with E6.
     training : bool
-        Also show the accuracies on training data, where there are some.
+        Also show accuracies on training data, if there are any.
     """
     shown = [_networks(models[models["corruption"].isin(plan.corruptions)])]
     wanted = dict.fromkeys("E1" if name == "E7" else name for name in plan.only)

@@ -1,9 +1,9 @@
-"""The study of A1: how good the decoder that chooses itself is, over data, networks and noise.
+"""The study of A1: test the decoder that chooses itself over data, networks and noise.
 
 Networks of several data sets, architectures, noise kinds, degrees and seeds are trained with a
-hold-out, decoded by A1 and by the published kinds of probe (A2), and put into one table, with the
-bars that were set before. Run 1 is for tuning; what is reported comes from later runs, which have
-weights, labels and hold-outs of their own.
+hold-out. A1 and the published kinds of probe (A2) decode them, and one table compares the results
+with bars that were set before. Run 1 is for tuning; reported results come from later runs, which
+have their own weights, labels and hold-outs.
 """
 
 from collections.abc import Sequence
@@ -27,13 +27,13 @@ from .work import as_json
 __all__ = ["Study", "bars", "run_study", "study_table"]
 
 KEYS = ["setting", "noise", "corruption"]
-# The units that a cell of the study is made of.
+# The units of a cell of the study.
 ONLY = ("A1", "A2")
 
 
 @dataclass(frozen=True)
 class Study:
-    """What a study gave.
+    """The results of a study.
 
     Attributes
     ----------
@@ -44,7 +44,7 @@ class Study:
     about : dict
         Settings, versions, machine.
     tables : list of Shown
-        To be read.
+        The tables to show.
     """
 
     networks: pd.DataFrame
@@ -53,7 +53,7 @@ class Study:
     tables: list[Shown]
 
     def as_dict(self) -> dict[str, Any]:
-        """Return all of it as numbers and text."""
+        """Return everything as numbers and text."""
         return {
             **self.about,
             "bars": self.bars.to_dict("records"),
@@ -66,7 +66,7 @@ class Study:
 def plans(
     settings: Sequence[str], runs: int, first_run: int, root: Path | None, device: str
 ) -> dict[str, Plan]:
-    """Return the grids that a study consists of, by folder.
+    """Return the grids of a study, by folder.
 
     Raises
     ------
@@ -111,24 +111,24 @@ def run_study(
     progress: bool = True,
     command: str | None = None,
 ) -> Study:
-    """Run what is not finished of a study, and write its tables.
+    """Run the unfinished cells of a study, and write its tables.
 
     Parameters
     ----------
     out : Path
-        Folder of the study: a grid's folder for each setting and noise kind. Finished cells are
-        not run again.
+        Folder of the study, with a grid's folder for each setting and noise kind. Finished cells
+        are not run again.
     settings : sequence of str
         Names from `SETTINGS`.
     runs, first_run : int
-        Networks for each cell, and the number of the first; run 1 is what choices were tuned on.
+        Networks for each cell, and the number of the first. Choices were tuned on run 1.
     root, device, jobs, progress, command
         As for `reproduce`.
 
     Raises
     ------
     DataError
-        If a setting is unknown, or a data set cannot be had.
+        If a setting is unknown, or a data set is not available.
     OutputError
         If a folder cannot be used; see `run_grid`.
     """
@@ -157,20 +157,21 @@ def run_study(
 
 
 def study_table(folders: dict[Path, Plan], runs: Sequence[int]) -> pd.DataFrame:
-    """Put finished cells into one table.
+    """Return one table of all finished cells.
 
     Returns
     -------
     pandas.DataFrame
-        One row for each network and way to choose. Accuracies are on test data, 0 to 1: `model`
-        of the network; `clean` of the one trained with the same seed and nothing wrong;
-        `accuracy` of A1; `input` of the input alone, refined as well; `masc`: MASC 0.99 at its
-        best layer; `rival`: the best of all published kinds of probe and layers, the input among
-        them (MASC at five variance shares, VeLPIC, k-NN, LDA, QDA, nearest class mean, logistic
-        regression, RoG, FINE), named in `rival_probe`; `rival_on_layers`: the same without the
-        input; `oracle`: the best of everything that A1 tried, on layers and input. All but
-        `accuracy` choose with clean test labels. `recovered`: the share of what memorisation
-        lost, (accuracy − model) / (clean − model).
+        One row for each network and way to choose. Accuracies are on test data, 0 to 1: `model`:
+        the network; `clean`: the network trained with the same seed and no wrong labels;
+        `accuracy`: A1; `input`: the input alone, also refined; `masc`: MASC 0.99 at its best layer;
+        `rival`: the best published kind of probe on any layer or the input, named in `rival_probe`
+        (MASC at five variance shares, VeLPIC, k-NN, LDA, QDA, nearest class mean, logistic
+        regression, the robust generative classifier RoG, and FINE, which aligns rows with class
+        eigenvectors); `rival_on_layers`: the same without the input; `oracle`: the best of all
+        that A1 tried, on layers and input. All but `accuracy` choose with clean test labels.
+        `recovered`: the share of memorisation's loss that A1 regains, (accuracy − model) /
+        (clean − model).
     """
     rows = []
     for out, plan in folders.items():
@@ -208,17 +209,17 @@ def study_table(folders: dict[Path, Plan], runs: Sequence[int]) -> pd.DataFrame:
 
 
 def bars(networks: pd.DataFrame) -> pd.DataFrame:
-    """Return what had to be reached, and what was.
+    """Compare a study with the bars that were set before it.
 
     Returns
     -------
     pandas.DataFrame
-        `bar`, `chosen_by`, `reached` (text), `cells`, `met`. Means over seeds are taken first.
+        `bar`, `chosen_by`, `reached` (text), `cells`, `met`. Values are means over seeds first.
     """
-    found: list[dict[str, Any]] = []
+    verdicts: list[dict[str, Any]] = []
 
-    def say(bar: str, by: str, rows: pd.DataFrame, reached: str, met: Any) -> None:
-        found.append(
+    def add(bar: str, by: str, rows: pd.DataFrame, reached: str, met: Any) -> None:
+        verdicts.append(
             {"bar": bar, "chosen_by": by, "reached": reached, "cells": len(rows), "met": bool(met)}
         )
 
@@ -234,7 +235,7 @@ def bars(networks: pd.DataFrame) -> pd.DataFrame:
                 ("rival_on_layers", "layer of the network"),
             ):
                 ahead = 100 * (part["accuracy"] - part[rival])
-                say(
+                add(
                     "symmetric, c ≤ 0.8: at least the best published-kind probe at its best "
                     f"{where} (oracle) − 0.5 points in every cell, above it on average",
                     name,
@@ -244,7 +245,7 @@ def bars(networks: pd.DataFrame) -> pd.DataFrame:
                     ahead.min() >= -0.5 and ahead.mean() > 0,
                 )
             off = 100 * part["rate_error"].abs()
-            say(
+            add(
                 "symmetric, c ≤ 0.8: noise rate within 3 points",
                 name,
                 part,
@@ -254,7 +255,7 @@ def bars(networks: pd.DataFrame) -> pd.DataFrame:
         part = cells[cells["corruption"] < 1]
         regret = 100 * part["regret"]
         mean, worst = (1.0, 3.0) if name == "holdout" else (2.5, 6.0)
-        say(
+        add(
             f"regret against the best of all that was tried: mean ≤ {mean:g}, worst ≤ {worst:g}",
             name,
             part,
@@ -264,7 +265,7 @@ def bars(networks: pd.DataFrame) -> pd.DataFrame:
         part = cells[~even]
         if len(part):
             ahead = 100 * (part["accuracy"] - part["model"])
-            say(
+            add(
                 "pair and instance noise: not below the network by more than 0.5 points",
                 name,
                 part,
@@ -274,33 +275,33 @@ def bars(networks: pd.DataFrame) -> pd.DataFrame:
         part = cells[even & (cells["corruption"] == 0)]
         if len(part):
             ahead = 100 * (part["accuracy"] - part["model"])
-            said = group[(group["corruption"] == 0)]["nothing_wrong"].astype(bool)
-            say(
+            reported = group[(group["corruption"] == 0)]["nothing_wrong"].astype(bool)
+            add(
                 "c = 0: within 0.5 points of the network, and it says that nothing is to repair",
                 name,
                 part,
-                f"worst {ahead.min():+.1f}; said for {said.sum()} of {len(said)}",
-                ahead.min() >= -0.5 and said.all(),
+                f"worst {ahead.min():+.1f}; said for {reported.sum()} of {len(reported)}",
+                ahead.min() >= -0.5 and reported.all(),
             )
         part = group[group["corruption"] == 1]
         if len(part):
-            said = part["hopeless"].astype(bool)
-            say(
+            reported = part["hopeless"].astype(bool)
+            add(
                 "c = 1: it says that nothing can be decoded",
                 name,
                 part,
-                f"said for {said.sum()} of {len(said)}",
-                said.all(),
+                f"said for {reported.sum()} of {len(reported)}",
+                reported.all(),
             )
         cost = cells["cost"].median()
-        say(
+        add(
             "refining costs at most twice the decode pass",
             name,
             cells,
             f"median {cost:.1f} times",
             cost <= 2,
         )
-    return pd.DataFrame(found)
+    return pd.DataFrame(verdicts)
 
 
 def _shown(networks: pd.DataFrame) -> Shown:

@@ -1,4 +1,4 @@
-"""A grid's finished cells as tidy tables, with mean and spread over runs."""
+"""Tidy tables of a grid's finished cells, with mean and spread over runs."""
 
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ COLUMNS = (
     "fit_flops",
     "predict_flops",
 )
-# What tells two rows of different runs that belong together.
+# Rows of different runs that agree in these columns belong together.
 CELL = (
     "experiment",
     "corruption",
@@ -56,12 +56,12 @@ CELL = (
 
 def finished(plan: Plan, out: Path, unit: str) -> list[Work]:
     """Return the cells of a folder in which a unit is finished, in order."""
-    found = []
+    works = []
     for path in out.glob(f"cells/*/{unit}.json"):
         name = path.parent.name
         degree, _, run = name.removeprefix("c").partition("-run")
-        found.append(Work(plan, Cell(float(degree), int(run)), out))
-    return sorted(found, key=lambda work: work.cell)
+        works.append(Work(plan, Cell(float(degree), int(run)), out))
+    return sorted(works, key=lambda work: work.cell)
 
 
 def results_table(plan: Plan, out: Path) -> pd.DataFrame:
@@ -72,7 +72,7 @@ def results_table(plan: Plan, out: Path) -> pd.DataFrame:
     pandas.DataFrame
         One row per experiment (E1 …), corruption degree, run, layer, probe and split; columns as
         in `COLUMNS`. The network's own accuracies are rows of E1 with the probe ``model``; E4 has
-        a table of its own.
+        its own table.
 
     Raises
     ------
@@ -93,7 +93,7 @@ def results_table(plan: Plan, out: Path) -> pd.DataFrame:
             if unit == "layers":
                 table.loc[table["subspace_labels"] == "true", "experiment"] = "E2"
             if unit in ("shares", "probes", "rivals"):
-                # The network itself stands in E1.
+                # The network's own rows are in E1.
                 table = table[table["probe"] != "model"]
             table.insert(1, "corruption", work.cell.corruption)
             table.insert(2, "run", work.cell.run)
@@ -104,7 +104,7 @@ def results_table(plan: Plan, out: Path) -> pd.DataFrame:
 
 
 def retraining_table(plan: Plan, out: Path) -> pd.DataFrame:
-    """Return E4: a row for each cell and way to choose the layer that relabelled.
+    """Return E4's table: a row for each cell and for each choice of the layer that relabels.
 
     Returns
     -------
@@ -129,22 +129,22 @@ def retraining_table(plan: Plan, out: Path) -> pd.DataFrame:
     )
     rows = [
         {
-            **found,
+            **record,
             "corruption": work.cell.corruption,
             "run": work.cell.run,
-            "layer_is": who,
+            "layer_is": role,
             "layer": layer,
-            "after": found["test_accuracy"],
+            "after": record["test_accuracy"],
         }
         for work in finished(plan, out, "retraining")
-        for layer, found in work.told("retraining")["layers"].items()
-        for who in found["layer_is"]
+        for layer, record in work.record("retraining")["layers"].items()
+        for role in record["layer_is"]
     ]
     return pd.DataFrame(rows).reindex(columns=list(columns))
 
 
 def choices_table(plan: Plan, out: Path) -> pd.DataFrame:
-    """Return A1: a row for each cell and way to choose, as the unit wrote it."""
+    """Return A1's table: a row for each cell and way to choose, as the unit wrote it."""
     parts = []
     for work in finished(plan, out, "auto"):
         table = work.table("auto")
@@ -155,14 +155,14 @@ def choices_table(plan: Plan, out: Path) -> pd.DataFrame:
 
 
 def geometry_table(plan: Plan, out: Path) -> pd.DataFrame:
-    """Return how large class subspaces are and how they lie: means over classes and runs.
+    """Return sizes of class subspaces and angles between them: means over classes and runs.
 
     Returns
     -------
     pandas.DataFrame
-        For each corruption degree, layer and kind of labels the means of `rank` and
-        `effective_rank` over classes, and of `smallest_angle`, `first_angle` (degrees) and
-        `overlap` over pairs of different classes; see `probes.geometry`.
+        For each corruption degree, layer and kind of labels: means over classes of `rank` and
+        `effective_rank`, and means over pairs of different classes of `smallest_angle`,
+        `first_angle` (degrees) and `overlap`; see `probes.geometry`.
     """
     parts = [
         work.table("geometry").assign(corruption=work.cell.corruption)
@@ -181,8 +181,8 @@ def geometry_table(plan: Plan, out: Path) -> pd.DataFrame:
 def models_table(plan: Plan, out: Path) -> pd.DataFrame:
     """Return one row for each trained network: epochs, accuracies, share of wrong labels.
 
-    `running_accuracy` is that of the last epoch as it went through its batches, `train_accuracy`
-    the finished network's.
+    `running_accuracy` is measured on the batches of the last epoch, before each step;
+    `train_accuracy` on the finished network.
     """
     columns = (
         "corruption",
@@ -198,7 +198,7 @@ def models_table(plan: Plan, out: Path) -> pd.DataFrame:
         "wrong_labels",
         "seconds",
     )
-    rows = [work.told("training") for work in finished(plan, out, "training")]
+    rows = [work.record("training") for work in finished(plan, out, "training")]
     return pd.DataFrame(rows).reindex(columns=list(columns))
 
 

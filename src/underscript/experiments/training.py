@@ -1,4 +1,4 @@
-"""Training a network until it has memorised its labels, and the record of how that went."""
+"""Train a network until it has memorised its labels, and record how that went."""
 
 import math
 import time
@@ -17,7 +17,17 @@ from ..utils.device import seeded
 from .checkpoints import Checkpoint, State
 from .presets import Preset
 
-__all__ = ["TrainingRecord", "measure_accuracy", "train"]
+__all__ = [
+    "TrainingRecord",
+    "lay_out",
+    "matrix_precision",
+    "measure_accuracy",
+    "optimiser_for",
+    "own_randomness",
+    "train",
+    "train_epoch",
+    "training_step",
+]
 
 EVALUATION_BATCH = 2048
 
@@ -32,20 +42,20 @@ class TrainingRecord:
     ----------
     history : list of dict
         For each epoch: `epoch` (from 1), `loss` (mean cross-entropy) and `train_accuracy` (share
-        of given labels predicted), both as the epoch went through its batches, `seconds` since
-        the start, and `NAME_accuracy` at its end for each evaluation set.
+        of given labels predicted), both averaged over its batches before each step, `seconds`
+        since the start, and `NAME_accuracy` at its end for each evaluation set.
     train_accuracy : float
         Share of the given training labels that the finished network predicts, measured in
         evaluation mode and float32 over all rows.
     epochs : int
-        Epochs trained.
+        Number of epochs trained.
     reached : bool
         Whether the accuracy that the preset stops on is at least its `stop_accuracy`.
     seconds : float
-        Wall-clock time, evaluation included.
+        Wall-clock time, including evaluation.
     settings : dict
-        The preset's fields and what was decided from them: `batch_size` as used, `precision` of
-        the multiplications in training, `seed`, `device` and `n`.
+        The preset's fields and what follows from them: the `batch_size` used, the `precision` of
+        multiplications in training, `seed`, `device` and `n`.
     """
 
     history: list[dict[str, float]]
@@ -71,10 +81,10 @@ def train(
 ) -> TrainingRecord:
     """Train a network on the given labels until it has memorised them.
 
-    Weights are float32, and so is the accuracy of the finished network; accuracies in between
-    are measured with the products that training uses. The same seed on the same machine gives the
-    same network, also when the training was killed and went on from its checkpoint; torch's global
-    random state is left as it was.
+    Weights are float32, and the finished network's accuracy is measured in float32; accuracies in
+    between are measured in the precision that training uses. The same seed on the same machine
+    gives the same network, even if training was killed and resumed from its checkpoint. torch's
+    global random state is left as it was.
 
     Parameters
     ----------
@@ -86,34 +96,34 @@ def train(
     labels : Tensor of shape (n,), int64
         The labels to fit, corrupted or not.
     preset : Preset
-        The recipe. With its `fast_products` the multiplications of the training steps run in
-        bfloat16 where the hardware has instructions for it (a CPU with AMX or AVX512-BF16, a CUDA
-        device of capability 8.0 or more) and in float32 elsewhere.
+        The recipe. With `fast_products`, training steps multiply in bfloat16 if the hardware has
+        instructions for it (a CPU with AMX or AVX512-BF16, a CUDA device of capability 8.0 or
+        more), else in float32.
     seed : int
         Seed of the order of the samples, and of any dropout in the model.
     device : str or torch.device
         Where to train, such as "cpu" or "cuda". The data are moved there as a whole.
     eval_sets : mapping of str to (Tensor, Tensor), optional
-        Images and labels whose accuracy is recorded after every epoch; sets of the same images
+        Images and labels; their accuracy is recorded after every epoch. Sets with the same images
         share one pass.
     checkpoint : Path, optional
-        A file to keep the state in, at most every half minute. If it is there and of this very
-        training, training goes on from it; a damaged one is said and training starts again.
+        A file for the state, written at most every half minute. If it exists and belongs to this
+        training, training resumes from it; if it is damaged, that is logged and training restarts.
     progress : bool, default True
         Whether to show a progress bar on stderr, if that is a terminal.
     compiled : bool, default False
-        Whether `torch.compile` fuses the forward and backward pass of a step, on a CUDA device
-        into graphs. It takes a minute and a C++ compiler first.
+        Whether `torch.compile` fuses the forward and backward pass of a step (on CUDA, into
+        graphs). Compiling takes a minute and needs a C++ compiler.
 
     Returns
     -------
     TrainingRecord
-        Look at its `reached`: not reaching the preset's accuracy is recorded, not raised.
+        Check its `reached`: missing the preset's accuracy is recorded, not raised.
 
     Raises
     ------
     DataError
-        If the images are empty, not float32 or not finite, or labels and images differ in number.
+        If images are empty, not float32 or not finite, or labels and images differ in number.
     LabelError
         If the labels are not int64 from 0 to the model's number of classes - 1.
     ModelError
@@ -127,7 +137,7 @@ def train(
     _check_data(images, labels, "training")
     for name, (eval_images, eval_labels) in eval_sets.items():
         _check_data(eval_images, eval_labels, name)
-    precision = _matrix_precision(device) if preset.fast_products else torch.float32
+    precision = matrix_precision(device) if preset.fast_products else torch.float32
     settings = asdict(preset) | {
         "batch_size": preset.batch_size_for(len(images)),
         "precision": str(precision).removeprefix("torch."),
@@ -138,16 +148,16 @@ def train(
     }
     kept = None if checkpoint is None else Checkpoint(checkpoint, settings, images, labels)
 
-    # Channels last is the layout that convolutions are fastest in, by two to three times on a CPU.
+    # Channels last makes convolutions two to three times as fast on a CPU.
     model.to(device)
-    _lay_out(model, torch.channels_last)
+    lay_out(model, torch.channels_last)
     images, labels = images.to(device), labels.to(device)
-    state = State(model, _optimiser(model, preset), torch.Generator().manual_seed(seed))
+    state = State(model, optimiser_for(model, preset), torch.Generator().manual_seed(seed))
     if preset.every_epoch:
         eval_sets = {"given": (images, labels), **eval_sets}
     train_accuracy: float | None = None
     with (
-        _own_randomness(device, seed),
+        own_randomness(device, seed),
         tqdm(
             total=preset.max_epochs,
             desc="training",
@@ -160,9 +170,9 @@ def train(
         if kept is not None and kept.restore(state):
             bar.update(len(state.history))
         started = time.perf_counter() - state.seconds
-        step = _step(model, device, precision, compiled)
+        step = training_step(model, device, precision, compiled)
         while len(state.history) < preset.max_epochs:
-            loss, state.fitted = _train_epoch(state, step, images, labels, preset)
+            loss, state.fitted = train_epoch(state, step, images, labels, preset)
             epoch = len(state.history) + 1
             if not math.isfinite(loss):
                 raise ModelError(
@@ -173,7 +183,7 @@ def train(
             row |= _accuracies(model, eval_sets, precision)
             row["seconds"] = time.perf_counter() - started
             state.history.append(row)
-            # The running accuracy costs nothing but is of many networks.
+            # The running accuracy is free, but the network changes while it is measured.
             train_accuracy = row.get("given_accuracy")
             seen = state.fitted if preset.stop_on == "running" else train_accuracy
             if seen is None and state.fitted >= preset.stop_accuracy:
@@ -189,8 +199,8 @@ def train(
                 kept.save(state)
         if train_accuracy is None:
             train_accuracy = measure_accuracy(model, images, labels)
-    # Back to the usual layout: safetensors writes no other.
-    _lay_out(model, torch.contiguous_format)
+    # Back to the usual layout, the only one that safetensors writes.
+    lay_out(model, torch.contiguous_format)
     model.eval()
     decisive = state.fitted if preset.stop_on == "running" else train_accuracy
     return TrainingRecord(
@@ -204,12 +214,12 @@ def train(
 
 
 def measure_accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
-    """Give the share of labels that the model predicts, in evaluation mode and its own precision.
+    """Return the share of labels that the model predicts, in evaluation mode.
 
     Parameters
     ----------
     model : nn.Module
-        Returns logits of shape (n, n_classes). Its mode is left as it was.
+        Returns logits of shape (n, n_classes), in its own precision. Its mode is left as it was.
     images : Tensor of shape (n, ...)
         Inputs; moved to the model's device batch by batch.
     labels : Tensor of shape (n,), int64
@@ -256,8 +266,8 @@ def _device(model: nn.Module) -> torch.device:
 def _accuracies(
     model: nn.Module, eval_sets: Mapping[str, tuple[Tensor, Tensor]], precision: torch.dtype
 ) -> dict[str, float]:
-    """Measure ``NAME_accuracy`` of each set, with one pass over images that several share."""
-    found: dict[str, float] = {}
+    """Measure ``NAME_accuracy`` of each set; sets with the same images share one pass."""
+    accuracies: dict[str, float] = {}
     by_images: dict[tuple[int, int], list[str]] = {}
     for name, (images, _) in eval_sets.items():
         by_images.setdefault((images.data_ptr(), len(images)), []).append(name)
@@ -266,17 +276,18 @@ def _accuracies(
             predicted = _predictions(model, eval_sets[names[0]][0])
         for name in names:
             labels = eval_sets[name][1].to(predicted.device)
-            found[f"{name}_accuracy"] = float((predicted == labels).double().mean())
-    return {f"{name}_accuracy": found[f"{name}_accuracy"] for name in eval_sets}
+            accuracies[f"{name}_accuracy"] = float((predicted == labels).double().mean())
+    return {f"{name}_accuracy": accuracies[f"{name}_accuracy"] for name in eval_sets}
 
 
 def _products(device: torch.device, precision: torch.dtype) -> torch.autocast:
-    """Return a context in which matrices are multiplied in a precision."""
+    """Return a context in which matrices are multiplied in the given precision."""
     half = precision == torch.bfloat16
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=half)
 
 
-def _optimiser(model: nn.Module, preset: Preset) -> torch.optim.Optimizer:
+def optimiser_for(model: nn.Module, preset: Preset) -> torch.optim.Optimizer:
+    """Return the preset's optimiser of a model's parameters."""
     if preset.optimiser == "sgd":
         return torch.optim.SGD(
             model.parameters(), lr=preset.learning_rate, momentum=preset.momentum, fused=True
@@ -284,8 +295,10 @@ def _optimiser(model: nn.Module, preset: Preset) -> torch.optim.Optimizer:
     return torch.optim.Adam(model.parameters(), lr=preset.learning_rate, fused=True)
 
 
-def _step(model: nn.Module, device: torch.device, precision: torch.dtype, compiled: bool) -> Step:
-    """Return what gives a batch's mean loss, and how many of its labels are predicted."""
+def training_step(
+    model: nn.Module, device: torch.device, precision: torch.dtype, compiled: bool
+) -> Step:
+    """Return a function that gives a batch's mean loss and its number of labels predicted."""
 
     def step(x: Tensor, given: Tensor) -> tuple[Tensor, Tensor]:
         with _products(device, precision):
@@ -313,10 +326,10 @@ def _step(model: nn.Module, device: torch.device, precision: torch.dtype, compil
     return checked
 
 
-def _train_epoch(
+def train_epoch(
     state: State, step: Step, images: Tensor, labels: Tensor, preset: Preset
 ) -> tuple[float, float]:
-    """Go through the samples once; give the mean loss and the share of labels predicted."""
+    """Train on every sample once; return the mean loss and the share of labels predicted."""
     model, optimiser, done = state.model, state.optimiser, len(state.history)
     model.train()
     n, size = len(images), preset.batch_size_for(len(images))
@@ -336,47 +349,47 @@ def _train_epoch(
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
-        # Sums stay on the device: reading one back would make an accelerator wait at every step.
+        # Sums stay on the device: reading them back would stall an accelerator at every step.
         loss_sum += loss.detach() * len(x)
         right += predicted
     return float(loss_sum) / n, float(right) / n
 
 
-def _lay_out(model: nn.Module, memory_format: torch.memory_format) -> None:
-    """Store the weights of 2-D convolutions in the given order; their values stay."""
+def lay_out(model: nn.Module, memory_format: torch.memory_format) -> None:
+    """Store the weights of 2-D convolutions in the given memory format; values stay the same."""
     for parameter in model.parameters():
         if parameter.ndim == 4:
             parameter.data = parameter.data.contiguous(memory_format=memory_format)
 
 
-def _matrix_precision(device: torch.device) -> torch.dtype:
-    """Give bfloat16 where hardware multiplies it several times as fast as float32.
+def matrix_precision(device: torch.device) -> torch.dtype:
+    """Return bfloat16 where hardware multiplies it several times as fast as float32.
 
-    A rule on what the hardware is, not a timing, so that a machine always answers the same.
+    The rule looks at the hardware and times nothing, so the result on a machine never changes.
     """
     if device.type == "cuda":
         fast = torch.cuda.get_device_capability(device) >= (8, 0)
     elif device.type == "cpu" and hasattr(torch.cpu, "get_capabilities"):
-        # Intel's matrix units, or the vector instructions that AMD has too (Zen 4, Zen 5): four
-        # times float32's speed there, as MKL takes AVX2 for float32 on AMD.
+        # Intel's matrix units, or vector instructions that AMD (Zen 4, Zen 5) has too. On AMD they
+        # are four times as fast as float32, for which MKL uses AVX2 there.
         capable = torch.cpu.get_capabilities()
         fast = bool(capable.get("amx_bf16") or capable.get("avx512_bf16"))
-    else:  # An older torch cannot tell, and float32 is right everywhere.
+    else:  # An older torch cannot tell; float32 works everywhere.
         fast = False
     return torch.bfloat16 if fast else torch.float32
 
 
 @contextmanager
-def _own_randomness(device: torch.device, seed: int) -> Iterator[None]:
-    """Seed what a model may draw from (dropout), and put torch's global state back afterwards."""
+def own_randomness(device: torch.device, seed: int) -> Iterator[None]:
+    """Seed the randomness inside a model (dropout); restore torch's global state afterwards."""
     cudnn = torch.backends.cudnn
-    as_found = cudnn.deterministic, cudnn.benchmark
+    before = cudnn.deterministic, cudnn.benchmark
     with seeded(seed, device):
         try:
             cudnn.deterministic, cudnn.benchmark = True, False
             yield
         finally:
-            cudnn.deterministic, cudnn.benchmark = as_found
+            cudnn.deterministic, cudnn.benchmark = before
 
 
 def _check_data(images: Tensor, labels: Tensor, name: str) -> None:
@@ -399,13 +412,13 @@ def _check_data(images: Tensor, labels: Tensor, name: str) -> None:
 
 
 def _check_classes(model: nn.Module, images: Tensor, labels: Tensor) -> None:
-    """Look at the logits of one sample: a wrong label would end in a crash inside torch."""
+    """Check labels against the logits of one sample: a wrong one would crash inside torch."""
     model.eval()
     with torch.no_grad():
         logits = model(images[:1])
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != 1:
-        found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise ModelError(f"the model must return logits of shape (n, n_classes), found {found}")
+        returned = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ModelError(f"the model must return logits of shape (n, n_classes), found {returned}")
     lowest, highest = int(labels.min()), int(labels.max())
     if lowest < 0 or highest >= logits.shape[1]:
         raise LabelError(

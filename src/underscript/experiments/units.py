@@ -1,7 +1,7 @@
-"""The pieces of work of one cell, each finished once its JSON file stands in the cell's folder.
+"""The units of work of one cell; a unit is finished once its JSON file is in the cell's folder.
 
-A unit reads what earlier units left (weights, tables) and writes its own files whole; its JSON
-comes last. So a grid that was killed goes on where it was, and nothing is run twice.
+A unit reads files of earlier units (weights, tables) and writes its own, whole or not at all; its
+JSON file comes last. So a killed grid resumes where it was, and nothing runs twice.
 """
 
 from collections.abc import Callable
@@ -33,25 +33,25 @@ __all__ = [
     "units_of",
 ]
 
-# A share so small that the paper's rule gives rank 1: its "one component".
+# So small a share that the paper's rule gives rank 1, its "one component".
 ONE_COMPONENT = 1e-9
 SHARES = (ONE_COMPONENT, 0.25, 0.5, 0.75, 0.99)
-# The paper retrains for so many epochs at most.
+# The paper retrains for at most this many epochs.
 RETRAINING_EPOCHS = 30
 
 
 @dataclass(frozen=True)
 class Unit:
-    """A piece of work.
+    """A unit of work.
 
     Attributes
     ----------
     name : str
-        Of its files.
+        Name of its files.
     run : callable
-        Takes a `Work` and returns what its JSON file says.
+        Takes a `Work` and returns the record for its JSON file.
     needs : callable
-        Gives the cell and unit names that must be finished before, for a cell.
+        Returns, for a cell, the cells and unit names that must be finished first.
     """
 
     name: str
@@ -66,7 +66,7 @@ def _run_training(work: Work) -> dict[str, Any]:
     data, preset = work.data, plan.recipe
     images, true = _tensors(data.train)
     test_set = _tensors(data.test)
-    # The true labels cost a pass over the training images an epoch, which the quick preset saves.
+    # Watching true labels costs a pass over the training images per epoch; `quick` saves it.
     watched = {"true": (images, true)} if preset.every_epoch else {}
     watched |= {"test": test_set} if preset.test_curve else {}
     unfinished = work.folder / "unfinished.safetensors"
@@ -111,9 +111,9 @@ def _summary(
         "reached": record.reached,
         "train_accuracy": record.train_accuracy,
         "running_accuracy": record.history[-1]["train_accuracy"],
-        # In float32: epochs are measured with the products that training uses.
+        # In float32; accuracies of epochs use the precision of training.
         "test_accuracy": measure_accuracy(model, *test_set),
-        # Chosen with clean test labels: an oracle, shown beside and used for nothing.
+        # An oracle, as clean test labels choose it: shown for comparison, used for nothing.
         "oracle_test_accuracy": None if best is None else tests[best],
         "oracle_epoch": None if best is None else best + 1,
         "seconds": record.seconds,
@@ -124,10 +124,10 @@ def _summary(
 def _decoded(work: Work, model: nn.Module, **settings: Any) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Decode a network with the cell's labels."""
     train, test = work.data.train, work.data.test
-    # Published rows are whole layers.
+    # The published tables are of whole layers.
     usual: dict[str, Any] = {"layers": work.plan.pair.layers, "controls": False, "auto": False}
     settings = {**usual, "pool": "flatten", "evaluate": ("train", "test"), **settings}
-    found = decode(
+    decoding = decode(
         model,
         (train.images, train.given),
         test=(test.images, test.true),
@@ -138,13 +138,13 @@ def _decoded(work: Work, model: nn.Module, **settings: Any) -> tuple[pd.DataFram
         **settings,
     )
     keep = ("selected", "oracle", "noise", "settings", "seeds", "timing", "warnings", "versions")
-    return found.table, {key: found.summary[key] for key in keep}
+    return decoding.table, {key: decoding.summary[key] for key in keep}
 
 
 def _run_layers(work: Work) -> dict[str, Any]:
-    """E1 and E2, with the controls: the input, and the network as it was before training."""
+    """E1 and E2, with two controls: the input, and the network before training."""
     share = work.plan.variance
-    table, told = _decoded(work, work.network(), variance=share)
+    table, record = _decoded(work, work.network(), variance=share)
     hidden = [layer for layer in work.plan.pair.layers if layer != "input"]
     control, about = _decoded(
         work, work.untrained(), variance=share, layers=hidden, evaluate=("test",)
@@ -152,30 +152,30 @@ def _run_layers(work: Work) -> dict[str, Any]:
     control = control[(control["probe"] != "model") & (control["split"] == "test")]
     control = control.assign(model="random", selected=False)
     work.write("layers.csv", pd.concat([table, control], ignore_index=True))
-    return {**told, "control": about["timing"]}
+    return {**record, "control": about["timing"]}
 
 
 def _run_generalised(work: Work) -> dict[str, Any]:
-    """E3: corrupted labels, and the network that was trained on the true ones."""
+    """E3: decode the network trained on true labels, with corrupted labels."""
     generalised = work.of(Cell(0.0, work.cell.run)).network()
-    table, told = _decoded(
+    table, record = _decoded(
         work, generalised, variance=work.plan.variance, subspace_labels=("corrupted",)
     )
     work.write("generalised.csv", table)
-    return told
+    return record
 
 
 def _run_shares(work: Work) -> dict[str, Any]:
     """E5: MASC at several variance shares."""
-    table, told = _decoded(
+    table, record = _decoded(
         work, work.network(), variance=SHARES, evaluate=("test",), subspace_labels=("corrupted",)
     )
     work.write("shares.csv", table)
-    return told
+    return record
 
 
 def oracle_layer(table: pd.DataFrame) -> str:
-    """Return the layer of the best test accuracy: clean labels choose it, as in the paper."""
+    """Return the layer with the best test accuracy, chosen with clean labels as in the paper."""
     rows = table[
         (table["split"] == "test")
         & (table["model"] == "trained")
@@ -187,12 +187,12 @@ def oracle_layer(table: pd.DataFrame) -> str:
 
 
 def _run_auto(work: Work) -> dict[str, Any]:
-    """A1: the decoder that chooses itself, once with the hold-out if there is one, once without."""
+    """A1: the decoder that chooses itself, with the hold-out (if there is one) and without."""
     data = work.data
     rows: list[dict[str, Any]] = []
-    told: dict[str, Any] = {}
+    records: dict[str, Any] = {}
     network, holdout = work.network(), data.holdout
-    # Subspaces of the same layers, whole, to compare with.
+    # For comparison: subspaces of the same whole layers.
     table, _ = _decoded(
         work,
         network,
@@ -241,34 +241,34 @@ def _run_auto(work: Work) -> dict[str, Any]:
                 "evaluate_s": about["timing"]["evaluate"],
             }
         )
-        told[chosen["criterion"]] = about
+        records[chosen["criterion"]] = about
     subspaces = work.table("subspaces")
     masc = subspaces[
         (subspaces["variance"] == work.plan.variance) & (subspaces["layer"] != "input")
     ]
     best = float(masc["accuracy"].max()) if len(masc) else None
     work.write("auto.csv", pd.DataFrame(rows).assign(masc_oracle=best))
-    return told
+    return records
 
 
 def _run_retraining(work: Work) -> dict[str, Any]:
-    """E4: train on with labels that MASC re-assigned, at the oracle's layer and the chosen one."""
+    """E4: retrain with labels that MASC re-assigned, at the oracle's layer and the chosen one."""
     layers = work.table("layers")
     chosen = str(layers.loc[layers["selected"].astype(bool), "layer"].iloc[0])
     oracle = oracle_layer(layers)
     tables: list[pd.DataFrame] = []
-    told: dict[str, Any] = {}
+    records: dict[str, Any] = {}
     for layer in dict.fromkeys((oracle, chosen)):
-        who = [name for name, each in (("oracle", oracle), ("chosen", chosen)) if each == layer]
-        told[layer] = {"layer_is": who, **_retrained(work, layer, tables)}
+        roles = [role for role, its in (("oracle", oracle), ("chosen", chosen)) if its == layer]
+        records[layer] = {"layer_is": roles, **_retrained(work, layer, tables)}
     work.write("retraining.csv", pd.concat(tables, ignore_index=True))
-    return {"layers": told}
+    return {"layers": records}
 
 
 def _retrained(work: Work, layer: str, tables: list[pd.DataFrame]) -> dict[str, Any]:
     plan, model = work.plan, work.network()
     data, test_set = work.data.train, _tensors(work.data.test)
-    found = decode(
+    decoding = decode(
         model,
         (data.images, data.given),
         layers=[layer],
@@ -281,7 +281,7 @@ def _retrained(work: Work, layer: str, tables: list[pd.DataFrame]) -> dict[str, 
         seed=work.cell.seed,
         progress=work.progress,
     )
-    labels = found.label_issues()["predicted_label"].to_numpy(np.int64, copy=True)
+    labels = decoding.label_issues()["predicted_label"].to_numpy(np.int64, copy=True)
     record = train(
         model,
         torch.from_numpy(data.images),
@@ -296,7 +296,7 @@ def _retrained(work: Work, layer: str, tables: list[pd.DataFrame]) -> dict[str, 
     tables.append(pd.DataFrame(record.history).assign(layer=layer))
     changed = labels != data.given
     return {
-        "before": work.told("training")["test_accuracy"],
+        "before": work.record("training")["test_accuracy"],
         "changed_to_right": float((changed & (labels == data.true)).mean()),
         "changed_to_wrong": float((changed & (labels != data.true)).mean()),
         "wrong_before": wrong_share(data.true, data.given),
@@ -312,30 +312,30 @@ def _run_probes(work: Work) -> dict[str, Any]:
     kinds = {"corrupted": work.data.train.given}
     if work.cell.corruption > 0:
         kinds["true"] = work.data.train.true
-    probes, geometry, told = probe_layers(work, kinds)
+    probes, geometry, record = probe_layers(work, kinds)
     work.write("geometry.csv", geometry)
     work.write("probes.csv", probes)
-    return told
+    return record
 
 
 def _run_rivals(work: Work) -> dict[str, Any]:
-    """A2: the probes of E6 with the given labels, which is all that a user has."""
+    """A2: the probes of E6, fitted to the given labels, which are all that a user has."""
     from .probes import probe_layers
 
-    rivals, _, told = probe_layers(work, {"corrupted": work.data.train.given}, shapes=False)
+    rivals, _, record = probe_layers(work, {"corrupted": work.data.train.given}, shapes=False)
     work.write("rivals.csv", rivals)
-    return told
+    return record
 
 
 def _run_detection(work: Work) -> dict[str, Any]:
-    """D1: wrong labels found by A1's decoder, by other ways, and by retraining."""
+    """D1: find wrong labels with A1's decoder, in other ways, and by retraining."""
     from .detection import run_detection  # scikit-learn's parts take a while to import
 
     return run_detection(work)
 
 
 def _run_folds(work: Work) -> dict[str, Any]:
-    """Retrain for D1's dearest way."""
+    """Retrain, for D1's most expensive way."""
     from .folds import run_folds
 
     return run_folds(work)
@@ -361,14 +361,14 @@ UNITS: dict[str, Unit] = {
     "A2": Unit("rivals", _run_rivals, _trained),
     "D1": Unit("detection", _run_detection, _retrained_if_noisy),
 }
-# They are rows of E1's table.
+# E2 and E7 are rows of E1's table.
 UNITS["E2"] = UNITS["E7"] = UNITS["E1"]
 
 
 def units_of(plan: Plan) -> list[tuple[Cell, Unit]]:
-    """Return a plan's units in an order in which each finds what it needs.
+    """Return a plan's units, each after the units that it needs.
 
-    Asking for E3 trains the networks of degree 0 too, and E4 runs E1; E3 of degree 0 is E1.
+    E3 also trains the networks of degree 0, and E4 also runs E1. E3 of degree 0 is E1.
     """
     order: dict[tuple[Cell, str], Unit] = {}
 

@@ -1,4 +1,4 @@
-"""A cell of a grid in its folder: what its units have written there, and what they start from."""
+"""A cell of a grid and its folder: the data, the network and the files of finished units."""
 
 import functools
 import json
@@ -42,13 +42,13 @@ class Work:
         """Say whether a unit is finished."""
         return (self.folder / f"{unit}.json").is_file()
 
-    def told(self, unit: str) -> dict[str, Any]:
-        """Return what a finished unit's JSON file says."""
+    def record(self, unit: str) -> dict[str, Any]:
+        """Return the record that a finished unit wrote as JSON."""
         try:
-            found: dict[str, Any] = json.loads((self.folder / f"{unit}.json").read_text("utf-8"))
+            record: dict[str, Any] = json.loads((self.folder / f"{unit}.json").read_text("utf-8"))
         except (OSError, ValueError) as error:
             raise self._damaged(unit, "json", error) from error
-        return found
+        return record
 
     def table(self, unit: str) -> pd.DataFrame:
         """Return a finished unit's table."""
@@ -64,12 +64,12 @@ class Work:
         )
 
     def write(self, name: str, table: pd.DataFrame) -> None:
-        """Write a table whole."""
+        """Write a table as a CSV file, whole or not at all."""
         write_text(self.folder / name, table.to_csv(index=False))
 
     @functools.cached_property
     def data(self) -> CellData:
-        """What the cell trains and tests with."""
+        """The data that the cell trains and tests with."""
         return cell_data(self.plan, self.cell)
 
     def network(self) -> nn.Module:
@@ -95,13 +95,13 @@ class Work:
 
 
 class DamagedError(Exception):
-    """The file of a trained network is damaged: that cell has to be trained again."""
+    """The file of a trained network is damaged: train that cell again."""
 
     def __init__(self, work: Work, message: str):
         super().__init__(message)
         self.work = work
 
 
-def as_json(told: dict[str, Any]) -> str:
-    """Return what a unit tells as text."""
-    return json.dumps(told, indent=2, ensure_ascii=False, allow_nan=False, default=str) + "\n"
+def as_json(record: dict[str, Any]) -> str:
+    """Return a unit's record as JSON text."""
+    return json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False, default=str) + "\n"

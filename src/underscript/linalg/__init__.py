@@ -1,1 +1,1 @@
-"""Second moments and kept rows, their spectra, bases, and which products decide."""
+"""Linear algebra: second moments, kept rows, spectra, class bases, exact and fast products."""

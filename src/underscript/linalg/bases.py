@@ -4,8 +4,8 @@ For orthonormal V_k the squared cosine of the angle of a unit row x to class k i
 :math:`\|V_k^T x\|^2`, or :math:`1 - \|V_{k\perp}^T x\|^2` from the complement, whichever has fewer
 columns. One product serves all classes, and every rank ("cut") of a class: its segments add up.
 
-Where only the nearest class is asked for, bfloat16 products come first. Their error is bounded
-row by row, and only classes within the bound of the best are computed in full (see `screening`).
+If only the nearest class is needed, bfloat16 products come first. Their error is bounded row by
+row, and only classes within the bound of the best are computed in full (see `screening`).
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,19 +21,19 @@ from .precision import bfloat16_pays, exact_products
 from .screening import RoundedColumns, RoundedRows
 from .spectra import ClassSpectrum
 
-# One product takes about this many columns, and gives at most this many values.
+# One product has about this many columns, and at most this many result values.
 _GROUP_COLUMNS = 2048
 _BLOCK_VALUES = 1 << 22
-# Rounded bases are made when this many rows have come: for fewer they would not pay.
+# Rounded bases are made after this many rows; for fewer they would not pay.
 _ROWS_BEFORE_SCREENING = 2048
-# Screening ends for good where it leaves more than this share of the work; to gather a row for
-# one class costs as much as to multiply it with so many columns.
+# Screening is switched off for good if it leaves more than this share of the work. Gathering a
+# row for one class costs as much as multiplying it with this many columns.
 _WORTH_SCREENING = 0.5
 _GATHERING = 150
-# Eigenvectors of a class, and classes, that stand for what all rows have in common.
+# Eigenvectors per class, and classes, that represent the common part of all rows.
 COMMON = 4
 _COMMON_CLASSES = 16
-# Features that no class uses are left out of products if no more than this share is used.
+# Products leave out features that no class uses if less than this share is used.
 _MOSTLY_USED = 0.98
 # Error of a squared cosine in float32.
 _SINGLE = 1e-6
@@ -41,7 +41,7 @@ _SINGLE = 1e-6
 
 @dataclass(frozen=True)
 class Columns:
-    """What is kept of a class's eigenvectors.
+    """The eigenvectors of a class that are kept.
 
     Attributes
     ----------
@@ -50,13 +50,13 @@ class Columns:
     ranks : list of int
         The C ranks to cut at; 0 for a class without a direction.
     leading : int
-        Ranks up to this are served by the eigenvectors themselves, larger ones by what follows
-        them (the complement).
+        Ranks up to this use the eigenvectors themselves; larger ranks use the columns after them
+        (the complement).
     first : Tensor, shape (width, m)
         The first few eigenvectors.
     features : Tensor of bool, shape (width,)
-        The features that the class ever uses. The complement is within them: what a row has
-        elsewhere is outside of the subspace without being multiplied.
+        The features that the class ever uses. The complement is within them: other features of
+        a row are outside the subspace anyway and need no product.
     """
 
     matrix: Float[Tensor, "width c"]
@@ -67,7 +67,7 @@ class Columns:
 
     @classmethod
     def of(cls, spectrum: ClassSpectrum, ranks: Sequence[int], dtype: torch.dtype) -> "Columns":
-        """Keep the fewest columns that serve all ranks."""
+        """Keep the fewest columns that suffice for all ranks."""
         steps = [0, *sorted(set(ranks))]
         # Ranks up to steps[i] from the front, the others from the back.
         costs = [low + spectrum.alive - high for low, high in pairwise(steps)]
@@ -85,7 +85,7 @@ class Columns:
         return cls(widened(columns), list(ranks), steps[best], widened(first), features)
 
     def ladder(self, k: int, at: int) -> "Ladder":
-        """Return how the columns add up, once they stand at column `at` of a group."""
+        """Return how the columns add up if they start at column `at` of a group."""
         alive, end = int(self.features.sum()), self.matrix.shape[1]
         ladder = Ladder(k, at, at + end)
         start = 0
@@ -100,11 +100,11 @@ class Columns:
 
 
 def _cuts(ranks: Sequence[int], rank: int) -> list[int]:
-    return [cut for cut, each in enumerate(ranks) if each == rank]
+    return [cut for cut, known in enumerate(ranks) if known == rank]
 
 
 class Step(NamedTuple):
-    """Columns `start` to `stop` of a group, and the cuts whose sums end with them."""
+    """Columns `start` to `stop` of a group, and the cuts whose sums end there."""
 
     start: int
     stop: int
@@ -115,8 +115,8 @@ class Step(NamedTuple):
 class Ladder:
     """Class k's columns `start` to `stop` in a group.
 
-    The squares of `leading` steps add up, from the first column on, to ‖V_rᵀx‖²; those of the
-    `trailing` ones, from the last column back, to what a cut lacks of the row's squared length.
+    The squares of the `leading` steps, from the first column on, add up to ‖V_rᵀx‖². Those of the
+    `trailing` steps, from the last column back, add up to the squared length outside a cut.
     """
 
     k: int
@@ -128,9 +128,9 @@ class Ladder:
     def squares(
         self, product: Float[Tensor, "n c"], like: Float[Tensor, " n"], n_cuts: int, origin: int = 0
     ) -> Float[Tensor, "n cuts"]:
-        """Return the sums of squares that the cuts need, in `like`'s dtype.
+        """Return the sums of squares for the cuts, in `like`'s dtype.
 
-        `product` is that of rows and the group's columns from `origin` on.
+        `product` is the product of rows with the group's columns from `origin` on.
         """
         result = like.new_zeros(len(product), n_cuts)
         for steps in (self.leading, self.trailing):
@@ -155,7 +155,7 @@ class Ladder:
     def bounds(
         self, squares: Tensor, slack: Tensor, length: Tensor
     ) -> tuple[Float[Tensor, "n cuts"], Float[Tensor, "n cuts"]]:
-        """Return between which squared cosines the true one lies, norms being off by `slack`."""
+        """Return bounds of the true squared cosines, if norms are wrong by up to `slack`."""
         norms = squares.sqrt()
         low = (norms - slack).clamp_(min=0).square_()
         high = (norms + slack).square_()
@@ -169,7 +169,7 @@ class Ladder:
 class Group:
     """Columns of several classes side by side; no class is in two groups.
 
-    The matrix lies in memory column by column, over the features that some class uses.
+    The matrix is stored column by column, over the features that some class uses.
     """
 
     matrix: Float[Tensor, "used columns"]
@@ -178,7 +178,7 @@ class Group:
 
     @property
     def leads(self) -> bool:
-        """Whether leading columns are among them: there, what rows have in common is large."""
+        """Whether the group has leading columns, for which the common part of rows is large."""
         return any(ladder.leading for ladder in self.ladders)
 
     def in_bfloat16(self, common: Float[Tensor, "width q"]) -> RoundedColumns:
@@ -195,11 +195,11 @@ class ClassBases:
     Parameters
     ----------
     columns : iterable of Columns
-        Class by class; each is let go before the next one is asked for.
+        One for each class; each is released before the next one is requested.
     width : int
-        Number of values a row.
+        Number of values per row.
     dtype : torch.dtype
-        Precision of the bases and of what is computed from them.
+        Precision of the bases and of their products.
     """
 
     def __init__(self, columns: Iterable[Columns], width: int, dtype: torch.dtype):
@@ -212,37 +212,37 @@ class ClassBases:
         first: list[Tensor] = []
         features: list[Tensor] = []
         at = 0
-        for each in columns:
-            features.append(each.features)
-            if len(first) < _COMMON_CLASSES and each.first.shape[1]:
-                first.append(each.first)
+        for of_class in columns:
+            features.append(of_class.features)
+            if len(first) < _COMMON_CLASSES and of_class.first.shape[1]:
+                first.append(of_class.first)
             k = len(self.ranks)
-            self.ranks.append(each.ranks)
-            if any(each.ranks):
-                waiting.append((each.ladder(k, at), each.matrix.to(dtype)))
-                at += each.matrix.shape[1]
+            self.ranks.append(of_class.ranks)
+            if any(of_class.ranks):
+                waiting.append((of_class.ladder(k, at), of_class.matrix.to(dtype)))
+                at += of_class.matrix.shape[1]
             if at >= _GROUP_COLUMNS:
                 self._group(waiting)
                 at = 0
         self._group(waiting)
-        # One column a class: which features it uses.
+        # One column per class: the features that it uses.
         used = torch.stack(features, 1)
         self._features = used
         self._all_used = used.all(0)
-        # What no class uses need not be multiplied.
+        # Features that no class uses need not be multiplied.
         self._used: Tensor | None = None
         if float(used.any(1).float().mean()) < _MOSTLY_USED:
             self._used = torch.nonzero(used.any(1))[:, 0]
             for group in self._groups:
                 group.matrix = group.matrix[self._used].T.contiguous().T
         empty = torch.zeros(width, 0, dtype=dtype)
-        # What rows of all classes have in common; see `screening`.
+        # The common part of rows of all classes; see `screening`.
         self._common = torch.linalg.qr(torch.cat(first, 1).to(dtype))[0] if first else empty
         if self._used is not None:
             self._common = self._common[self._used]
 
     def _group(self, waiting: list[tuple[Ladder, Tensor]]) -> None:
-        """Put columns side by side; the parts are let go."""
+        """Join columns into a group, and release the parts."""
         if waiting:
             matrix = torch.cat([part.T for _, part in waiting]).T
             self._groups.append(Group(matrix, [ladder for ladder, _ in waiting]))
@@ -250,7 +250,7 @@ class ClassBases:
 
     @property
     def n_cuts(self) -> int:
-        """Number of ranks a class, C."""
+        """Number of ranks per class, C."""
         return len(self.ranks[0])
 
     @property
@@ -261,10 +261,10 @@ class ClassBases:
     def own(self, cut: int) -> list[tuple[Tensor, bool]]:
         """Return each class's columns for one cut, and whether they span the complement.
 
-        The complement is that within the class's features.
+        The complement is taken within the class's features.
         """
         empty = torch.zeros(self.width, 0, dtype=self.dtype)
-        found = [(empty, False)] * len(self.ranks)
+        result = [(empty, False)] * len(self.ranks)
         for group in self._groups:
             for ladder in group.ladders:
                 for steps, trailing in ((ladder.leading, False), (ladder.trailing, True)):
@@ -273,8 +273,8 @@ class ClassBases:
                         used = steps[: reach[0] + 1]
                         start = min(step.start for step in used)
                         stop = max(step.stop for step in used)
-                        found[ladder.k] = (self._wide(group.matrix[:, start:stop]), trailing)
-        return found
+                        result[ladder.k] = (self._wide(group.matrix[:, start:stop]), trailing)
+        return result
 
     def _wide(self, columns: Float[Tensor, "used c"]) -> Float[Tensor, "width c"]:
         if self._used is None:
@@ -306,7 +306,7 @@ class ClassBases:
             for group in self._groups:
                 columns = group.matrix.to(unit.device, unit.dtype).T
                 for part in _blocks(len(unit), len(columns)):
-                    # Faster than from the right where rows are few or narrow.
+                    # Faster than the product from the right if rows are few or narrow.
                     product = (columns @ unit[part].T).T
                     for ladder in group.ladders:
                         squares = ladder.squares(product, length[part], self.n_cuts)
@@ -325,7 +325,7 @@ class ClassBases:
     def nearest(
         self, unit: Float[Tensor, "n width"], length: Float[Tensor, " n"]
     ) -> Int[Tensor, "n cuts"]:
-        """Return the class of the largest squared cosine at every cut; the first of equals."""
+        """Return the class with the largest squared cosine at every cut; the first if tied."""
         return self.leaders(unit, length).argmax(1)
 
     def leaders(
@@ -334,10 +334,10 @@ class ClassBases:
         length: Float[Tensor, " n"],
         given: Int[Tensor, " n"] | None = None,
     ) -> Float[Tensor, "n classes cuts"]:
-        """Return what `energies` does where it matters, and something smaller elsewhere.
+        """Return the values of `energies` where they matter, and smaller values elsewhere.
 
-        The nearest class matters, though not its value; with `given` classes the values of these
-        and of the nearest of all others do.
+        Without `given`, only which class is nearest is exact, not its value. With `given` classes,
+        the values of these and of the nearest other class are exact.
         """
         self._rows_seen += len(unit)
         screens = self._screens and self._rows_seen >= _ROWS_BEFORE_SCREENING
@@ -350,7 +350,7 @@ class ClassBases:
         return torch.cat(parts)
 
     def _screened(self, unit: Tensor, length: Tensor, given: Tensor | None) -> Tensor:
-        """Return what `leaders` does, computing in full only what bfloat16 cannot tell."""
+        """Return what `leaders` does; compute in full only what bfloat16 cannot decide."""
         low = unit.new_full((len(unit), len(self.ranks), self.n_cuts), -torch.inf)
         high = low.clone()
         with exact_products():
@@ -388,17 +388,17 @@ class ClassBases:
                         squares = ladder.squares(product, length[which], self.n_cuts, ladder.start)
                         inside = within[which, ladder.k]
                         high[which, ladder.k] = ladder.energies(squares, inside)
-        # Where one class alone is possible its value is a bound; all others are the true ones.
+        # If only one class is possible, its value is a bound; all other values are exact.
         return torch.where(possible, high, -torch.inf)
 
 
 def unit_rows(
     rows: Float[Tensor, "n width"],
 ) -> tuple[Float[Tensor, "n width"], Float[Tensor, " n"]]:
-    """Return rows of length one (zero rows stay zero), and 1 or 0 for each.
+    """Return rows of length one (zero rows stay zero), and 1 or 0 for each row.
 
-    Rows too long or too short to be squared are divided by their largest magnitude first, so that
-    1e-30 and 1e30 are as good as 1.
+    Rows whose squares would overflow or underflow are divided by their largest magnitude first, so
+    that 1e-30 and 1e30 work as well as 1.
     """
     length = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
     if bool(((length > 1e-15) & (length < 1e15)).all()):
@@ -412,7 +412,7 @@ def unit_rows(
 
 
 def _squared_lengths(values: Float[Tensor, "n c"], dtype: torch.dtype) -> Float[Tensor, " n"]:
-    """Return the squared length of each row, in the way that suits their layout."""
+    """Return the squared length of each row, computed as suits the memory layout."""
     if values.stride(1) == 1:
         lengths: Tensor = torch.linalg.vector_norm(values, dim=1, dtype=dtype)
         return lengths.square()
@@ -420,7 +420,7 @@ def _squared_lengths(values: Float[Tensor, "n c"], dtype: torch.dtype) -> Float[
 
 
 def _blocks(n: int, columns: int) -> Iterator[slice]:
-    """Divide n rows so that their product with that many columns stays within bounds."""
+    """Divide n rows so that their product with this many columns stays small enough."""
     step = max(1, _BLOCK_VALUES // max(columns, 1))
     for start in range(0, n, step):
         yield slice(start, start + step)

@@ -1,4 +1,4 @@
-"""What matrix products may round, whatever the user allowed for the network."""
+"""Control the rounding of matrix products, whatever the user set for the network."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,11 +14,11 @@ from ..utils.device import product_seconds
 def exact_products() -> Iterator[None]:
     """Run the block with float32 products in float32, and bfloat16 ones added up in float32.
 
-    A user may have allowed TF32 or bfloat16 products; the decoders' error bounds do not hold with
-    them. The settings are put back, also when the block raises.
+    The user may have allowed TF32 or bfloat16 products, but then the decoders' error bounds do
+    not hold. The settings are restored, also if the block raises.
     """
     cuda: Any = torch.backends.cuda.matmul
-    found: list[tuple[Any, str, Any]] = [
+    settings: list[tuple[Any, str, Any]] = [
         (
             cuda,
             "allow_bf16_reduced_precision_reduction",
@@ -28,18 +28,18 @@ def exact_products() -> Iterator[None]:
     mkldnn: Any = getattr(torch.backends.mkldnn, "matmul", None)
     legacy = None
     if hasattr(mkldnn, "fp32_precision"):
-        found += [(place, "fp32_precision", place.fp32_precision) for place in (cuda, mkldnn)]
+        settings += [(place, "fp32_precision", place.fp32_precision) for place in (cuda, mkldnn)]
     else:  # torch before 2.9
         legacy = torch.get_float32_matmul_precision()
     try:
         cuda.allow_bf16_reduced_precision_reduction = False
-        for place, name, _ in found[1:]:
+        for place, name, _ in settings[1:]:
             setattr(place, name, "ieee")
         if legacy is not None:
             torch.set_float32_matmul_precision("highest")
         yield
     finally:
-        for place, name, value in found:
+        for place, name, value in settings:
             setattr(place, name, value)
         if legacy is not None:
             torch.set_float32_matmul_precision(legacy)
@@ -49,8 +49,8 @@ def exact_products() -> Iterator[None]:
 def bfloat16_pays(kind: str) -> bool:
     """Say whether a device multiplies bfloat16 matrices at least twice as fast as float32 ones.
 
-    Measured once for a kind of device (``"cpu"``, ``"cuda"``): processors with matrix units do,
-    others convert each number and are slower. It decides how fast an answer comes, never which.
+    Measured once per kind of device (``"cpu"``, ``"cuda"``): processors with matrix units do;
+    others convert each number and are slower. It affects speed, never results.
     """
     device = torch.device(kind)
     try:

@@ -1,4 +1,4 @@
-"""Passes over large matrices: symmetric products, conversion, and a look for what is not finite."""
+"""Passes over large matrices: symmetric products, conversion, and a check for finite values."""
 
 import torch
 from jaxtyping import Float
@@ -13,11 +13,11 @@ def add_products(
 ) -> None:
     """Add ``rowsᵀ rows`` to the tiles of `second` on and above its diagonal.
 
-    With `first` what stands there does not count.
+    With `first`, the previous content is overwritten.
     """
     width = len(second)
     for start in range(0, width, _TILE):
-        # Results that are short and wide are half as fast again as tall and narrow ones.
+        # Short, wide results are computed 1.5 times as fast as tall, narrow ones.
         end = min(start + _TILE, width)
         second[start:end, start:].addmm_(rows[:, start:end].T, rows[:, start:], beta=1 - first)
 
@@ -31,7 +31,7 @@ def mirrored(second: Float[Tensor, "d d"]) -> Float[Tensor, "d d"]:
 
 
 def all_finite(values: Tensor) -> bool:
-    """Say whether there is no NaN and no infinity; ten times as fast as asking for each value."""
+    """Say whether there is no NaN and no infinity; ten times as fast as testing each value."""
     if not values.numel():
         return True
     low, high = torch.aminmax(values)

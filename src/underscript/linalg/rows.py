@@ -1,8 +1,8 @@
-"""A wide layer's rows, kept by class; their Gram matrices stand in for second moments.
+"""A wide layer's rows, kept by class; their Gram matrices replace second moments.
 
 The n_k × n_k matrix ``X_k X_kᵀ`` has the positive eigenvalues of ``S_k = X_kᵀ X_k``, and its
-eigenvectors give those of ``S_k`` by one product; no width × width matrix is formed unless a
-class has more samples than the layer is wide.
+eigenvectors give those of ``S_k`` by one product. A width × width matrix is formed only if a
+class has at least as many samples as the layer is wide.
 """
 
 import logging
@@ -23,21 +23,21 @@ logger = logging.getLogger(__name__)
 
 # Bytes of a block of rows that is converted to float64 at once.
 _BLOCK = 24 << 20
-# Bytes of sums of rows that wait for another set of labels.
+# Bytes of row sums that are kept for another set of labels.
 _WAITING = 512 << 20
 
 
 class RowStore:
-    """A layer's rows in the order in which they came: in memory, past a size in a temporary file.
+    """A layer's rows in the order of arrival: in memory or, past a size, in a temporary file.
 
     Parameters
     ----------
     width : int
-        Number of values a row.
+        Number of values per row.
     memory : int
-        Bytes to hold before everything goes to the file.
+        Bytes to hold in memory before everything goes to the file.
     file : RowFile, optional
-        Which file; by default one of its own.
+        The file to use; by default the store gets its own.
     """
 
     def __init__(self, width: int, memory: int = MEMORY, file: RowFile | None = None):
@@ -54,10 +54,10 @@ class RowStore:
     def used(self) -> Int[Tensor, " features"]:
         """The features that some row uses; all if none is used, or if rows are in a file."""
         if self._used is None:
-            found = torch.full((self.width,), self.on_disk)
+            seen = torch.full((self.width,), self.on_disk)
             for chunk in self._chunks:
-                found |= (chunk != 0).any(0)
-            self._used = torch.nonzero(found | ~found.any())[:, 0]
+                seen |= (chunk != 0).any(0)
+            self._used = torch.nonzero(seen | ~seen.any())[:, 0]
         return self._used
 
     @property
@@ -75,14 +75,14 @@ class RowStore:
         """
         if self.dtype is None:
             self.dtype = torch.float64 if rows.dtype == torch.float64 else torch.float32
-        # A copy, because the caller may reuse its buffer.
+        # Copy, because the caller may reuse its buffer.
         rows = rows.detach().to("cpu", self.dtype, copy=True).contiguous()
         self._used = None
         self._starts.append(self.length)
         self.length += len(rows)
         self._chunks.append(rows)
-        each = self.width * (8 if self.dtype == torch.float64 else 4)
-        if self.on_disk or self.length * each > self.memory:
+        row_bytes = self.width * (8 if self.dtype == torch.float64 else 4)
+        if self.on_disk or self.length * row_bytes > self.memory:
             self._spill()
 
     def _spill(self) -> None:
@@ -92,7 +92,7 @@ class RowStore:
         self._chunks = []
 
     def take(self, positions: Int[Tensor, " n"]) -> Float[Tensor, "n width"]:
-        """Return a copy of the rows at some positions, which ascend."""
+        """Return a copy of the rows at some ascending positions."""
         rows = torch.empty(len(positions), self.width, dtype=self.dtype or torch.float32)
         if self.on_disk:
             self._file.take(self._written, positions.numpy(), rows)
@@ -128,15 +128,15 @@ class ClassRows:
         self.store = store
         self._labels: list[Tensor] = [torch.zeros(0, dtype=torch.int64)]
         self._shares = False
-        # Sets of labels that are decomposed later; and by class what was added up for one before:
-        # the positions of rows, their products and they themselves.
+        # Label sets that are decomposed later; and, by class, what an earlier set added up:
+        # positions of rows, the sum of their products, and the sum of the rows.
         self._later: list[ClassRows] = []
         self._begun: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
 
     def sharing(self) -> "ClassRows":
-        """Return statistics for another set of labels of the same rows, which are kept once.
+        """Return statistics for another set of labels of the same rows, which are stored once.
 
-        Its `update` takes the labels of rows that this one has been given, in the same order.
+        Its `update` takes the labels of the rows that this one received, in the same order.
         """
         other = ClassRows(self.n_classes, self.store, self.device)
         other._shares = True
@@ -145,8 +145,8 @@ class ClassRows:
     def merge(self, other: "ClassRows") -> "ClassRows":
         """Return the statistics of two disjoint parts of the same rows together."""
         both = self.sharing()
-        mine, theirs = torch.cat(self._labels), torch.cat(other._labels)
-        both._labels = [torch.where(mine >= 0, mine, theirs)]
+        own, theirs = torch.cat(self._labels), torch.cat(other._labels)
+        both._labels = [torch.where(own >= 0, own, theirs)]
         return both
 
     def update(self, rows: Float[Tensor, "n width"], labels: Int[Tensor, " n"]) -> None:
@@ -156,19 +156,19 @@ class ClassRows:
             self.store.append(rows)
 
     def counts(self) -> Int[Tensor, " classes"]:
-        """Return the samples of each class."""
+        """Return the number of samples of each class."""
         labels = self._all_labels()
         return torch.bincount(labels[labels >= 0], minlength=self.n_classes)
 
     def before(self, *others: "ClassRows") -> None:
-        """Say which sets of labels of the same rows are decomposed after this one.
+        """Set which label sets of the same rows are decomposed after this one.
 
-        What is added up for this one is not added up again for them.
+        They reuse what this one has added up.
         """
         self._later = list(others)
 
     def eigenproblem(self, classes: list[int], processes: Processes = ALONE) -> Eigenproblem | None:
-        """Return one class a process, ``classes[r]`` in process r; None where r has none.
+        """Return one class per process, ``classes[r]`` in process r; None where r has none.
 
         Every process calls this together; the rows of a class go to its process.
         """
@@ -200,17 +200,17 @@ class ClassRows:
             product = torch.zeros(len(features), len(features), dtype=torch.float64)
             total = torch.zeros(len(features), dtype=torch.float64)
         room: list[Tensor] = []
-        # Parts in common with later sets first, the smallest before those that hold it.
+        # First the parts in common with later label sets, smallest first.
         room_for = _WAITING // (8 * len(features) ** 2 * self.n_classes)
         shared = [
             (_both(positions, theirs), other)
             for other in self._later[:room_for]
             if len(theirs := other._positions(k)) >= self.width
         ]
-        for part, other in [*sorted(shared, key=lambda each: len(each[0])), (positions, None)]:
+        for part, other in [*sorted(shared, key=lambda pair: len(pair[0])), (positions, None)]:
             rest = _without(part, known)
             if len(known) + len(rest) > len(part):
-                continue  # not all that is added up already is in common
+                continue  # the sum so far holds rows that are not in this part
             for block in torch.split(rest, max(1, _BLOCK // (8 * self.width))):
                 exact = in_float64(self.store.take(block).index_select(1, features), room)
                 total += exact.sum(0)
@@ -232,7 +232,7 @@ class ClassRows:
         return torch.nonzero(self._all_labels() == k)[:, 0]
 
     def eigenproblem_bytes(self, processes: Processes = ALONE) -> int:
-        """Return what one takes, for a class of the mean size."""
+        """Return the bytes of one eigenproblem, for a class of mean size."""
         count = int(processes.total(self.counts()).sum()) // self.n_classes
         return 8 * min(count, self.width) ** 2 + 8 * count * self.width
 
@@ -243,7 +243,7 @@ class ClassRows:
 
 
 def _eigenproblem(rows: Tensor, what: str) -> Eigenproblem:
-    """Return the smaller of the two products of one class's rows."""
+    """Return the smaller of the two products of a class's rows."""
     count, width = rows.shape
     mean = rows.new_zeros(width, dtype=torch.float64)
     if not count:
@@ -266,18 +266,18 @@ def _eigenproblem(rows: Tensor, what: str) -> Eigenproblem:
 
 @dataclass
 class _GramProblem(Eigenproblem):
-    """The Gram matrix of rows (count, width) with mean `center` in place of their second moment."""
+    """The Gram matrix of rows (count, width) with mean `center`, instead of their second moment."""
 
     rows: Tensor
     center: Tensor
 
-    def spectrum(self, found: ClassSpectrum, cuts: Sequence[Cut]) -> ClassSpectrum:
-        """Return the class's spectrum, given that of the Gram matrix."""
-        m = max(found.ranks(cuts))
-        values = found.values
+    def spectrum(self, of_matrix: ClassSpectrum, cuts: Sequence[Cut]) -> ClassSpectrum:
+        """Return the class's spectrum, from that of the Gram matrix."""
+        m = max(of_matrix.ranks(cuts))
+        values = of_matrix.values
         if not m:
             return ClassSpectrum.empty(self.count, self.center)
-        left = found.widened(found.inner[:, :m] / values[:m].sqrt())
+        left = of_matrix.widened(of_matrix.inner[:, :m] / values[:m].sqrt())
         width, step = self.rows.shape[1], _step(self.count)
         vectors = left.new_empty(width, m)
         room: list[Tensor] = []
@@ -285,19 +285,19 @@ class _GramProblem(Eigenproblem):
             exact = in_float64(self.rows[:, start : start + step].T, room)
             torch.mm(exact, left, out=vectors[start : start + step])
         if float(values[m - 1]) < 1e-8 * float(values[0]):
-            # Directions with little energy come out of the Gram matrix not quite orthogonal.
+            # Directions with little energy from the Gram matrix are not quite orthogonal.
             vectors, triangle = torch.linalg.qr(vectors)
             vectors = vectors * triangle.diagonal().sign()
-        return ClassSpectrum(self.count, values, vectors, None, self.center, found.total)
+        return ClassSpectrum(self.count, values, vectors, None, self.center, of_matrix.total)
 
 
 def _both(some: Tensor, others: Tensor) -> Tensor:
-    """Return what two sets of positions, which ascend, have in common."""
+    """Return the common positions of two ascending sets."""
     return some[torch.isin(some, others, assume_unique=True)]
 
 
 def _without(some: Tensor, others: Tensor) -> Tensor:
-    """Return some positions without others."""
+    """Return the positions in `some` that are not in `others`."""
     return some[torch.isin(some, others, assume_unique=True, invert=True)]
 
 

@@ -1,15 +1,15 @@
-r"""What a bfloat16 product can be trusted for, row by row and class by class.
+r"""Error bounds of bfloat16 products, row by row and class by class.
 
 Rows of a hidden layer have a large part in common: a few directions U, the first eigenvectors of
-the classes. It is taken out and multiplied in full, :math:`V^T x = V^T p + (V^T U) a` with
-:math:`a = U^T x` and :math:`p = x - U a`; only p is rounded. With ĉ what comes out of the product
-of p̂ and V̂ in bfloat16,
+the classes. That part is removed and multiplied in full, :math:`V^T x = V^T p + (V^T U) a` with
+:math:`a = U^T x` and :math:`p = x - U a`; only p is rounded. Let ĉ be the bfloat16 product of p̂
+and V̂. Then
 
 .. math:: \|\hat c - V^T p\| \le \|p - \hat p\| (1 + \sigma) + (\sigma + 2^{-9} + s) \|p\|
 
-where the first norm is measured for each row; σ, a bound of ‖V − V̂‖₂, comes from each class's
-rounding errors themselves; :math:`2^{-9}` is the rounding of the result; and s the error of adding
-up in float32, :math:`8 \sqrt{d}\, u \sqrt{r}` with :math:`u = 2^{-24}`, which holds with
+where the first norm is measured for each row; σ, a bound of ‖V − V̂‖₂, is computed from each
+class's rounding errors; :math:`2^{-9}` is the rounding of the result; and s is the error of sums
+in float32, :math:`8 \sqrt{d}\, u \sqrt{r}` with :math:`u = 2^{-24}`, which holds with
 overwhelming probability (Higham and Mary, "A new approach to probabilistic rounding error
 analysis", 2019).
 """
@@ -40,11 +40,11 @@ class RoundedColumns:
     matrix : Tensor of bfloat16, shape (width, columns)
         V̂.
     common : Tensor, shape (q, columns)
-        Uᵀ V in full; q = 0 where nothing is taken out.
+        Uᵀ V in full precision; q = 0 if no common part is removed.
     errors : dict of int to float
-        By class: at least ‖V − V̂‖₂ of its columns.
+        By class: an upper bound of ‖V − V̂‖₂ of its columns.
     sums : dict of int to float
-        By class: the error of adding up, s.
+        By class: the error s of sums.
     """
 
     matrix: Float[Tensor, "width columns"]
@@ -77,14 +77,14 @@ class RoundedColumns:
 
 @dataclass(frozen=True)
 class RoundedRows:
-    """Rows without what they have in common, in bfloat16.
+    """Rows without their common part, in bfloat16.
 
     Attributes
     ----------
     matrix : Tensor of bfloat16, shape (n, width)
         p̂.
     common : Tensor, shape (n, q)
-        a in full.
+        a in full precision.
     lengths, errors : Tensor, shape (n,)
         ‖p‖ and ‖p − p̂‖.
     """
@@ -104,22 +104,22 @@ class RoundedRows:
         return cls(low, part, norm(rest, dim=1), norm(rest - low, dim=1))
 
     def product(self, columns: RoundedColumns) -> Float[Tensor, "n columns"]:
-        """Return what the bounds of `slack` are about; bfloat16 where nothing is taken out."""
+        """Return ĉ plus the common part, which `slack` bounds; bfloat16 without a common part."""
         rough = self.matrix @ columns.matrix
         return (self.common @ columns.common).add_(rough) if len(columns.common) else rough
 
     def slack(self, columns: RoundedColumns, k: int) -> Float[Tensor, " n"]:
-        """Return at least how far ‖ĉ‖ is from the truth, for each row and the columns of k."""
+        """Return an upper bound of the error of ‖ĉ‖, for each row and the columns of class k."""
         sigma = columns.errors[k]
         rounding = sigma + _HALF_ULP + columns.sums[k]
-        # One per cent, and a little, for the rounding of the norms and bounds themselves.
+        # One per cent, and a small constant, for the rounding of the norms and bounds.
         return 1.01 * (self.errors * (1 + sigma) + rounding * self.lengths) + _SINGLE
 
 
 def largest_singular_value(matrix: Float[Tensor, "n m"]) -> float:
     """Return an upper bound of ‖E‖₂.
 
-    ‖M‖₂ ≤ ‖M⁸‖_F^⅛ for M = EᵀE: a bound whatever E is, and close for a flat spectrum.
+    ‖M‖₂ ≤ ‖M⁸‖_F^⅛ for M = EᵀE: it holds for any E, and is close for a flat spectrum.
     """
     product = matrix.T @ matrix
     exponent = 0.0

@@ -1,10 +1,10 @@
-"""Eigenvectors of second moments: once a class, and no more of them than are needed.
+"""Eigenvectors of second moments: once per class, and no more of them than needed.
 
-A decoder that keeps few directions needs the leading ones only (`leading`: block Lanczos, accepted
-only with a proof that nothing was missed), one that keeps more, but not most, some of them
-(`_tridiagonal`), one that keeps most needs them all (`eigenvectors`: LAPACK). Everything is
-float64: a projector's error is the matrix's error divided by the gap between two neighbouring
-eigenvalues, and hidden layers have gaps of 1e-6 of λ₁ (see docs/engine.md).
+The method depends on how many directions a decoder keeps. Few: `leading` (block Lanczos, accepted
+only with a proof that nothing was missed). More, but not most: `tridiagonal`. Most:
+`eigenvectors` (LAPACK). Everything is float64: a projector's error is the matrix's error divided
+by the gap between two neighbouring eigenvalues, and hidden layers have gaps of 1e-6 of λ₁ (see
+docs/engine.md).
 """
 
 import logging
@@ -24,24 +24,24 @@ from .tridiagonal import leading_eigenpairs
 
 logger = logging.getLogger(__name__)
 
-# Below this width LAPACK finds all eigenvectors before Lanczos has begun.
+# Below this width LAPACK computes all eigenvectors before Lanczos has begun.
 _WIDE = 512
-# Below this one all are found as soon as some.
+# Below this width all eigenvectors take no longer than some.
 _SOME = 256
-# Lanczos is tried where this part (a sixteenth) of the directions is likely to suffice.
+# Lanczos is tried if this part (a sixteenth) of the directions is likely to suffice.
 _FEW = 16
 # Columns of a Lanczos block; the basis may reach this part (a third) of the width.
 _BLOCK = 16
 _MOST = 3
-# Blocks between two looks at what the basis holds.
+# Blocks between two checks of the basis.
 _LOOK = 4
 _EPS = torch.finfo(torch.float64).eps
-# Largest error of a projector, ‖P − P̂‖, that `leading` accepts; the rest is LAPACK's.
+# Largest error of a projector, ‖P − P̂‖, that `leading` accepts; otherwise LAPACK is used.
 _PROJECTOR_ERROR = 1e-6
 
 
 class Cut(NamedTuple):
-    """Where a subspace ends: at a variance share τ in (0, 1], or at a rank if that is given."""
+    """Where a subspace ends: at a variance share τ in (0, 1], or at a rank if one is given."""
 
     share: float = 1.0
     rank: int | None = None
@@ -49,8 +49,8 @@ class Cut(NamedTuple):
     def rank_of(self, values: Float[Tensor, " m"], total: float) -> int:
         """Return the rank, from the eigenvalues known so far and the sum of all.
 
-        For a share it is r = #{j : (λ₁+…+λ_j)/Σλ ≤ τ} + 1, the paper's rule. m + 1 says that the
-        known eigenvalues do not suffice.
+        For a share it is r = #{j : (λ₁+…+λ_j)/Σλ ≤ τ} + 1, the paper's rule. m + 1 means that
+        the known eigenvalues do not suffice.
         """
         if self.rank is not None:
             return self.rank
@@ -67,12 +67,12 @@ class ClassSpectrum:
         Samples of the class.
     values : Tensor of float64, shape (m,)
         Positive eigenvalues: all of them (m is then the numerical rank, at most the width and
-        `count`), or the leading ones that were asked for.
+        `count`), or the leading ones that were requested.
     inner : Tensor of float64, shape (alive, c)
-        Orthonormal columns in the order of `values`, as many as were asked for; with c = alive
-        those after the first m span what the class never uses of its features.
+        Orthonormal columns in the order of `values`, as many as requested; if c = alive, those
+        after the first m span the directions that the class never uses within its features.
     features : Tensor of int64, shape (alive,), or None
-        The features that are ever other than zero in the class; None if all are.
+        The features that are ever nonzero in the class; None if all are.
     mean : Tensor of float64, shape (width,)
         Mean row of the class; zeros for a class without samples.
     total : float
@@ -88,17 +88,17 @@ class ClassSpectrum:
 
     @classmethod
     def empty(cls, count: int, mean: Float[Tensor, " width"]) -> "ClassSpectrum":
-        """Return that of a class with no samples, or only zero rows."""
+        """Return the spectrum of a class without samples, or with only zero rows."""
         return cls(count, mean.new_zeros(0), mean.new_zeros(len(mean), 0), None, mean, 0.0)
 
     @property
     def width(self) -> int:
-        """Number of values a row."""
+        """Number of values per row."""
         return len(self.mean)
 
     @property
     def alive(self) -> int:
-        """Number of features that are ever other than zero."""
+        """Number of features that are ever nonzero."""
         return len(self.inner)
 
     @property
@@ -108,7 +108,7 @@ class ClassSpectrum:
 
     @property
     def vectors(self) -> Float[Tensor, "width c"]:
-        """The columns of `inner` among all features; where they are whole, the others follow."""
+        """The columns of `inner` over all features; if `whole`, unused features follow."""
         vectors = self.widened(self.inner)
         if self.features is None or not self.whole:
             return vectors
@@ -118,7 +118,7 @@ class ClassSpectrum:
         return torch.cat([vectors, others[:, unused]], 1)
 
     def widened(self, columns: Float[Tensor, "alive c"]) -> Float[Tensor, "width c"]:
-        """Return columns over the class's features as columns over all of them."""
+        """Extend columns over the class's features to all features, with zeros."""
         if self.features is None:
             return columns
         wide = columns.new_zeros(self.width, columns.shape[1])
@@ -145,9 +145,9 @@ class Eigenproblem:
     mean : Tensor of float64, shape (width,)
         Their mean.
     what : str
-        What it is, for messages.
+        Name of the class, for messages.
     features : Tensor of int64, shape (d,), or None
-        The features that `matrix` is of, where the others are zero in the class; None if all are.
+        The features of `matrix`, if the others are zero in the class; None if it has all.
     """
 
     matrix: Float[Tensor, "d d"] | None
@@ -156,9 +156,9 @@ class Eigenproblem:
     what: str
     features: Int[Tensor, " d"] | None = field(default=None, kw_only=True)
 
-    def spectrum(self, found: ClassSpectrum, cuts: Sequence[Cut]) -> ClassSpectrum:
-        """Return the class's spectrum, given that of `matrix`."""
-        return found
+    def spectrum(self, of_matrix: ClassSpectrum, cuts: Sequence[Cut]) -> ClassSpectrum:
+        """Return the class's spectrum, from that of `matrix`."""
+        return of_matrix
 
 
 def solve(
@@ -166,30 +166,30 @@ def solve(
     cuts: Sequence[Cut] = (Cut(),),
     likely_rank: int | None = None,
 ) -> list[ClassSpectrum]:
-    """Decompose second moments as far as the cuts need it; what is left to LAPACK in one call.
+    """Decompose second moments as far as the cuts need; one LAPACK call does the rest.
 
     Parameters
     ----------
     cuts : sequence of Cut
-        They say how many eigenvectors are needed; by default all.
+        They decide how many eigenvectors are needed; by default all.
     likely_rank : int, optional
-        A guess at the largest rank, from a class before; it decides what is tried first and
-        changes no result beyond rounding.
+        A guess at the largest rank, from an earlier class; it decides which method is tried
+        first, and changes results only by rounding.
 
     Raises
     ------
     DataError
         If a matrix is not finite: the features are too large to be squared.
     """
-    found: dict[int, ClassSpectrum] = {}
+    spectra: dict[int, ClassSpectrum] = {}
     left: dict[int, tuple[Tensor, Tensor | None]] = {}
     with side_by_side(len(problems)) as run:
         tried = list(run(lambda problem: _in_part(problem, cuts, likely_rank), problems))
-    for place, each in enumerate(tried):
-        if isinstance(each, ClassSpectrum):
-            found[place] = each
+    for place, result in enumerate(tried):
+        if isinstance(result, ClassSpectrum):
+            spectra[place] = result
         else:
-            left[place] = each
+            left[place] = result
     del tried
     solved = all_eigenvectors(
         [matrix for matrix, _ in left.values()], [problems[place].what for place in left]
@@ -198,17 +198,17 @@ def solve(
         count, mean = problems[place].count, problems[place].mean
         positive = values[: numerical_rank(values, count)]
         total = float(positive.sum())
-        found[place] = ClassSpectrum(count, positive, vectors, features, mean, total)
+        spectra[place] = ClassSpectrum(count, positive, vectors, features, mean, total)
     del left, solved
-    return [problem.spectrum(found.pop(place), cuts) for place, problem in enumerate(problems)]
+    return [problem.spectrum(spectra.pop(place), cuts) for place, problem in enumerate(problems)]
 
 
 def _in_part(
     problem: Eigenproblem, cuts: Sequence[Cut], likely_rank: int | None
 ) -> ClassSpectrum | tuple[Tensor, Tensor | None]:
-    """Return as much of a spectrum as the cuts need, or the matrix where all of it is needed.
+    """Return as much of a spectrum as the cuts need, or the matrix if they need all of it.
 
-    The matrix comes without the features that the class never uses, and with the others.
+    The matrix is reduced to the features that the class uses, which are returned with it.
     """
     matrix, problem.matrix = problem.matrix, None
     if matrix is None:
@@ -226,7 +226,7 @@ def _in_part(
     scaled, scale = _in_range(matrix, problem.what)
 
     def needed(values: Tensor) -> int:
-        """Return how many eigenvectors are needed, 0 if most of them."""
+        """Return how many eigenvectors are needed; 0 if that is most of them."""
         positive = values[: numerical_rank(values, problem.count)]
         most = max((cut.rank_of(positive, float(positive.sum())) for cut in cuts), default=width)
         return most if 2 * most <= width else 0
@@ -241,11 +241,11 @@ def _in_part(
 
 
 def _in_use(matrix: Tensor, total: float, features: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """Return a second moment without the features that its class never uses, and the others.
+    """Reduce a second moment to the features that its class uses; return it and them.
 
-    `features` are those that it is of, if it lacks some already.
+    `features` are those of the given matrix, if it already lacks some.
     """
-    # They have rows and columns of exact zeros; without them it is cheaper.
+    # Unused features have rows and columns of exact zeros, which only cost time.
     used = torch.nonzero(matrix.diagonal() != 0)[:, 0] if total > 0 else None
     if used is None or len(used) > 0.98 * len(matrix):
         return matrix, features
@@ -256,14 +256,14 @@ def _in_use(matrix: Tensor, total: float, features: Tensor | None) -> tuple[Tens
 def all_eigenvectors(
     matrices: Sequence[Float[Tensor, "d d"]], whats: Sequence[str]
 ) -> list[tuple[Float[Tensor, " d"], Float[Tensor, "d d"]]]:
-    """Return what `eigenvectors` gives for each positive semi-definite matrix, from one call.
+    """Return the result of `eigenvectors` for each positive semi-definite matrix, in one call.
 
-    Smaller matrices are bordered with a negative diagonal: its eigenvectors come last, and as the
-    two parts do not touch, the others have zeros there.
+    Smaller matrices are padded with a negative diagonal. Its eigenvectors come last, and the
+    others are zero there because the two blocks are separate.
     """
     large = max(map(len, matrices), default=0) >= _SOME and matrices[0].device.type == "cpu"
     if len(matrices) < 2 or large:
-        return [eigenvectors(*each) for each in zip(matrices, whats, strict=True)]
+        return [eigenvectors(*pair) for pair in zip(matrices, whats, strict=True)]
     widths = [len(matrix) for matrix in matrices]
     scales = []
     stack = matrices[0].new_zeros(len(matrices), max(widths), max(widths))
@@ -276,7 +276,7 @@ def all_eigenvectors(
         values, vectors = torch.linalg.eigh(stack)
     except RuntimeError:
         del stack
-        return [eigenvectors(*each) for each in zip(matrices, whats, strict=True)]
+        return [eigenvectors(*pair) for pair in zip(matrices, whats, strict=True)]
     return [
         (one.flip(0)[:width] * scale, columns.flip(1)[:width, :width])
         for one, columns, width, scale in zip(values, vectors, widths, scales, strict=True)
@@ -287,7 +287,7 @@ def _in_range(matrix: Tensor, what: str) -> tuple[Tensor, float]:
     """Return a matrix divided by a scale, and the scale."""
     if not all_finite(matrix):
         raise DataError(f"{what}: the features overflow when squared; scale them down")
-    # LAPACK works with squares of the entries too: keep the largest within reach.
+    # LAPACK also squares the entries: keep the largest in range.
     scale = float(matrix.diagonal().max())
     if scale <= 0 or 1e-100 < scale < 1e100:
         return matrix, 1.0
@@ -309,16 +309,16 @@ def eigenvectors(
         return matrix.diagonal().clone(), torch.eye(len(matrix)).to(matrix)
     try:
         values, vectors = torch.linalg.eigh(matrix)
-    except RuntimeError:  # torch.linalg.LinAlgError is one
-        # The divide-and-conquer solver can give up on repeated eigenvalues; QR iterations do not.
+    except RuntimeError:  # includes torch.linalg.LinAlgError
+        # The divide-and-conquer solver can fail on repeated eigenvalues; QR iterations do not.
         logger.info("%s: using the slower eigensolver", what)
-        found = scipy.linalg.eigh(matrix.cpu().numpy(), driver="ev")
-        values, vectors = (torch.from_numpy(part).to(matrix) for part in found)
+        solution = scipy.linalg.eigh(matrix.cpu().numpy(), driver="ev")
+        values, vectors = (torch.from_numpy(part).to(matrix) for part in solution)
     return values.flip(0) * scale, vectors.flip(1)
 
 
 def numerical_rank(values: Float[Tensor, " d"], limit: int) -> int:
-    """Return how many eigenvalues, largest first, stand above rounding; at most `limit`."""
+    """Return how many eigenvalues, largest first, exceed rounding errors; at most `limit`."""
     if not len(values) or float(values[0]) <= 0:
         return 0
     floor = float(values[0]) * len(values) * _EPS
@@ -328,18 +328,18 @@ def numerical_rank(values: Float[Tensor, " d"], limit: int) -> int:
 def leading(
     matrix: Float[Tensor, "d d"], cuts: Sequence[Cut]
 ) -> tuple[Float[Tensor, " m"], Float[Tensor, "d m"]] | None:
-    r"""Return the leading eigenpairs that some cuts need, or None where LAPACK does better.
+    r"""Return the leading eigenpairs that some cuts need, or None if LAPACK is the better choice.
 
     Block Lanczos with full reorthogonalisation (Golub and Underwood, 1977). A result is returned
-    only if it is certified, for the largest rank r asked for:
+    only if it is certified, for the largest requested rank r:
 
     - every projector: :math:`\|\sin\Theta\|_F \le \|R\|_F / (\theta_r - \sigma)` (Davis and Kahan,
       1970) is at most 1e-6, where R are the residuals of the first r pairs and σ bounds the rest
       of the spectrum;
     - σ: the Cholesky factorisation of :math:`\sigma I - (S - V \Theta V^T)` exists, so no other
       eigenvalue reaches σ;
-    - every rank: the retained share is measured against the exact trace, and no sum of eigenvalues
-      lies within its error of the share.
+    - every rank: the retained share is relative to the exact trace, and no sum of eigenvalues is
+      within its error of the share.
 
     Parameters
     ----------
@@ -349,7 +349,7 @@ def leading(
     width = len(matrix)
     most = width // _MOST // _BLOCK * _BLOCK
     total = float(matrix.diagonal().sum())
-    # Squares of what is far from one would leave the range; LAPACK's path scales.
+    # Squares of very large or small numbers leave the float range; LAPACK's path scales.
     if not 1e-100 < total < 1e100 or not all_finite(matrix):
         return None
     if any(cut.share >= 1 if cut.rank is None else 2 * cut.rank > most for cut in cuts):
@@ -387,13 +387,13 @@ def leading(
 
 
 def _hopeful(values: Tensor, total: float, cuts: Sequence[Cut]) -> bool:
-    """Say whether the missing share is so small that a basis in reach will hold it."""
+    """Say whether the missing share is small enough for a basis of allowed size."""
     missing = 1 - float(values.sum()) / total
     return all(missing <= 3 * (1 - cut.share) for cut in cuts if cut.rank is None)
 
 
 def _converged(values: Tensor, residuals: Tensor, ranks: list[int]) -> bool:
-    """Say whether every projector asked for is within its error, by the Lanczos residuals."""
+    """Say whether every requested projector is accurate enough, by the Lanczos residuals."""
     floor = float(values[0]) * _EPS * len(values) ** 0.5
     for rank in ranks:
         gap = float(values[rank - 1] - values[rank])
@@ -411,25 +411,25 @@ def _certified(
     total: float,
     cuts: Sequence[Cut],
 ) -> bool:
-    """Say whether the eigenpairs are what `leading` promises; see there."""
+    """Say whether the eigenpairs pass the certificate of `leading`."""
     rank = max(ranks)
-    found = values[:rank]
-    residuals = matrix @ vectors - vectors * found
+    kept = values[:rank]
+    residuals = matrix @ vectors - vectors * kept
     sigma = float(values[rank - 1] + values[rank]) / 2
-    for each in ranks:
-        after = sigma if each == rank else float(values[each])
-        error = float(torch.linalg.vector_norm(residuals[:, :each]))
-        if error > _PROJECTOR_ERROR * (float(values[each - 1]) - after):
+    for cut_rank in ranks:
+        after = sigma if cut_rank == rank else float(values[cut_rank])
+        error = float(torch.linalg.vector_norm(residuals[:, :cut_rank]))
+        if error > _PROJECTOR_ERROR * (float(values[cut_rank - 1]) - after):
             return False
-    shares = found.cumsum(0) / total
+    shares = kept.cumsum(0) / total
     slack = 4 * len(matrix) * _EPS
     asked = [cut.share for cut in cuts if cut.rank is None]
     if any(bool(((shares - share).abs() <= slack).any()) for share in asked):
         return False
-    # What has to be seen is the gap: single precision, with its error of 1e-7 λ₁, if that is wide.
+    # Only the gap must be resolved: single precision (error 1e-7 λ₁) suffices if it is wide.
     dtype = torch.float32 if sigma - float(values[rank]) > 1e-6 * float(values[0]) else None
     rest = matrix.to(dtype or torch.float64, copy=True)
-    rest.addmm_((vectors * found).to(rest), vectors.T.to(rest), alpha=-1)
+    rest.addmm_((vectors * kept).to(rest), vectors.T.to(rest), alpha=-1)
     rest.neg_().diagonal().add_(sigma)
     return positive_definite(rest)
 
@@ -437,7 +437,7 @@ def _certified(
 def positive_definite(matrix: Float[Tensor, "d d"], size: int = 128) -> bool:
     """Say whether the Cholesky factorisation of a symmetric matrix exists; it is overwritten.
 
-    Block by block, so that most of the work is matrix products: several times as fast as LAPACK's.
+    Works block by block, so most work is matrix products: several times as fast as LAPACK.
     """
     width = len(matrix)
     for start in range(0, width, size):

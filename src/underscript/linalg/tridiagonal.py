@@ -1,8 +1,8 @@
 """All eigenvalues and the leading eigenvectors of a symmetric matrix, by LAPACK's own steps.
 
 A solver for all eigenvectors spends more than half of its time on those that a decoder throws away.
-Here the matrix is made tridiagonal (``sytrd``), all eigenvalues are found (``sterf``), and only the
-vectors asked for (``stemr``) are turned back.
+Here the matrix is made tridiagonal (``sytrd``), all eigenvalues are computed (``sterf``), and only
+the requested vectors (``stemr``) are transformed back.
 """
 
 import logging
@@ -15,10 +15,10 @@ from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
-# Columns that are worked on at once, as LAPACK's own block sizes are.
+# Columns per block, like LAPACK's own block sizes.
 _COLUMNS = 64
-# Largest entry of VᵀV − I; relatively robust representations lose more on matrices that are glued
-# of equal parts, and LAPACK's other solvers are asked then.
+# Largest accepted entry of VᵀV − I. Relatively robust representations exceed it on matrices glued
+# from equal parts; then another LAPACK solver is used.
 _ORTHOGONAL = 1e-10
 
 
@@ -32,16 +32,16 @@ def leading_eigenpairs(
     matrix : Tensor of float64, shape (d, d)
         Symmetric and finite, in memory.
     count : callable
-        From all eigenvalues, largest first, to m; with 0 or less None is returned.
+        Takes all eigenvalues, largest first, and returns m; for 0 or less the result is None.
 
     Returns
     -------
     tuple of Tensor, or None
-        None where LAPACK gives up, or the vectors are not orthonormal.
+        None if LAPACK fails, or the vectors are not orthonormal.
     """
     width = len(matrix)
     lapack = scipy.linalg.lapack
-    # Of a symmetric matrix the transpose is the same, and in LAPACK's order.
+    # The transpose of a symmetric matrix is the same, and in LAPACK's memory order.
     reduced, diagonal, beside, scales, failed = lapack.dsytrd(
         matrix.numpy().T, lower=1, lwork=_COLUMNS * width
     )
@@ -64,7 +64,7 @@ def leading_eigenpairs(
         logger.info("the tridiagonal eigensolver gave up")
         return None
     vectors = torch.from_numpy(inner[:, ::-1].copy())
-    # The first row is no part of any reflection.
+    # No reflection changes the first row.
     vectors[1:] = torch.ormqr(
         torch.from_numpy(reduced)[1:, : width - 1], torch.from_numpy(scales), vectors[1:]
     )

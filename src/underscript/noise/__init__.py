@@ -1,4 +1,4 @@
-"""Label noise: how it is made, how it is estimated, and what it says of a label."""
+"""Label noise: how to make it, how to estimate it, and what it says about a label."""
 
 from .estimate import Noise, estimate_noise
 

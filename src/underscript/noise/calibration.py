@@ -1,4 +1,4 @@
-"""How a decoder's scores become probabilities, by noisy labels alone."""
+"""Turn a decoder's scores into probabilities, from noisy labels alone."""
 
 from dataclasses import dataclass
 
@@ -16,21 +16,21 @@ __all__ = [
     "spread_of",
 ]
 
-# Temperatures times the spread of the scores; between two the likelihood is flat.
+# Grid of temperatures times the spread of the scores; the likelihood is flat between two.
 _TEMPERATURES = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6, 8.0, 11.0, 16.0)
 STEPS = 100
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """How a decoder's scores become probabilities, and what noisy labels say of these.
+    """How a decoder's scores become probabilities, and the likelihood of the given labels.
 
     Attributes
     ----------
     temperature : float
-        ``softmax(temperature · scores)`` are the probabilities of the right class.
+        ``softmax(temperature · scores)`` gives the probability of each class being right.
     redrawn : float
-        The share e of labels that were drawn from all classes alike, in [0, 1).
+        The share e of labels that were redrawn uniformly from all classes, in [0, 1).
     likelihoods : Tensor of float64, shape (n,)
         The log-likelihood of each given label.
     """
@@ -41,17 +41,17 @@ class Calibration:
 
     @property
     def mean(self) -> float:
-        """The mean log-likelihood of a label, in nats."""
+        """The mean log-likelihood of a given label, in nats."""
         return float(self.likelihoods.mean())
 
 
 def calibrate(scores: Float[Tensor, "n classes"], labels: Int[Tensor, " n"]) -> Calibration:
-    """Fit temperature and noise to scores of samples whose noisy labels they were not fitted to.
+    """Fit temperature and noise to out-of-fold scores: not fitted to these noisy labels.
 
     Parameters
     ----------
     scores : Tensor, shape (n, K)
-        The larger, the likelier the class; −inf for a class that cannot be.
+        Larger for likelier classes; −inf for an impossible class.
     labels : Tensor of int64, shape (n,)
         Noisy labels.
 
@@ -75,11 +75,11 @@ def calibrate(scores: Float[Tensor, "n classes"], labels: Int[Tensor, " n"]) -> 
 def class_bias(
     scores: Float[Tensor, "n classes"], labels: Int[Tensor, " n"], calibration: Calibration
 ) -> Float[Tensor, " classes"]:
-    """Return what is added to each class's log-odds so that classes are as frequent as labels say.
+    """Return the bias of each class's log-odds that matches class frequencies to the labels.
 
-    The priors that make the labels likeliest, by EM (Saerens, Latinne and Decaestecker 2002), with
-    a share of the labels redrawn. Zero where labels are not likelier by more than K − 1 numbers
-    (Akaike's criterion): classes then count as equally likely.
+    These are the class priors of maximum likelihood, by EM (Saerens, Latinne and Decaestecker
+    2002), with a share of the labels redrawn. The bias is zero unless it raises the
+    log-likelihood by more than its K − 1 parameters (Akaike's criterion).
 
     Returns
     -------
@@ -88,15 +88,15 @@ def class_bias(
     odds = scores.double() * calibration.temperature
     n, n_classes = odds.shape
     share = calibration.redrawn
-    # A bias multiplies what is below: no exponential is taken again, and sums are products.
+    # A bias only multiplies these exponentials: none is taken again, and sums are products.
     odds = (odds - odds.amax(1, keepdim=True)).exp_()
-    mine = odds.gather(1, labels[:, None])[:, 0]
+    own = odds.gather(1, labels[:, None])[:, 0]
     weights = torch.ones(n_classes, dtype=torch.float64)
 
     def of_labels() -> tuple[Tensor, Tensor, Tensor]:
-        """Return each row's sum, the chance of its label as class, and of its label as drawn."""
+        """Return each row's sum, and its label's probability before and after the noise."""
         total = odds @ weights
-        chance = mine * weights[labels] / total
+        chance = own * weights[labels] / total
         return total, chance, ((1 - share) * chance + share / n_classes).clamp(min=1e-300)
 
     before = float(of_labels()[2].log().sum())
@@ -116,9 +116,9 @@ def class_bias(
 
 
 def label_share(of_label: Tensor, n_classes: int) -> tuple[Tensor, Tensor]:
-    """Return the likeliest e of each row of chances (k, n), and each label's log-likelihood (k, n).
+    """Return the likeliest e for each row of probabilities (k, n), and the log-likelihoods (k, n).
 
-    The problem is concave in e.
+    The log-likelihood is concave in e.
     """
     apart = 1.0 / n_classes - of_label
     low = torch.zeros(len(of_label), 1, dtype=of_label.dtype)
@@ -131,7 +131,7 @@ def label_share(of_label: Tensor, n_classes: int) -> tuple[Tensor, Tensor]:
     falls = relative(none).mean(1, keepdim=True) <= 0
     rises = relative(all_drawn).mean(1, keepdim=True) >= 0
     share = (low + high) / 2
-    # Newton's steps, or half of what is left where they lead out of it.
+    # Newton steps; bisection where a step leaves the interval.
     for _ in range(STEPS):
         ratio = relative(share)
         slope = ratio.mean(1, keepdim=True)
@@ -147,7 +147,7 @@ def label_share(of_label: Tensor, n_classes: int) -> tuple[Tensor, Tensor]:
 
 
 def spread_of(scores: Tensor) -> float:
-    """Return the standard deviation of scores about each row's mean; 1 where they do not vary."""
+    """Return the standard deviation of scores about each row's mean; 1 if they do not vary."""
     finite = scores[:, torch.isfinite(scores).all(0)]
     spread = float((finite - finite.mean(1, keepdim=True)).std(correction=0))
     return spread if 0 < spread < float("inf") else 1.0

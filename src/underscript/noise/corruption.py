@@ -1,12 +1,12 @@
-"""Label noise: which share of the labels is changed, and to what.
+"""Make label noise: change a share of the labels.
 
 The paper's corruption is the symmetric one. Each label is, independently with probability
 `degree`, replaced by a class drawn uniformly from *all* K classes, so that a redrawn label may
 come out as it was: the share of labels that are really wrong is `degree * (K - 1) / K`.
 
-Labels that people or machines give are seldom wrong in that way. The other kinds confuse each
-class with the next one, follow any matrix of class confusions, or choose for each sample by what
-a weak model takes it for. `transition_matrix` and `wrong_share` measure what came of it.
+Real labels are seldom wrong in that way. The other kinds confuse each class with the next one,
+follow any matrix of class confusions, or follow a weak model's predictions for each sample.
+`transition_matrix` and `wrong_share` measure the result.
 """
 
 from typing import Any
@@ -48,8 +48,8 @@ def corrupt_labels(
         is the probability that a label is redrawn, and a redrawn label may come out as it was.
         For "pair" and "instance" it is the share of labels that are expected to be really wrong.
     n_classes : int, optional
-        Number of classes K. By default that of `transition` or `scores`, where one is given, and
-        else one more than the largest label.
+        Number of classes K. By default that of `transition` or `scores` if one is given, else
+        one more than the largest label.
     kind : {"symmetric", "pair", "transition", "instance"}, default "symmetric"
         How labels are changed. With one class no kind can change any.
 
@@ -59,19 +59,20 @@ def corrupt_labels(
         - "transition": redrawn from row k of `transition`, so that degree 1 applies the matrix T
           as it is and any other the matrix (1 - degree) I + degree T. A label of class k is
           really wrong with probability degree (1 - T[k, k]).
-        - "instance": changed to another class, more likely the less the weak model of `scores`
-          believes in the true one, and to what that model takes the sample for; see the notes.
+        - "instance": changed to another class. The less likely the true class is under the weak
+          model of `scores`, the likelier the change, and the model's probabilities decide the new
+          class; see the notes.
     seed : int, default 0
         Seed of the draw. NumPy's global random state is neither read nor changed. With one seed,
-        a label that is changed at a low degree is changed alike at every higher one.
+        a label changed at a low degree is changed to the same class at every higher one.
     transition : array-like or torch.Tensor of shape (K, K), optional
-        For the kind "transition", which needs it: row k holds the probabilities of the given
-        classes where the true class is k. Rows sum to 1 within 1e-6, and are scaled to do so.
+        Required for the kind "transition": row k holds the probabilities of the given classes if
+        the true class is k. Rows must sum to 1 within 1e-6; they are scaled to sum to 1.
     scores : array-like or torch.Tensor of shape (n, K), optional
-        For the kind "instance", which needs it: any finite scores of a weak model, one row a
-        sample. A softmax makes them probabilities, so these are logits or logarithms of
-        probabilities; probabilities themselves are taken as scores too, and spread the noise more
-        evenly. `experiments.confusion.weak_scores` makes some.
+        Required for the kind "instance": finite scores of a weak model, one row per sample. A
+        softmax turns them into probabilities, so pass logits or log-probabilities; probabilities
+        work too, but spread the noise more evenly. `experiments.confusion.weak_scores` makes
+        some.
 
     Returns
     -------
@@ -83,24 +84,23 @@ def corrupt_labels(
     LabelError
         If the labels are not one-dimensional integers from 0 to n_classes - 1, the degree is
         not a number from 0 to 1, the number of classes or the seed is not usable, the kind is
-        unknown, `transition` or `scores` is missing or given to a kind that has no use for it,
-        `transition` is not K × K, finite, non-negative and of rows that sum to 1, or `scores` is
-        not n × K and finite.
+        unknown, `transition` or `scores` is missing or given to a kind that does not use it,
+        `transition` is not K × K, finite and non-negative with rows that sum to 1, or `scores`
+        is not n × K and finite.
 
     Notes
     -----
-    Instance-dependent noise: with :math:`P_i = \mathrm{softmax}(\mathrm{scores}_i)`, sample i is
-    as hard as the weak model doubts its true class, :math:`q_i = 1 - P_i[y_i]`. Its label is
-    changed with probability
+    Instance-dependent noise: with :math:`P_i = \mathrm{softmax}(\mathrm{scores}_i)`, the hardness
+    of sample i is the weak model's doubt in its true class, :math:`q_i = 1 - P_i[y_i]`. Its label
+    is changed with probability
 
     .. math:: p_i = \min(1, q_i / \ell), \qquad \frac{1}{n} \sum_i p_i = \mathrm{degree},
 
-    where the one level :math:`\ell` is what makes the second equation true, and becomes
+    where the level :math:`\ell` solves the second equation. A changed label becomes
     :math:`k \ne y_i` with probability :math:`P_i[k] / q_i`. So the expected share of wrong labels
-    is the degree itself, and no label is left out: degree 1 changes all. The idea of noise that
-    depends on the sample through a model's confidence is that of the references; this
-    construction, with an exact share and labels that only ever change further as the degree
-    rises, is our own.
+    equals the degree, and degree 1 changes all labels. The references introduced noise that
+    depends on the sample through a model's confidence. This construction is our own: the share is
+    exact, and a higher degree only changes more labels.
 
     References
     ----------
@@ -166,7 +166,7 @@ def corrupt_labels(
 
 
 def transition_matrix(true: Any, given: Any, n_classes: int) -> Matrix:
-    """Count which given class each true class became.
+    """Estimate the transition matrix: which given class each true class became.
 
     Parameters
     ----------
@@ -179,8 +179,8 @@ def transition_matrix(true: Any, given: Any, n_classes: int) -> Matrix:
     -------
     ndarray of shape (K, K), float64
         Row k holds the share of each given class among the samples whose true class is k, so
-        every row sums to 1. The row of a class without samples is that of the identity: as far as
-        can be seen, it is not confused.
+        every row sums to 1. The row of a class without samples is that of the identity: nothing
+        shows that it is confused.
 
     Raises
     ------
@@ -207,7 +207,7 @@ def transition_matrix(true: Any, given: Any, n_classes: int) -> Matrix:
 
 
 def wrong_share(true: Any, given: Any) -> float:
-    """Give the share of labels that are really wrong.
+    """Return the share of labels that are really wrong.
 
     Parameters
     ----------
@@ -243,16 +243,16 @@ def _draw_by_class(transition: Matrix, true: Labels, chance: Matrix) -> Labels:
 
 
 def _confuse(scores: Matrix, true: Labels, chance: Matrix) -> tuple[Matrix, Labels]:
-    """Give each sample's hardness q, shape (n,), and a wrong label drawn by the weak model."""
+    """Return each sample's hardness q, shape (n,), and a wrong label drawn by the weak model."""
     from scipy.special import expit  # takes half a second to import
 
     rows = np.arange(true.size)
     others = scores.copy()
     others[rows, true] = -np.inf
-    # Relative to the likeliest *other* class, so that however sure the model is of the true one,
-    # the others never all vanish.
+    # Relative to the likeliest *other* class: the others never all vanish, however sure the model
+    # is of the true one.
     likeliest = others.max(axis=1)
-    # Scores may be as far apart as floats reach: then a probability is 0 or 1, as it should be.
+    # Differences of scores may overflow: then a probability is 0 or 1, as it should be.
     with np.errstate(over="ignore"):
         others -= likeliest[:, None]
         weights = np.exp(others, out=others)
@@ -263,23 +263,23 @@ def _confuse(scores: Matrix, true: Labels, chance: Matrix) -> tuple[Matrix, Labe
 
 
 def _flip_probabilities(hardness: Matrix, degree: float) -> Matrix:
-    """Give min(1, q / level), shape (n,), with the level at which its mean is the degree.
+    """Return min(1, q / level), shape (n,), with the level at which its mean is the degree.
 
-    Where the m hardest samples are at 1, the level is that which brings the others to the rest of
-    the sum: (sum of their q) / (n degree - m). The m to take is the smallest that leaves none of
-    the others above its level, found by sorting.
+    If the m hardest samples are at 1, the others must make up the rest of the sum, so the level
+    is (sum of their q) / (n degree - m). The right m is the smallest for which none of the others
+    exceeds the level; sorting finds it.
     """
     n = hardness.size
     if degree == 0.0 or not n:
         return np.zeros(n)
-    # A model that is sure of a sample makes it easy, not impossible, to change: without a least
-    # hardness, high degrees could not be reached.
+    # A sample that the model is sure of must stay possible to change: without a minimum hardness,
+    # high degrees could not be reached.
     hardness = np.maximum(hardness, np.finfo(np.float64).tiny)
     hardest_first = np.sort(hardness)[::-1]
     rest = np.cumsum(hardest_first[::-1])[::-1]
     flips = n * degree - np.arange(n)
     certain = int(np.argmax(flips * hardest_first <= rest))
-    # A degree next to 0 has an infinite level: then nothing is changed.
+    # A degree near 0 can have an infinite level: then nothing is changed.
     with np.errstate(over="ignore"):
         level = rest[certain] / flips[certain]
     probabilities: Matrix = np.minimum(1.0, hardness / level)
@@ -287,9 +287,9 @@ def _flip_probabilities(hardness: Matrix, degree: float) -> Matrix:
 
 
 def _cumulative(weights: Matrix) -> Matrix:
-    """Give cumulative probabilities along the last axis, exactly 1 from the last weight on.
+    """Return cumulative probabilities along the last axis, exactly 1 from the last weight on.
 
-    The first of them that is above a number from [0, 1) is never at a weight of 0.
+    The first one above a number from [0, 1) never belongs to a weight of 0.
     """
     sums: Matrix = np.cumsum(weights, axis=-1)
     shares: Matrix = sums / sums[..., -1:]
@@ -353,8 +353,8 @@ def _as_scores(scores: Any, n: int, n_classes: int | None) -> Matrix:
     return matrix
 
 
-def _more_or_less(found: int, expected: int) -> str:
-    return "missing" if found < expected else "one too many"
+def _more_or_less(number: int, expected: int) -> str:
+    return "missing" if number < expected else "one too many"
 
 
 def _as_matrix(values: Any, what: str, row: str) -> Matrix:
@@ -392,16 +392,16 @@ def _as_matrix(values: Any, what: str, row: str) -> Matrix:
 
 
 def _first_odd(rows: Any) -> int:
-    """Give the position of the first row that is not shaped as row 0 is."""
+    """Return the position of the first row whose shape differs from that of row 0."""
     shape = None
     for at, row in enumerate(rows):
         try:
-            found = np.shape(row)
+            row_shape = np.shape(row)
         except ValueError:  # a row that is itself of several lengths
             return at
-        if shape is not None and found != shape:
+        if shape is not None and row_shape != shape:
             return at
-        shape = found
+        shape = row_shape
     return 0
 
 

@@ -1,14 +1,14 @@
-r"""How noisy labels are, and how right a decoder is, from its scores and noisy labels alone.
+r"""Estimate label noise and a decoder's accuracy from its scores and noisy labels alone.
 
-A label is taken to be right, as the decoder's calibrated probabilities have it, or, with
-probability e, drawn from all K classes alike: :math:`p(y | x) = (1 - e) \, \mathrm{softmax}(t
-s(x))_y + e / K`. Temperature t and share e are fitted together by maximum likelihood. Where the
-decoder is sure, every contradiction is noise; so e is found although nobody knows which labels are
-wrong, and it is 0 where the labels are as uncertain as the decoder says.
+A label follows the decoder's calibrated probabilities or, with probability e, is redrawn uniformly
+from all K classes: :math:`p(y | x) = (1 - e) \, \mathrm{softmax}(t s(x))_y + e / K`. Temperature t
+and share e are fitted together by maximum likelihood. Where the decoder is sure, every
+contradiction is noise. So e can be estimated although nobody knows which labels are wrong, and it
+is 0 if the labels are as uncertain as the decoder predicts.
 
-Where noise depends on the class, a transition matrix T takes the place of this:
-:math:`p(y | x) = \sum_z \mathrm{softmax}(t s(x))_z T_{zy}`, if the labels are likelier by more than
-its K (K − 1) numbers (Akaike's criterion).
+If the noise depends on the class, a transition matrix T replaces e:
+:math:`p(y | x) = \sum_z \mathrm{softmax}(t s(x))_z T_{zy}`. It is used if it raises the
+log-likelihood by more than its K (K − 1) parameters (Akaike's criterion).
 """
 
 from dataclasses import dataclass, replace
@@ -38,22 +38,22 @@ __all__ = [
 ]
 
 _DRAWS = 200
-# Shares that are redrawn, of which those count that are likely enough (95 % of one number).
+# Grid of shares e, and the drop in log-likelihood that 95 % confidence allows one parameter.
 _SHARES, _AS_LIKELY = 50, 1.92
-# Noise below this is not told from none: decoders and labels are never that well calibrated.
+# Less noise cannot be distinguished from none: decoders are never that well calibrated.
 SMALLEST = 0.02
-# A decoder that may be right less often cannot tell wrong labels from its own doubt.
+# A less accurate decoder cannot distinguish wrong labels from its own doubt.
 SURE = 0.75
-# Standard errors of agreement beyond chance that show that labels say something.
+# Labels carry information if agreement exceeds chance by this many standard errors.
 BEYOND = 3.0
 _MATRICES = ("transitions", "transitions_error")
-# Matrices of so many classes are written whole; of larger ones so many of the largest numbers.
+# Matrices up to this many classes are written whole; of larger ones, the largest entries.
 _WRITTEN, _LARGEST = 50, 50
 
 
 @dataclass(frozen=True)
 class Noise:
-    """What a decoder and noisy labels say of the labels, with 95 % intervals of the bootstrap.
+    """Estimated label noise and decoder accuracy, with 95 % bootstrap intervals.
 
     Attributes
     ----------
@@ -68,17 +68,17 @@ class Noise:
     n : int
         Samples.
     beyond_chance : float
-        Standard errors by which decoder and labels agree more often than by chance.
+        Standard errors by which the agreement of decoder and labels exceeds chance.
     by_class : bool
-        Whether the noise depends on the class: `transitions` was fitted with K (K − 1) numbers.
+        Whether the noise depends on the class, so `transitions` has K (K − 1) parameters.
     second_rate : float or None
-        The rate by another way, from labels of nearest neighbours.
+        A second estimate of the rate, from labels of nearest neighbours.
     remembered : float
-        What memory adds to the log-odds of a training sample's given label.
+        What memorisation adds to the log-odds of a training sample's given label.
     holdout_rate : float or None
-        The share of wrong labels of a hold-out that contradicts `rate`, being far cleaner.
+        The noise rate of a hold-out, if it is so much cleaner that it contradicts `rate`.
     occurring : int or None
-        Classes that occur, if not all do.
+        Number of classes that occur, if not all do.
     """
 
     rate: float
@@ -99,7 +99,7 @@ class Noise:
 
     @property
     def hopeless(self) -> bool:
-        """Whether nothing shows that the labels say more than chance."""
+        """Whether nothing shows that the labels carry more information than chance."""
         return self.beyond_chance < BEYOND
 
     @property
@@ -109,11 +109,11 @@ class Noise:
 
     @property
     def coincidences(self) -> tuple[float, float]:
-        """How often a wrong answer is nevertheless the given label, and another wrong answer.
+        """How often a wrong prediction equals the given label, and another wrong prediction.
 
-        Wrong answers are taken to go where wrong labels go: to all classes alike, or with noise
-        that depends on the class to those that the transition matrix T names. Of a class z the
-        chances are then Σ T_zj² / (1 − T_zz) and Σ T_zj² / (1 − T_zz)², over the j ≠ z.
+        Wrong predictions are assumed to follow wrong labels: spread evenly or, if the noise
+        depends on the class, by the transition matrix T. For a class z the chances are then
+        Σ T_zj² / (1 − T_zz) and Σ T_zj² / (1 − T_zz)², over the j ≠ z.
         """
         n_classes = self.n_occurring
         if not self.by_class:
@@ -123,17 +123,17 @@ class Noise:
         return float((wrong / off).mean()), float((wrong / off**2).mean())
 
     def of_decoder(self, agreement: float, n: int) -> "Noise":
-        """Return the same labels' noise with the accuracy of another decoder.
+        """Return the noise of the same labels with the accuracy of another decoder.
 
-        Of an accuracy a, noise of rate e and wrong answers that are the given label at the rate s
-        (see `coincidences`), it agrees with A = (1 − e) a + s (1 − a) of the labels.
+        With accuracy a, noise rate e and the rate s at which wrong predictions equal the given
+        label (see `coincidences`), a decoder agrees with A = (1 − e) a + s (1 − a) of the labels.
 
         Parameters
         ----------
         agreement : float
             The share of noisy labels that it predicts.
         n : int
-            Of so many samples.
+            Number of samples.
         """
         error = 1.96 * (agreement * (1 - agreement) / n) ** 0.5
         per_rate = self.coincidences[0] / max(self.rate, 1e-12)
@@ -150,7 +150,7 @@ class Noise:
         )
 
     def widened(self, error: float) -> "Noise":
-        """Return the same with intervals that a further error, of the agreement, is added to."""
+        """Return the noise with intervals widened by a further error of the agreement."""
 
         def around(value: float, low: float, high: float) -> tuple[float, float]:
             down, up = (float(np.hypot(value - end, 1.96 * error)) for end in (low, high))
@@ -167,20 +167,20 @@ class Noise:
         )
 
     def averaged(self, other: "Noise", weight: float) -> "Noise":
-        """Return the mean of two estimates, the other's by weight; its matrix where that is half.
+        """Return the weighted mean of two estimates; `weight` is that of the other one.
 
-        The intervals' ends are averaged alike.
+        The ends of the intervals are averaged too. The matrix is that of the larger weight.
         """
         names = ("rate", "accuracy")
-        found = {
+        means = {
             name: (1 - weight) * getattr(self, name) + weight * getattr(other, name)
-            for name in [f"{each}{end}" for each in names for end in ("", "_low", "_high")]
+            for name in [f"{stem}{end}" for stem in names for end in ("", "_low", "_high")]
         }
         beyond = max(self.beyond_chance, other.beyond_chance)
-        return replace(other if weight > 0.5 else self, **found, beyond_chance=beyond)
+        return replace(other if weight > 0.5 else self, **means, beyond_chance=beyond)
 
     def over(self, classes: Tensor, n_classes: int) -> "Noise":
-        """Return the same for more classes than occur: the others are never mistaken."""
+        """Extend the noise to more classes than occur; the others are never confused."""
         at = np.ix_(classes.numpy(), classes.numpy())
         transitions = np.eye(n_classes)
         error = np.zeros((n_classes, n_classes))
@@ -192,20 +192,20 @@ class Noise:
     def summary(self) -> dict[str, Any]:
         """Return everything as plain numbers and lists, and the two verdicts.
 
-        Of matrices of more than 50 classes the largest chances of wrong labels take the place, and
-        the mean of all: they would make a file of hundreds of megabytes.
+        For more than 50 classes, the largest chances of wrong labels and the mean replace the
+        matrices, which could make a file of hundreds of megabytes.
         """
-        told = {name: value for name, value in vars(self).items() if name not in _MATRICES}
-        told |= {"hopeless": self.hopeless, "nothing_wrong": self.nothing_wrong}
+        values = {name: value for name, value in vars(self).items() if name not in _MATRICES}
+        values |= {"hopeless": self.hopeless, "nothing_wrong": self.nothing_wrong}
         n_classes = len(self.transitions)
         if n_classes <= _WRITTEN:
-            return told | {name: getattr(self, name).tolist() for name in _MATRICES}
+            return values | {name: getattr(self, name).tolist() for name in _MATRICES}
         wrong = self.transitions.copy()
         np.fill_diagonal(wrong, -1.0)
         first = np.argsort(-wrong, axis=None, kind="stable")[:_LARGEST]
-        places = zip(*(each.tolist() for each in np.divmod(first, n_classes)), strict=True)
+        places = zip(*(indices.tolist() for indices in np.divmod(first, n_classes)), strict=True)
         off = float(self.transitions.sum() - self.transitions.diagonal().sum())
-        return told | {
+        return values | {
             "transitions": None,
             "transitions_error": None,
             "largest_transitions": [
@@ -237,8 +237,8 @@ def estimate_noise(
     r"""Estimate noise rate, class transitions and the decoder's accuracy.
 
     The transition matrix T maximises :math:`\sum_i \log \sum_z p(z | x_i) T_{z y_i}` (EM, from
-    what the calibration says). With agreement A, the share of labels that the decoder predicts,
-    and e, the decoder's accuracy a solves :math:`A = (1 - e) a + e / K`.
+    the calibrated probabilities). With e and the agreement A, the share of labels that the decoder
+    predicts, the decoder's accuracy a solves :math:`A = (1 - e) a + e / K`.
 
     Parameters
     ----------
@@ -247,15 +247,15 @@ def estimate_noise(
     labels : Tensor of int64, shape (n,)
         Noisy labels.
     calibration : Calibration
-        Of these scores.
+        Calibration of these scores.
     seed : int
-        Of the bootstrap.
+        Seed of the bootstrap.
     """
     n, n_classes = scores.shape
     scores = scores.double()
     chances = torch.softmax(scores * calibration.temperature, 1)
     agrees = (scores.argmax(1) == labels).double()
-    # How often each sample is drawn; the first time all of them once.
+    # How often each sample is drawn; row 0 is the original data.
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.ones(_DRAWS + 1, n, dtype=torch.float64)
     for times in drawn[1:]:
@@ -277,7 +277,7 @@ def estimate_noise(
     low = torch.minimum(torch.quantile(both[:, 1:], 0.025, dim=1), both[:, 0]).tolist()
     high = torch.maximum(torch.quantile(both[:, 1:], 0.975, dim=1), both[:, 0]).tolist()
     if other is None:
-        # What the labels do not tell from the estimate belongs to the intervals as well.
+        # The intervals also cover all rates that are nearly as likely as the estimate.
         share = as_likely / (1 - 1 / n_classes)
         right = ((float(agrees.mean()) - share / n_classes) / (1 - share)).clamp(0, 1)
         low = [min(low[0], float(as_likely.min())), min(low[1], float(right.min()))]
@@ -300,29 +300,29 @@ def estimate_noise(
 def _as_likely(
     scores: Float[Tensor, "n classes"], labels: Int[Tensor, " n"]
 ) -> Float[Tensor, " rates"]:
-    """Return the noise rates with which labels are nearly as likely as with the likeliest.
+    """Return the noise rates under which the labels are nearly as likely as at best.
 
-    The profile likelihood: with the temperature that suits each rate, less than 1.92 below the
-    largest (95 %; Wilks 1938). A decoder that is unsure of right labels may be as likely as one
-    that is sure of wrong ones; a bootstrap around the likeliest sees only one of the two.
+    Their profile likelihood, with the best temperature for each rate, is less than 1.92 below the
+    largest (95 %; Wilks 1938). An unsure decoder with right labels may be as likely as a sure one
+    with wrong labels; a bootstrap around the likeliest rate sees only one of the two.
     """
     n_classes = scores.shape[1]
     spread = spread_of(scores)
     shares = torch.linspace(0, 1 - 1 / _SHARES, _SHARES, dtype=torch.float64)
-    found = torch.full((_SHARES,), -torch.inf, dtype=torch.float64)
+    likelihoods = torch.full((_SHARES,), -torch.inf, dtype=torch.float64)
     for relative in _TEMPERATURES:
         chances = torch.softmax(scores * (relative / spread), 1).gather(1, labels[:, None])
         for at in torch.split(torch.arange(_SHARES), 10):
             some = shares[at]
             likely = ((1 - some) * chances + some / n_classes).clamp(min=1e-300).log().sum(0)
-            found[at] = torch.maximum(found[at], likely)
-    return shares[found >= found.max() - _AS_LIKELY] * (1 - 1 / n_classes)
+            likelihoods[at] = torch.maximum(likelihoods[at], likely)
+    return shares[likelihoods >= likelihoods.max() - _AS_LIKELY] * (1 - 1 / n_classes)
 
 
 def chance_right(
     scores: Float[Tensor, "n classes"], labels: Int[Tensor, " n"]
 ) -> Float[Tensor, " n"]:
-    """Return the probability that each label is right, as the likelier model of noise has it.
+    """Return the probability that each label is right, under the likelier noise model.
 
     Parameters are as for `calibrate`.
     """
@@ -334,27 +334,27 @@ def chance_right(
         matrix = even_matrix(scores.shape[1], share)
     else:
         chances, matrix = other[0], other[1]
-    mine = chances.gather(1, labels[:, None])[:, 0] * matrix.diagonal()[labels]
-    return mine / of_labels(chances, labels, matrix)
+    own = chances.gather(1, labels[:, None])[:, 0] * matrix.diagonal()[labels]
+    return own / of_labels(chances, labels, matrix)
 
 
 def beyond_chance(
     agreement: float, predicted: Int[Tensor, " n"], labels: Int[Tensor, " n"]
 ) -> float:
-    """Return how many standard errors more agree than if labels were dealt out anew.
+    """Return by how many standard errors the agreement exceeds that of shuffled labels.
 
     Parameters
     ----------
     agreement : float
-        The share of labels that is predicted.
+        The share of labels that equal the prediction.
     predicted, labels : Tensor of int64, shape (n,)
-        What is predicted, and noisy labels.
+        Predicted classes, and noisy labels.
     """
     n = max(1, len(labels))
-    n_classes = 1 + max(int(each.max()) if len(each) else 0 for each in (predicted, labels))
-    each = [
+    n_classes = 1 + max(int(k.max()) if len(k) else 0 for k in (predicted, labels))
+    shares = [
         torch.bincount(values, minlength=n_classes).double() / n for values in (predicted, labels)
     ]
-    chance = float(each[0] @ each[1])
-    # All of one class, predicted and given: agreement is all chance.
+    chance = float(shares[0] @ shares[1])
+    # If all predictions and labels are one class, all agreement is chance.
     return (agreement - chance) / float(np.sqrt(max(chance * (1 - chance) / n, 1e-12)))

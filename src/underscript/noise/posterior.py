@@ -1,4 +1,4 @@
-"""How likely each class is of a sample whose noisy label is known."""
+"""How likely each class is for a sample, given its noisy label."""
 
 import math
 from dataclasses import replace
@@ -13,46 +13,46 @@ from .estimate import SMALLEST, Noise
 
 __all__ = ["came_from", "posterior", "with_memory"]
 
-# What memory adds to log-odds, at most, and how often the range of what it may be is halved.
+# Largest addition to the log-odds from memorisation, and bisection steps to find it.
 _MOST_REMEMBERED, _HALVINGS = 20.0, 30
-# Samples whose probabilities are worked on at once.
+# Samples that are processed at once.
 _AT_ONCE = 4096
 
 
 def came_from(noise: Noise) -> Tensor:
-    """Return for each given label (row) the chance of it under each true one, float64 (K, K).
+    """Return the chance of each given label (row) under each true one, float64 (K, K).
 
-    Labels count as redrawn from all other classes alike unless noise depends on the class: the
-    estimated matrix then holds little but its own errors. A little noise is added to what was
-    estimated, as none is never quite known. A label that is given is the likelier to be said the
-    more of it is remembered: for so much less its own class is taken to be likely.
+    Unless the noise depends on the class, the matrix spreads it evenly over the other classes,
+    because the estimated matrix would hold little but errors. A little noise is added to the
+    estimate, because its absence is never certain. A network that memorised a label favours it:
+    the chance of the label under its own class is reduced by that much.
     """
     matrix = noise.transitions
     if not noise.by_class:
         matrix = np.full_like(matrix, noise.rate / max(1, noise.n_occurring - 1))
         np.fill_diagonal(matrix, 1 - noise.rate)
-    found = torch.from_numpy((1 - SMALLEST) * matrix.T + SMALLEST / noise.n_occurring)
-    found.diagonal().mul_(math.exp(-noise.remembered))
-    return found
+    chances = torch.from_numpy((1 - SMALLEST) * matrix.T + SMALLEST / noise.n_occurring)
+    chances.diagonal().mul_(math.exp(-noise.remembered))
+    return chances
 
 
 def with_memory(
     odds: Float[Tensor, "n classes"], given: Int[Tensor, " n"], noise: Noise, processes: Processes
 ) -> Noise:
-    """Return the noise with what memory adds to the log-odds of training samples' labels.
+    """Return the noise with `remembered`: what memorisation adds to the given labels' log-odds.
 
-    So much that the probabilities that labels are wrong add up to the estimated noise rate.
+    It is chosen so that the mean probability of a wrong label equals the estimated noise rate.
 
     Parameters
     ----------
     odds : Tensor, shape (n, K)
-        Log-odds that have not seen the labels: this process's.
+        Out-of-fold log-odds of this process's samples.
     given : Tensor of int64, shape (n,)
         The labels.
     noise : Noise
-        What is known of the labels.
+        The estimated label noise.
     processes : Processes
-        Whose samples add up.
+        Processes over whose samples to average.
     """
     chances = came_from(replace(noise, remembered=0.0))
     own, others = torch.zeros(2, len(given), dtype=torch.float64)
@@ -62,12 +62,10 @@ def with_memory(
         others[at] = joint.sum(1) - own[at]
 
     def wrong(remembered: float) -> float:
-        mine = own * math.exp(-remembered)
-        share = 1 - mine / (mine + others).clamp(min=1e-300)
-        found = processes.total(
-            torch.stack([share.sum(), torch.tensor(float(len(share))).double()])
-        )
-        return float(found[0] / found[1].clamp(min=1))
+        reduced = own * math.exp(-remembered)
+        share = 1 - reduced / (reduced + others).clamp(min=1e-300)
+        sums = processes.total(torch.stack([share.sum(), torch.tensor(float(len(share))).double()]))
+        return float(sums[0] / sums[1].clamp(min=1))
 
     low, high = 0.0, _MOST_REMEMBERED
     if noise.hopeless or wrong(low) >= noise.rate:
@@ -81,24 +79,25 @@ def with_memory(
 def posterior(
     odds: Float[Tensor, "n classes"], given: Int[Tensor, " n"], noise: Noise
 ) -> Float[Tensor, "n classes"]:
-    """Return how likely each class is, by log-odds that have not seen a label, and by that label.
+    """Return how likely each class is, from out-of-fold log-odds and the given label.
 
-    Bayes' rule: the odds' probabilities times the chance of the given label under each class.
+    Bayes' rule: the probabilities of the log-odds times the chance of the given label under each
+    class.
 
     Parameters
     ----------
     odds : Tensor, shape (n, K)
     given : Tensor of int64, shape (n,)
     noise : Noise
-        What is known of the labels.
+        The estimated label noise.
 
     Returns
     -------
     Tensor of float32, shape (n, K)
     """
-    found = torch.empty(odds.shape)
+    result = torch.empty(odds.shape)
     of_labels = came_from(noise)
     for at in torch.split(torch.arange(len(given)), _AT_ONCE):
         chances = torch.softmax(odds[at].double(), 1) * of_labels[given[at]]
-        found[at] = (chances / chances.sum(1, keepdim=True).clamp(min=1e-300)).float()
-    return found
+        result[at] = (chances / chances.sum(1, keepdim=True).clamp(min=1e-300)).float()
+    return result

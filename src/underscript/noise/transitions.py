@@ -1,4 +1,4 @@
-"""Which labels are given in place of which: the transition matrix of label noise."""
+"""The transition matrix of label noise: which labels are given in place of which."""
 
 import torch
 from jaxtyping import Float, Int
@@ -18,9 +18,9 @@ __all__ = [
     "with_transitions",
 ]
 
-# Around the likeliest one, for the bootstrap.
+# Factors around the likeliest temperature, for the bootstrap.
 NEARBY = (0.35, 0.5, 0.6, 0.7, 0.85, 1.0, 1.2, 1.4, 1.7, 2.0, 2.8)
-# As far as temperature and a transition matrix may trade off.
+# Factors as far as temperature and a transition matrix may trade off.
 WIDER = (0.7, 1.0, 1.5, 2.0, 3.0, 4.5, 7.0, 10.0)
 AROUND = 0.15
 
@@ -28,13 +28,13 @@ AROUND = 0.15
 def with_transitions(
     scores: Tensor, labels: Tensor, calibration: Calibration
 ) -> tuple[Tensor, Tensor, Tensor, float] | None:
-    """Return probabilities, T, expected counts of classes and likelihood if noise is by class."""
+    """Return class probabilities, T, class counts and mean log-likelihood if noise is by class."""
     n, n_classes = scores.shape
     numbers = n_classes * (n_classes - 1)
     needed = float(calibration.likelihoods.sum()) + numbers
-    found = None
+    best = None
     if needed >= 0:
-        # Not even certainty would be worth so many numbers.
+        # Not even a perfect fit would justify so many parameters.
         return None
     for factor in WIDER:
         chances = torch.softmax(scores * (factor * calibration.temperature), 1)
@@ -43,19 +43,19 @@ def with_transitions(
         likelihood = float(of_labels(chances, labels, matrix).log().sum())
         if likelihood > needed:
             needed = likelihood
-            found = chances, matrix, expected, (likelihood - numbers) / n
-    return found
+            best = chances, matrix, expected, (likelihood - numbers) / n
+    return best
 
 
 def of_labels(chances: Tensor, labels: Tensor, matrix: Tensor) -> Tensor:
-    """Return the probability of each given label, by probabilities of classes and a matrix, (n,)."""
+    """Return the probability of each given label, from class probabilities and a matrix, (n,)."""
     return (chances * matrix.T[labels]).sum(1).clamp(min=1e-300)
 
 
 def of_transitions(
     chances: Tensor, labels: Tensor, matrix: Tensor, drawn: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return rate and accuracy of each draw (draws, n), from what each sample most likely is."""
+    """Return noise rate and accuracy of each draw (draws, n), from each sample's posterior."""
     joint = chances * matrix.T[labels]
     joint /= joint.sum(1, keepdim=True).clamp(min=1e-300)
     wrong = 1 - joint.gather(1, labels[:, None])[:, 0]
@@ -67,9 +67,9 @@ def of_transitions(
 def refitted_matrix(
     scores: Tensor, labels: Tensor, calibration: Calibration, drawn: Tensor
 ) -> Float[Tensor, " draws"]:
-    """Return the likeliest e of each draw (draws, n), on a grid around the one of all samples.
+    """Return the likeliest e of each draw (draws, n), on a grid around that of all samples.
 
-    Temperature and noise trade off against each other, so both are fitted anew.
+    Temperature and noise trade off against each other, so both are fitted again.
     """
     even, e = 1.0 / scores.shape[1], calibration.redrawn
     grid = torch.linspace(max(0.0, e - AROUND), min(0.999, e + AROUND), 61, dtype=torch.float64)
@@ -86,7 +86,7 @@ def refitted_matrix(
 
 
 def even_matrix(n_classes: int, redrawn: float) -> Tensor:
-    """Return the transition matrix of labels of which a share is drawn from all classes alike."""
+    """Return the transition matrix if a share of labels is redrawn uniformly from all classes."""
     matrix = torch.full((n_classes, n_classes), redrawn / n_classes, dtype=torch.float64)
     matrix.diagonal().add_(1 - redrawn)
     return matrix
@@ -100,20 +100,19 @@ def estimated_transitions(
 ) -> tuple[Tensor, Tensor]:
     """Return the likeliest transition matrix, and the expected samples of each true class.
 
-    By EM, from labels of which a share is redrawn. As many samples as there are classes are added
-    to each row, spread as if the noise were the same for all classes: a row of few samples says
-    little.
+    EM, starting from even noise. K pseudo-samples are added to each row, spread as if the noise
+    were the same for all classes, because a row of few samples is uncertain.
 
     Parameters
     ----------
     chances : Tensor of float64, shape (n, K)
-        Of each class.
+        Probability of each class.
     labels : Tensor of int64, shape (n,)
         Noisy labels.
     redrawn : float
-        Where to start.
+        Starting share of redrawn labels.
     steps : int
-        Of EM, at most.
+        Most EM steps.
     """
     n_classes = chances.shape[1]
     # A zero would stay zero.

@@ -1,4 +1,4 @@
-"""What the baselines share: scikit-learn estimators with checks and counts of operations."""
+"""The base classes of the baselines: they check input and count operations."""
 
 import math
 from numbers import Integral, Real
@@ -19,7 +19,7 @@ from .row_moments import RowMoments, blocks_of, classes_of, row_moments
 
 
 class Baseline(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
-    """What the probes share: checks, labels, and counts of operations."""
+    """Base class of the probes: checks input and labels, and counts operations."""
 
     classes_: NDArray[Any]
     n_features_in_: int
@@ -56,25 +56,25 @@ class Baseline(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         raise NotImplementedError
 
     def fit_flops(self, n: int) -> float:
-        """Return about how many floating-point operations fitting to n rows takes.
+        """Return roughly how many floating-point operations a fit to n rows takes.
 
-        The leading terms for the fitted width and classes, taken to be of equal size; a
+        Counts the leading terms, for the fitted width and for classes of equal size. A
         multiply-add counts as two.
         """
         check_is_fitted(self, "classes_")
         return self._work(n, self.n_features_in_, n / len(self.classes_))
 
     def predict_flops(self, n: int) -> float:
-        """Return about how many floating-point operations predicting n rows takes."""
+        """Return roughly how many floating-point operations it takes to predict n rows."""
         check_is_fitted(self, "classes_")
         return self._work_for_each() * n
 
     def _work(self, n: int, width: int, size: float) -> float:
-        """Return the operations of a fit to n rows, `size` of each class."""
-        raise NotImplementedError
+        """Return the operations of a fit to n rows, `size` of each class; NaN if not counted."""
+        return math.nan
 
     def _work_for_each(self) -> float:
-        """Return the operations of predicting one row: by default one product with each class."""
+        """Return the operations to predict one row; by default, one product per class."""
         return 2.0 * len(self.classes_) * self.n_features_in_
 
     def _fit(self, X: NDArray[Any], y: NDArray[Any]) -> None:
@@ -91,17 +91,17 @@ class Baseline(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
 
 class MomentBaseline(Baseline):
-    """A probe that is made of class moments, with a score for each class, in float64."""
+    """A probe that is computed from class moments and gives each class a float64 score."""
 
     device: str
 
     def fit_moments(self, moments: RowMoments) -> Self:
-        """Fit to the rows that moments were gathered from.
+        """Fit to the rows that the moments were computed from.
 
         Parameters
         ----------
         moments : RowMoments
-            From `row_moments`. What they compute for one probe serves the next.
+            From `row_moments`. Several probes can share them.
 
         Returns
         -------
@@ -119,8 +119,8 @@ class MomentBaseline(Baseline):
         return self
 
     def predict(self, X: Any) -> NDArray[Any]:
-        """Return the class of the largest score, shape (n,); of equal ones the first."""
-        best = self._all_scores(X).argmax(1)  # checks that there are classes
+        """Return the class with the largest score, shape (n,); ties go to the first class."""
+        best = self._all_scores(X).argmax(1)  # also checks that the probe is fitted
         return np.asarray(self.classes_[best])
 
     def decision_function(self, X: Any) -> NDArray[np.float64]:
@@ -142,7 +142,7 @@ class MomentBaseline(Baseline):
         return scores
 
     def _scores(self, rows: Float[Tensor, "n width"]) -> Float[Tensor, "n classes"]:
-        """Return the score of each class for float64 rows, which are not to be changed."""
+        """Return the score of each class for float64 rows, without changing the rows."""
         raise NotImplementedError
 
     def _like(self, values: NDArray[np.float64], rows: Tensor) -> Tensor:

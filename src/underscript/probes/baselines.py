@@ -1,13 +1,13 @@
-"""Other probes for the rows of one layer, to compare the decoders with (the paper's experiment E6).
+"""Baseline probes on the rows of one layer, to compare with the decoders (paper, experiment E6).
 
-k nearest neighbours, linear and quadratic discriminants, the nearest class mean by cosine and
-logistic regression are those of the paper; the robust discriminant (RoG) and the alignment score
-(FINE) are the closest published rivals. All are scikit-learn estimators.
+The paper uses k nearest neighbours, linear and quadratic discriminants, the nearest class mean by
+cosine and logistic regression. The robust discriminant (RoG) and the alignment score (FINE) are
+the closest published rivals. All are scikit-learn estimators.
 
-Where scikit-learn has a probe the answers are its own, up to rounding; the exceptions are said.
-Probes that are made of class moments can share them: compute ``moments = row_moments(X, y)`` once
-and call `fit_moments` in place of `fit`. Likewise the neighbours of a row, once found, can
-`vote` with any labels of the training rows.
+Where scikit-learn has the same probe, predictions agree with it up to rounding; the docstrings
+name the exceptions. Probes that use class moments can share them: compute
+``moments = row_moments(X, y)`` once and call `fit_moments` instead of `fit`. Likewise, one
+neighbour search serves any labels of the training rows (`vote`).
 """
 
 import math
@@ -64,7 +64,7 @@ class NearestClassMean(MomentBaseline):
     classes_ : ndarray, shape (K,)
         The classes.
     means_ : ndarray, shape (K, width)
-        Class means of the rows as they are, not of rows of length one.
+        Class means of the rows, which are not scaled to unit length.
     n_features_in_ : int
         The width.
     """
@@ -89,31 +89,31 @@ class NearestClassMean(MomentBaseline):
 
 
 class LogisticRegression(Baseline):
-    r"""Multinomial logistic regression: scikit-learn's own (L-BFGS), on rows of a common scale.
+    r"""Multinomial logistic regression by scikit-learn (L-BFGS), on rescaled rows.
 
-    All rows are divided by one number, the root of their mean square entry, so that `C` means the
-    same for every layer; features are not standardised one by one.
+    All rows are divided by one number, the root mean square of their entries, so that `C` means
+    the same for every layer. Features are not standardised one by one.
 
     Parameters
     ----------
     C : float, default=1.0
         Inverse of the strength of the penalty :math:`\|W\|^2 / 2`.
     max_iter : int, default=100
-        Most iterations. With wide layers it is seldom enough for L-BFGS to converge; the accuracy
-        hardly moves then, and `converged_` says so in place of a warning.
+        Maximum number of iterations. For wide layers L-BFGS seldom converges in so few, but the
+        accuracy hardly changes afterwards. `converged_` reports this instead of a warning.
 
     Attributes
     ----------
     classes_ : ndarray, shape (K,)
         The classes.
     coef_, intercept_ : ndarray
-        As in scikit-learn, for rows as they come.
+        As in scikit-learn, for rows that are not rescaled.
     scale_ : float
-        What rows are divided by.
+        The number that rows are divided by.
     n_iter_ : int
-        Iterations.
+        Number of iterations.
     converged_ : bool
-        Whether these were enough.
+        Whether L-BFGS converged.
     n_features_in_ : int
         The width.
     """
@@ -138,7 +138,7 @@ class LogisticRegression(Baseline):
         return np.asarray(self._model.predict_proba(X))
 
     def _work(self, n: int, width: int, size: float) -> float:
-        # The scores and their gradient, in each of the iterations that it took.
+        # Each iteration computes the scores and their gradient.
         return 4.0 * n * width * len(self.classes_) * self.n_iter_
 
     def _scaled(self, X: NDArray[Any]) -> NDArray[Any]:
@@ -152,11 +152,13 @@ class LogisticRegression(Baseline):
             warnings.simplefilter("always", ConvergenceWarning)
             self._model.fit(self._scaled(X), y)
         self.converged_ = True
-        for each in caught:
-            if issubclass(each.category, ConvergenceWarning):
+        for warning in caught:
+            if issubclass(warning.category, ConvergenceWarning):
                 self.converged_ = False
             else:
-                warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
+                warnings.warn_explicit(
+                    warning.message, warning.category, warning.filename, warning.lineno
+                )
         self.coef_ = self._model.coef_ / self.scale_
         self.intercept_ = self._model.intercept_
         self.n_iter_ = int(self._model.n_iter_.max())
@@ -169,9 +171,9 @@ class LogisticRegression(Baseline):
 class AlignmentClassifier(MomentBaseline):
     r"""Alignment of a row with each class's first principal vector (FINE).
 
-    With :math:`v_k` the first eigenvector of :math:`\sum x x^T` over class k, uncentred, the score
-    is :math:`(v_k^T x)^2 / \|x\|^2`. FINE takes that of a row's given label to judge the label
-    (`alignment`); here the largest also decides (`predict`), which is
+    The score is :math:`(v_k^T x)^2 / \|x\|^2`, where :math:`v_k` is the first eigenvector of
+    :math:`\sum x x^T` over class k, uncentred. FINE scores a given label by its class's alignment
+    (`alignment`). Here `predict` also returns the class with the largest alignment; this is
     `MinimumAngleSubspaceClassifier` of rank 1. `PrincipalVectorClassifier` has the same vectors,
     with a sign.
 
@@ -185,14 +187,14 @@ class AlignmentClassifier(MomentBaseline):
     classes_ : ndarray, shape (K,)
         The classes.
     vectors_ : ndarray, shape (K, width)
-        Principal vectors, of no particular sign; zeros for a class of zero rows.
+        Principal vectors with arbitrary sign; zeros for a class of zero rows.
     n_features_in_ : int
         The width.
 
     Notes
     -----
-    A zero row has alignment 0 with every class and goes to the first one. FINE goes on to fit a
-    mixture of two Gaussians to the scores of each class, which is not done here.
+    A zero row has alignment 0 with every class and goes to the first one. FINE then fits a
+    mixture of two Gaussians to the scores of each class; this probe does not.
 
     References
     ----------
@@ -203,14 +205,14 @@ class AlignmentClassifier(MomentBaseline):
         self.device = device
 
     def alignment(self, X: Any, y: Any) -> NDArray[np.float64]:
-        """Return the alignment of each row with the class of its label: low where that is wrong.
+        """Return the alignment of each row with its label's class; it is low for wrong labels.
 
         Parameters
         ----------
         X : array-like, shape (n, width)
             Rows.
         y : array-like, shape (n,)
-            A label each, of the fitted classes.
+            One label per row, from the fitted classes.
 
         Returns
         -------
@@ -220,7 +222,7 @@ class AlignmentClassifier(MomentBaseline):
         Raises
         ------
         LabelError
-            If a label is none of the classes, or there is not one a row.
+            If a label is not among the classes, or there is not one label per row.
         """
         scores = self._all_scores(X)
         labels = np.asarray(y)
@@ -232,7 +234,7 @@ class AlignmentClassifier(MomentBaseline):
         return scores[np.arange(len(scores)), np.searchsorted(self.classes_, labels)]
 
     def _work(self, n: int, width: int, size: float) -> float:
-        # Moments; the few products that find one eigenvector of each are not counted.
+        # Moments only: the few products that give one eigenvector per class are not counted.
         return 1.0 * n * width * min(size, width)
 
     def _solve(self, moments: RowMoments) -> None:
@@ -258,4 +260,4 @@ BASELINES: dict[str, type[Baseline]] = {
     "rog": RobustDiscriminant,
     "fine": AlignmentClassifier,
 }
-"""The probes by the names that tables give them."""
+"""The baselines, by their names in tables."""

@@ -1,7 +1,7 @@
-"""What the decoders share: a scikit-learn estimator that gathers class statistics.
+"""The base class of the decoders: a scikit-learn estimator that gathers class statistics.
 
-Statistics add up in `fit`, `partial_fit` or outside (`fit_together`); each class is decomposed
-once, and every decoder keeps the part of the spectrum that it needs.
+`fit`, `partial_fit` or outside code (`fit_together`) gathers the statistics. Each class is
+decomposed once, and every decoder keeps the part of the spectrum that it needs.
 """
 
 import warnings
@@ -25,15 +25,15 @@ from ..linalg.moments import ClassStatistics, statistics_for
 from ..linalg.spectra import ClassSpectrum, Cut, solve
 from ..utils.distributed import ALONE, Processes
 
-# Bytes of eigenproblems that are solved in one call: on the CPU only small ones gain from it.
-# Larger ones gain from a thread each.
+# Bytes of eigenproblems to solve in one call. On the CPU only small problems gain from this;
+# larger ones gain from one thread per problem.
 _AT_ONCE = 4 << 20
 _SIDE_BY_SIDE = 512 << 20
 _ON_A_DEVICE = 1 << 30
 
 
 class SubspaceClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
-    """What both decoders share: gathering statistics, and decomposing them when asked."""
+    """Base class of both decoders: gathers statistics and decomposes them on demand."""
 
     classes_: NDArray[Any]
     n_features_in_: int
@@ -64,9 +64,9 @@ class SubspaceClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return self
 
     def partial_fit(self, X: Any, y: Any, classes: ArrayLike | None = None) -> Self:
-        """Add a batch of rows; the subspaces are those of all batches so far.
+        """Add a batch of rows; the subspaces describe all batches so far.
 
-        They are decomposed at the next prediction, so adding batches is cheap.
+        Adding is cheap: the subspaces are computed at the next prediction.
 
         Parameters
         ----------
@@ -75,8 +75,8 @@ class SubspaceClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         y : array-like, shape (n,)
             Labels.
         classes : array-like, shape (K,), optional
-            All classes that may ever come; required at the first call unless the first batch has
-            them all.
+            All classes that may occur in any batch. Required at the first call, unless the first
+            batch contains them all.
 
         Returns
         -------
@@ -85,7 +85,7 @@ class SubspaceClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Raises
         ------
         ValueError
-            As for `fit`; also if a label is none of the classes of the first call.
+            As for `fit`; also if a label is not among the classes of the first call.
         """
         first = not hasattr(self, "classes_")
         if not first and not hasattr(self, "_statistics"):
@@ -104,10 +104,10 @@ class SubspaceClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return self
 
     def predict(self, X: Any) -> NDArray[Any]:
-        """Return the class of the largest decision value, shape (n,).
+        """Return the class with the largest decision value, shape (n,).
 
-        Exact ties, such as the all-zero row that a dead ReLU layer gives, go to the class that
-        comes first in `classes_` among those that have a direction.
+        Exact ties, as for the all-zero row of a dead ReLU layer, go to the class that is first in
+        `classes_`. A class without a direction never wins.
         """
         best = self.nearest(self._rows(X)).cpu().numpy()
         return np.asarray(self.classes_[best])
@@ -125,19 +125,19 @@ class SubspaceClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return np.asarray(values)
 
     def decide(self, rows: Float[Tensor, "n width"]) -> Float[Tensor, "n classes"]:
-        """Return decision values (n, K) for a tensor of finite rows, on its device, unchecked."""
+        """Return decision values (n, K) of finite rows, on their device; rows are not checked."""
         raise NotImplementedError
 
     def closeness(self, rows: Float[Tensor, "n width"]) -> Float[Tensor, "n classes"]:
-        """Return how near rows are to each class, from 0 to 1 (0: a class without a direction)."""
+        """Return how near rows are to each class, from 0 to 1; 0 if a class has no direction."""
         raise NotImplementedError
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return all that prediction needs, to be saved."""
+        """Return all tensors that prediction needs, for saving."""
         raise NotImplementedError
 
     def set_tensors(self, tensors: Mapping[str, Tensor]) -> Self:
-        """Take back what `tensors` gave, with classes 0 … K−1.
+        """Restore the decoder from what `tensors` returned, with classes 0 … K−1.
 
         Raises
         ------
@@ -147,24 +147,25 @@ class SubspaceClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         raise NotImplementedError
 
     def nearest(self, rows: Float[Tensor, "n width"]) -> Int[Tensor, " n"]:
-        """Return the position of the largest decision value of finite rows, unchecked, int64."""
+        """Return the position of each row's largest decision value, int64; rows are not checked."""
         return self.decide(rows).argmax(1)
 
     def answers(
         self, rows: Float[Tensor, "n width"], given: Int[Tensor, " n"]
     ) -> tuple[Float[Tensor, "n classes"], Int[Tensor, " n"]]:
-        """Return the closeness of rows to their given class and the nearest other, and `nearest`.
+        """Return closeness, shape (n, K), and `nearest`.
 
-        Of closeness (n, K) only these two a row are asked for; the rest may be smaller.
+        Closeness must be exact only for a row's given class and the nearest other class; the
+        remaining entries may be too small.
         """
         return self.closeness(rows), self.nearest(rows)
 
     def _cuts(self) -> tuple[Cut, ...]:
-        """Return where this decoder ends its subspaces; nothing if it needs no bases."""
+        """Return where this decoder cuts its subspaces; empty if it needs no bases."""
         return ()
 
-    def _take(self, found: "Subspaces") -> dict[str, Any]:
-        """Return what `decide` needs, from the decomposed classes."""
+    def _take(self, subspaces: "Subspaces") -> dict[str, Any]:
+        """Return the parts of the decomposed classes that `decide` needs."""
         raise NotImplementedError
 
     def _validate_parameters(self) -> None:
@@ -173,7 +174,7 @@ class SubspaceClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         # A subspace through the origin cannot tell two blobs in the plane apart: with two
-        # features, a class of rank 2 is everything. The tests use digits in their place.
+        # features, a class of rank 2 spans the whole plane. The tests use digits instead.
         tags.classifier_tags.poor_score = True
         return tags
 
@@ -205,7 +206,7 @@ class SubspaceClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self._cache.clear()
 
     def _decoder(self) -> dict[str, Any]:
-        """Return the decomposition; made once, in a cache that prediction may fill."""
+        """Return the decomposition; the first call computes it and fills the cache."""
         if not self._cache:
             fit_together(self._statistics, [self], dtype=self._dtype)
         return self._cache
@@ -220,11 +221,11 @@ class Subspaces:
     cuts : list of Cut
         Where the bases are cut.
     bases : ClassBases
-        Cut at these.
+        The class bases, cut there.
     values : list of K tensors of float64
         The eigenvalues that were needed, largest first.
     principal : Tensor of float64, shape (K, width)
-        Each class's first eigenvector, pointing to where its mean is; zeros without one.
+        Each class's first eigenvector, signed to point towards its mean; zeros without one.
     counts : ndarray of int64, shape (K,)
         Samples of each class.
     """
@@ -248,46 +249,49 @@ def fit_together(
     Parameters
     ----------
     statistics : ClassMoments or ClassRows
-        What was gathered, with classes 0 … K−1.
+        The gathered statistics, with classes 0 … K−1.
     decoders : sequence of estimators
-        Fitted in place; unless they gathered the statistics themselves, their classes are
-        0 … K−1.
+        Fitted in place. Their classes become 0 … K−1, unless they gathered the statistics
+        themselves.
     dtype : torch.dtype
         Precision of the bases and of predictions from them; the decomposition is float64.
     processes : Processes
-        The processes that share the classes; all of them call this together.
+        The process group that shares the classes; every process must call this.
     """
     cuts = list(dict.fromkeys(cut for decoder in decoders for cut in decoder._cuts()))
-    found = _decompose(statistics, cuts, dtype, processes)
+    subspaces = _decompose(statistics, cuts, dtype, processes)
     for decoder in decoders:
         if getattr(decoder, "_statistics", None) is not statistics:
             decoder.classes_ = np.arange(statistics.n_classes)
             decoder.n_features_in_ = statistics.width
             decoder.__dict__.pop("_statistics", None)
             decoder._cache = {}
-        decoder._cache.update(decoder._take(found), counts=found.counts)
+        decoder._cache.update(decoder._take(subspaces), counts=subspaces.counts)
 
 
 def _decompose(
     statistics: ClassStatistics, cuts: list[Cut], dtype: torch.dtype, processes: Processes
 ) -> Subspaces:
-    """Decompose the classes, divided among the processes, as many at a time as pays."""
+    """Decompose the classes, divided among the processes, in batches of a suitable size."""
     values: list[Tensor] = []
     principal: list[Tensor] = []
     counts: list[int] = []
     wanted = [*cuts, Cut(rank=1)]
     room = _ON_A_DEVICE if statistics.device.type == "cuda" else _AT_ONCE
-    each = max(1, statistics.eigenproblem_bytes(processes))
-    turns = max(1, room // each, min(torch.get_num_threads(), _SIDE_BY_SIDE // each))
+    problem_bytes = max(1, statistics.eigenproblem_bytes(processes))
+    threads = min(torch.get_num_threads(), _SIDE_BY_SIDE // problem_bytes)
+    turns = max(1, room // problem_bytes, threads)
 
     def columns() -> Iterator[Columns]:
         likely_rank = None
         for batch in _in_turns(statistics.n_classes, processes.size, turns):
             problems = [statistics.eigenproblem(classes, processes) for classes in batch]
             with processes.together():
-                mine = [problem for problem in problems if problem is not None]
+                own = [problem for problem in problems if problem is not None]
                 del problems
-                solved = [_kept(each, cuts, dtype) for each in solve(mine, wanted, likely_rank)]
+                spectra = solve(own, wanted, likely_rank)
+                solved = [_kept(spectrum, cuts, dtype) for spectrum in spectra]
+                del spectra
             for turn, classes in enumerate(batch):
                 for owner in range(len(classes)):
                     kept = solved[turn] if owner == processes.rank else None
@@ -307,14 +311,14 @@ def _decompose(
 
 
 def _in_turns(n_classes: int, size: int, turns: int) -> Iterator[list[list[int]]]:
-    """Return the classes, one a process in each turn, so many turns together."""
-    each = [list(range(k, min(k + size, n_classes))) for k in range(0, n_classes, size)]
-    for start in range(0, len(each), turns):
-        yield each[start : start + turns]
+    """Yield batches of `turns` turns; each turn lists one class per process."""
+    groups = [list(range(k, min(k + size, n_classes))) for k in range(0, n_classes, size)]
+    for start in range(0, len(groups), turns):
+        yield groups[start : start + turns]
 
 
 def _kept(spectrum: ClassSpectrum, cuts: list[Cut], dtype: torch.dtype) -> list[Tensor]:
-    """Return what is kept of a class, as tensors that can travel to other processes."""
+    """Return the kept parts of a class as tensors that can be sent to other processes."""
     columns = Columns.of(spectrum, spectrum.ranks(cuts), dtype)
     vector = torch.zeros_like(spectrum.mean)
     if len(spectrum.values):
@@ -328,7 +332,7 @@ def _kept(spectrum: ClassSpectrum, cuts: list[Cut], dtype: torch.dtype) -> list[
 
 
 def _places(y: NDArray[Any], classes: NDArray[Any]) -> NDArray[np.int64]:
-    """Return where each label stands among the sorted classes, shape (n,)."""
+    """Return the position of each label among the sorted classes, shape (n,)."""
     places = np.searchsorted(classes, y)
     known = classes[np.minimum(places, len(classes) - 1)] == y
     if not known.all():
@@ -337,7 +341,7 @@ def _places(y: NDArray[Any], classes: NDArray[Any]) -> NDArray[np.int64]:
 
 
 def as_array(X: Any) -> Any:
-    """Return torch tensors as numpy arrays; half precision as float32, in which it is exact."""
+    """Return torch tensors as numpy arrays; half precision becomes float32, without loss."""
     if isinstance(X, Tensor):
         X = X.detach().cpu()
         X = X.float() if X.dtype in (torch.bfloat16, torch.float16) else X
@@ -348,7 +352,7 @@ def as_array(X: Any) -> Any:
 
 
 def as_tensor(X: NDArray[Any]) -> Tensor:
-    """Return an array as a tensor, of the same memory where that can be."""
+    """Return an array as a tensor, sharing its memory where possible."""
     # torch cannot view read-only or negatively strided memory without a warning or an error.
     return torch.from_numpy(np.require(X, requirements=["C", "W"]))
 

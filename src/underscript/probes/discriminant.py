@@ -1,7 +1,7 @@
-"""Linear discriminants on a layer's rows, or on random features of them, for any labels at once.
+"""Linear discriminants on a layer's rows, or on random features of them, for any labels.
 
-What is costly, the covariance of all rows, does not depend on labels. So after one pass over the
-data a discriminant for other labels (decoded ones, say) needs only the sums of each class.
+The costly part, the covariance of all rows, does not depend on labels. After one pass over the
+data, a discriminant for other labels (such as decoded ones) needs only the sums of each class.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..linalg.products import add_products, mirrored
+from ..linalg.second_moment import SecondMoment
 from ..utils.distributed import ALONE, Processes
 from .baseline import Baseline, check_positive, check_positive_integer
 from .classifier import as_tensor
@@ -28,15 +29,15 @@ __all__ = [
     "RidgeDiscriminant",
 ]
 
-# Rows that wait until they are worth one large product.
+# Rows to collect before one large product.
 _WAITING = 4096
 
 
 class PooledMoments:
-    """The covariance of all rows, whatever their labels, added up batch by batch.
+    """The covariance of all rows, regardless of labels, accumulated batch by batch.
 
-    Products are float32 and about a fixed point, their sums float64: a ridge is added to them
-    that is far above their rounding.
+    Products are float32, about a fixed point; sums are float64. This is enough, because the ridge
+    that is added later is far above their rounding.
 
     Parameters
     ----------
@@ -46,54 +47,36 @@ class PooledMoments:
 
     def __init__(self, centre: Float[Tensor, " width"]):
         self.centre = centre
-        self.n = 0
-        width = len(centre)
-        precise = torch.float32 if centre.device.type == "mps" else torch.float64
-        self._sum = torch.zeros(width, dtype=precise, device=centre.device)
-        self._second = torch.zeros(width, width, dtype=precise, device=centre.device)
-        self._waiting: list[Tensor] = []
-        self._filled = 0
+        self._moment = SecondMoment(len(centre), _WAITING, centre.device, exact=False)
 
     def update(self, rows: Float[Tensor, "n width"]) -> None:
         """Add rows (float32)."""
-        self._waiting.append(rows - self.centre)
-        self._filled += len(rows)
-        if self._filled >= _WAITING:
-            self._flush()
-
-    def _flush(self) -> None:
-        if not self._filled:
-            return
-        rows = torch.cat(self._waiting)
-        self._waiting, self._filled = [], 0
-        self.n += len(rows)
-        self._sum += rows.sum(0, dtype=self._sum.dtype)
-        product = rows.new_empty(rows.shape[1], rows.shape[1])
-        add_products(product, rows, first=True)
-        self._second += product
+        positions = torch.arange(len(rows), device=rows.device)
+        self._moment.update(rows - self.centre, positions)
 
     def covariance(self, ridges: Sequence[float], processes: Processes = ALONE) -> "Covariance":
-        """Return the covariance of everybody's rows, factorised with each ridge.
+        """Return the covariance of all processes' rows, factorised with each ridge.
 
-        Fewer rows than they are wide are factorised as rows, where one process has them all.
+        If a single process has fewer rows than features, it factorises their Gram matrix instead.
         """
-        if processes.size == 1 and not self.n and 0 < self._filled < len(self.centre):
-            rows = torch.cat(self._waiting).to(self._second)
+        few = self._moment.few()
+        if processes.size == 1 and few is not None and len(few):
+            rows = few.to(self._moment.sums)
             mean = rows.mean(0)
             rows -= mean
             gram = torch.empty(len(rows), len(rows)).to(rows)
             add_products(gram, rows.T, first=True)
             mirrored(gram).div_(len(rows))
             return Covariance(self.centre + mean, len(rows), gram, ridges, rows)
-        self._flush()
-        n = int(processes.total(torch.tensor([self.n]))[0])
-        mean = processes.total(self._sum) / n
-        second = mirrored(processes.total(self._second) / n) - torch.outer(mean, mean)
+        whole = self._moment.whole()
+        n = int(processes.total(torch.tensor([self._moment.n]))[0])
+        mean = processes.total(self._moment.sums) / n
+        second = processes.total(whole) / n - torch.outer(mean, mean)
         return Covariance(self.centre + mean, n, second, ridges)
 
 
 class ClassSums:
-    """Sums and counts of each class's rows, for labels that need not be the given ones."""
+    """Sums and counts of each class's rows, for the given labels or any others."""
 
     def __init__(self, n_classes: int, centre: Float[Tensor, " width"]):
         precise = torch.float32 if centre.device.type == "mps" else torch.float64
@@ -102,7 +85,7 @@ class ClassSums:
         self.counts = torch.zeros(n_classes, dtype=torch.int64)
 
     def update(self, rows: Float[Tensor, "n width"], labels: Int[Tensor, " n"]) -> None:
-        """Add rows with labels 0 … K−1; those with other labels are left out."""
+        """Add rows with labels 0 … K−1; rows with other labels are left out."""
         classes = torch.arange(len(self.counts), device=rows.device)
         member = labels.to(rows.device)[:, None] == classes
         self.sums += member.T.to(rows.dtype) @ (rows - self.centre)
@@ -110,7 +93,7 @@ class ClassSums:
 
     @classmethod
     def added(cls, parts: Sequence[Self]) -> Self:
-        """Return the sums of several parts of the rows."""
+        """Return the total of the sums of several parts of the rows."""
         whole = cls(len(parts[0].counts), parts[0].centre)
         for part in parts:
             whole.sums += part.sums
@@ -118,13 +101,13 @@ class ClassSums:
         return whole
 
     def without(self, part: Self) -> Self:
-        """Return the sums of the other rows."""
+        """Return the sums of the rows that are not in this part."""
         rest = type(self)(len(self.counts), self.centre)
         rest.sums, rest.counts = self.sums - part.sums, self.counts - part.counts
         return rest
 
     def total(self, processes: Processes) -> tuple[Tensor, Tensor]:
-        """Return everybody's class means (K, width), and counts (K,)."""
+        """Return the class means (K, width) and counts (K,) over all processes."""
         counts = processes.total(self.counts)
         means = processes.total(self.sums) / counts.clamp(min=1)[:, None].to(self.sums)
         return means + self.centre, counts
@@ -143,20 +126,20 @@ class Linear:
 
 
 class Covariance:
-    r"""A covariance factorised with several ridges: discriminants for any labels come from it.
+    r"""A covariance factorised with several ridges; it gives discriminants for any labels.
 
     Parameters
     ----------
     mean : Tensor, shape (width,)
-        Of the rows.
+        Mean of the rows.
     n : int
-        Their number.
+        Number of rows.
     products : Tensor, shape (width, width) or (n, n)
-        The covariance C; or, of fewer rows than they are wide, :math:`X X^T / n`.
+        The covariance C, or :math:`X X^T / n` if there are fewer rows than features.
     ridges : sequence of float
-        λ over the mean variance.
+        λ divided by the mean variance.
     rows : Tensor, shape (n, width), optional
-        In the second case X, the rows about their mean.
+        X, the rows minus their mean; in the second case only.
     """
 
     def __init__(
@@ -170,7 +153,7 @@ class Covariance:
         self.mean, self.n = mean, n
         # Both kinds of products have the same trace.
         variance = float(products.diagonal().sum()) / len(mean)
-        # Of rows that do not vary at all everything is zero, and any ridge does.
+        # If the rows do not vary, everything is zero and any ridge works.
         self._amounts = {ridge: ridge * (variance or 1.0) for ridge in ridges}
         self._rows = rows
         self._factors = {}
@@ -180,59 +163,59 @@ class Covariance:
             self._factors[ridge] = torch.linalg.cholesky(regular)
 
     def _solve(self, vectors: Float[Tensor, "width k"]) -> dict[float, Tensor]:
-        r"""Return :math:`(C + \lambda I)^{-1} V`, shape (width, k), of each ridge.
+        r"""Return :math:`(C + \lambda I)^{-1} V`, shape (width, k), for each ridge.
 
-        From rows by Woodbury: :math:`(V - X^T (X X^T / n + \lambda I)^{-1} X V / n) / \lambda`.
+        From rows, by Woodbury: :math:`(V - X^T (X X^T / n + \lambda I)^{-1} X V / n) / \lambda`.
         """
         rows = self._rows
-        known = vectors if rows is None else rows @ vectors
+        right = vectors if rows is None else rows @ vectors
         solved = {
-            ridge: torch.cholesky_solve(known, factor) for ridge, factor in self._factors.items()
+            ridge: torch.cholesky_solve(right, factor) for ridge, factor in self._factors.items()
         }
         if rows is None:
             return solved
         within = (rows.T @ torch.cat([*solved.values()], 1) / self.n).chunk(len(solved), 1)
         return {
-            ridge: (vectors - mine) / amount
-            for mine, (ridge, amount) in zip(within, self._amounts.items(), strict=True)
+            ridge: (vectors - part) / amount
+            for part, (ridge, amount) in zip(within, self._amounts.items(), strict=True)
         }
 
     def one(self) -> Float[Tensor, " width"]:
         r"""Return the vector whose products with rows are nearest to 1, float32.
 
-        With mean m and covariance C, by least squares: :math:`C^{-1} m / (1 + m^T C^{-1} m)`, with
-        the smallest ridge.
+        The least-squares solution for mean m and covariance C, with the smallest ridge:
+        :math:`C^{-1} m / (1 + m^T C^{-1} m)`.
         """
-        found = self._solve(self.mean[:, None])[min(self._factors)][:, 0]
-        vector: Tensor = (found / (1 + self.mean @ found)).float()
+        solution = self._solve(self.mean[:, None])[min(self._factors)][:, 0]
+        vector: Tensor = (solution / (1 + self.mean @ solution)).float()
         return vector
 
     def discriminants(
         self, labellings: Sequence[tuple[Tensor, Tensor]]
     ) -> list[dict[float, Linear]]:
-        r"""Return linear discriminants of classes with these means and counts, by ridge.
+        r"""Return the linear discriminants of each labelling, by ridge.
 
-        Classes are Gaussian, count as equally likely, and share the covariance within classes W
-        of the labels at hand. With the total covariance C, means D about the total one and shares
-        P, :math:`W = C - D^T P D`, so that :math:`W^{-1} D^T = A (I - P D A)^{-1}` with
+        Classes are Gaussian and equally likely, and share one covariance within classes, W. Let C
+        be the total covariance, D the class means minus the total mean, and P the class shares.
+        Then :math:`W = C - D^T P D`, so :math:`W^{-1} D^T = A (I - P D A)^{-1}` with
         :math:`A = C^{-1} D^T` (Woodbury).
 
         Parameters
         ----------
         labellings : sequence of (Tensor, Tensor)
-            For each way to label the rows the means (K, width) of the classes, and how many rows
-            each has, int64 (K,).
+            For each way to label the rows: the class means (K, width), and the number of rows of
+            each class, int64 (K,).
         """
         about = [means - self.mean for means, _ in labellings]
         solved = self._solve(torch.cat(about).T)
-        found: list[dict[float, Linear]] = [{} for _ in labellings]
+        fitted: list[dict[float, Linear]] = [{} for _ in labellings]
         for ridge, inverses in solved.items():
             parts = torch.split(inverses, [len(part) for part in about], 1)
-            for mine, part, inverse, (_, counts) in zip(
-                found, about, parts, labellings, strict=True
+            for by_ridge, part, inverse, (_, counts) in zip(
+                fitted, about, parts, labellings, strict=True
             ):
-                mine[ridge] = self._discriminant(part, inverse, counts)
-        return found
+                by_ridge[ridge] = self._discriminant(part, inverse, counts)
+        return fitted
 
     def _discriminant(self, about: Tensor, inverse: Tensor, counts: Tensor) -> Linear:
         present = torch.nonzero(counts > 0)[:, 0].to(about.device)
@@ -251,19 +234,19 @@ class Covariance:
 class RidgeDiscriminant(Baseline):
     """A linear discriminant with a ridge, on rows or on random Fourier features of them.
 
-    The ridge leads from the linear discriminant (small) to the nearest class mean (large). Of
-    noisy labels a large one averages the noise away; of cleaner ones a small one separates better.
+    A small ridge gives the linear discriminant, a large one the nearest class mean. With noisy
+    labels a large ridge averages the noise away; with cleaner labels a small one separates better.
     Classes count as equally likely.
 
     Parameters
     ----------
     ridge : float, default=0.1
-        Positive: added to the diagonal of the covariance, relative to the mean variance.
+        Positive. Added to the diagonal of the covariance, in units of the mean variance.
     n_features : int, default=0
         Number of random features of a Gaussian kernel (see `FourierFeatures`), which make the
         decision boundaries curved; with 0 they are flat.
     seed : int, default=0
-        Of the random features.
+        Seed of the random features.
 
     Attributes
     ----------
@@ -272,7 +255,7 @@ class RidgeDiscriminant(Baseline):
     n_features_in_ : int
         The width.
     temperature_ : float
-        What scores are multiplied by to give the logarithms of odds; 1 unless it was calibrated.
+        Factor that turns scores into log odds; 1 unless it was calibrated.
     """
 
     def __init__(self, *, ridge: float = 0.1, n_features: int = 0, seed: int = 0):
@@ -286,7 +269,7 @@ class RidgeDiscriminant(Baseline):
         return np.asarray(torch.isfinite(self._linear.intercepts).cpu().numpy(), dtype=np.int64)
 
     def predict(self, X: Any) -> NDArray[Any]:
-        """Return the class of the largest score, shape (n,); of equal ones the first."""
+        """Return the class with the largest score, shape (n,); ties go to the first class."""
         rows = as_tensor(self._checked(X))
         return np.asarray(self.classes_[self.nearest(rows).cpu().numpy()])
 
@@ -300,16 +283,16 @@ class RidgeDiscriminant(Baseline):
         return np.asarray(self.closeness(as_tensor(self._checked(X))).cpu().numpy())
 
     def decide(self, rows: Float[Tensor, "n width"]) -> Float[Tensor, "n classes"]:
-        """Return decision values (n, K) of finite rows: their softmax is `closeness`."""
+        """Return decision values (n, K) of finite rows; their softmax is `closeness`."""
         return self.scores(self.mapped(rows))
 
     def mapped(self, rows: Float[Tensor, "n width"]) -> Float[Tensor, "n features"]:
-        """Return the random features of finite rows, or the rows where there are none."""
+        """Return the random features of finite rows, or the rows if there are no features."""
         rows = precise(rows)
         return rows if self._map is None else self._map(rows)
 
     def scores(self, mapped: Float[Tensor, "n features"]) -> Float[Tensor, "n classes"]:
-        """Return decision values of what `mapped` gave."""
+        """Return the decision values of what `mapped` returned."""
         return self._linear(mapped) * self.temperature_
 
     def closeness(self, rows: Float[Tensor, "n width"]) -> Float[Tensor, "n classes"]:
@@ -317,18 +300,18 @@ class RidgeDiscriminant(Baseline):
         return torch.softmax(self.decide(rows), 1)
 
     def nearest(self, rows: Float[Tensor, "n width"]) -> Int[Tensor, " n"]:
-        """Return the position of the largest decision value of finite rows, int64 (n,)."""
+        """Return the position of each finite row's largest decision value, int64 (n,)."""
         return self.decide(rows).argmax(1)
 
     def answers(
         self, rows: Float[Tensor, "n width"], given: Int[Tensor, " n"]
     ) -> tuple[Float[Tensor, "n classes"], Int[Tensor, " n"]]:
         """Return `closeness` and `nearest`."""
-        chances = self.closeness(rows)
-        return chances, chances.argmax(1)
+        probabilities = self.closeness(rows)
+        return probabilities, probabilities.argmax(1)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return all that prediction needs, to be saved."""
+        """Return all tensors that prediction needs, for saving."""
         made = {
             "coefficients": self._linear.coefficients.cpu().contiguous(),
             "intercepts": self._linear.intercepts.cpu().contiguous(),
@@ -344,7 +327,7 @@ class RidgeDiscriminant(Baseline):
         return made
 
     def set_tensors(self, tensors: Mapping[str, Tensor]) -> Self:
-        """Take back what `tensors` gave, with classes 0 … K−1.
+        """Restore the decoder from what `tensors` returned, with classes 0 … K−1.
 
         Raises
         ------
@@ -375,7 +358,7 @@ class RidgeDiscriminant(Baseline):
     def set_fitted(
         self, linear: Linear, features: FourierFeatures | None, temperature: float
     ) -> Self:
-        """Become the decoder with these coefficients, for classes 0 … K−1."""
+        """Set the fitted coefficients, for classes 0 … K−1."""
         self._linear, self._map, self.temperature_ = linear, features, temperature
         self.classes_ = np.arange(len(linear.intercepts))
         width = linear.coefficients if features is None else features.directions.T
@@ -404,8 +387,8 @@ class RidgeDiscriminant(Baseline):
             moments.update(rows[part])
             sums.update(rows[part], places[part])
         covariance = moments.covariance([self.ridge])
-        (found,) = covariance.discriminants([sums.total(ALONE)])
-        linear = found[self.ridge]
+        (by_ridge,) = covariance.discriminants([sums.total(ALONE)])
+        linear = by_ridge[self.ridge]
         classes, width = self.classes_, self.n_features_in_
         self.set_fitted(linear, features, 1.0)
         self.classes_, self.n_features_in_ = classes, width

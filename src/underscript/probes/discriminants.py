@@ -25,7 +25,7 @@ class LinearBaseline(MomentBaseline):
         return torch.addmm(self._like(self.intercept_, rows), rows, self._like(self.coef_, rows).T)
 
     def _discriminate(self, coefficients: Tensor, means: Tensor, counts: Tensor) -> None:
-        """Take Σ⁻¹ m_k (width, K) as the coefficients of Gaussian classes."""
+        """Set the fitted attributes; `coefficients` holds Σ⁻¹ m_k, shape (width, K)."""
         priors = (counts.double() / counts.sum()).to(means)
         self.coef_ = coefficients.T.cpu().numpy()
         self.intercept_ = (priors.log() - (means * coefficients.T).sum(1) / 2).cpu().numpy()
@@ -38,16 +38,18 @@ class LinearDiscriminant(LinearBaseline):
 
     The score is :math:`m_k^T \Sigma^+ x - m_k^T \Sigma^+ m_k / 2 + \log \pi_k` with class means
     :math:`m_k`, class frequencies :math:`\pi_k` and the pooled covariance within classes
-    :math:`\Sigma`. As ``LinearDiscriminantAnalysis(solver="lsqr", shrinkage=...)`` of scikit-learn,
-    the minimum-norm solution included where the covariance is singular (features that are dead or
-    depend on others), except in what counts as zero: eigenvalues below width · ε of the largest,
-    where scikit-learn takes ε.
+    :math:`\Sigma`. Same as scikit-learn's
+    ``LinearDiscriminantAnalysis(solver="lsqr", shrinkage=...)``, except for singular covariances
+    (features that are dead or depend on others, as in a rectified layer). There, eigenvalues below
+    width · ε of the largest count as zero. scikit-learn's limit is ε, and its scores become
+    rounding noise of 10¹³. It is nearly as fast (``python -m benchmarks.baselines``), but for this
+    reason it is not used here.
 
     Parameters
     ----------
     shrinkage : float, optional
-        From 0 to 1: :math:`(1 - s) \Sigma + s \, \mathrm{tr}(\Sigma) / d \, I` takes the place of
-        :math:`\Sigma`. scikit-learn's "auto" is not offered: it needs statistics of its own.
+        From 0 to 1: :math:`(1 - s) \Sigma + s \, \mathrm{tr}(\Sigma) / d \, I` replaces
+        :math:`\Sigma`. scikit-learn's "auto" is not available: it needs more statistics.
     device : str, default="cpu"
         Where to compute.
 
@@ -93,12 +95,12 @@ class QuadraticDiscriminant(MomentBaseline):
 
     The score is :math:`-\frac12 (x - m_k)^T \Sigma_k^{-1} (x - m_k) - \frac12 \log \det \Sigma_k
     + \log \pi_k` with :math:`\Sigma_k = (1 - \rho) C_k + \rho I` and :math:`C_k` the class's
-    covariance (divided by the number of rows, as in scikit-learn from 1.9 on; before, by one less).
-    As ``QuadraticDiscriminantAnalysis(reg_param=ρ)``, as long as no :math:`\Sigma_k` is singular.
+    covariance (divided by the number of rows, as in scikit-learn since 1.9; before, by one less).
+    Same as ``QuadraticDiscriminantAnalysis(reg_param=ρ)`` if no :math:`\Sigma_k` is singular.
 
-    If one is (fewer rows than features, dead or dependent features), which scikit-learn refuses,
-    `ridge` times the mean variance within classes is added to the diagonal of *every* class's
-    covariance: what no class uses then favours none.
+    scikit-learn refuses singular covariances (fewer rows than features, dead or dependent
+    features). Here `ridge` times the mean variance within classes is then added to the diagonal of
+    *every* class's covariance, so that a direction that no class uses favours none.
 
     Parameters
     ----------
@@ -118,14 +120,14 @@ class QuadraticDiscriminant(MomentBaseline):
     priors_ : ndarray, shape (K,)
         Class frequencies.
     added_ : float
-        What was added to the diagonals because of a singular covariance, or 0.
+        Amount added to the diagonals because of a singular covariance, or 0.
     n_features_in_ : int
         The width.
 
     Notes
     -----
     A class with more rows than features keeps a triangular factor of its covariance; one with
-    fewer keeps as many vectors as rows. Together these are at most as many numbers as the rows
+    fewer keeps as many vectors as rows. In total these are at most as many numbers as the rows
     had, in float64.
     """
 
@@ -136,12 +138,12 @@ class QuadraticDiscriminant(MomentBaseline):
 
     def _work(self, n: int, width: int, size: float) -> float:
         least = min(size, width)
-        # The second term is for the wide classes' vectors, or the others' second factorisation.
+        # The last term: the wide classes' vectors, or the other classes' second factorisation.
         more = least**2 * width if size < width else width**3 / 3
         return len(self.classes_) * (size * width * least + least**3 / 3 + more)
 
     def _work_for_each(self) -> float:
-        # A square factor is a triangle: half of its entries.
+        # A square factor is triangular: only half of its entries count.
         return sum(f.numel() * (1.0 if len(f) == f.shape[1] else 2.0) for f in self._factors)
 
     def _solve(self, moments: RowMoments) -> None:
@@ -154,7 +156,7 @@ class QuadraticDiscriminant(MomentBaseline):
             self._decompose(moments)
 
     def _decompose(self, moments: RowMoments) -> bool:
-        """Find each class's factor and determinant; say whether all were regular."""
+        """Compute each class's factor and determinant; return whether all were regular."""
         width = moments.width
         level = self.reg_param + self.added_
         self._level = level
@@ -206,19 +208,19 @@ class QuadraticDiscriminant(MomentBaseline):
 class RobustDiscriminant(LinearBaseline):
     r"""Linear discriminant analysis on the most central part of each class (RoG).
 
-    Means and the covariance within classes come from the minimum covariance determinant, which
-    leaves out rows that lie far from their class, as mislabelled ones do. Precisely:
+    Means and the covariance within classes come from the minimum covariance determinant. It leaves
+    out rows that are far from their class, as mislabelled ones are. The steps are:
 
     1. start from all rows: class means :math:`m_k`, pooled covariance :math:`\Sigma` (divided by
        the number of rows), plus `ridge` times its mean variance on the diagonal;
     2. for each class keep the :math:`\lceil` `support` :math:`\cdot n_k \rceil` rows of smallest
-       :math:`(x - m_k)^T \Sigma^{-1} (x - m_k)`; of equal ones the first;
-    3. take :math:`m_k` and :math:`\Sigma` of the kept rows, and go on with 2 until it keeps the
+       :math:`(x - m_k)^T \Sigma^{-1} (x - m_k)`; ties go to the first row;
+    3. compute :math:`m_k` and :math:`\Sigma` from the kept rows, and repeat 2 until it keeps the
        same rows, or `max_iter` times.
 
-    No step can raise the determinant of :math:`\Sigma` (but for the ridge), so this ends. The
-    score is that of `LinearDiscriminant` with these means and this covariance, and the frequencies
-    of classes among all rows. The covariance of the central part is smaller than that of the
+    No step can raise the determinant of :math:`\Sigma` (except for the ridge), so this ends. The
+    score is that of `LinearDiscriminant` with these means, this covariance and the class
+    frequencies among all rows. The covariance of the central part is smaller than that of the
     class; it is not scaled up.
 
     Parameters
@@ -226,10 +228,10 @@ class RobustDiscriminant(LinearBaseline):
     support : float, default=0.5
         Share of each class that is kept, in (0, 1].
     max_iter : int, default=1
-        How often step 2 is taken at most. One is what was published. More can drift to a part of
-        the class that is merely dense; of a ReLU layer's rows, to those where features are zero.
+        Maximum number of times to take step 2. The published method takes it once. More can drift
+        to a part of the class that is merely dense; in a ReLU layer, to rows with zero features.
     ridge : float, default=1e-6
-        Positive: what makes covariances with dead or dependent features regular.
+        Positive. Makes covariances with dead or dependent features regular.
     device : str, default="cpu"
         Where to compute.
 
@@ -238,21 +240,21 @@ class RobustDiscriminant(LinearBaseline):
     classes_ : ndarray, shape (K,)
         The classes.
     coef_, intercept_, means_, priors_ : ndarray
-        As in `LinearDiscriminant`; means of the rows that are kept.
+        As in `LinearDiscriminant`; the means are those of the kept rows.
     support_ : ndarray of bool, shape (n,)
-        The rows that are kept.
+        The kept rows.
     n_iter_ : int
         How often step 2 was taken.
     converged_ : bool
-        Whether the last one changed nothing.
+        Whether the last step changed nothing.
     n_features_in_ : int
         The width.
 
     Notes
     -----
-    In their code Lee et al. measure distances with the pooled covariance too. It starts from a
-    random part of each class, takes one step and keeps 70 %; the answers of several layers are
-    combined, which is not done here. For float32 rows the distances of step 2 are float32; the
+    The code of Lee et al. also measures distances with the pooled covariance. It starts from a
+    random part of each class, takes one step and keeps 70 %. It also combines the predictions of
+    several layers; this probe does not. For float32 rows the distances of step 2 are float32; the
     moments are float64.
 
     References
@@ -277,7 +279,7 @@ class RobustDiscriminant(LinearBaseline):
         self.device = device
 
     def _work(self, n: int, width: int, size: float) -> float:
-        # Moments of all rows; in each step distances, moments of the kept rows, a factorisation.
+        # Moments of all rows; per step: distances, moments of the kept rows, a factorisation.
         products = n * (1 + self.n_iter_ * (1 + self.support))
         return width**2 * (products + (1 + self.n_iter_) * width / 3)
 
@@ -323,7 +325,7 @@ class RobustDiscriminant(LinearBaseline):
 
 
 def rounding_floor(width: int, trace: float) -> float:
-    """Return what the least eigenvalue of a regular covariance exceeds, in spite of rounding."""
+    """Return the limit that a regular covariance's least eigenvalue exceeds despite rounding."""
     return 10 * width * _EPS * trace
 
 
@@ -343,7 +345,7 @@ def minimum_norm(
     ----------
     matrix : Tensor of float64, shape (d, d)
         Symmetric and positive semi-definite, such as a covariance. Eigenvalues below d · ε of the
-        largest count as zero; so do features with such a variance, which are left out first.
+        largest count as zero. Features with so small a variance are left out first.
     columns : Tensor of float64, shape (d, c)
         The right-hand sides.
     """
@@ -354,9 +356,10 @@ def minimum_norm(
     right = columns.index_select(0, features)
     factor = regular_factor(inner)
     if factor is not None:
-        found = torch.cholesky_solve(right, factor)
+        inner_solution = torch.cholesky_solve(right, factor)
     else:
         values, vectors = eigenvectors(inner, "covariance")
         rank = numerical_rank(values, len(values))
-        found = vectors[:, :rank] @ ((vectors[:, :rank].T @ right) / values[:rank, None])
-    return solution.index_copy_(0, features, found)
+        vectors = vectors[:, :rank]
+        inner_solution = vectors @ ((vectors.T @ right) / values[:rank, None])
+    return solution.index_copy_(0, features, inner_solution)

@@ -1,4 +1,4 @@
-"""Discriminants of one or more layers that answer together."""
+"""An ensemble of discriminants on one or more layers."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Self
@@ -13,17 +13,17 @@ from .discriminant import RidgeDiscriminant
 
 __all__ = ["COMBINED", "CombinedDiscriminant", "Member", "rows_for"]
 
-# What stands where a layer's name would; no module can be called so.
+# Replaces a layer's name for an ensemble; no module can have this name.
 COMBINED = "(combined)"
 
-# Tensors that members of the same view have in common.
+# Tensors that members with the same view share.
 _SHARED = ("directions", "phases", "scale", "length")
 
 LayerRows = Tensor | Mapping[str, Tensor]
 
 
 def rows_for(layer: str, rows: Mapping[str, Tensor]) -> Any:
-    """Return what a decoder of this layer reads: its rows, or those of all layers by name."""
+    """Return a decoder's input: its layer's rows, or for an ensemble all layers' rows by name."""
     return rows if layer == COMBINED else rows[layer]
 
 
@@ -35,21 +35,21 @@ class Member(NamedTuple):
 
     @property
     def view(self) -> tuple[str, int, int]:
-        """What it reads: members that agree in this have the same random features."""
+        """The member's input; members with equal views have the same random features."""
         return self.layer, self.estimator.n_features, self.estimator.seed
 
 
 class CombinedDiscriminant:
     """The sum of several discriminants' decision values.
 
-    Each has a temperature of its own, which brings its scores to one scale, so that the softmax of
-    the sum is the probability of the classes. Rows are a tensor, if all members read one layer, or
-    a mapping of layers to tensors.
+    Each member's temperature brings its scores to a common scale, so the softmax of the sum gives
+    the class probabilities. Rows are a tensor if all members read one layer, else a mapping from
+    layers to tensors.
 
     Parameters
     ----------
     members : sequence of Member
-        Fitted discriminants of the same classes, the first one leading.
+        Fitted discriminants of the same classes, the leading one first.
     """
 
     def __init__(self, members: Sequence[Member]):
@@ -57,17 +57,17 @@ class CombinedDiscriminant:
         self.classes_ = self.members[0].estimator.classes_
 
     def __repr__(self) -> str:
-        said = ", ".join(f"{member.estimator!r} on {member.layer}" for member in self.members)
-        return f"CombinedDiscriminant({said})"
+        members = ", ".join(f"{member.estimator!r} on {member.layer}" for member in self.members)
+        return f"CombinedDiscriminant({members})"
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """The layers that are read, that of the leading member first."""
+        """The layers that the members read, the leading member's first."""
         return tuple(dict.fromkeys(member.layer for member in self.members))
 
     @property
     def n_features_in_(self) -> int:
-        """The width of all layers together."""
+        """The total width of all layers."""
         widths = {member.layer: member.estimator.n_features_in_ for member in self.members}
         return sum(widths.values())
 
@@ -85,15 +85,15 @@ class CombinedDiscriminant:
         }
 
     def decide(self, rows: LayerRows) -> Float[Tensor, "n classes"]:
-        """Return decision values (n, K) of finite rows: their softmax is `closeness`."""
-        seen: dict[tuple[str, int, int], Tensor] = {}
-        parts = []
+        """Return decision values (n, K) of finite rows; their softmax is `closeness`."""
+        mapped: dict[tuple[str, int, int], Tensor] = {}
+        scores = []
         for member in self.members:
-            if member.view not in seen:
-                mine = rows if isinstance(rows, Tensor) else rows[member.layer]
-                seen[member.view] = member.estimator.mapped(mine)
-            parts.append(member.estimator.scores(seen[member.view]))
-        return torch.stack(parts).sum(0)
+            if member.view not in mapped:
+                layer_rows = rows if isinstance(rows, Tensor) else rows[member.layer]
+                mapped[member.view] = member.estimator.mapped(layer_rows)
+            scores.append(member.estimator.scores(mapped[member.view]))
+        return torch.stack(scores).sum(0)
 
     def closeness(self, rows: LayerRows) -> Float[Tensor, "n classes"]:
         """Return the probability of each class, shape (n, K)."""
@@ -102,15 +102,15 @@ class CombinedDiscriminant:
     predict_proba = closeness
 
     def nearest(self, rows: LayerRows) -> Int[Tensor, " n"]:
-        """Return the position of the largest decision value of finite rows, int64 (n,)."""
+        """Return the position of each finite row's largest decision value, int64 (n,)."""
         return self.decide(rows).argmax(1)
 
     def answers(
         self, rows: LayerRows, given: Int[Tensor, " n"]
     ) -> tuple[Float[Tensor, "n classes"], Int[Tensor, " n"]]:
         """Return `closeness` and `nearest`."""
-        chances = self.closeness(rows)
-        return chances, chances.argmax(1)
+        probabilities = self.closeness(rows)
+        return probabilities, probabilities.argmax(1)
 
     def to(self, device: torch.device) -> Self:
         """Move the coefficients to a device, in place."""
@@ -119,36 +119,36 @@ class CombinedDiscriminant:
         return self
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return all that prediction needs, to be saved; shared random features once."""
-        found = {}
+        """Return all tensors that prediction needs, for saving; shared random features once."""
+        saved = {}
         views = [member.view for member in self.members]
         for number, member in enumerate(self.members):
-            again = member.view in views[:number]
+            repeated = member.view in views[:number]
             for name, tensor in member.estimator.tensors().items():
-                if not (again and name in _SHARED):
-                    found[f"{number}.{name}"] = tensor
-        return found
+                if not (repeated and name in _SHARED):
+                    saved[f"{number}.{name}"] = tensor
+        return saved
 
     @classmethod
     def restored(cls, parameters: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
-        """Return what `get_params` and `tensors` described.
+        """Rebuild an ensemble from what `get_params` and `tensors` returned.
 
         Raises
         ------
         KeyError, TypeError, ValueError
-            If they are not those of such a decoder.
+            If they do not describe such an ensemble.
         """
         members: list[Member] = []
         shared: dict[tuple[str, int, int], dict[str, Tensor]] = {}
-        for number, told in enumerate(parameters["members"]):
-            told = dict(told)
-            layer = str(told.pop("layer"))
-            estimator = RidgeDiscriminant(**told)
+        for number, member in enumerate(parameters["members"]):
+            settings = dict(member)
+            layer = str(settings.pop("layer"))
+            estimator = RidgeDiscriminant(**settings)
             view = Member(layer, estimator).view
             prefix = f"{number}."
             own = {
-                name.removeprefix(prefix): t
-                for name, t in tensors.items()
+                name.removeprefix(prefix): tensor
+                for name, tensor in tensors.items()
                 if name.startswith(prefix)
             }
             features = {name: own[name] for name in _SHARED if name in own}

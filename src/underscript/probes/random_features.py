@@ -1,10 +1,11 @@
-r"""Random features of a Gaussian kernel, and directions for them that are fast to multiply by.
+r"""Random features of a Gaussian kernel, and structured directions that make them fast.
 
-Dense directions cost a product of every row with every direction, which for wide rows is most of
-what a decode costs. Structured ones are :math:`\sqrt d\, H D_1 H D_2 H D_3` (Yu et al., "Orthogonal
-Random Features", NeurIPS 2016, section 4): H is the orthogonal Hadamard matrix of d, a power of
-two, and the D are random signs. They are orthogonal, which estimates the kernel better than
-independent ones do, and a product costs d log d or, as two small matrix products, d √d.
+Dense directions need a product of every row with every direction. For wide rows this is most of
+the cost of a decode. Structured directions are :math:`\sqrt d\, H D_1 H D_2 H D_3` (Yu et al.,
+"Orthogonal Random Features", NeurIPS 2016, section 4): H is the orthogonal Hadamard matrix of size
+d, a power of two, and the D are diagonals of random signs. They are orthogonal, which estimates the
+kernel better than independent directions. A product costs d log d, or d √d as two small matrix
+products.
 """
 
 from collections.abc import Mapping
@@ -19,19 +20,19 @@ from torch import Tensor
 __all__ = ["FourierFeatures", "precise", "standardised", "units_in"]
 
 _TINY = 1e-12
-# Up to so wide rows a dense product is as fast; and signs would be few to be random.
+# Up to this width a dense product is as fast, and the random signs would be too few.
 _DENSE = 256
-# Rows that are multiplied at once: they stay in the processor's cache.
+# Rows to multiply at once, few enough to stay in the processor's cache.
 _ROWS = 256
 
 
 @cache
 def _hadamard(size: int) -> Tensor:
-    """Return the Hadamard matrix of ±1 of a power of two (Sylvester's)."""
-    found = torch.ones(1, 1)
-    while len(found) < size:
-        found = torch.cat([torch.cat([found, found], 1), torch.cat([found, -found], 1)])
-    return found
+    """Return Sylvester's Hadamard matrix of ±1, whose size is a power of two."""
+    matrix = torch.ones(1, 1)
+    while len(matrix) < size:
+        matrix = torch.cat([torch.cat([matrix, matrix], 1), torch.cat([matrix, -matrix], 1)])
+    return matrix
 
 
 @dataclass(frozen=True)
@@ -43,9 +44,9 @@ class _Structured:
     signs : Tensor of float32, shape (3, blocks, d, 1)
         The diagonals of random signs.
     length : float
-        The kernel's length: what directions are divided by.
+        The kernel's length; directions are divided by it.
     n_features : int
-        Directions, at most blocks · d.
+        Number of directions, at most blocks · d.
     """
 
     signs: Tensor
@@ -62,22 +63,22 @@ class _Structured:
     def __call__(self, rows: Float[Tensor, "n width"]) -> Float[Tensor, "features n"]:
         """Return the rows' products with all directions, transposed."""
         _, blocks, size, _ = self.signs.shape
-        found = rows.new_empty(blocks, size, len(rows))
+        products = rows.new_empty(blocks, size, len(rows))
         for start in range(0, len(rows), _ROWS):
-            some = rows[start : start + _ROWS]
-            at = rows.new_zeros(size, len(some))
-            # Each of the three products with ±1 lengthens a row by √d, all directions by one.
-            at[: rows.shape[1]] = some.T / (size * self.length)
+            part = rows[start : start + _ROWS]
+            padded = rows.new_zeros(size, len(part))
+            # √d times three orthogonal H is 1/d times three Hadamard matrices of ±1.
+            padded[: rows.shape[1]] = part.T / (size * self.length)
             for block in range(blocks):
-                turned = at
+                turned = padded
                 for signs in self.signs[:, block]:
                     turned = _transformed(signs * turned)
-                found[block, :, start : start + _ROWS] = turned
-        return found.view(blocks * size, -1)[: self.n_features]
+                products[block, :, start : start + _ROWS] = turned
+        return products.view(blocks * size, -1)[: self.n_features]
 
 
 def _transformed(columns: Float[Tensor, "d n"]) -> Float[Tensor, "d n"]:
-    """Return the Hadamard matrix of ±1 times columns: that of d is a Kronecker product of two."""
+    """Return the Hadamard matrix of ±1, a Kronecker product of two smaller ones, times columns."""
     size, n = columns.shape
     bits = size.bit_length() - 1
     outer, inner = _hadamard(1 << bits // 2), _hadamard(1 << (bits - bits // 2))
@@ -90,20 +91,20 @@ class FourierFeatures:
     r"""Random features whose products approximate a Gaussian kernel between unit rows.
 
     :math:`\cos(W^T x / \lVert x \rVert + b)` with random W and uniform b (Rahimi and Recht,
-    "Random Features for Large-Scale Kernel Machines", NeurIPS 2007); a factor is left out, as
-    discriminants do not see it.
+    "Random Features for Large-Scale Kernel Machines", NeurIPS 2007); a factor is left out,
+    because it makes no difference to discriminants.
 
     Attributes
     ----------
     directions : Tensor of float32, shape (width, n_features)
-        W, divided by the kernel's length: normal numbers, or structured ones where rows are wide.
+        W, divided by the kernel's length: normal numbers, or structured directions for wide rows.
     phases : Tensor of float32, shape (n_features,)
         b, in radians.
     units : Tensor of float32, shape (2, width), or None
-        What is taken from each column first, and what it is then divided by: columns of different
-        units have no common zero, and no common length.
+        What to subtract from each column, and what to divide it by afterwards. Columns in
+        different units need this: they share neither a zero nor a length.
     structured : callable or None
-        The same products faster, on a processor; None where only the numbers are known.
+        Computes the same products faster on a CPU; None if only the numbers are known.
     """
 
     directions: Tensor
@@ -119,14 +120,14 @@ class FourierFeatures:
         seed: int,
         units: Float[Tensor, "2 width"] | None = None,
     ) -> Self:
-        """Draw features; the kernel is as long as these rows' median distance."""
+        """Draw features; the kernel's length is the median distance of these rows."""
         return cls.of_length(cls.length_of(rows, units), rows, n_features, seed, units)
 
     @staticmethod
     def length_of(
         rows: Float[Tensor, "n width"], units: Float[Tensor, "2 width"] | None = None
     ) -> float:
-        """Return the median distance of unit rows: a length that suits them."""
+        """Return the median distance of unit rows, a suitable kernel length."""
         unit = _unit(standardised(rows.float(), units))
         half = len(unit) // 2
         apart = (unit[:half] - unit[half : 2 * half]).norm(dim=1)
@@ -142,7 +143,7 @@ class FourierFeatures:
         seed: int,
         units: Float[Tensor, "2 width"] | None = None,
     ) -> Self:
-        """Draw features of a kernel of a known length, for rows as wide as these."""
+        """Draw features of a kernel of known length, for rows of this width."""
         generator, width = torch.Generator().manual_seed(seed), rows.shape[1]
         structured = None
         if width > _DENSE:
@@ -157,7 +158,7 @@ class FourierFeatures:
     def restored(
         cls, seed: int, directions: Tensor, phases: Tensor, units: Tensor | None, length: float
     ) -> "FourierFeatures":
-        """Return features that were saved; as fast as before, if this seed and length give them."""
+        """Return saved features; they are fast again if this seed and length reproduce them."""
         if directions.ndim == 2 and directions.shape[0] > _DENSE:
             drawn = cls.of_length(length, directions.T, directions.shape[1], seed, units)
             if torch.equal(drawn.directions, directions) and torch.equal(drawn.phases, phases):
@@ -165,7 +166,7 @@ class FourierFeatures:
         return cls(directions, phases, units)
 
     def to(self, device: torch.device) -> "FourierFeatures":
-        """Return the same on a device."""
+        """Return these features on a device."""
         units = None if self.units is None else self.units.to(device)
         directions, phases = self.directions.to(device), self.phases.to(device)
         return FourierFeatures(directions, phases, units, self.structured)
@@ -182,21 +183,21 @@ class FourierFeatures:
 
 
 def precise(rows: Tensor) -> Tensor:
-    """Return float64 rows as they are, others in float32."""
+    """Return float64 rows unchanged, others in float32."""
     return rows if rows.dtype == torch.float64 else rows.float()
 
 
 def standardised(rows: Tensor, units: Tensor | None) -> Tensor:
-    """Return rows in units of their columns: what is taken from each, and what divides it."""
+    """Return rows with the units applied: each column is shifted, then divided."""
     if units is None:
         return rows
     middle, spread = units.to(rows)
-    found: Tensor = (rows - middle) / spread
-    return found
+    scaled: Tensor = (rows - middle) / spread
+    return scaled
 
 
 def units_in(tensors: Mapping[str, Tensor]) -> Tensor | None:
-    """Return the units among saved tensors; those of before had what divides alone (`scale`)."""
+    """Return the units among saved tensors; older files have only the divisor (`scale`)."""
     scale = tensors.get("scale")
     if scale is not None and scale.ndim == 1:
         return torch.stack([torch.zeros_like(scale), scale])

@@ -1,7 +1,7 @@
-"""Class moments for the baselines: counts, means and second moments about these, in float64.
+"""Class moments for the baselines: counts, means and second moments, in float64.
 
-They are about the class means, found in a first pass, so that rows far from the origin lose no
-digits.
+Second moments are about the class means, which a first pass computes, so that rows far from the
+origin lose no digits.
 """
 
 from collections.abc import Iterator
@@ -20,12 +20,12 @@ from ..utils.device import as_device
 from ..utils.labels import by_class
 from .classifier import as_array, as_tensor
 
-# Bytes of a block of rows that is converted to float64 at once.
+# Bytes of a block of rows that is converted to float64 in one step.
 BLOCK = 24 << 20
 
 
 def blocks_of(rows: Float[Tensor, "n width"]) -> Iterator[tuple[slice, Float[Tensor, "m width"]]]:
-    """Give the rows in float64, block by block, in memory that is used again for the next."""
+    """Yield the rows in float64, block by block; the next block reuses the memory."""
     room: list[Tensor] = []
     step = max(1, BLOCK // (8 * rows.shape[1]))
     for start in range(0, len(rows), step):
@@ -34,10 +34,10 @@ def blocks_of(rows: Float[Tensor, "n width"]) -> Iterator[tuple[slice, Float[Ten
 
 
 class RowMoments:
-    """Counts, means and second moments about the mean of each class; what is asked for, once.
+    """Counts, means and second moments about the mean of each class, computed on demand.
 
-    Several probes that are fitted to the same rows and labels can share one of these: see
-    `row_moments`. It refers to the rows, and keeps at most as many numbers as they have.
+    Several probes fitted to the same rows and labels can share one instance: see `row_moments`. It
+    refers to the rows, and keeps at most as many numbers as they have.
 
     Parameters
     ----------
@@ -46,7 +46,7 @@ class RowMoments:
     places : Tensor of int64, shape (n,)
         The position of each row's class in `classes`.
     classes : ndarray, shape (K,)
-        The classes; each has a row.
+        The classes; each has at least one row.
 
     Attributes
     ----------
@@ -57,7 +57,7 @@ class RowMoments:
     counts : Tensor of int64, shape (K,)
         Rows of each class.
     means : Tensor of float64, shape (K, width)
-        Their means.
+        Means of each class.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class RowMoments:
     def about(
         self, chosen: Int[Tensor, " m"], center: Float[Tensor, " width"]
     ) -> Iterator[Float[Tensor, "b width"]]:
-        """Give chosen rows less a center, in float64, block by block in the same memory."""
+        """Yield chosen rows minus a center, in float64, block by block in the same memory."""
         room: list[Tensor] = []
         for part in torch.split(chosen, max(1, BLOCK // (8 * self.width))):
             yield in_float64(self.rows.index_select(0, part), room).sub_(center)
@@ -104,15 +104,15 @@ class RowMoments:
         return mirrored(total)
 
     def wide(self, k: int) -> bool:
-        """Say whether a class has fewer rows than they are wide: they are less than its moment."""
+        """Return whether a class has fewer rows than features; its rows take less room then."""
         return len(self.positions[k]) < self.width
 
     def centred(self, k: int) -> Float[Tensor, "m width"]:
-        """Return the rows of class k less their mean, in float64."""
+        """Return the rows of class k minus their mean, in float64."""
         return self._rows_of(k).sub_(self.means[k])
 
     def scatter(self, k: int) -> Float[Tensor, "width width"]:
-        """Return ``Σ (x − m_k)(x − m_k)ᵀ`` of class k: to be read only, where it is kept."""
+        """Return ``Σ (x − m_k)(x − m_k)ᵀ`` of class k; it may be cached, so do not change it."""
         if k in self._scatters:
             return self._scatters[k]
         scatter = self.products([self.positions[k]], self.means[k : k + 1])
@@ -121,7 +121,7 @@ class RowMoments:
         return scatter
 
     def pooled(self) -> Float[Tensor, "width width"]:
-        """Return the sum of all classes' `scatter`: to be read only."""
+        """Return the sum of all classes' `scatter`; it is cached, so do not change it."""
         if self._pooled is None:
             wide = [k for k in range(len(self.classes)) if self.wide(k)]
             self._pooled = self.products([self.positions[k] for k in wide], self.means[wide])
@@ -139,10 +139,10 @@ class RowMoments:
         else:
             second = torch.addr(self.scatter(k), mean, mean, alpha=count)
             problem = Eigenproblem(second, count, mean, what)
-        [found] = solve([problem], [Cut(rank=1)])
-        if not len(found.values):
+        [spectrum] = solve([problem], [Cut(rank=1)])
+        if not len(spectrum.values):
             return torch.zeros_like(mean)
-        vector: Tensor = found.widened(found.inner[:, :1])[:, 0]
+        vector: Tensor = spectrum.widened(spectrum.inner[:, :1])[:, 0]
         if rows is not None:
             vector = vector @ rows
         vector /= torch.linalg.vector_norm(vector)
@@ -153,25 +153,25 @@ class RowMoments:
 
 
 def row_moments(X: Any, y: Any, *, device: str = "cpu") -> RowMoments:
-    """Return counts, means and second moments of each class, to be shared by several probes.
+    """Return counts, means and second moments of each class, for several probes to share.
 
     Second moments are computed when a probe first asks for them, in float64, and kept.
 
     Parameters
     ----------
     X : array-like, shape (n, width)
-        Finite rows; float32 or float64 are referred to, not copied.
+        Finite rows; float32 and float64 rows are not copied.
     y : array-like, shape (n,)
         Labels of at least two classes.
     device : str, default="cpu"
-        Where to compute and to keep them.
+        Where to compute and keep them.
 
     Raises
     ------
     DataError
         If `X` is not a matrix of finite numbers.
     LabelError
-        If there is not one label a row, or one class only.
+        If there is not one label per row, or only one class.
 
     Examples
     --------

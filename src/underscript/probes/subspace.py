@@ -3,7 +3,7 @@
 `MinimumAngleSubspaceClassifier` (MASC) is the subspace method of pattern recognition (CLAFIC:
 Watanabe 1967; Oja 1983) with uncentred subspaces, applied to hidden layers by Ketha & Ramaswamy
 (arXiv 2501.14687). `PrincipalVectorClassifier` (VeLPIC, arXiv 2603.19865) keeps one signed vector
-a class. Both come from the same eigenvectors of the class second moments (see `moments`).
+per class. Both come from the same eigenvectors of the class second moments (see `moments`).
 """
 
 from collections.abc import Mapping
@@ -37,8 +37,8 @@ class MinimumAngleSubspaceClassifier(SubspaceClassifier):
         Variance share τ in (0, 1]: :math:`r_k` is one more than the number of leading sums of
         eigenvalues that are at most τ of their total, and at most the numerical rank of the class.
     rank : int, optional
-        The same rank for every class, in place of `variance`; a class with fewer directions keeps
-        what it has.
+        The same rank for every class, instead of `variance`; a class with fewer directions keeps
+        those it has.
 
     Attributes
     ----------
@@ -57,10 +57,10 @@ class MinimumAngleSubspaceClassifier(SubspaceClassifier):
 
     Notes
     -----
-    Defined answers in the corners: a zero row is at 90° from every class; a class with one sample
-    is the line through it; a class with none is at 90° and never predicted; with ``variance=1`` a
-    class keeps the whole span of its rows; a class whose subspace is the whole space is at 0° from
-    everything, with a warning; exact ties go to the first class.
+    Edge cases: a zero row is at 90° from every class; a class with one sample is the line through
+    it; a class with none is at 90° and never predicted; with ``variance=1`` a class keeps the whole
+    span of its rows; a class whose subspace is the whole space is at 0° from everything, with a
+    warning; exact ties go to the first class.
 
     References
     ----------
@@ -87,10 +87,10 @@ class MinimumAngleSubspaceClassifier(SubspaceClassifier):
 
     @property
     def bases_(self) -> list[NDArray[np.floating[Any]]]:
-        """Orthonormal bases, one array (width, r_k) a class.
+        """Orthonormal bases, one array (width, r_k) per class.
 
-        Of a subspace of more than half the width only the complement is kept, and the basis is
-        made from that when asked for; else it is the eigenvectors.
+        They are the eigenvectors. For a subspace of more than half the width only the complement
+        is kept, and the basis is computed from it on demand.
         """
         bases = []
         for columns, complement, features in self.projections():
@@ -116,7 +116,7 @@ class MinimumAngleSubspaceClassifier(SubspaceClassifier):
     def eigenvalues_(self) -> list[NDArray[np.float64]]:
         """The eigenvalues of each class's second moment that were needed, largest first.
 
-        At least r_k of them; all that are positive where the whole spectrum was computed.
+        At least r_k of them; all positive ones if the whole spectrum was computed.
         """
         return [values.cpu().numpy() for values in self._decoder()["values"]]
 
@@ -138,7 +138,7 @@ class MinimumAngleSubspaceClassifier(SubspaceClassifier):
         return energies[:, :, made["cut"]]
 
     def nearest(self, rows: Float[Tensor, "n width"]) -> Int[Tensor, " n"]:
-        """Return the position of the nearest class of finite rows, unchecked, int64 (n,)."""
+        """Return the position of each row's nearest class, int64 (n,); rows are not checked."""
         made = self._decoder()
         nearest: Tensor = made["bases"].nearest(*unit_rows(rows))
         return nearest[:, made["cut"]]
@@ -150,9 +150,10 @@ class MinimumAngleSubspaceClassifier(SubspaceClassifier):
     def answers(
         self, rows: Float[Tensor, "n width"], given: Int[Tensor, " n"]
     ) -> tuple[Float[Tensor, "n classes"], Int[Tensor, " n"]]:
-        """Return the closeness of rows to their given class and the nearest other, and `nearest`.
+        """Return closeness, shape (n, K), and `nearest`.
 
-        Of closeness (n, K) only these two a row are asked for; the rest may be smaller.
+        Closeness is exact only for a row's given class and the nearest other class; the remaining
+        entries may be too small.
         """
         made = self._decoder()
         leaders: Tensor = made["bases"].leaders(*unit_rows(rows), given.to(rows.device))
@@ -160,14 +161,14 @@ class MinimumAngleSubspaceClassifier(SubspaceClassifier):
         return values.clamp(min=0), values.argmax(1)
 
     def projections(self) -> list[tuple[Tensor, bool, Tensor]]:
-        """Return what each class's projector is made of: columns, kind and features.
+        """Return the parts of each class's projector: columns, kind and features.
 
         Returns
         -------
         list of (Tensor, bool, Tensor)
             Orthonormal columns C of shape (width, c); whether they span the complement of the
-            subspace within the features that the class uses; and these, bool (width,). The
-            projector is C Cᵀ, or the features' diagonal matrix less that.
+            subspace within the features that the class uses; and these features, bool (width,).
+            The projector is C Cᵀ, or for a complement the features' diagonal matrix minus C Cᵀ.
         """
         used = self._decoder()["bases"].features.T
         return [(*own, features) for own, features in zip(self._own(), used, strict=True)]
@@ -193,7 +194,7 @@ class MinimumAngleSubspaceClassifier(SubspaceClassifier):
         }
 
     def set_tensors(self, tensors: Mapping[str, Tensor]) -> Self:
-        """Take back what `tensors` gave, with classes 0 … K−1."""
+        """Restore the decoder from what `tensors` returned, with classes 0 … K−1."""
         columns, ranks = tensors["columns"].tolist(), tensors["ranks"].tolist()
         complements, counts = tensors["complement"].tolist(), tensors["counts"]
         value_counts, features = tensors["value_counts"].tolist(), tensors["features"]
@@ -255,11 +256,11 @@ class MinimumAngleSubspaceClassifier(SubspaceClassifier):
             return (Cut(rank=int(self.rank)),)
         return (Cut(share=float(self.variance)),)
 
-    def _take(self, found: Subspaces) -> dict[str, Any]:
-        cut = found.cuts.index(self._cuts()[0])
-        ranks = [ranks[cut] for ranks in found.bases.ranks]
+    def _take(self, subspaces: Subspaces) -> dict[str, Any]:
+        cut = subspaces.cuts.index(self._cuts()[0])
+        ranks = [ranks[cut] for ranks in subspaces.bases.ranks]
         names = [str(name) for name in self.classes_]
-        width = found.bases.width
+        width = subspaces.bases.width
         full = [name for name, rank in zip(names, ranks, strict=True) if rank == width]
         if full:
             warn(
@@ -276,7 +277,7 @@ class MinimumAngleSubspaceClassifier(SubspaceClassifier):
                     f"class {few(short)} has fewer directions than the rank {self.rank} asked "
                     "for: it keeps what it has"
                 )
-        return {"bases": found.bases, "cut": cut, "ranks": ranks, "values": found.values}
+        return {"bases": subspaces.bases, "cut": cut, "ranks": ranks, "values": subspaces.values}
 
 
 class PrincipalVectorClassifier(SubspaceClassifier):
@@ -345,7 +346,7 @@ class PrincipalVectorClassifier(SubspaceClassifier):
         }
 
     def set_tensors(self, tensors: Mapping[str, Tensor]) -> Self:
-        """Take back what `tensors` gave, with classes 0 … K−1."""
+        """Restore the decoder from what `tensors` returned, with classes 0 … K−1."""
         principal, present = tensors["principal"], tensors["present"]
         counts = tensors["counts"]
         if principal.ndim != 2 or not len(principal) == len(present) == len(counts):
@@ -369,45 +370,45 @@ class PrincipalVectorClassifier(SubspaceClassifier):
         cosine = unit @ self._decoder()["principal"].to(unit).T
         return np.asarray(torch.arccos(cosine.clamp(-1, 1)).cpu().numpy())
 
-    def _take(self, found: Subspaces) -> dict[str, Any]:
-        present = torch.tensor([len(values) > 0 for values in found.values])
+    def _take(self, subspaces: Subspaces) -> dict[str, Any]:
+        present = torch.tensor([len(values) > 0 for values in subspaces.values])
         empty = [
             str(n) for n, here in zip(self.classes_, present.tolist(), strict=True) if not here
         ]
         if empty:
             warn(f"class {few(empty)} has no samples, or only zero rows: it is never predicted")
-        return {"principal": found.principal.to(found.bases.dtype), "present": present}
+        return {"principal": subspaces.principal.to(subspaces.bases.dtype), "present": present}
 
 
 def nearest_together(
     decoders: Mapping[Key, Any], rows: Float[Tensor, "n width"]
 ) -> dict[Key, Int[Tensor, " n"]]:
-    """Return what `nearest` of each decoder does, with one product for those that share bases.
+    """Return `nearest` of each decoder, with one product for decoders that share bases.
 
     Parameters
     ----------
     decoders : mapping to fitted estimators
-        Of one layer, or of several together.
+        Decoders of one layer, or of several layers together.
     rows : Tensor, shape (n, width)
-        Finite rows, not checked; for decoders of several layers a mapping of these.
+        Finite rows, not checked; for decoders of several layers, a mapping from layers to rows.
     """
-    answers: dict[Key, Tensor] = {}
+    nearest: dict[Key, Tensor] = {}
     shared: dict[int, Tensor] = {}
     unit = None
     for key, decoder in decoders.items():
         if not isinstance(decoder, MinimumAngleSubspaceClassifier):
-            answers[key] = decoder.nearest(rows)
+            nearest[key] = decoder.nearest(rows)
             continue
         made = decoder._decoder()
         bases: ClassBases = made["bases"]
         if id(bases) not in shared:
             unit = unit_rows(rows) if unit is None else unit
             shared[id(bases)] = bases.nearest(*unit)
-        answers[key] = shared[id(bases)][:, made["cut"]]
-    return answers
+        nearest[key] = shared[id(bases)][:, made["cut"]]
+    return nearest
 
 
-# By the names that tables and run folders give them.
+# By their names in tables and run folders.
 PROBES: dict[str, type[SubspaceClassifier]] = dict(
     zip(PROBE_NAMES, (MinimumAngleSubspaceClassifier, PrincipalVectorClassifier), strict=True)
 )

@@ -1,1 +1,1 @@
-"""A repaired network: its last layer rewritten, retrained, or written as one module."""
+"""Repair a network: rewrite its last layer, retrain it, or write it as one module."""

@@ -1,7 +1,7 @@
 """A decoder as an `nn.Module`: the network up to its layers, and plain tensors that read them.
 
-Everything fitted is a buffer, so it moves with ``.to(device)``, and every step is one that
-`torch.export` and ONNX know.
+Everything fitted is a buffer, so it moves with ``.to(device)``, and `torch.export` and ONNX
+support every step.
 """
 
 import inspect
@@ -25,14 +25,14 @@ from ..probes.subspace import MinimumAngleSubspaceClassifier
 
 __all__ = ["DecodedModule"]
 
-# Between these a row's length can be squared.
+# Lengths of rows between these can be squared.
 _SHORT, _LONG = 1e-15, 1e15
 
 
 class DecodedModule(nn.Module):
-    """A classifier whose answer is decoded from a network's layers instead of its read-out.
+    """A classifier that predicts from a network's layers instead of its read-out.
 
-    It holds a copy of the network, in evaluation mode, and runs it no further than it reads.
+    It holds a copy of the network, in evaluation mode, and runs it only up to the last layer read.
 
     Parameters
     ----------
@@ -58,24 +58,24 @@ class DecodedModule(nn.Module):
         super().__init__()
         self.network = copied(network)
         self.taps = tuple(taps)
-        # A mask of tokens is known by its name, also where it is not given by it.
-        kinds = inspect.signature(network.forward).parameters.values()
-        self.names = [each.name for each in kinds if each.kind is each.POSITIONAL_OR_KEYWORD]
+        # A token mask is recognised by its name, even if it is passed by position.
+        parameters = inspect.signature(network.forward).parameters.values()
+        self.names = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
         self.head = _head_of(estimator, self.taps[0].name)
         self.eval()
 
     def forward(self, *args: Any, **kwargs: Any) -> Float[Tensor, "n classes"]:
         """Return decision values (n, K) for the network's own arguments.
 
-        For the decoder that `decode` chooses by default their softmax is the probability of each
-        class; for MASC they are cos²θ. A class that the training data lacked has −inf.
+        For the decoder that `decode` chooses by default, their softmax is the probability of each
+        class; for MASC they are cos²θ. A class without training samples has −inf.
         """
         given = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
         if not given or not given[0].ndim:
             raise DataError("expected a tensor of inputs, shape (n, …); found none")
         named = {**dict(zip(self.names, args, strict=False)), **kwargs}
         batch = Batch(args[len(self.names) :], named, None, None, given[0].shape[0])
-        # A pass that is traced must end; what it computes in vain is cut from the graph.
+        # A traced pass must run to its end; unused computations are cut from the graph.
         stop = not torch.compiler.is_compiling()
         with capture(self.network, self.taps, stop=stop) as tapped:
             tapped.see_input(batch, "batch")
@@ -96,7 +96,7 @@ def _head_of(estimator: SubspaceClassifier | CombinedDiscriminant, layer: str) -
 
 
 class DiscriminantHead(nn.Module):
-    """The sum of discriminants: those of one view of a layer add up to one matrix."""
+    """A sum of discriminants; those of one view of a layer are added up into one matrix."""
 
     def __init__(self, estimator: CombinedDiscriminant):
         super().__init__()
@@ -128,7 +128,7 @@ class _View(nn.Module):
         self.layer = layer
         tensors = [member.tensors() for member in members]
         for name, key in (("weight", "coefficients"), ("bias", "intercepts")):
-            parts = [each[key].double() * each["temperature"].double() for each in tensors]
+            parts = [fitted[key].double() * fitted["temperature"].double() for fitted in tensors]
             self.register_buffer(name, torch.stack(parts).sum(0).float())
         self.curved = "directions" in tensors[0]
         if self.curved:
@@ -138,10 +138,10 @@ class _View(nn.Module):
             self.register_buffer("units", None if units is None else units.clone())
 
     def forward(self, rows: Mapping[str, Tensor]) -> Tensor:
-        mine = rows[self.layer]
+        x = rows[self.layer]
         if self.curved:
-            mine = FourierFeatures(self.directions, self.phases, self.units)(mine)
-        return torch.addmm(self.bias.to(mine), mine, self.weight.T.to(mine))
+            x = FourierFeatures(self.directions, self.phases, self.units)(x)
+        return torch.addmm(self.bias.to(x), x, self.weight.T.to(x))
 
 
 class SubspaceHead(nn.Module):
@@ -158,7 +158,7 @@ class SubspaceHead(nn.Module):
         self.layer = layer
         parts = torch.split(tensors["vectors"], tensors["columns"].tolist(), 1)
         most = max(part.shape[1] for part in parts)
-        # Columns of zeros make all classes equally many.
+        # Columns of zeros give all classes equally many.
         padded = [nn.functional.pad(part, (0, most - part.shape[1])) for part in parts]
         self.register_buffer("vectors", torch.cat(padded, 1).contiguous())
         self.register_buffer("sign", torch.where(tensors["complement"], -1.0, 1.0))
@@ -169,21 +169,21 @@ class SubspaceHead(nn.Module):
 
     def forward(self, rows: Mapping[str, Tensor]) -> Tensor:
         """Return cos²θ (n, K); −inf for a class without a direction."""
-        mine = rows[self.layer]
-        length = torch.linalg.vector_norm(mine, dim=1, keepdim=True)
-        largest = mine.abs().amax(1, keepdim=True)
+        x = rows[self.layer]
+        length = torch.linalg.vector_norm(x, dim=1, keepdim=True)
+        largest = x.abs().amax(1, keepdim=True)
         # Rows too long or too short to be squared are divided by their largest value first.
         usual = ((length > _SHORT) & (length < _LONG)) | (largest == 0)
-        mine = mine / torch.where(usual, torch.ones_like(largest), largest)
-        length = torch.linalg.vector_norm(mine, dim=1, keepdim=True)
-        present = (length > 0).to(mine)
-        unit = mine / torch.where(length > 0, length, torch.ones_like(length))
+        x = x / torch.where(usual, torch.ones_like(largest), largest)
+        length = torch.linalg.vector_norm(x, dim=1, keepdim=True)
+        present = (length > 0).to(x)
+        unit = x / torch.where(length > 0, length, torch.ones_like(length))
         products = unit @ self.vectors.to(unit)
         squares = products.square().reshape(-1, len(self.sign), products.shape[1] // len(self.sign))
         energy = squares.sum(2)
         within = torch.where(self.everything, present, unit.square() @ self.features.T.to(unit))
-        found = torch.where(self.sign < 0, within - energy, energy)
-        return found.clamp(0, 1) + self.lowest.to(unit)
+        squared_cosines = torch.where(self.sign < 0, within - energy, energy)
+        return squared_cosines.clamp(0, 1) + self.lowest.to(unit)
 
 
 class VectorHead(nn.Module):
@@ -200,5 +200,5 @@ class VectorHead(nn.Module):
 
     def forward(self, rows: Mapping[str, Tensor]) -> Tensor:
         """Return v_kᵀx (n, K); −inf for a class without a direction."""
-        mine = rows[self.layer]
-        return mine @ self.principal.T.to(mine) + self.lowest.to(mine)
+        x = rows[self.layer]
+        return x @ self.principal.T.to(x) + self.lowest.to(x)

@@ -1,4 +1,4 @@
-"""ONNX files: written from a module and checked against it; read without running foreign code."""
+"""Write ONNX files and check them against a module; read them without running foreign code."""
 
 import copy
 import importlib
@@ -23,12 +23,12 @@ from .module import DecodedModule
 
 __all__ = ["CHECKED", "OnnxClassifier", "export_onnx"]
 
-# So many samples of the example compare the file with the module.
+# Samples of the example on which the file and the module are compared.
 CHECKED = 64
-# Largest difference from torch's values, relative to their spread: rounding is far below.
+# Largest difference from torch's values, relative to their spread; rounding errors are far smaller.
 _TOLERANCE = 1e-3
 OUTPUT = "decision_values"
-# Operators of these domains are onnxruntime's and the standard's own; others load foreign code.
+# Domains of standard operators, which onnxruntime has itself; others load foreign code.
 _DOMAINS = frozenset({"", "ai.onnx"})
 _EXTRA = "install the extra: pip install 'underscript[onnx]'"
 
@@ -36,23 +36,23 @@ _EXTRA = "install the extra: pip install 'underscript[onnx]'"
 def export_onnx(
     module: DecodedModule, example: Batch, path: Path, metadata: Mapping[str, str]
 ) -> None:
-    """Write a module as one ONNX file of any batch size, once it answers as torch does.
+    """Write a module as one ONNX file for any batch size, if its values match torch's.
 
     Parameters
     ----------
     module : DecodedModule
         It is copied to the CPU first.
     example : Batch
-        Some inputs: three of them are traced, all are compared.
+        Inputs: three samples are traced, all are compared.
     path : Path
         Written whole or not at all.
     metadata : mapping of str to str
-        What the file says of itself.
+        Written into the file.
 
     Raises
     ------
     ModelError
-        If the network cannot be exported, a package is missing, or the answers differ.
+        If the network cannot be exported, a package is missing, or the values differ.
     OutputError
         If the file cannot be written.
     """
@@ -111,9 +111,9 @@ def _traced(module: DecodedModule, batch: Batch) -> Any:
 
 
 class _Tensors(nn.Module):
-    """A module that takes its tensors one after another, all else being as in a batch.
+    """A module that takes its tensors by position and everything else from a batch.
 
-    torch.export does not let sizes of keyword arguments be free.
+    torch.export does not support dynamic sizes of keyword arguments.
     """
 
     def __init__(self, module: nn.Module, batch: Batch):
@@ -133,7 +133,7 @@ class _Tensors(nn.Module):
 
 
 def _of_size(batch: Batch, size: int) -> Batch:
-    """Return the first samples of a batch, the first of them again where there are too few."""
+    """Return the first samples of a batch, repeated if there are too few."""
     if batch.size >= size:
         return batch.take(np.arange(batch.size) < size)
 
@@ -145,7 +145,7 @@ def _of_size(batch: Batch, size: int) -> Batch:
 
 
 def _input_names(network: nn.Module, batch: Batch) -> list[str]:
-    """Return the tensors' names as the network's forward pass calls them."""
+    """Return the tensors' names in the network's forward pass."""
     parameters = inspect.signature(network.forward).parameters.values()
     places = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
     places += [f"input{number}" for number in range(len(places), len(batch.args))]
@@ -154,19 +154,19 @@ def _input_names(network: nn.Module, batch: Batch) -> list[str]:
 
 
 def _compare(module: nn.Module, file: "OnnxClassifier", batch: Batch, path: Path) -> None:
-    """Raise ModelError unless the file answers as the module does, for one sample and for many."""
+    """Raise ModelError unless file and module give the same values, for one sample and for many."""
     for part in (batch, _of_size(batch, 1)):
         with torch.no_grad():
             expected = module(*part.args, **part.kwargs).double()
         try:
-            found = file.decide(part).double()
+            actual = file.decide(part).double()
         except DataError as error:
             raise ModelError(f"{path}: {error}; nothing was written") from error
         finite = torch.isfinite(expected)
         scale = float(expected[finite].std(correction=0)) if finite.any() else 0.0
         allowed = _TOLERANCE * (scale or 1.0)
-        same = torch.equal(finite, torch.isfinite(found)) and expected.shape == found.shape
-        apart = float((expected - found)[finite].abs().max()) if same and finite.any() else 0.0
+        same = torch.equal(finite, torch.isfinite(actual)) and expected.shape == actual.shape
+        apart = float((expected - actual)[finite].abs().max()) if same and finite.any() else 0.0
         if not same or apart > allowed:
             raise ModelError(
                 f"{path}: onnxruntime answers otherwise than torch for an example of "
@@ -181,7 +181,7 @@ class OnnxClassifier:
     Parameters
     ----------
     path : Path
-        The file; it is looked through at once, and loaded at the first answer.
+        The file; it is checked at once, and loaded for the first prediction.
 
     Raises
     ------
@@ -208,7 +208,7 @@ class OnnxClassifier:
         Raises
         ------
         DataError
-            If the inputs are not those of the file.
+            If the inputs do not match the file's.
         OutputError
             If onnxruntime cannot load it.
         """
@@ -256,8 +256,8 @@ def _as_typed(value: Tensor, kind: str) -> Any:
 
 
 def _check_trusted(model: Any, path: Path) -> None:
-    """Raise OutputError if a model reads other files, or runs what is not a standard operator."""
-    local = {(each.domain, each.name) for each in model.functions}
+    """Raise OutputError if a model reads other files, or runs a non-standard operator."""
+    local = {(function.domain, function.name) for function in model.functions}
     for graph in [model.graph, *model.functions]:
         for node, tensor in _parts(graph):
             if tensor is not None and (tensor.data_location or tensor.external_data):
@@ -274,7 +274,7 @@ def _check_trusted(model: Any, path: Path) -> None:
 
 
 def _parts(graph: Any) -> Iterator[tuple[Any, Any]]:
-    """Give every node and every tensor of a graph and of those within its nodes."""
+    """Yield every node and every tensor of a graph and of the graphs within its nodes."""
     for tensor in getattr(graph, "initializer", ()):
         yield None, tensor
     for sparse in getattr(graph, "sparse_initializer", ()):
@@ -309,17 +309,17 @@ def _import(name: str, what: str) -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Run the block without what torch and onnxscript say while they export."""
-    found: Sequence[logging.Logger] = [
+    """Run the block without the messages that torch and onnxscript print during export."""
+    loggers: Sequence[logging.Logger] = [
         logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
     ]
-    levels = [logger.level for logger in found]
+    levels = [logger.level for logger in loggers]
     try:
-        for logger in found:
+        for logger in loggers:
             logger.setLevel(logging.ERROR)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        for logger, level in zip(found, levels, strict=True):
+        for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)

@@ -1,8 +1,8 @@
-"""A repaired network: a copy whose last linear layer is rewritten, and nothing else.
+"""Repair a network: copy it and rewrite its last linear layer, and nothing else.
 
-What is linear in that layer's input fits into its weights: a logistic regression on what the
-ensemble decodes, and the class vectors of VeLPIC. They are tried while others are counted, so
-they cost two more products a batch; which is written is chosen with noisy labels only.
+Classifiers that are linear in that layer's input fit into its weights: a logistic regression on the
+ensemble's decoded labels, and the class vectors of VeLPIC. Both are evaluated in passes that run
+anyway, at two more products per batch; noisy labels alone choose which one is written.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,12 +34,12 @@ __all__ = [
     "transfer",
 ]
 
-# The logit of a class that the training data lacked: below any other, and finite.
+# The logit of a class without training samples: below any other, and finite.
 _NEVER = -1e4
 
 
 class Option(NamedTuple):
-    """What a read-out can become: whose weights, with which bias."""
+    """A way to rewrite a read-out: whose weights, with which bias."""
 
     weights: str
     bias: str
@@ -71,7 +71,7 @@ class Target:
 
 
 def find_read_out(seen: Survey, network: nn.Module, places: Sequence[Place]) -> Target | str:
-    """Return the linear layer that gives a network's logits, or why there is none to rewrite."""
+    """Return the linear layer that computes a network's logits, or why none can be rewritten."""
     modules = dict(network.named_modules())
     outputs = [
         place
@@ -125,12 +125,13 @@ class ReadOut:
     layer : str
         The decoded layer that is its input.
     chosen : Option
-        What noisy labels prefer.
+        The option that noisy labels prefer.
     reason : str
-        Why.
+        Why it was chosen.
     tried : list of dict
-        `weights`, `bias`, `agreement` (the share of training samples for which it answers as the
-        chosen decoder does), `holdout` (the share of the hold-out's noisy labels, or None).
+        `weights`, `bias`, `agreement` (the share of training samples on which it predicts what
+        the chosen decoder does), `holdout` (the share of the hold-out's noisy labels that it
+        predicts, or None).
     tensors : dict of str to Tensor
         Weights (K, width) and biases (K,), as ``velpic.weight``, …
     """
@@ -144,23 +145,24 @@ class ReadOut:
 
     def summary(self) -> dict[str, Any]:
         """Return all but the tensors, for ``results.json``."""
-        told = {key: value for key, value in self.__dict__.items() if key != "tensors"}
-        return {**told, "chosen": self.chosen._asdict()}
+        fields = {key: value for key, value in self.__dict__.items() if key != "tensors"}
+        return {**fields, "chosen": self.chosen._asdict()}
 
     @classmethod
-    def restored(cls, told: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> "ReadOut":
-        """Return what `summary` and `tensors` were of.
+    def restored(cls, summary: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> "ReadOut":
+        """Return the read-out that a `summary` and `tensors` describe.
 
         Raises
         ------
         KeyError, TypeError, ValueError
-            If they are not.
+            If they describe none.
         """
-        found = cls(**{**told, "chosen": Option(**told["chosen"]), "tensors": dict(tensors)})
-        for each in found.tried:
-            if each["weights"] != "own":
-                found.of(Option(each["weights"], each["bias"]), None)
-        return found
+        chosen = Option(**summary["chosen"])
+        read_out = cls(**{**summary, "chosen": chosen, "tensors": dict(tensors)})
+        for entry in read_out.tried:
+            if entry["weights"] != "own":
+                read_out.of(Option(entry["weights"], entry["bias"]), None)
+        return read_out
 
     def of(self, option: Option, own: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Return weight (K, width) and bias (K,) of an option; `own` is the layer's bias."""
@@ -173,14 +175,14 @@ class ReadOut:
 
 
 class ReadOutTrial:
-    """Tries the options of a read-out in passes over the training data and a hold-out.
+    """Evaluates the options of a read-out in passes over the training data and a hold-out.
 
     Parameters
     ----------
     target : Target
         The layer.
     velpic : PrincipalVectorClassifier
-        Fitted to its input.
+        Fitted to the layer's input.
     """
 
     def __init__(self, target: Target, velpic: Any):
@@ -194,52 +196,52 @@ class ReadOutTrial:
             self.options.append((Option("velpic", "kept"), self.vectors, target.bias))
 
     def add(self, linear: Linear, one: Tensor, means: tuple[Tensor, Tensor]) -> None:
-        """Add a logistic regression of the layer, and what class means of decoded labels give.
+        """Add a logistic regression of the layer, and biases from class means of decoded labels.
 
         Parameters
         ----------
         linear : Linear
             Over all classes.
         one : Tensor of float32, shape (width,)
-            The vector whose products with rows are nearest to 1: it makes up for a bias.
+            The vector whose products with rows are nearest to 1: it replaces a bias.
         means : tuple of Tensor
             Class means (K, width) and counts (K,) of the decoded labels.
         """
-        found: list[tuple[Option, Tensor, Tensor | None]] = []
+        added: list[tuple[Option, Tensor, Tensor | None]] = []
         present = torch.isfinite(linear.intercepts)
         offsets = torch.where(present, linear.intercepts, _NEVER)
         if self.target.bias is not None:
-            found.append((Option("logistic", "refitted"), linear.coefficients, offsets))
-        # A read-out without a bias: the layer's rows themselves make up for it.
+            added.append((Option("logistic", "refitted"), linear.coefficients, offsets))
+        # For a read-out without a bias, the weights take it up.
         folded = linear.coefficients + torch.outer(offsets, one.to(offsets))
-        found.append((Option("logistic", "zero"), folded, None))
+        added.append((Option("logistic", "zero"), folded, None))
         if self.target.bias is not None:
             offsets = _half_way(self.vectors, *means)
-            found.append((Option("velpic", "refitted"), self.vectors, offsets))
-        self.options = found + self.options
+            added.append((Option("velpic", "refitted"), self.vectors, offsets))
+        self.options = added + self.options
 
     def on_training_data(self, key: Key) -> "DecodedAgreement":
-        """Return an observer of the training data, for `finish`; `key` predicted their labels."""
+        """Return an observer of the training data, for `finish`; `key` is the chosen decoder."""
         return DecodedAgreement(self, key)
 
     def on_holdout(self) -> "HoldoutAgreement":
         """Return an observer of the hold-out, for `finish`."""
         return HoldoutAgreement(self)
 
-    def answers(self, rows: Rows) -> Int[Tensor, "options n"]:
+    def predictions(self, rows: Rows) -> Int[Tensor, "options n"]:
         """Return the classes that the network itself and each option predict of a batch."""
-        mine = rows.layers[self.target.layer].float()
-        answers = [rows.logits.argmax(1).cpu()]
+        x = rows.layers[self.target.layer].float()
+        predictions = [rows.logits.argmax(1).cpu()]
         products: dict[int, Tensor] = {}
         for _, weight, bias in self.options:
             if id(weight) not in products:
-                products[id(weight)] = mine @ weight.T.to(mine)
+                products[id(weight)] = x @ weight.T.to(x)
             scores = products[id(weight)]
-            answers.append((scores if bias is None else scores + bias.to(mine)).argmax(1).cpu())
-        return torch.stack(answers)
+            predictions.append((scores if bias is None else scores + bias.to(x)).argmax(1).cpu())
+        return torch.stack(predictions)
 
     def finish(self, decoded: "DecodedAgreement", holdout: "HoldoutAgreement | None") -> ReadOut:
-        """Return what is to be written, from what all processes saw."""
+        """Return the read-out, from the observations of all processes."""
         own = Option("own", "kept" if self.target.bias is not None else "zero")
         options = [own, *(option for option, _, _ in self.options)]
         n = decoded.n
@@ -279,7 +281,7 @@ class ReadOutTrial:
 
 
 class DecodedAgreement:
-    """For how many training samples each option predicts what the chosen decoder does."""
+    """Counts the training samples on which each option predicts what the chosen decoder does."""
 
     def __init__(self, trial: ReadOutTrial, key: Key):
         self._trial: ReadOutTrial | None = trial
@@ -291,20 +293,20 @@ class DecodedAgreement:
         return {**self.__dict__, "_trial": None}
 
     def see(self, batch: Observed) -> None:
-        """Take a batch whose labels the decoder has predicted."""
+        """Count a batch whose labels the decoder has predicted."""
         assert self._trial is not None
-        predicted = self._trial.answers(batch.rows)
+        predicted = self._trial.predictions(batch.rows)
         decoded = torch.from_numpy(batch.predicted[self._key])
         self.agreed = self.agreed + (predicted == decoded).sum(1)
         self.n += batch.rows.batch.size
 
     def merge(self, other: Self) -> None:
-        """Add what another process saw."""
+        """Add the counts of another process."""
         self.agreed, self.n = self.agreed + other.agreed, self.n + other.n
 
 
 class HoldoutAgreement:
-    """For which samples of a hold-out each option predicts the noisy label."""
+    """Records for which samples of a hold-out each option predicts the noisy label."""
 
     def __init__(self, trial: ReadOutTrial):
         self._trial: ReadOutTrial | None = trial
@@ -314,22 +316,22 @@ class HoldoutAgreement:
         return {**self.__dict__, "_trial": None}
 
     def see(self, batch: Observed) -> None:
-        """Take a batch."""
+        """Record a batch."""
         assert self._trial is not None
         given = torch.from_numpy(batch.labels["given"])
-        self._parts.append(self._trial.answers(batch.rows) == given)
+        self._parts.append(self._trial.predictions(batch.rows) == given)
 
     def merge(self, other: Self) -> None:
-        """Add what another process saw."""
+        """Add the records of another process."""
         self._parts += other._parts
 
     def all(self) -> Bool[Tensor, "options n"] | None:
-        """Return all of them; None if there were none."""
+        """Return all records; None if there are none."""
         return torch.cat(self._parts, 1) if self._parts else None
 
 
 def _weight_of(option: Option) -> str:
-    """Name an option's weights among the tensors: VeLPIC's are the same with any bias."""
+    """Return the key of an option's weights: VeLPIC's are the same with any bias."""
     return "velpic.weight" if option.weights == "velpic" else f"{'.'.join(option)}.weight"
 
 
@@ -354,11 +356,11 @@ def transfer(
     model : torch.nn.Module
         It stays as it is.
     read_out : ReadOut
-        What was found for it.
+        The read-out that was fitted for it.
     weights : {"logistic", "velpic"}, optional
-        Whose; by default what was chosen.
+        Source of the weights; by default the chosen one.
     bias : {"zero", "kept", "refitted"}, optional
-        Which; by default what was chosen, of these weights.
+        Kind of bias; by default the best one for these weights.
 
     Raises
     ------
@@ -399,9 +401,9 @@ def _chosen(read_out: ReadOut, weights: str | None, bias: str | None) -> Option:
             f"found weights={weights!r}, bias={bias!r}"
         )
     fits = [
-        each
-        for each in read_out.tried
-        if weights in (None, each["weights"]) and bias in (None, each["bias"])
+        entry
+        for entry in read_out.tried
+        if weights in (None, entry["weights"]) and bias in (None, entry["bias"])
     ]
     if not fits:
         offered = "; ".join(f"{e['weights']} with bias {e['bias']}" for e in read_out.tried)
@@ -409,7 +411,7 @@ def _chosen(read_out: ReadOut, weights: str | None, bias: str | None) -> Option:
             f"transfer: weights={weights!r} with bias={bias!r} is not offered for this layer; "
             f"there are {offered}"
         )
-    best = max(fits, key=lambda each: each["agreement"])
+    best = max(fits, key=lambda entry: entry["agreement"])
     return Option(best["weights"], best["bias"])
 
 
@@ -423,16 +425,16 @@ def relabelled(issues: pd.DataFrame, chances: bool, nothing_wrong: bool = False)
     chances : bool
         Whether its qualities are probabilities.
     nothing_wrong : bool
-        Whether so few labels are wrong that flags are hints at most: then none is changed.
+        Whether so few labels are wrong that flags are only hints: then none is changed.
     """
     changed = issues["is_label_issue"].to_numpy(dtype=bool, copy=True)
     given, predicted = issues["given_label"].to_numpy(), issues["predicted_label"].to_numpy()
     quality, sure = issues["label_quality"].to_numpy(), issues["confidence"].to_numpy()
     if chances:
-        # Where the given label is wrong, the others are as likely as the decoder says of them.
+        # If the given label is wrong, the others keep the decoder's proportions.
         own = sure * np.exp(np.where(changed, issues["margin"].to_numpy(), 0.0))
         proposed = (1 - quality) * sure / np.maximum(1 - own, 1e-12)
-        # A flag may be worth a look where the given label is still the likelier one.
+        # A flagged label may still be the likelier one: then it stays.
         changed &= (proposed > quality) & (not nothing_wrong)
     else:
         proposed = sure

@@ -1,4 +1,4 @@
-"""The network trained on for a few epochs on cleaned labels; noisy ones say when to stop."""
+"""Train a network for a few more epochs on cleaned labels; noisy labels decide when to stop."""
 
 import contextlib
 import json
@@ -31,24 +31,24 @@ from .weights import write_weights
 
 __all__ = ["Retrained", "retrain"]
 
-# Samples a batch where accuracies are measured.
+# Samples per batch when accuracies are measured.
 _MEASURED = 512
 _HALF = (torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True)
 class Retrained:
-    """What `retrain` made.
+    """The result of `retrain`.
 
     Attributes
     ----------
     model : torch.nn.Module
-        A copy of the model, trained on; each module in the mode that it was in.
+        The retrained copy of the model; each module in its previous mode.
     history : pandas.DataFrame
-        One row an epoch, 0 being before: `epoch`, `loss`, `choice_accuracy` (what stopped it),
-        `test_accuracy` (where test data were given; it chose nothing) and `chosen`.
+        One row per epoch, 0 being before training: `epoch`, `loss`, `choice_accuracy` (decides when
+        to stop), `test_accuracy` (if test data were given; it decides nothing) and `chosen`.
     summary : dict
-        Before and after, the choice and what it rests on, settings, seed, versions.
+        Accuracies before and after, the chosen epoch and its criterion, settings, seed, versions.
     """
 
     model: nn.Module
@@ -68,8 +68,8 @@ class Retrained:
         OutputError
             If the file cannot be written.
         """
-        said = json.dumps(self.summary, ensure_ascii=False, allow_nan=False)
-        write_weights(Path(path), self.model, {"underscript": said})
+        summary = json.dumps(self.summary, ensure_ascii=False, allow_nan=False)
+        write_weights(Path(path), self.model, {"underscript": summary})
 
 
 @runtime_checkable
@@ -101,36 +101,35 @@ def retrain(
     device: torch.device | str | None = None,
     progress: bool = True,
 ) -> Retrained:
-    """Train a copy of a network on for a few epochs, on cleaned labels.
+    """Train a copy of a network for a few more epochs on cleaned labels.
 
-    Inputs are perturbed as they were for the decoder, another way in each epoch, where `labels` is
-    a decoding that perturbed them: what is never seen twice is not memorised. A decoding's labels
-    are its `soft_labels`, where they were kept: the probability of each class. Otherwise each
-    sample weighs as much as its label is sure. Adam, its rate falling to nothing over the epochs.
-    The epoch is chosen that predicts most of the hold-out's noisy labels, epoch 0 (no training at
-    all) among them.
+    If `labels` is a decoding that perturbed the inputs, they are perturbed here too, differently in
+    each epoch: what is never seen twice is not memorised. If the decoding kept its `soft_labels`,
+    the probability of each class, they are the labels; otherwise each sample is weighted by the
+    confidence of its label. The optimiser is Adam; its rate falls to zero over the epochs. The
+    chosen epoch predicts most of the hold-out's noisy labels; it may be 0, no training at all.
 
     Parameters
     ----------
     model : torch.nn.Module
         It stays as it is.
     train : Dataset or pair of arrays, or DataLoader over a Dataset
-        What it was trained on; read in an order of its own.
+        Its training data; read in a new order.
     labels : Decoding, DataFrame or array-like of int, shape (n,)
         Cleaned labels: a decoding of these data, what its `relabel` gives (by index: `label` and,
         if there, `confidence`), or labels by index.
     holdout : Dataset, DataLoader or pair of arrays, optional
-        Data with noisy labels that the network was not trained on. Without it a tenth of the
-        training data is not trained on and says when to stop, by its cleaned labels: these are the
-        decoder's, so this rests on the decoder alone.
+        Data with noisy labels that the network was not trained on. Without it, a tenth of the
+        training data is set aside, and its cleaned labels decide when to stop: these are the
+        decoder's, so the choice rests on the decoder alone.
     test : Dataset, DataLoader or pair of arrays, optional
-        Shown before and after; it chooses nothing.
+        Its accuracy is reported before and after; it decides nothing.
     epochs, patience : int
-        Most epochs; and so many without a better one end the training.
+        Most epochs; training ends after `patience` epochs without a better one.
     learning_rate : float
-        At the start: as large as the network was trained with.
+        At the start: as large as in the original training.
     batch_size : int
-        Samples a step.
+        Samples per step.
     seed : int
         Of the order of samples and of dropout; the same seed gives the same weights on the same
         machine.
@@ -164,7 +163,7 @@ def retrain(
     if perturbation is not None and not perturbation.fits:
         perturbation = None
     places = source.places
-    said, n_choice = "noisy labels of a hold-out", 0
+    criterion, n_choice = "noisy labels of a hold-out", 0
     if holdout is not None:
         choice = Source(holdout, "holdout", batch_size=_MEASURED)
         kept_out = None
@@ -175,7 +174,7 @@ def retrain(
                 f"train: {len(places)} samples are too few to keep a tenth from; give a holdout"
             )
         places, chosen_places = places[~kept_out], places[kept_out]
-        said = "cleaned labels of a tenth of the training data that was not trained on"
+        criterion = "cleaned labels of a tenth of the training data that was not trained on"
     tests = None if test is None else Source(test, "test", batch_size=_MEASURED)
     place = as_device(device) if device is not None else device_of(model)
     network = copied(model).to(place)
@@ -185,8 +184,8 @@ def retrain(
         # Adam's steps are too small for half precision.
         network.float()
 
-    def measured(batches: Iterator[Batch], mine: "_Cleaned | None") -> tuple[float, int]:
-        return _measure(network, batches, place, mine)
+    def measured(batches: Iterator[Batch], targets: "_Cleaned | None") -> tuple[float, int]:
+        return _measure(network, batches, place, targets)
 
     def choosing() -> tuple[float, int]:
         if holdout is not None:
@@ -229,7 +228,7 @@ def retrain(
                 if tests is not None:
                     row["test_accuracy"] = measured(tests.batches(), None)[0]
                 bar.note(f"choice {row['choice_accuracy']:.1%}")
-                if row["choice_accuracy"] > max(each["choice_accuracy"] for each in rows):
+                if row["choice_accuracy"] > max(earlier["choice_accuracy"] for earlier in rows):
                     best = _state(network)
                 rows.append(row)
                 top = max(range(len(rows)), key=lambda at: rows[at]["choice_accuracy"])
@@ -245,7 +244,7 @@ def retrain(
     history["chosen"] = history["epoch"] == top
     summary = {
         "epoch": top,
-        "criterion": said,
+        "criterion": criterion,
         "n": n_choice,
         "before": _numbers(rows[0]),
         "after": _numbers(rows[top]),
@@ -262,28 +261,28 @@ def retrain(
         },
         "seed": seed,
         "versions": versions(),
-        "verdict": _verdict(rows[0], rows[top], said, n_choice),
+        "verdict": _verdict(rows[0], rows[top], criterion, n_choice),
     }
     return Retrained(network, history, summary)
 
 
 def _train_mode(network: nn.Module, modes: Sequence[tuple[nn.Module, bool]]) -> None:
-    """Put a network into training mode, as it goes about it itself, but what is frozen.
+    """Put a network into training mode by its own `train`, except what is frozen.
 
-    Frozen are statistics of modules none of whose parameters are trained, and what is in evaluation
-    mode inside a network that is not.
+    Frozen are running statistics of modules without trained parameters, and modules in evaluation
+    mode inside a network in training mode.
     """
     network.train()
     inside = network.training and modes[0][1]
     for module, mode in modes:
         own = list(module.parameters(recurse=False))
-        fixed = bool(own) and not any(each.requires_grad for each in own)
+        fixed = bool(own) and not any(parameter.requires_grad for parameter in own)
         if (fixed and hasattr(module, "running_mean")) or (inside and not mode):
             module.training = False
 
 
 def _as_before(network: nn.Module, kinds: Mapping[str, torch.dtype]) -> None:
-    """Bring parameters and buffers back to the precision that they had."""
+    """Restore the previous precision of parameters and buffers."""
     tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
     for name, value in tensors.items():
         value.data = value.data.to(kinds.get(name, value.dtype))
@@ -291,7 +290,7 @@ def _as_before(network: nn.Module, kinds: Mapping[str, torch.dtype]) -> None:
 
 @dataclass(frozen=True)
 class _Cleaned:
-    """Labels and weights by index, sorted by it; or how likely each class is."""
+    """Labels and weights of samples, sorted by index; or how likely each class is."""
 
     index: Labels
     labels: Labels
@@ -375,7 +374,7 @@ def _step(
 def _measure(
     network: nn.Module, batches: Iterator[Batch], place: torch.device, cleaned: _Cleaned | None
 ) -> tuple[float, int]:
-    """Return the share of labels that are predicted, the data's own or cleaned, and of how many."""
+    """Return the share of labels, the data's own or cleaned, that are predicted, and how many."""
     right = n = 0
     for batch in batches:
         logits = forward(network, batch, place, "retraining")
@@ -404,14 +403,15 @@ def _numbers(row: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in row.items() if value is not None}
 
 
-def _verdict(before: Mapping[str, Any], after: Mapping[str, Any], said: str, n: int) -> str:
-    """Say in one sentence what retraining changed."""
+def _verdict(before: Mapping[str, Any], after: Mapping[str, Any], criterion: str, n: int) -> str:
+    """Return one sentence on what retraining changed."""
     if after["epoch"] == 0:
-        return f"No epoch predicts more of {n:,} {said}: the weights stay as they were."
+        return f"No epoch predicts more of {n:,} {criterion}: the weights stay as they were."
     shown = ""
     if "test_accuracy" in before:
         shown = f"; test accuracy {before['test_accuracy']:.1%} to {after['test_accuracy']:.1%}"
     return (
         f"Retrained for {after['epoch']} epoch{'s' if after['epoch'] > 1 else ''}: from "
-        f"{before['choice_accuracy']:.1%} to {after['choice_accuracy']:.1%} of {n:,} {said}{shown}."
+        f"{before['choice_accuracy']:.1%} to {after['choice_accuracy']:.1%} of {n:,} "
+        f"{criterion}{shown}."
     )

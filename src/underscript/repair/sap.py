@@ -1,7 +1,7 @@
-"""SAP, a published rival: a network repaired without retraining and without clean labels.
+"""SAP, a published baseline: repair a network without retraining and without clean labels.
 
-Scaled Activation Projection takes the samples that the network fits best, finds the directions that
-each layer's inputs take on them, and shrinks the layer's weights along all others.
+Scaled Activation Projection takes the samples that the network fits best, finds the directions of
+each layer's inputs on them, and shrinks the layer's weights along all others.
 """
 
 import math
@@ -30,7 +30,7 @@ from .sap_layers import directions, project, projectable, relative_change, spect
 __all__ = ["ALPHAS", "SapReport", "sap"]
 
 ALPHAS = (1e1, 3e1, 1e2, 3e2, 1e3, 3e3, 1e4, 3e4, 1e5, 3e5, 1e6)
-"""What is tried for alpha: the authors try 1e3 to 1e6; small networks want less."""
+"""Values to try for alpha: the authors try 1e3 to 1e6; small networks need less."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class SapReport:
     Attributes
     ----------
     alpha : float
-        What the weights were scaled with; infinite where the network was left as it is.
+        What the weights were scaled with; infinite if the network was left as it is.
     criterion : str
         How alpha was chosen.
     tried : pandas.DataFrame
@@ -49,10 +49,10 @@ class SapReport:
     trusted : ndarray of int64, shape (n_trusted,)
         Indices of the trusted samples, ascending.
     layers : pandas.DataFrame
-        For each projected layer `layer`, `module`, `width` (of its input, of a convolution's
+        For each projected layer `layer`, `module`, `width` (of its input, or of a convolution's
         patches), `rows` (how many were seen), `directions` (the sum of importances: how many
-        directions are left, at most the width) and `change` (of the weights, relative to their
-        norm).
+        directions are left, at most the width) and `change` (of the weights, relative to
+        their norm).
     left_alone : dict of str to str
         Layers with weights that were not projected, and why not.
     """
@@ -81,9 +81,9 @@ def sap(
 ) -> tuple[nn.Module, SapReport]:
     r"""Return a copy of a network with its weights projected on what trusted samples use (SAP).
 
-    Trusted are the training samples of lowest cross-entropy with their given labels, equally many
-    of each class. For each linear layer and convolution, the last one included, let the columns of
-    X be its inputs on these samples (of a convolution the patches that its kernel sees),
+    The trusted samples are the training samples whose given labels have the lowest cross-entropy,
+    equally many of each class. For each linear layer and convolution, including the last, let the
+    columns of X be its inputs on these samples (for a convolution, the patches of its kernel),
     :math:`X = U S V^T` their singular value decomposition, uncentred, and
     :math:`r_i = \sigma_i^2 / \sum_j \sigma_j^2`. The weights W, one row an output, become
 
@@ -91,33 +91,32 @@ def sap(
 
     Large alphas change little: only directions that no trusted sample uses are lost. Biases,
     normalisation layers and their running statistics stay as they are, and all layers' inputs are
-    those of the network as it was.
+    those in the original network.
 
     Parameters
     ----------
     model : torch.nn.Module
         It stays as it is.
     train : Dataset, DataLoader or pair of arrays
-        What it was trained on, with the given labels; read twice.
+        Its training data, with the given labels; read twice.
     holdout : Dataset, DataLoader or pair of arrays, optional
         Data with noisy labels that the network was not trained on, to choose alpha with.
     alpha : float or sequence of float, optional
-        Positive: what to scale with. Several are tried, and the network as it is with them: the
-        hold-out chooses what predicts most of its labels, the mildest of equals. By default
-        `ALPHAS`.
+        Positive: what to scale with. Among several, and the network as it is, the hold-out chooses
+        what predicts most of its labels; ties go to the mildest. By default `ALPHAS`.
     n_trusted : int
         How many samples are trusted.
     n_patches : int, optional
-        How many inputs of a layer are used at most, drawn at random: each trusted sample gives a
-        convolution one for each position. None uses all.
+        Most inputs of a layer that are used, drawn at random: each trusted sample gives a
+        convolution one per position. None uses all.
     labels : array-like of int, shape (n,), optional
-        Labels of the training data by index, in place of those that they carry.
+        Labels of the training data by index, instead of those that they carry.
     device : torch.device or str, optional
         Where to compute; by default where the model is.
     batch_size : int
-        Samples a batch, of data that do not come in batches.
+        Samples per batch, for data that do not come in batches.
     seed : int
-        Of the choice of patches.
+        Seed of the choice of patches.
     progress : bool
         Show progress on a terminal.
 
@@ -136,7 +135,7 @@ def sap(
 
     Notes
     -----
-    Where this differs from the authors' published code, and that from the paper's abstract:
+    This differs from the authors' published code, and that from the paper's abstract:
 
     - Their code chooses alpha by accuracy on those held-out samples whose labels are known to be
       right, where noise is synthetic. No label is known to be right here: the hold-out's noisy
@@ -145,12 +144,12 @@ def sap(
     - The abstract trusts samples of low loss, and so does this; their code ranks by the curvature
       of the loss. As in their code each class, by given labels, has equally many trusted samples,
       where it has enough.
-    - Eigenvectors of the second moment in float64 take the place of singular vectors, but for
-      layers that are wider than they have inputs. The two are the same but for rounding.
-    - The authors' code runs networks that it knows layer by layer. Here any network will do: what
-      shares its weights with another layer, computes them from others or convolves in groups is
-      left alone, and the report says so.
-    - One round of projection: their code can repeat it, which their examples do not.
+    - Eigenvectors of the second moment in float64 replace singular vectors, except in layers that
+      are wider than they have inputs. The two agree up to rounding.
+    - The authors' code runs networks that it knows layer by layer. Here any network works: layers
+      that share weights, compute them from others or convolve in groups are left alone, and the
+      report lists them.
+    - There is one round of projection: their code can repeat it, but their examples do not.
 
     References
     ----------
@@ -175,7 +174,7 @@ def sap(
     ]
     stages = [*of_held, *of_train, *of_held * len(alphas)]
     with undisturbed(network), Progress(stages, shown=progress) as bar:
-        # First, as it finds out whether the hold-out can choose.
+        # First, because it checks whether the hold-out can choose.
         own = None if held is None else _agreement(network, held, place, bar)
         trusted = _trusted(network, source, place, n_trusted, bar)
         layers, left_alone = projectable(network)
@@ -184,16 +183,16 @@ def sap(
             del layers[name]
             left_alone[name] = "it is not called in a forward pass, or its inputs are all zero"
         if not layers:
-            told = "; ".join(f"{name}: {why}" for name, why in left_alone.items())
+            reasons = "; ".join(f"{name}: {why}" for name, why in left_alone.items())
             raise ModelError(
                 f"{type(model).__name__}: expected a linear layer or a convolution to project; "
-                f"found none{f' ({told})' if told else ''}"
+                f"found none{f' ({reasons})' if reasons else ''}"
             )
         before = {name: layer.weight.detach().clone() for name, layer in layers.items()}
         agreements = []
-        # From the mildest on, so that of equals the first is taken.
-        for each in alphas:
-            project(layers, before, spectra, each)
+        # From the mildest on, so that ties go to the mildest.
+        for candidate in alphas:
+            project(layers, before, spectra, candidate)
             agreements.append(math.nan if held is None else _agreement(network, held, place, bar))
         chosen = 0
         if choosing:
@@ -214,7 +213,7 @@ def sap(
                 "width": spectra[name].vectors.shape[0],
                 "rows": spectra[name].n,
                 "directions": directions(spectra[name], alphas[chosen]),
-                "relative_change": relative_change(layer.weight, before[name]),
+                "change": relative_change(layer.weight, before[name]),
             }
             for name, layer in layers.items()
         ]
@@ -232,7 +231,7 @@ def _trusted(
         index = known_index(rows.batch, source.role, "trusted samples")
         given = _given(rows.batch.labels, rows.logits.shape[1], index, source.role)
         parts.append((index, given, _losses(rows.logits, given)))
-    index, given, losses = (np.concatenate(each) for each in zip(*parts, strict=True))
+    index, given, losses = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     check_different([index], source.role)
     _check_enough(n_trusted, len(index))
     ranks = np.empty(len(index), dtype=np.int64)
@@ -243,13 +242,13 @@ def _trusted(
 
 
 def _losses(logits: Tensor, given: Labels) -> NDArray[np.float64]:
-    """Return each sample's cross-entropy, exact also where it is next to nothing, (n,)."""
+    """Return each sample's cross-entropy (n,), exact even close to zero."""
     scores = logits.double().cpu() if logits.device.type != "cpu" else logits.double()
     own = torch.from_numpy(given)[:, None]
-    # log(1 + Σ exp(z_j − z_y)): log-softmax would give zero to all that are memorised well.
+    # log(1 + Σ exp(z_j − z_y)): log-softmax would round all well-memorised samples to zero.
     others = (scores - scores.gather(1, own)).scatter(1, own, -math.inf)
-    found: NDArray[np.float64] = functional.softplus(others.logsumexp(1)).numpy()
-    return found
+    losses: NDArray[np.float64] = functional.softplus(others.logsumexp(1)).numpy()
+    return losses
 
 
 def _agreement(network: nn.Module, held: Source, place: torch.device, progress: Progress) -> float:
@@ -276,7 +275,7 @@ def _given(labels: Labels | None, n_classes: int, index: Labels | None, role: st
 
 
 def _as_alphas(alpha: Any, holdout: Any) -> tuple[list[float], bool]:
-    """Return what to try for alpha, mildest first, and whether the hold-out chooses."""
+    """Return the alphas to try, mildest first, and whether the hold-out chooses."""
     if alpha is None and holdout is None:
         raise DataError(
             "sap: expected a hold-out with noisy labels to choose alpha with, or an alpha; found "

@@ -1,4 +1,4 @@
-"""The layers that SAP projects, and the directions that their inputs take."""
+"""The layers that SAP projects, and the directions of their inputs."""
 
 import math
 from collections import Counter
@@ -18,7 +18,8 @@ from ..activations.hooks import first_tensor
 from ..activations.stream import stream
 from ..data.source import Source
 from ..errors import DataError
-from ..linalg.products import add_products, all_finite, mirrored
+from ..linalg.products import all_finite
+from ..linalg.second_moment import SecondMoment
 from ..linalg.spectra import eigenvectors
 from ..utils.labels import Labels
 from ..utils.progress import Progress
@@ -26,7 +27,6 @@ from ..utils.progress import Progress
 __all__ = [
     "Gathering",
     "Projectable",
-    "SecondMoment",
     "Spectrum",
     "axes_of",
     "directions",
@@ -37,16 +37,16 @@ __all__ = [
     "windows_of",
 ]
 
-# Values of a block of rows that becomes float64 at once: 32 MB.
+# Values per block of rows that is converted to float64 at once: 32 MB.
 _BLOCK = 1 << 22
-# Rows that wait until they are worth one product.
+# Rows that are collected for one product.
 _WAITING = 4096
 Projectable = nn.Linear | nn.Conv1d | nn.Conv2d
 
 
 @dataclass(frozen=True)
 class Spectrum:
-    """Directions of a layer's inputs: shares (m,) of the squares, vectors (width, m), and of n."""
+    """Directions of a layer's n inputs: vectors (width, m) and their shares (m,) of the squares."""
 
     shares: Tensor
     vectors: Tensor
@@ -58,57 +58,32 @@ class Spectrum:
         return scaled
 
 
-class SecondMoment:
-    """The second moment of rows about zero; fewer rows than they are wide are kept as they are."""
-
-    def __init__(self, width: int):
-        self.width, self.n = width, 0
-        self._second: Tensor | None = None
-        self._waiting: list[Tensor] = []
-        self._filled = 0
-
-    def update(self, rows: Float[Tensor, "n width"]) -> None:
-        """Add rows (float64)."""
-        self.n += len(rows)
-        self._waiting.append(rows)
-        self._filled += len(rows)
-        if self._filled >= max(self.width, _WAITING):
-            self._flush()
-
-    def _flush(self) -> Tensor:
-        rows = torch.cat(self._waiting)
-        if self._second is None:
-            self._second = rows.new_zeros(self.width, self.width)
-        add_products(self._second, rows)
-        self._waiting, self._filled = [rows[:0]], 0
-        return self._second
-
-    def spectrum(self, what: str) -> Spectrum | None:
-        """Return all directions that have a share; None where every row is zero."""
-        if not self.n:
-            return None
-        if self._second is None and self._filled < self.width:
-            _, values, right = torch.linalg.svd(torch.cat(self._waiting), full_matrices=False)
-            squares, vectors = values.square(), right.T
-        else:
-            squares, vectors = eigenvectors(mirrored(self._flush()), what)
-            squares = squares.clamp(min=0)
-        total = float(squares.sum())
-        self._second, self._waiting = None, []
-        return Spectrum(squares / total, vectors, self.n) if total > 0 else None
+def spectrum_of(moment: SecondMoment, what: str) -> Spectrum | None:
+    """Return all directions of rows and their shares; None if every row is zero."""
+    if not moment.n:
+        return None
+    few = moment.few()
+    if few is not None:
+        _, values, right = torch.linalg.svd(few, full_matrices=False)
+        squares, vectors = values.square(), right.T
+    else:
+        squares, vectors = eigenvectors(moment.whole(), what)
+        squares = squares.clamp(min=0)
+    total = float(squares.sum())
+    return Spectrum(squares / total, vectors, moment.n) if total > 0 else None
 
 
 class Gathering:
-    """Takes the inputs of layers while the block of `watch` runs, and keeps their second moments.
+    """Accumulates second moments of layers' inputs while the block of `watch` runs.
 
     Parameters
     ----------
     layers : dict of str to Module
-        Which.
+        The layers.
     share : float
-        Rows a trusted sample that are kept of one call of a layer; infinite for all.
+        Rows kept per trusted sample from one call of a layer; infinite for all.
     seed : int
-        Of which.
+        Seed of the choice of rows.
     """
 
     def __init__(self, layers: dict[str, Projectable], share: float, seed: int):
@@ -121,7 +96,7 @@ class Gathering:
 
     @contextmanager
     def watch(self) -> Iterator[None]:
-        """Watch the layers while the block runs; the hooks go whatever happens."""
+        """Watch the layers while the block runs; the hooks are always removed."""
         handles = []
         try:
             for name, layer in self.layers.items():
@@ -149,7 +124,7 @@ class Gathering:
 
     def _see(self, name: str, layer: Projectable, value: Tensor) -> None:
         if not all_finite(value):
-            # Raised by `check`: here it would be taken for an error of the model.
+            # `check` raises it: here it would look like an error of the model.
             self.not_finite = self.not_finite or name
             return
         places = windows_of(layer, value)
@@ -159,12 +134,15 @@ class Gathering:
         chosen = torch.arange(n)
         if wanted < n:
             chosen = torch.randperm(n, generator=self._generator)[:wanted]
-        moment = self.moments.setdefault(name, SecondMoment(width))
+        # Some devices have no float64.
+        device = torch.device("cpu") if places.device.type == "mps" else places.device
+        if name not in self.moments:
+            self.moments[name] = SecondMoment(width, max(width, _WAITING), device)
         for part in torch.split(chosen, max(1, _BLOCK // width)):
             at = torch.unravel_index(part.to(places.device), places.shape[: -axes_of(layer)])
             rows = places[at].flatten(1)
-            # Some devices have no float64.
-            moment.update((rows.cpu() if rows.device.type == "mps" else rows).double())
+            rows = rows.to(device).double()
+            self.moments[name].update(rows, torch.arange(len(rows), device=device))
 
 
 def axes_of(layer: Projectable) -> int:
@@ -173,9 +151,9 @@ def axes_of(layer: Projectable) -> int:
 
 
 def windows_of(layer: Projectable, value: Tensor) -> Tensor:
-    """Return all that a layer's weights are multiplied with, without copying it.
+    """Return everything that a layer's weights are multiplied with, without copying it.
 
-    Of a linear layer (…, width); of a convolution (n, *positions, channels, *kernel).
+    For a linear layer (…, width); for a convolution (n, *positions, channels, *kernel).
     """
     if isinstance(layer, nn.Linear):
         return value
@@ -188,12 +166,12 @@ def windows_of(layer: Projectable, value: Tensor) -> Tensor:
             d * (k - 1) if layer.padding == "same" else 0
             for d, k in zip(spread, kernel, strict=True)
         ]
-        sides = [(each // 2, each - each // 2) for each in whole]
+        sides = [(pad // 2, pad - pad // 2) for pad in whole]
     else:
-        sides = [(each, each) for each in layer.padding]
+        sides = [(pad, pad) for pad in layer.padding]
     mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
     if any(map(any, sides)):
-        value = functional.pad(value, [each for side in reversed(sides) for each in side], mode)
+        value = functional.pad(value, [pad for side in reversed(sides) for pad in side], mode)
     sizes = [
         (length - d * (k - 1) - 1) // s + 1
         for length, d, k, s in zip(value.shape[2:], spread, kernel, step, strict=True)
@@ -222,7 +200,7 @@ def projectable(network: nn.Module) -> tuple[dict[str, Projectable], dict[str, s
     for name, module in network.named_modules():
         name = name or type(module).__name__
         if not isinstance(module, Projectable):
-            if any(each.ndim > 1 for each in module.parameters(recurse=False)):
+            if any(weight.ndim > 1 for weight in module.parameters(recurse=False)):
                 left_alone[name] = (
                     f"{type(module).__name__} is no linear layer and no convolution in one or two "
                     "dimensions"
@@ -248,7 +226,7 @@ def spectra_of(
     seed: int,
     progress: Progress,
 ) -> dict[str, Spectrum]:
-    """Run the trusted samples and return what directions each layer's inputs take."""
+    """Run the trusted samples and return the directions of each layer's inputs."""
     share = math.inf if n_patches is None else n_patches / len(trusted)
     gathering = Gathering(layers, share, seed)
 
@@ -263,13 +241,13 @@ def spectra_of(
             network, source, [], place, stage=stage, keep=keep, progress=progress, whole=True
         ):
             gathering.check(source.role)
-    found = {}
+    spectra = {}
     for name in layers:
         moment = gathering.moments.pop(name, None)
-        spectrum = None if moment is None else moment.spectrum(f"layer {name!r}")
+        spectrum = None if moment is None else spectrum_of(moment, f"layer {name!r}")
         if spectrum is not None:
-            found[name] = spectrum
-    return found
+            spectra[name] = spectrum
+    return spectra
 
 
 def project(
@@ -278,7 +256,7 @@ def project(
     spectra: dict[str, Spectrum],
     alpha: float,
 ) -> None:
-    """Write projected weights into layers; an infinite alpha puts back what was there before."""
+    """Write projected weights into layers; an infinite alpha restores the previous ones."""
     with torch.no_grad():
         for name, layer in layers.items():
             weight, spectrum = before[name], spectra[name]
@@ -290,7 +268,7 @@ def project(
 
 
 def directions(spectrum: Spectrum, alpha: float) -> float:
-    """Return how many directions are kept, all importances added up."""
+    """Return how many directions are kept: the sum of their importances."""
     if alpha == math.inf:
         return float(len(spectrum.vectors))
     return float(spectrum.importances(alpha).sum())

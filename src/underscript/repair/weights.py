@@ -1,4 +1,4 @@
-"""Weights in files: safetensors, state dicts, and checkpoints that hold one; never any code."""
+"""Read and write weights: safetensors, state dicts and checkpoints; no code in them is run."""
 
 import json
 import logging
@@ -20,7 +20,7 @@ __all__ = ["fit_weights", "load_weights", "read_weights", "write_weights"]
 
 logger = logging.getLogger(__name__)
 
-# Under which a checkpoint that holds more than weights usually keeps them: Lightning's first.
+# Keys under which checkpoints that hold more usually keep the weights: Lightning's first.
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
 
 
@@ -30,7 +30,7 @@ def load_weights(model: nn.Module, spec: str) -> None:
     Parameters
     ----------
     spec : str
-        A file; or ``FILE:PART`` where it holds the weights of several models, such as a Lightning
+        A file; or ``FILE:PART`` if it holds the weights of several models, such as a Lightning
         module's ``model`` and ``teacher``.
 
     Raises
@@ -60,7 +60,7 @@ def load_weights(model: nn.Module, spec: str) -> None:
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Read a state dict from a safetensors file, or from a torch file without unpickling code.
 
-    Of a checkpoint that holds more, as Lightning's do, the state dict in it is taken.
+    If a checkpoint holds more, as Lightning's do, its state dict is returned.
 
     Raises
     ------
@@ -74,29 +74,29 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return dict(safetensors.torch.load_file(path))
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise ModelError(f"--weights: cannot read {path}: {error.strerror or error}") from error
     except Exception as error:
-        # torch raises many kinds here; its advice to trust the file is not ours.
+        # torch raises many kinds here, and advises to trust the file; we do not.
         raise ModelError(_unreadable(path, error)) from error
-    held = list(found) if isinstance(found, dict) else []
+    held = list(loaded) if isinstance(loaded, dict) else []
     for wrapper in _WRAPPERS:
-        if isinstance(found, dict) and isinstance(found.get(wrapper), dict):
-            found = found[wrapper]
-    if not isinstance(found, dict) or not all(isinstance(v, Tensor) for v in found.values()):
-        what = f"a dict of {', '.join(map(str, held[:5]))}" if held else type(found).__name__
+        if isinstance(loaded, dict) and isinstance(loaded.get(wrapper), dict):
+            loaded = loaded[wrapper]
+    if not isinstance(loaded, dict) or not all(isinstance(v, Tensor) for v in loaded.values()):
+        what = f"a dict of {', '.join(map(str, held[:5]))}" if held else type(loaded).__name__
         raise ModelError(f"--weights: {path} holds {what}, not a state dict of tensors by name")
-    return found
+    return loaded
 
 
 def _read_shards(index: Path) -> dict[str, Tensor]:
-    """Read the files that a Hugging Face index (``….index.json``) names, beside it.
+    """Read the files that a Hugging Face index (``….index.json``) lists, from its folder.
 
     Raises
     ------
     ModelError
-        If it is no such index, or a file is not there or cannot be read.
+        If it is no such index, or a file is missing or cannot be read.
     """
     try:
         places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
@@ -107,7 +107,7 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
         raise ModelError(
             f"--weights: {index} is no index of weights in several files (no weight_map)"
         ) from error
-    found: dict[str, Tensor] = {}
+    weights: dict[str, Tensor] = {}
     for name in files:
         if Path(name).name != name:
             raise ModelError(f"--weights: {index} names {name}, which is not beside it")
@@ -115,8 +115,8 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
             raise ModelError(
                 f"--weights: {index} lists {len(files)} files of weights; {name} is not beside it"
             )
-        found |= read_weights(index.parent / name)
-    return found
+        weights |= read_weights(index.parent / name)
+    return weights
 
 
 def write_weights(path: Path, model: nn.Module, metadata: dict[str, str] | None = None) -> None:
@@ -133,7 +133,7 @@ def write_weights(path: Path, model: nn.Module, metadata: dict[str, str] | None 
 
 
 def _unreadable(path: Path, error: Exception) -> str:
-    """Say in one line why a file is no state dict, and what to do."""
+    """Return one line on why a file is no state dict, and what to do."""
     classes = _classes_in(path)
     if not classes:
         return (
@@ -153,7 +153,7 @@ def _unreadable(path: Path, error: Exception) -> str:
 
 
 def _classes_in(path: Path) -> list[str]:
-    """Name what a torch file would import, found without importing it."""
+    """Return the names that a torch file would import, without importing them."""
     if not zipfile.is_zipfile(path):
         return []
     try:
@@ -165,9 +165,9 @@ def _classes_in(path: Path) -> list[str]:
 def fit_weights(model: nn.Module, weights: Mapping[str, Tensor], name: str) -> None:
     """Load weights into a model, all of them or none.
 
-    Names that begin with the name that the model had in a larger one (``module.`` of
-    nn.DataParallel, ``_orig_mod.`` of torch.compile, ``model.`` in a Lightning module) fit; what
-    that larger one holds besides is left.
+    Names may begin with the prefix that the model had in a larger one (``module.`` of
+    nn.DataParallel, ``_orig_mod.`` of torch.compile, ``model.`` in a Lightning module); other
+    weights of the larger one are ignored.
 
     Raises
     ------
@@ -225,19 +225,19 @@ def fit_weights(model: nn.Module, weights: Mapping[str, Tensor], name: str) -> N
 
 
 def _with_tied(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return weights with all names of tied ones: safetensors keeps one."""
+    """Return weights under all names of tied parameters: safetensors keeps only one."""
     names: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), []).append(name)
-    found = dict(weights)
+    complete = dict(weights)
     for tied in names.values():
         known = [name for name in tied if name in weights]
-        found |= {name: weights[known[0]] for name in tied if known and name not in weights}
-    return found
+        complete |= {name: weights[known[0]] for name in tied if known and name not in weights}
+    return complete
 
 
 def _prefixes(own: Mapping[str, Any], weights: Mapping[str, Tensor]) -> list[str]:
-    """Return what stands before all of the model's own names in the weights' names."""
+    """Return the prefixes under which the weights have all of the model's own names."""
     first = min(own, key=len, default=None)
     if first is None:
         return []

@@ -1,4 +1,4 @@
-"""What a run says, in few numbers and sentences: the same for page and terminal."""
+"""A run in few numbers and sentences, the same for page and terminal."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from .words import between, decoder_name, percent, points, words
 
 __all__ = ["KeyNumber", "Step", "confusions", "key_numbers", "next_steps", "noise_words", "reading"]
 
-# A hold-out of fewer labels says little; of so many, accuracy to some two points.
+# Fewer hold-out labels say little; so many give the accuracy to some two points.
 FEW_LABELS = 1_000
 MOST_PAIRS = 6
 _LESS = "less: what was decoded here is in the trained network."
@@ -35,7 +35,7 @@ class Step:
 
 
 def key_numbers(d: Run) -> list[KeyNumber]:
-    """Return the few numbers that say what happened, those that are known.
+    """Return the few numbers that sum up a run, as far as they are known.
 
     Returns
     -------
@@ -97,11 +97,11 @@ def chosen_words(d: Run) -> str:
 
 
 def oracle_words(d: Run) -> str | None:
-    """Say how far the choice is from the best that clean test labels would have picked."""
+    """Return how far the choice is from the best one by clean test labels."""
     oracle = d.summary["oracle"]
     if oracle is None:
         return None
-    # One candidate may be it, or an ensemble.
+    # It may be one candidate or an ensemble.
     what = decoder_name(oracle["probe"], oracle["variance"])
     what = "a decoder of" if oracle["probe"] == "auto" else f"{what} on"
     name = f"{what} {printable(oracle['layer'])}"
@@ -117,7 +117,7 @@ def oracle_words(d: Run) -> str | None:
 
 
 def reading(d: Run) -> list[str]:
-    """Say what the figure shows: where the labels are remembered best, and what the controls do."""
+    """Return sentences that compare the controls with the decoded accuracy."""
     summary, table = d.summary, d.table
     chosen = summary["selected"]
     if chosen["test_accuracy"] is None:
@@ -130,7 +130,7 @@ def reading(d: Run) -> list[str]:
     ]
     own = rows["model"] == "trained"
     low, high = of_share(chosen["test_accuracy"], int(rows["n"].iloc[0]))
-    told: dict[str, list[str]] = {}
+    clauses: dict[str, list[str]] = {}
     for name, some in (
         ("the input alone, without any network,", rows[own & (rows["layer"] == "input")]),
         ("a network that was never trained", rows[rows["model"] == "random"]),
@@ -143,57 +143,57 @@ def reading(d: Run) -> list[str]:
             what = "more: this network is not the place to look."
         elif best < low:
             what = _LESS
-        told.setdefault(what, []).append(f"{name} gives {percent(best)}%")
-    # Where one control is no less, another one that is says nothing for the network.
-    if len(told) > 1 and _LESS in told:
-        told["less."] = told.pop(_LESS)
-    lines = [f"{' and '.join(names)}, {what}" for what, names in told.items()]
+        clauses.setdefault(what, []).append(f"{name} gives {percent(best)}%")
+    # If one control is not worse, another one that is worse does not speak for the network.
+    if len(clauses) > 1 and _LESS in clauses:
+        clauses["less."] = clauses.pop(_LESS)
+    lines = [f"{' and '.join(names)}, {what}" for what, names in clauses.items()]
     return [line[0].upper() + line[1:] for line in lines]
 
 
 def noise_words(d: Run) -> str:
-    """Say how noisy the labels are, and how sure that is."""
+    """Return how noisy the labels are, and how sure that is."""
     noise, known = d.summary["noise"], d.summary["wrong_label_share"]
     if noise is None:
-        told = "The noise was not estimated (auto=False)."
+        text = "The noise was not estimated (auto=False)."
     elif noise["hopeless"]:
         return "The labels say no more than chance: nothing can be estimated from them."
     else:
-        told = (
+        text = (
             f"{percent(noise['rate'])}% of the labels are estimated to be wrong "
             f"({between(noise['rate_low'], noise['rate_high'])} with 95% confidence, from "
             f"{noise['n']:,} noisy labels)"
         )
-        told += ": there is nothing to repair." if noise["nothing_wrong"] else "."
+        text += ": there is nothing to repair." if noise["nothing_wrong"] else "."
     if known is not None:
-        told += f" In truth it is {percent(known)}%."
-    return told
+        text += f" In truth it is {percent(known)}%."
+    return text
 
 
 def confusions(d: Run) -> tuple[str, list[tuple[str, str, str]]]:
-    """Return whether some confusions stand out, and the likeliest: true, given, how likely."""
-    found = pairs(d.summary, MOST_PAIRS)
-    if not found or d.summary["noise"]["hopeless"] or d.summary["noise"]["nothing_wrong"]:
+    """Return a sentence on which confusions stand out, and the likeliest: true, given, share."""
+    likeliest = pairs(d.summary, MOST_PAIRS)
+    if not likeliest or d.summary["noise"]["hopeless"] or d.summary["noise"]["nothing_wrong"]:
         return "", []
     names = class_names(d.summary)
 
-    def told(pair: Pair) -> tuple[str, str, str]:
+    def as_text(pair: Pair) -> tuple[str, str, str]:
         share = f"{percent(pair.share)} ± {percent(pair.error)}%"
         return printable(names[pair.true]), printable(names[pair.given]), share
 
-    clear = [pair for pair in found if pair.clear]
+    clear = [pair for pair in likeliest if pair.clear]
     if not clear:
         return "No confusion stands out: wrong labels are spread over the classes.", [
-            told(pair) for pair in found[:3]
+            as_text(pair) for pair in likeliest[:3]
         ]
     few = "One confusion stands" if len(clear) == 1 else "Some confusions stand"
     return f"{few} out from the rest by more than three standard errors.", [
-        told(pair) for pair in clear
+        as_text(pair) for pair in clear
     ]
 
 
 def next_steps(d: Run) -> list[Step]:
-    """Say what somebody who holds this network and these labels should do next."""
+    """Return what the owner of this network and these labels should do next."""
     summary, noise = d.summary, d.summary["noise"]
     selected, gain = summary["selected"], summary["gain_points"]
     issues = d.label_issues()

@@ -57,7 +57,7 @@ def layer_groups(table: pd.DataFrame) -> tuple[list[str], list[LayerGroup]]:
     """Turn the tidy table into the table that people read.
 
     One line for each layer, decoder, kind of subspace labels and model, with a column for every
-    split and kind of labels of which there is an accuracy.
+    split and kind of labels that has an accuracy.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What the memory meter says, in sentences: the same for page and terminal."""
+"""The memory meter in sentences, the same for page and terminal."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +9,8 @@ from .words import percent
 
 __all__ = ["Meter", "meter"]
 
-# A smaller gap of agreement is not called memory, nor one within so many errors of a hold-out's.
+# A gap of agreement is called memory if it is this large and, with a hold-out, exceeds so many of
+# its standard errors.
 _CLEAR, _ERRORS = 0.05, 2.0
 _CHANGED = {
     "shifts": "slightly shifted",
@@ -47,12 +48,12 @@ class Meter:
 
 
 def meter(d: Run) -> Meter | None:
-    """Return what the memory meter says, or None where nothing of a network was measured."""
-    table, found = d.memory, d.summary.get("memory")
-    if found is None or set(table["layer"]) <= {"input"}:
+    """Return the memory meter as text, or None if no network was measured."""
+    table, measured = d.memory, d.summary.get("memory")
+    if measured is None or set(table["layer"]) <= {"input"}:
         return None
     done = d.summary["settings"].get("perturb")
-    how = " and ".join(_CHANGED.get(each, each) for each in done.split(", ")) if done else ""
+    how = " and ".join(_CHANGED.get(change, change) for change in done.split(", ")) if done else ""
     held = bool(table["holdout"].notna().all())
     if not how and not held:
         return None
@@ -73,7 +74,7 @@ def meter(d: Run) -> Meter | None:
         if name != "corrected"
     )
     return Meter(
-        said=_said(d, how, held),
+        said=_gap_sentence(d, how, held),
         how=how,
         details=_details(d, how, held),
         head=("layer", *columns.values()),
@@ -87,17 +88,17 @@ def _rows(d: Run) -> dict[str, dict[Any, float]]:
 
 
 def _lost(d: Run) -> float:
-    """Return what the change costs the input, which remembers nothing; 0 where that is little."""
+    """Return what the change costs the input, which memorises nothing; 0 if that is little."""
     row = _rows(d).get("input")
     lost = 0.0 if row is None else row["plain"] - row["perturbed"]
     return lost if lost >= _CLEAR else 0.0
 
 
-def _said(d: Run, how: str, held: bool) -> str:
-    """Say what the gap between exact inputs and the others means, at the layer of the largest."""
+def _gap_sentence(d: Run, how: str, held: bool) -> str:
+    """Return what the largest gap between exact inputs and the others means."""
     other = "holdout" if held else "perturbed"
     rows = {layer: row for layer, row in _rows(d).items() if layer != "input"}
-    layer, row = max(rows.items(), key=lambda each: each[1]["plain"] - each[1][other])
+    layer, row = max(rows.items(), key=lambda item: item[1]["plain"] - item[1][other])
     lost, clear = _lost(d), _CLEAR
     if held:
         seen = int(d.table.loc[d.table["split"] == "holdout", "n"].max())
@@ -127,8 +128,8 @@ def _said(d: Run, how: str, held: bool) -> str:
 
 
 def _details(d: Run, how: str, held: bool) -> tuple[str, ...]:
-    """Say how much memory survives the perturbation, and what that is estimated from."""
-    found = d.summary["memory"]
+    """Return how much memory survives the perturbation, and how that is estimated."""
+    measured = d.summary["memory"]
     lines = [
         "Each number is of one discriminant of the layer, fitted to other training samples: "
         "it has not seen the label that it predicts. The network has, and shows it where it "
@@ -137,13 +138,13 @@ def _details(d: Run, how: str, held: bool) -> tuple[str, ...]:
     if how:
         lines.append(
             f"Memory is keyed to the exact input, so most of it is gone on inputs {how}. A share "
-            f"ρ of it survives: most likely {_share(found['survival_likely'])}, as "
+            f"ρ of it survives: most likely {_share(measured['survival_likely'])}, as "
             + (
                 "the hold-out has it, "
                 if held
                 else "labels have it that the layer which agrees least contradicts, "
             )
-            + f"and at most {_share(found['survival'])}. “Corrected” is what is left of the "
+            + f"and at most {_share(measured['survival'])}. “Corrected” is what is left of the "
             "agreement on perturbed inputs without the most that it may be."
         )
     if how and (lost := _lost(d)):
@@ -154,9 +155,9 @@ def _details(d: Run, how: str, held: bool) -> tuple[str, ...]:
     if how and held:
         lines.append(
             "The candidates were scored by the hold-out and by perturbed training inputs: the "
-            f"hold-out counted for {_share(found['holdout_weight'])}."
+            f"hold-out counted for {_share(measured['holdout_weight'])}."
         )
-    if readers := found.get("readers"):
+    if readers := measured.get("readers"):
         lines.append(
             "Which training labels are wrong is judged by what remembers least: "
             f"{'; '.join(map(printable, readers))}."

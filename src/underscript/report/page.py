@@ -1,4 +1,4 @@
-"""Pages that need nothing else: no request, no library, one script whose hash the page names."""
+"""Self-contained pages: no request, no library, one script whose hash the page names."""
 
 import base64
 import functools
@@ -19,7 +19,7 @@ from .words import percent, plain, seconds, size, words
 
 __all__ = ["page_of", "write_page"]
 
-#: The same names as `COLOURS`, and four grounds, for dark windows.
+#: The names of `COLOURS` and some backgrounds, for dark mode.
 DARK: Mapping[str, str] = {
     "ink": "#e8ebef",
     "muted": "#9aa5b1",
@@ -38,7 +38,7 @@ DARK: Mapping[str, str] = {
 @functools.cache
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("underscript"),
+        loader=jinja2.PackageLoader("underscript.report"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -60,7 +60,7 @@ def _environment() -> jinja2.Environment:
 @functools.cache
 def _script() -> tuple[str, str]:
     """Return the page's script and its hash as the page's policy names it."""
-    text = (resources.files("underscript") / "templates" / "report.js").read_text("utf-8")
+    text = (resources.files("underscript.report") / "templates" / "report.js").read_text("utf-8")
     digest = hashlib.sha256(text.encode()).digest()
     return text, f"sha256-{base64.b64encode(digest).decode()}"
 
@@ -73,7 +73,7 @@ def page_of(template: str, **values: Any) -> str:
     template : str
         Name of a file in ``templates/``.
     **values
-        What it shows; text is escaped.
+        The values that it shows; text is escaped.
 
     Raises
     ------

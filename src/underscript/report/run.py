@@ -95,10 +95,10 @@ def render_report(d: Run) -> str:
         If the run's parts are not what a run writes.
     """
     summary, table = d.summary, d.table
-    found = summary.get("underscript", {}).get("format")
-    if found != RUN_FORMAT:
+    run_format = summary.get("underscript", {}).get("format")
+    if run_format != RUN_FORMAT:
         raise DataError(
-            f"expected results of format {RUN_FORMAT}, found {found}; use the version of "
+            f"expected results of format {RUN_FORMAT}, found {run_format}; use the version of "
             "underscript that wrote them, or run again"
         )
     try:
@@ -159,7 +159,7 @@ def notebook(d: Run) -> str:
 
 
 def _curves(d: Run, summary: Mapping[str, Any], rows: pd.DataFrame) -> tuple[Markup, Markup]:
-    """Return the figure for wide windows and paper, and for phones: text must not shrink."""
+    """Return the figure for wide windows and paper, and for phones, where text must not shrink."""
     label = _in_words(summary, rows)
 
     def draw(ax: Any) -> None:
@@ -171,10 +171,10 @@ def _curves(d: Run, summary: Mapping[str, Any], rows: pd.DataFrame) -> tuple[Mar
     )
 
 
-def _meters(d: Run, said: Meter) -> list[Markup]:
+def _meters(d: Run, memory: Meter) -> list[Markup]:
     """Return the memory meter for wide windows and for phones."""
     return [
-        inline(lambda ax: memory_meter(d, ax), name, inches, label=said.label, kind=kind)
+        inline(lambda ax: memory_meter(d, ax), name, inches, label=memory.label, kind=kind)
         for name, inches, kind in (
             ("memory", (7.6, 3.0), "wide"),
             ("memory-narrow", (4.2, 3.2), "narrow"),
@@ -183,7 +183,7 @@ def _meters(d: Run, said: Meter) -> list[Markup]:
 
 
 def _in_words(summary: Mapping[str, Any], rows: pd.DataFrame) -> str:
-    """Say what the figure shows, for those who cannot see it."""
+    """Return what the figure shows, for those who cannot see it."""
     curve = rows[(rows["model"] == "trained") & (rows["subspace_labels"] == "corrupted")]
     values = ", ".join(
         f"{printable(str(layer))} {percent(accuracy)}"
@@ -197,7 +197,7 @@ def _in_words(summary: Mapping[str, Any], rows: pd.DataFrame) -> str:
 def _what_is_drawn(
     summary: Mapping[str, Any], table: pd.DataFrame, split: str
 ) -> Mapping[str, bool]:
-    """Say which curves the figure has, for its caption."""
+    """Return which curves the figure has, for its caption."""
     rows = table[table["split"] == split]
     decoded = rows[rows["probe"] != "model"]
     return {
@@ -231,8 +231,8 @@ def _candidates(d: Run) -> list[tuple[tuple[str, ...], bool]]:
     ]
 
 
-def _matrix(d: Run, worth_it: bool) -> Markup | None:
-    if not worth_it:
+def _matrix(d: Run, has_pairs: bool) -> Markup | None:
+    if not has_pairs:
         return None
     label = "Estimated probability of each given label for each true class, as a heat map"
     return inline(lambda ax: noise_matrix(d, ax), "matrix", (4.6, 4.4), label=label, kind="half")
@@ -254,22 +254,22 @@ def _histogram(d: Run) -> list[Markup]:
 
 
 def _shapes(d: Run) -> list[tuple[Markup, str]]:
-    """Return the pictures of the geometry, each with what it says."""
+    """Return the pictures of the geometry and their captions."""
     if d.geometry is None or not len(d.geometry):
         return []
     own = d.geometry[d.geometry["class_a"] == d.geometry["class_b"]]
     means = own.groupby("layer", sort=False)["effective_rank"].mean()
-    told = ", ".join(f"{printable(str(layer))} {mean:.1f}" for layer, mean in means.items())
-    found = []
+    listed = ", ".join(f"{printable(str(layer))} {mean:.1f}" for layer, mean in means.items())
+    pictures = []
     if len(means) > 1:
-        found.append(
+        pictures.append(
             (
                 inline(
                     lambda ax: rank_curve(d, ax),
                     "ranks",
                     (4.6, 4.0),
                     kind="half",
-                    label=f"Mean effective rank of the class subspaces: {told}",
+                    label=f"Mean effective rank of the class subspaces: {listed}",
                 ),
                 "How many directions a class really uses in each layer: the mean over classes, and "
                 "their range.",
@@ -279,7 +279,7 @@ def _shapes(d: Run) -> list[tuple[Markup, str]]:
         pairs = d.geometry[d.geometry["class_a"] != d.geometry["class_b"]]
         low, high = pairs["angle"].min(), pairs["angle"].max()
         label = f"Angles between class subspaces, {low:.0f} to {high:.0f} degrees, as a heat map"
-        found.append(
+        pictures.append(
             (
                 inline(
                     lambda ax: angle_map(d, ax=ax), "angles", (4.6, 4.4), kind="half", label=label
@@ -287,7 +287,7 @@ def _shapes(d: Run) -> list[tuple[Markup, str]]:
                 "The darker, the nearer two classes lie, and the easier they are confused.",
             )
         )
-    return found
+    return pictures
 
 
 def _cards(d: Run) -> list[Card]:

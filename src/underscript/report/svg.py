@@ -25,11 +25,11 @@ def inline(
     label: str,
     kind: str = "",
 ) -> Markup:
-    """Return what `draw` draws as SVG to be put into a page.
+    """Return what `draw` draws as SVG for a page.
 
-    matplotlib's SVG is made fit for that: its colours become CSS variables (dark mode), its fonts
-    the page's, its ids unique to `name`, and metadata and namespaces go. `label` says what it
-    shows, for those who cannot see it; `kind` is a class of the style sheet.
+    matplotlib's SVG is adapted: colours become CSS variables (dark mode), fonts the page's, and ids
+    unique to `name`; metadata and namespaces are removed. `label` describes the figure for those
+    who cannot see it; `kind` is a class of the style sheet.
     """
     figure = Figure(figsize=inches, layout="constrained")
     ax = figure.subplots()
@@ -40,7 +40,7 @@ def inline(
 
 
 def inline_figure(figure: Figure, name: str, *, label: str, kind: str = "") -> Markup:
-    """Return a whole figure as SVG to be put into a page; see `inline`."""
+    """Return a whole figure as SVG for a page; see `inline`."""
     FigureCanvasSVG(figure)
     drawn = io.BytesIO()
     with (
@@ -81,10 +81,10 @@ def inline_figure(figure: Figure, name: str, *, label: str, kind: str = "") -> M
 
 
 def _let_glyphs_miss() -> None:
-    # The page's fonts are the browser's; that matplotlib's own lacks a glyph is no matter.
+    # The page uses the browser's fonts, so a glyph that matplotlib's font lacks does not matter.
     warnings.filterwarnings("ignore", message="Glyph .* missing")
 
 
-def _own_font(found: re.Match[str]) -> str:
-    weight = found[1].strip()
-    return f"font-size: {found[2]}" + (f"; font-weight: {weight}" if weight else "")
+def _own_font(match: re.Match[str]) -> str:
+    weight = match[1].strip()
+    return f"font-size: {match[2]}" + (f"; font-weight: {weight}" if weight else "")

@@ -25,19 +25,19 @@ from .plots.style import printable
 
 __all__ = ["console_table", "terminal_report"]
 
-# Of the most suspicious labels.
+# So many of the most suspicious labels are shown.
 WORST = 10
 
 
 def terminal_report(d: Run, audit: Sequence[RenderableType] = ()) -> Group:
-    """Return what stands below a run's verdict; give it to ``rich.console.Console.print``.
+    """Return what to print below a run's verdict; give it to ``rich.console.Console.print``.
 
     Parameters
     ----------
     d : Decoding
         The run.
     audit : sequence of renderables
-        What an audit says of the labels: it stands first, in place of the noise and the worst.
+        An audit's report on the labels: it comes first, in place of the noise and the worst.
 
     Raises
     ------
@@ -49,10 +49,10 @@ def terminal_report(d: Run, audit: Sequence[RenderableType] = ()) -> Group:
     chosen.append(reason, style="not bold")
     memory = meter(d)
     lines = reading(d) if memory is None else [memory.said, *reading(d)]
-    said = [*map(Text, lines), Text(), chosen]
+    sentences = [*map(Text, lines), Text(), chosen]
     if oracle := oracle_words(d):
-        said.append(Text(oracle))
-    decoded: list[RenderableType] = [console_table(d), *said, Text()]
+        sentences.append(Text(oracle))
+    decoded: list[RenderableType] = [console_table(d), *sentences, Text()]
     labels: list[RenderableType] = [_noise(d), Text(), _issues(d), Text()]
     parts = [*audit, *decoded] if audit else [*decoded, *labels]
     return Group(Text(), _numbers(d), Text(), *parts, _steps(d))

@@ -1,4 +1,4 @@
-"""What does not go together in what was given: said in the verdict, where nobody can miss it."""
+"""Contradictions in the given data: the verdict states them, where nobody can miss them."""
 
 from collections.abc import Mapping
 from itertools import combinations
@@ -10,21 +10,21 @@ from ..noise.estimate import Noise
 
 __all__ = ["at_chance", "cleaner_holdout", "overlaps"]
 
-# Standard errors beyond which agreement is no chance.
+# Agreement so many standard errors above chance is not chance.
 _BEYOND = 3.0
 
 Prints = NDArray[np.uint64]
 
 
 def at_chance(right: float, counts: NDArray[np.int64]) -> str | None:
-    """Say so if a network predicts its training labels no oftener than their likeliest class would.
+    """Return a warning if a network fits its training labels no better than chance.
 
     Parameters
     ----------
     right : float
-        The share of its training labels that it predicts.
+        Share of the training labels that the network predicts.
     counts : ndarray of int64, shape (K,)
-        Training labels of each class.
+        Number of training labels of each class.
     """
     n = int(counts.sum())
     chance = float(counts.max()) / n
@@ -38,7 +38,7 @@ def at_chance(right: float, counts: NDArray[np.int64]) -> str | None:
 
 
 def cleaner_holdout(noise: Noise | None) -> str | None:
-    """Say so if far fewer labels of the hold-out are wrong than of the training data."""
+    """Return a warning if the hold-out has far fewer wrong labels than the training data."""
     if noise is None or noise.holdout_rate is None:
         return None
     return (
@@ -48,30 +48,30 @@ def cleaner_holdout(noise: Noise | None) -> str | None:
 
 
 def overlaps(prints: Mapping[str, Prints]) -> tuple[list[str], list[str]]:
-    """Return what is to be said of inputs that stand in two sources, and what is to be noted.
+    """Return warnings and notes about inputs that are in two parts of the data.
 
-    To be said are so many that they could change an accuracy by more than its standard error.
+    Overlaps are a warning if they could change an accuracy by more than its standard error.
 
     Parameters
     ----------
     prints : mapping of str to ndarray of uint64
-        By role, ``"train"`` first, a number for each input; none where inputs have none.
+        By role, ``"train"`` first, a fingerprint of each input; empty where there are none.
     """
-    said: list[str] = []
-    noted: list[str] = []
+    warnings: list[str] = []
+    notes: list[str] = []
     names = {"train": "training data", "holdout": "hold-out", "test": "test data"}
     for first, second in combinations(prints, 2):
-        mine = prints[second]
-        if not len(mine) or not len(prints[first]):
+        inputs = prints[second]
+        if not len(inputs) or not len(prints[first]):
             continue
-        shared = int(np.isin(mine, prints[first]).sum())
+        shared = int(np.isin(inputs, prints[first]).sum())
         if not shared:
             continue
         line = (
-            f"{shared:,} of the {len(mine):,} inputs of the {names[second]} are in the "
+            f"{shared:,} of the {len(inputs):,} inputs of the {names[second]} are in the "
             f"{names[first]} too"
         )
         if first == "train":
             line += ", where their labels were seen"
-        (said if shared > len(mine) ** 0.5 / 2 else noted).append(line)
-    return said, noted
+        (warnings if shared > len(inputs) ** 0.5 / 2 else notes).append(line)
+    return warnings, notes

@@ -1,4 +1,4 @@
-"""What every claim stands beside: the same decoder on a network that was never trained."""
+"""The control for every claim: the same decoder on a network that was never trained."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -14,7 +14,7 @@ from ..data.source import Source
 from ..errors import DataError
 from ..probes.ensemble import COMBINED
 from ..selection.candidates import Settings
-from ..selection.chosen import choose
+from ..selection.chosen_decoder import choose
 from ..selection.fitting import Candidate
 from ..selection.observers import Agreement, observe
 from ..selection.reading import RowsKeeper, keep_rows
@@ -26,7 +26,7 @@ from ..utils.notes import Notes
 
 __all__ = ["step_of", "twin_at", "whole_twin"]
 
-# Samples that a control is fitted to, or tried on, roughly.
+# Roughly how many samples a control is fitted to, and evaluated on.
 _SAMPLES = 5_000
 
 _ONCE = Settings(rounds=1)
@@ -44,11 +44,11 @@ def twin_at(
     roles: Sequence[str],
     notes: Notes,
 ) -> Records:
-    """Return the table's rows of a twin at some layers, decoded by what decodes the network.
+    """Return the table's rows of a twin at some layers, decoded by the network's ensembles.
 
-    By the ensembles that were chosen for the network, their `members` fitted once and without
-    perturbed inputs, as it has memorised nothing, to some 5,000 samples, and tried on as many. The
-    input, which is the same for both networks, is left out.
+    The `members` of the ensembles are fitted once to some 5,000 samples and evaluated on as many;
+    without perturbed inputs, as the twin has memorised nothing. The input is left out, as it is the
+    same for both networks.
     """
     places = [
         place for place in task.places if place.tap.name in layers and place.tap.side != "model"
@@ -58,29 +58,31 @@ def twin_at(
     task = replace(task, places=places, extra=None)
     wanted = [place.tap.name for place in places] + [COMBINED] * (len(layers) > 1)
 
-    def look() -> Records:
+    def decode_twin() -> Records:
         keeper = RowsKeeper(task, None, 0)
-        keep_rows(twin, task, sources["train"], keeper, _some(sources["train"]))
-        chosen = {place: made for place, made in members.items() if place in wanted}
+        keep_rows(twin, task, sources["train"], keeper, _every_nth(sources["train"]))
+        chosen = {place: candidates for place, candidates in members.items() if place in wanted}
         decoders = refitted(keeper.kept, task, chosen, Settings())
         return [
             record
             for role in roles
-            for record in _tried(twin, task, sources, role, decoders, keep=_some(sources[role]))
+            for record in _evaluated(
+                twin, task, sources, role, decoders, keep=_every_nth(sources[role])
+            )
         ]
 
-    return _decoded(look, twin, task, notes)
+    return _decoded(decode_twin, twin, task, notes)
 
 
 def step_of(source: Source) -> int:
-    """Return of how many samples a control looks at one."""
+    """Return n, where a control uses every n-th sample."""
     if source.length is None or not source.ordered:
         return 1
     return max(1, -(-source.length // _SAMPLES))
 
 
-def _some(source: Source) -> Keep | None:
-    """Return which samples are looked at; all if it is not known which is which."""
+def _every_nth(source: Source) -> Keep | None:
+    """Return the filter of samples that a control uses; None if it uses all."""
     step = step_of(source)
     if step == 1:
         return None
@@ -95,10 +97,10 @@ def whole_twin(
     roles: Sequence[str],
     notes: Notes,
 ) -> Records:
-    """Return the table's rows of a twin at all layers, by all that the network is decoded by.
+    """Return the table's rows of a twin at all layers, by all decoders of the network.
 
-    With `voters` it is decoded by an ensemble as the network itself is, though fitted once and
-    without perturbed inputs: it has memorised nothing.
+    With `voters` an ensemble is chosen for it as for the network, but fitted once and without
+    perturbed inputs, as the twin has memorised nothing.
     """
     # The input is the same for both networks.
     task = replace(
@@ -107,20 +109,20 @@ def whole_twin(
     if not task.places:
         return []
 
-    def look() -> Records:
-        seeing = replace(task, places=voters)
-        keeper = RowsKeeper(seeing, None, 0) if voters else None
+    def decode_twin() -> Records:
+        voter_task = replace(task, places=voters)
+        keeper = RowsKeeper(voter_task, None, 0) if voters else None
         again = "train" in roles and keeper is None
         fitted = fit_subspaces(
             twin, task, sources["train"], notes, "random twin: ", False, keeper, again
         )
         decoders, chosen = fitted.decoders, None
         if keeper is not None:
-            # What there is to say of the data was said of the network.
+            # Notes() is dropped: the network's own choice has made these notes already.
             names = [place.tap.name for place in task.places]
             chosen = choose(
                 twin,
-                seeing,
+                voter_task,
                 keeper.kept,
                 sources.get("holdout"),
                 None,
@@ -133,13 +135,13 @@ def whole_twin(
         records: Records = []
         for role in roles:
             seen = chosen.replay(role) if chosen else fitted.kept if role == "train" else None
-            records += _tried(twin, task, sources, role, decoders, seen=seen)
+            records += _evaluated(twin, task, sources, role, decoders, seen=seen)
         return records
 
-    return _decoded(look, twin, task, notes)
+    return _decoded(decode_twin, twin, task, notes)
 
 
-def _tried(
+def _evaluated(
     twin: nn.Module,
     task: Task,
     sources: Mapping[str, Source],
@@ -154,11 +156,13 @@ def _tried(
     return records
 
 
-def _decoded(look: Callable[[], Records], twin: nn.Module, task: Task, notes: Notes) -> Records:
-    """Return what `look` finds; a twin that cannot be decoded is noted, and costs no result."""
+def _decoded(
+    decode_twin: Callable[[], Records], twin: nn.Module, task: Task, notes: Notes
+) -> Records:
+    """Return the twin's rows; if it cannot be decoded, add a note and return none."""
     try:
         with undisturbed(twin), task.progress.of("random twin: "):
-            records = look()
+            records = decode_twin()
     except DataError as error:
         notes.add(f"the random twin could not be decoded: {error}")
         return []

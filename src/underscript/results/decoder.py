@@ -1,4 +1,4 @@
-"""A chosen decoder: one layer of a model or several, and the estimator that reads them."""
+"""A chosen decoder: one or several layers of a model, and the estimator that reads them."""
 
 import json
 import os
@@ -41,7 +41,7 @@ class Decoder:
     probe : str
         Name of the decoder, such as ``"masc"``.
     estimator : CombinedDiscriminant or SubspaceClassifier
-        What was fitted; it takes the layer's flattened outputs (of several, a mapping of them).
+        Takes the layer's flattened outputs, or a mapping of them for several layers.
     model : torch.nn.Module or None
         The network; None after loading without it.
     example : Batch or None
@@ -49,10 +49,10 @@ class Decoder:
     perturbation : Perturbation or None
         How inputs were changed to choose it; None after loading.
     inputs : tuple of str or None
-        Names of the model's inputs when it was decoded, of those without a name their places.
+        Names of the model's inputs when it was decoded; places of those without a name.
     onnx : OnnxClassifier, str or None
-        What answers in the network's place, or why it cannot; None unless it was loaded without
-        one.
+        Predicts in place of the network, or the reason why it cannot; None unless the run was
+        loaded without a network.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Decoder:
         example: Batch | None = None,
         perturbation: Perturbation | None = None,
     ) -> Self:
-        """Return the decoder of this name, with those of the taps that it reads."""
+        """Return the decoder with this key; of the taps it keeps those that it reads."""
         layers: Sequence[str] = (key.layer,)
         if isinstance(estimator, CombinedDiscriminant) and key.layer == COMBINED:
             layers = estimator.layers
@@ -115,10 +115,10 @@ class Decoder:
         Parameters
         ----------
         x : array or Tensor of inputs, Dataset, DataLoader or pair of arrays
-            Inputs as the model takes them; labels, if there are any, are not looked at.
+            Inputs as the model takes them; labels, if any, are ignored.
         views : int
-            So many perturbed copies of each input are answered too, and all decision values
-            averaged; each costs a run of the network.
+            Also decode so many perturbed copies of each input, and average all decision values.
+            Each copy costs a run of the network.
 
         Raises
         ------
@@ -153,30 +153,30 @@ class Decoder:
         return np.asarray(torch.cat(parts).numpy())
 
     def _check(self, batch: Batch) -> None:
-        """See to it that a batch has all inputs that the model was decoded with.
+        """Check that a batch has all inputs that the model was decoded with.
 
         Raises
         ------
         DataError
-            Naming one that is missing: a model may answer without, but otherwise.
+            If one is missing: a model may run without it, but predict differently.
         """
-        found = tuple(named_inputs(batch))
-        if self.inputs is None or len(found) >= len(self.inputs):
+        given = tuple(named_inputs(batch))
+        if self.inputs is None or len(given) >= len(self.inputs):
             return
-        missing = [name for name in self.inputs if name not in found]
-        names = ", ".join(missing[len(found) if all(f.isdecimal() for f in found) else 0 :])
+        missing = [name for name in self.inputs if name not in given]
+        names = ", ".join(missing[len(given) if all(name.isdecimal() for name in given) else 0 :])
         raise DataError(
             f"inputs: expected {', '.join(self.inputs)}, as when it was decoded; {names} is "
             "missing. Give a dict of all, such as a tokenizer returns"
         )
 
     def _changes(self, views: int) -> list[Callable[[Batch], Batch]]:
-        """Return what makes each perturbed copy of a batch.
+        """Return the functions that make the perturbed copies of a batch.
 
         Raises
         ------
         DataError
-            If there are to be some and it is not known how inputs are perturbed.
+            If `views` is not a count, or the decoder does not know how to perturb inputs.
         """
         if isinstance(views, bool) or not isinstance(views, int) or views < 0:
             raise DataError(f"views: expected a whole number of at least 0; found {views!r}")
@@ -193,8 +193,8 @@ class Decoder:
     def predict_proba(self, x: Any) -> NDArray[np.floating[Any]]:
         """Return the probability of each class for each input, shape (n, K); see `predict`.
 
-        Calibrated on noisy labels for the decoder that `decode` chooses by default. MASC and
-        VeLPIC have none.
+        The decoder that `decode` chooses by default is calibrated on noisy labels. MASC and VeLPIC
+        have no probabilities.
 
         Raises
         ------
@@ -210,15 +210,15 @@ class Decoder:
     def module(self) -> DecodedModule:
         """An `nn.Module` that runs a copy of the model up to the layers and decodes there.
 
-        It takes what the model takes and returns decision values (n, K); what was fitted is in its
-        buffers. Moving or changing it leaves the model as it is.
+        It takes what the model takes and returns decision values (n, K). Its buffers hold what was
+        fitted. Moving or changing it does not change the model.
         """
         return DecodedModule(self._model(), self.taps, self.estimator)
 
     def export(self, path: str | os.PathLike[str], example: Any = None) -> None:
-        """Write an ONNX file that answers as `module` does, for batches of any size.
+        """Write an ONNX file that predicts as `module` does, for batches of any size.
 
-        It is run with onnxruntime before it takes its place. Its one output is
+        onnxruntime tests the file before it is put in place. Its one output is
         ``decision_values`` (n, K); its inputs have the names that the model gives them.
 
         Parameters
@@ -226,14 +226,14 @@ class Decoder:
         path : path
             Ends in ``.onnx``. Written whole or not at all.
         example : Dataset, DataLoader, pair of arrays or array of inputs, optional
-            Where to take a few inputs from; by default they are the first of the training data.
-            A decoder that was loaded has none.
+            Data to take a few inputs from; by default the first of the training data. A loaded
+            decoder has none.
 
         Raises
         ------
         ModelError
-            If there is no model, it cannot be exported, the file answers otherwise than torch, or
-            the extra ``onnx`` is not installed.
+            If there is no model, it cannot be exported, the file predicts unlike torch, or the
+            extra ``onnx`` is not installed.
         DataError
             If there is no example or it cannot be read, or the path has another ending.
         OutputError
@@ -259,7 +259,7 @@ class Decoder:
         export_onnx(module, batch, path, about)
 
     def _model(self) -> nn.Module:
-        """Return the model; what reads the input alone can do without, and has a stand-in.
+        """Return the model, or a stand-in if only the input is read.
 
         Raises
         ------

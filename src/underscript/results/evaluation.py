@@ -1,4 +1,4 @@
-"""How right the decoders are, on each part of the data; and what the chosen one says of labels."""
+"""The decoders' accuracy on each part of the data, and the chosen one's label predictions."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,20 +17,20 @@ from ..errors import ModelError
 from ..noise.estimate import Noise
 from ..repair.read_out import DecodedAgreement, HoldoutAgreement, ReadOut, ReadOutTrial
 from ..selection.choice import Key
+from ..selection.log_odds_lookup import OutOfFoldLogOdds
 from ..selection.observers import Agreement, Fingerprints, observe
 from ..selection.task import Decoders, Task
-from ..selection.unseen import Unseen
 from .examples import Worst
 from .issues import Answers
 from .observers import Confidence, LabelAnswers
 from .training_answers import TrainingAnswers
 
-__all__ = ["Evaluation", "answers_later", "evaluate"]
+__all__ = ["Evaluation", "evaluate", "predictions_later"]
 
 
 @dataclass
 class Evaluation:
-    """What was counted, on all parts of the data.
+    """What was measured on all parts of the data.
 
     Attributes
     ----------
@@ -39,7 +39,7 @@ class Evaluation:
     records : list of dict
         Rows of the table.
     answers : list of Answers
-        What the chosen decoder says of the training labels, in parts.
+        The chosen decoder's predictions for the training labels, in parts.
     prints : dict of str to ndarray of uint64
         Fingerprints of the inputs, by role.
     wrong_label_share : float or None
@@ -47,11 +47,11 @@ class Evaluation:
     calibration_error : float or None
         The chosen decoder's, on test data.
     candidates : pandas.DataFrame or None
-        What it was chosen from.
+        The candidates that it was chosen from.
     holdout : Agreement or None
-        On the hold-out.
+        The decoders' agreement with the labels of the hold-out.
     decoded, on_holdout : observers of the read-out's trial, or None
-        What its options agree with.
+        How well its options agree with the decoder, and with the hold-out.
     """
 
     worst: Worst
@@ -71,38 +71,38 @@ def evaluate(
     task: Task,
     source: Source,
     decoders: Decoders,
-    found: Evaluation,
+    evaluation: Evaluation,
     stage: str,
     *,
     chosen: Key | None = None,
     noise: Noise | None = None,
-    unseen: Unseen | None = None,
+    unseen: OutOfFoldLogOdds | None = None,
     trial: ReadOutTrial | None = None,
     seen: Seen | None = None,
 ) -> None:
-    """Run one part of the data and add what it gives to an evaluation.
+    """Evaluate the decoders on one part of the data and add the results to `evaluation`.
 
     Parameters
     ----------
     decoders : dict of Key to estimator
-        Those that are tried.
+        The decoders to evaluate.
     stage : str
-        What the bar says.
+        The name on the progress bar.
     chosen : Key, optional
-        The chosen decoder: asked about each training label, and how sure it is on test data.
+        The chosen decoder, for its predictions on training and its confidence on test data.
     noise : Noise or None
-        What is known of the labels.
-    unseen : Unseen or None
-        What the chosen decoder says of samples whose labels it has not seen.
+        The estimated noise of the labels.
+    unseen : OutOfFoldLogOdds or None
+        The chosen decoder's out-of-fold predictions.
     trial : ReadOutTrial or None
-        Tries what could be the network's read-out.
+        Tries candidates for the network's read-out.
     seen : callable, optional
-        Rows that are known: for those the network does not run.
+        Rows that are known already: the network does not run for them.
     """
     role = source.role
     observers: list[Any] = []
     if role == "train" and chosen is not None:
-        observers.append(LabelAnswers(chosen, decoders[chosen], found.worst, noise, unseen))
+        observers.append(LabelAnswers(chosen, decoders[chosen], evaluation.worst, noise, unseen))
         if trial is not None:
             observers.append(trial.on_training_data(chosen))
     if role == "holdout" and trial is not None:
@@ -112,37 +112,37 @@ def evaluate(
     if role != "train":
         observers.append(Fingerprints())
     observers.append(Agreement(decoders))
-    for each in observe(network, task, source, observers, stage, seen=seen):
-        match each:
+    for observer in observe(network, task, source, observers, stage, seen=seen):
+        match observer:
             case LabelAnswers():
-                found.answers += each.parts()
-                found.worst = each.worst
+                evaluation.answers += observer.parts()
+                evaluation.worst = observer.worst
             case DecodedAgreement():
-                found.decoded = each
+                evaluation.decoded = observer
             case HoldoutAgreement():
-                found.on_holdout = each
+                evaluation.on_holdout = observer
             case Confidence():
-                found.calibration_error = each.calibration_error()
+                evaluation.calibration_error = observer.calibration_error()
             case Fingerprints():
-                found.prints[role] = each.all()
+                evaluation.prints[role] = observer.all()
             case Agreement():
-                found.records += each.records("trained", task, decoders, role)
+                evaluation.records += observer.records("trained", task, decoders, role)
                 if role == "holdout":
-                    found.holdout = each
-                if each.wrong_share is not None:
-                    found.wrong_label_share = each.wrong_share
+                    evaluation.holdout = observer
+                if observer.wrong_share is not None:
+                    evaluation.wrong_label_share = observer.wrong_share
 
 
-def answers_later(
+def predictions_later(
     network: nn.Module,
     task: Task,
     source: Source,
     key: Key,
     decoders: Decoders,
-    found: Evaluation,
+    evaluation: Evaluation,
     trial: ReadOutTrial | str,
 ) -> Callable[[], TrainingAnswers]:
-    """Return what asks the chosen decoder about the training data, once somebody wants to know.
+    """Return a function that decodes the training data when somebody asks for that.
 
     It raises ModelError if the network has other weights by then.
     """
@@ -155,18 +155,25 @@ def answers_later(
                 "now: decode it again, or ask for them at once (evaluate=('train',))"
             )
         tried = None if isinstance(trial, str) else trial
-        mine = Evaluation(found.worst)
+        on_training = Evaluation(evaluation.worst)
         with undisturbed(network):
             evaluate(
-                network, task, source, decoders, mine, "decoding train", chosen=key, trial=tried
+                network,
+                task,
+                source,
+                decoders,
+                on_training,
+                "decoding train",
+                chosen=key,
+                trial=tried,
             )
         read_out: ReadOut | str = str(trial)
         if tried is not None:
-            assert mine.decoded is not None
-            read_out = tried.finish(mine.decoded, found.on_holdout)
-        records = [record for record in mine.records if record["probe"] != "model"]
+            assert on_training.decoded is not None
+            read_out = tried.finish(on_training.decoded, evaluation.on_holdout)
+        records = [record for record in on_training.records if record["probe"] != "model"]
         return TrainingAnswers(
-            records, Answers.together(mine.answers), mine.worst.examples(), read_out
+            records, Answers.together(on_training.answers), on_training.worst.examples(), read_out
         )
 
     return ask

@@ -20,7 +20,7 @@ from .issues import Answers
 
 __all__ = ["SHOWN", "Example", "Worst", "load_examples", "save_examples"]
 
-#: So many samples are kept at most.
+#: At most so many samples are kept.
 SHOWN = 60
 # A given and a proposed class, or a given class.
 Group = tuple[int, int] | int
@@ -30,7 +30,7 @@ _SIDE = 96
 _LETTERS = 400
 _VALUES = 24
 _FILE = "examples.json"
-# With more pairs of classes than this a share for each would be too many to keep.
+# With more pairs of classes than this, some samples of each would be too many to keep.
 _PAIRS = 600
 
 
@@ -41,19 +41,19 @@ class Example:
     Attributes
     ----------
     index : int
-        In the training data.
+        Index in the training data.
     given, predicted : int
         Classes.
     quality : float
-        Of the given label, 0 to 1.
+        Quality of the given label, 0 to 1.
     picture : ndarray of uint8, shape (height, width) or (height, width, 3), or None
         What it looks like, if it is a picture.
     text : str or None
-        What it says, or what is known of it otherwise.
+        Its text, or else a short description.
     numbers : tuple of float
         Its first values, if it is a row of features.
     width : int
-        How many values there are.
+        Number of its values.
     """
 
     index: int
@@ -78,19 +78,19 @@ class _Seen:
 class Worst:
     """The contradicted samples of the lowest quality, gathered batch by batch.
 
-    Each pair of given and proposed class has its share of them, or with many classes each given
-    class, so that there is something of everything to look at.
+    Each pair of given and proposed class gets an equal share of them, or with many classes each
+    given class, so that there are examples of all kinds.
 
     Parameters
     ----------
     show : callable, optional
-        From one sample as the model takes it (a tensor; of several inputs a dict or tuple of them)
-        to what is shown: a text, a picture (height × width, or with 3 channels last or first) or a
+        Turns one sample as the model takes it (a tensor; a dict or tuple of several inputs) into
+        what is shown: a text, a picture (height × width, or with 3 channels last or first) or a
         row of numbers.
     n_classes : int
         Number of classes.
     size : int
-        Samples that are kept.
+        Number of samples to keep.
     """
 
     def __init__(
@@ -99,24 +99,28 @@ class Worst:
         self.show, self.size = show, size
         pairs = n_classes * (n_classes - 1)
         self.by_pair = 0 < pairs <= _PAIRS
-        self.each = max(1, size // (pairs if self.by_pair else n_classes))
+        self.per_group = max(1, size // (pairs if self.by_pair else n_classes))
         self._kept: list[_Seen] = []
         self._n = 0
 
-    def add(self, batch: Batch, answers: Answers) -> None:
-        """Look at one batch and what the decoder says of it."""
-        index = np.arange(self._n, self._n + batch.size) if answers.index is None else answers.index
+    def add(self, batch: Batch, predictions: Answers) -> None:
+        """Take in one batch and the decoder's predictions for it."""
+        index = (
+            np.arange(self._n, self._n + batch.size)
+            if predictions.index is None
+            else predictions.index
+        )
         self._n += batch.size
         bound, bounds = self._bounds()
-        rows = np.argsort(answers.quality, kind="stable")
-        rows = rows[answers.predicted[rows] != answers.given[rows]]
+        rows = np.argsort(predictions.quality, kind="stable")
+        rows = rows[predictions.predicted[rows] != predictions.given[rows]]
         taken: Counter[Group] = Counter()
         for place, row in enumerate(rows):
-            given, predicted = int(answers.given[row]), int(answers.predicted[row])
-            quality, group = float(answers.quality[row]), self._group(given, predicted)
+            given, predicted = int(predictions.given[row]), int(predictions.predicted[row])
+            quality, group = float(predictions.quality[row]), self._group(given, predicted)
             taken[group] += 1
             overall = place < self.size and quality < bound
-            if overall or (taken[group] <= self.each and quality < bounds.get(group, np.inf)):
+            if overall or (taken[group] <= self.per_group and quality < bounds.get(group, np.inf)):
                 at = int(index[row])
                 sample = _sample(batch, int(row))
                 self._kept.append(_seen(sample, at, given, predicted, quality, self.show))
@@ -128,53 +132,57 @@ class Worst:
         self._cut()
 
     def _group(self, given: int, predicted: int) -> Group:
-        """Return whose share a sample belongs to."""
+        """Return the group in which a sample competes."""
         return (given, predicted) if self.by_pair else given
 
     def _group_of(self, seen: _Seen) -> Group:
         return self._group(seen.example.given, seen.example.predicted)
 
     def _bounds(self) -> tuple[float, dict[Group, float]]:
-        """Return the quality below which a sample is kept, and that for each group."""
-        found: dict[Group, list[float]] = {}
+        """Return the quality below which a sample is kept: overall, and in each full group."""
+        qualities: dict[Group, list[float]] = {}
         for seen in self._kept:
-            found.setdefault(self._group_of(seen), []).append(seen.example.quality)
-        full = {k: each[self.each - 1] for k, each in found.items() if len(each) >= self.each}
+            qualities.setdefault(self._group_of(seen), []).append(seen.example.quality)
+        full = {
+            group: values[self.per_group - 1]
+            for group, values in qualities.items()
+            if len(values) >= self.per_group
+        }
         there = len(self._kept) >= self.size
         return self._kept[self.size - 1].example.quality if there else np.inf, full
 
     def _cut(self) -> None:
-        """Keep the worst of all, and of each group."""
+        """Keep the worst overall and the worst of each group."""
         self._kept.sort(key=lambda seen: (seen.example.quality, seen.example.index))
-        first = {id(seen) for seen in self._of_each()}
+        first = {id(seen) for seen in self._worst_of_groups()}
         self._kept = [
             seen for place, seen in enumerate(self._kept) if place < self.size or id(seen) in first
         ]
 
-    def _of_each(self) -> list[_Seen]:
+    def _worst_of_groups(self) -> list[_Seen]:
         taken: Counter[Group] = Counter()
-        found = []
+        worst = []
         for seen in self._kept:
             group = self._group_of(seen)
             taken[group] += 1
-            if taken[group] <= self.each:
-                found.append(seen)
-        return found
+            if taken[group] <= self.per_group:
+                worst.append(seen)
+        return worst
 
     def _chosen(self) -> list[_Seen]:
-        """Return the worst of each group, filled up with the worst of all."""
-        found = self._of_each()[: self.size]
-        first = {id(seen) for seen in found}
-        found += [seen for seen in self._kept if id(seen) not in first][: self.size - len(found)]
-        return sorted(found, key=lambda seen: (seen.example.quality, seen.example.index))
+        """Return the worst of each group, filled up with the worst overall."""
+        chosen = self._worst_of_groups()[: self.size]
+        first = {id(seen) for seen in chosen}
+        chosen += [seen for seen in self._kept if id(seen) not in first][: self.size - len(chosen)]
+        return sorted(chosen, key=lambda seen: (seen.example.quality, seen.example.index))
 
     def examples(self) -> list[Example]:
         """Return what was kept, the worst first.
 
-        Pictures that are not bytes are stretched to 0 … 255, each channel by what all of them
-        span: so normalised pictures look as they did before.
+        Pictures that are not bytes are stretched to 0 … 255, each channel by its range over all
+        pictures: so normalised pictures look as they did before.
         """
-        found = []
+        examples = []
         spans: dict[int, tuple[NDArray[np.float32], NDArray[np.float32]]] = {}
         kept = self._chosen()
         raw = [seen.values for seen in kept if seen.values is not None and not seen.bytes]
@@ -185,7 +193,7 @@ class Worst:
             spans[channels] = low, np.maximum(high - low, 1e-12)
         for seen in kept:
             if seen.values is None:
-                found.append(seen.example)
+                examples.append(seen.example)
                 continue
             values = seen.values
             if not seen.bytes:
@@ -193,9 +201,9 @@ class Worst:
                 values = 255 * (values - low[:, None, None]) / span[:, None, None]
             picture = np.rint(values).clip(0, 255).astype(np.uint8)
             picture = picture[0] if len(picture) == 1 else np.moveaxis(picture, 0, 2)
-            told = vars(seen.example) | {"picture": np.ascontiguousarray(picture)}
-            found.append(Example(**told))
-        return found
+            attributes = vars(seen.example) | {"picture": np.ascontiguousarray(picture)}
+            examples.append(Example(**attributes))
+        return examples
 
 
 def _sample(batch: Batch, row: int) -> Any:
@@ -257,7 +265,7 @@ def _short(text: str) -> str:
 
 
 def _as_numbers(sample: Any) -> Tensor | None:
-    """Return a tensor on the CPU, or None for what is none."""
+    """Return the sample as a tensor on the CPU, or None if it has no numbers."""
     if isinstance(sample, Image.Image):
         sample = np.array(sample.convert("L" if sample.mode in ("1", "L", "I;16") else "RGB"))
     if isinstance(sample, list | tuple | int | float):
@@ -300,14 +308,14 @@ def _smaller(picture: Tensor) -> NDArray[np.float32]:
 def save_examples(examples: Sequence[Example], folder: Path) -> None:
     """Write examples into a new folder: one JSON file, and a PNG file for each picture."""
     folder.mkdir()
-    told = []
+    entries = []
     for place, example in enumerate(examples):
         name = None
         if example.picture is not None:
             name = f"{place:02d}.png"
             Image.fromarray(example.picture).save(folder / name, optimize=True)
-        told.append({**vars(example), "picture": name})
-    text = json.dumps({"examples": told}, indent=1, ensure_ascii=False)
+        entries.append({**vars(example), "picture": name})
+    text = json.dumps({"examples": entries}, indent=1, ensure_ascii=False)
     # A lone surrogate is all that UTF-8 cannot hold.
     (folder / _FILE).write_text(text + "\n", encoding="utf-8", errors="replace")
 
@@ -320,10 +328,10 @@ def load_examples(folder: Path) -> list[Example]:
     OSError, ValueError, KeyError, TypeError
         If it is missing or damaged.
     """
-    told = json.loads((folder / _FILE).read_text(encoding="utf-8"))
-    found = []
-    for each in told["examples"][:SHOWN]:
-        name = each.pop("picture")
+    stored = json.loads((folder / _FILE).read_text(encoding="utf-8"))
+    examples = []
+    for entry in stored["examples"][:SHOWN]:
+        name = entry.pop("picture")
         picture = None
         if name is not None:
             if not re.fullmatch(r"\d+\.png", name):
@@ -332,11 +340,11 @@ def load_examples(folder: Path) -> list[Example]:
                 if max(image.size) > _SIDE:
                     raise ValueError(f"{name}: expected at most {_SIDE} pixels; found {image.size}")
                 picture = np.array(image.convert("L" if image.mode == "L" else "RGB"))
-        each["numbers"] = tuple(float(value) for value in each["numbers"])
+        entry["numbers"] = tuple(float(value) for value in entry["numbers"])
         for name in ("index", "given", "predicted", "width"):
-            each[name] = int(each[name])
-        each["quality"] = float(each["quality"])
-        text = each["text"]
-        each["text"] = None if text is None else _short(str(text))
-        found.append(Example(**each, picture=picture))
-    return found
+            entry[name] = int(entry[name])
+        entry["quality"] = float(entry["quality"])
+        text = entry["text"]
+        entry["text"] = None if text is None else _short(str(text))
+        examples.append(Example(**entry, picture=picture))
+    return examples

@@ -1,4 +1,4 @@
-"""What other tools read: probabilities of all training samples, and tables for spreadsheets."""
+"""Exports for other tools: probabilities of all training samples, tables for spreadsheets."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -24,7 +24,7 @@ from ..utils.files import whole_file
 from ..utils.progress import Progress
 from .decoder import Decoder
 
-# More than this is held in a file only.
+# Arrays of more bytes than this are kept in a file only.
 _ROOM = 1 << 30
 
 Probabilities = NDArray[np.float32]
@@ -40,7 +40,8 @@ def pred_probs(
 ) -> Probabilities:
     """Return a decoder's probabilities (n, K), a row for each entry of `index`.
 
-    See `Decoding.pred_probs`. With log-odds (n, K), in the order of `index`, theirs.
+    See `Decoding.pred_probs`. If `odds` are given, log-odds (n, K) in the order of `index`, the
+    probabilities are theirs.
     """
     if not hasattr(best.estimator, "predict_proba"):
         raise AttributeError(f"{best.probe} has no probabilities; decode with auto=True")
@@ -52,30 +53,30 @@ def pred_probs(
                 f"pred_probs: {shape[0]:,} × {shape[1]:,} probabilities take more than 1 GiB; give "
                 "path=, a .npy file to keep them in"
             )
-        found = np.empty(shape, dtype=np.float32)
-        _fill(found, best, source, index, odds)
-        return found
-    with whole_file(path) as work, _mapped(work, shape) as found:
-        _fill(found, best, source, index, odds)
+        probabilities = np.empty(shape, dtype=np.float32)
+        _fill(probabilities, best, source, index, odds)
+        return probabilities
+    with whole_file(path) as work, _mapped(work, shape) as probabilities:
+        _fill(probabilities, best, source, index, odds)
     written: Probabilities = np.load(path, mmap_mode="r")
     return written
 
 
 @contextmanager
 def _mapped(path: Path, shape: tuple[int, int]) -> Iterator[Probabilities]:
-    """Give an array that is the file's content."""
+    """Yield an array that is the file's content."""
     room = os.statvfs(path.parent)
     needed = 4 * shape[0] * shape[1]
     if room.f_bavail * room.f_frsize < needed:
         # Writing to a mapped file on a full disk ends the process.
         raise OSError(28, f"no room for {needed:,} bytes")
-    found = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
-    yield found
-    found.flush()
+    array = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+    yield array
+    array.flush()
 
 
 def _fill(
-    found: Probabilities,
+    probabilities: Probabilities,
     best: Decoder,
     source: Source,
     index: NDArray[np.int64],
@@ -87,22 +88,22 @@ def _fill(
     filled = np.zeros(len(index), dtype=bool)
     position = 0
     for batch, values in _batches(best, source, odds is None):
-        mine = batch.index
-        if mine is None:
-            mine = np.arange(position, position + batch.size)
+        indices = batch.index
+        if indices is None:
+            indices = np.arange(position, position + batch.size)
         position += batch.size
-        places = np.searchsorted(ordered, mine)
+        places = np.searchsorted(ordered, indices)
         known = places < len(ordered)
-        known[known] = ordered[places[known]] == mine[known]
+        known[known] = ordered[places[known]] == indices[known]
         if not known.all():
             raise DataError(
-                f"pred_probs: found a sample with index {mine[~known][0]}, which was not "
+                f"pred_probs: found a sample with index {indices[~known][0]}, which was not "
                 f"decoded; expected the {len(index):,} samples that were"
             )
         if odds is not None:
             values = odds[torch.from_numpy(order[places])]
         assert values is not None
-        found[order[places]] = torch.softmax(values.double(), 1).cpu().numpy()
+        probabilities[order[places]] = torch.softmax(values.double(), 1).cpu().numpy()
         filled[order[places]] = True
     if not filled.all():
         raise DataError(
@@ -112,7 +113,7 @@ def _fill(
 
 
 def _batches(best: Decoder, source: Source, decide: bool) -> Iterator[tuple[Batch, Tensor | None]]:
-    """Give batches, and where it is to decide what the decoder says of them."""
+    """Yield batches; with `decide` also the decoder's values for them."""
     if not decide:
         yield from ((batch, None) for batch in source.batches())
         return
@@ -128,6 +129,6 @@ def write_spreadsheet(table: pd.DataFrame, path: Path) -> None:
     words = [str(name) for name in table if table[name].dtype.kind not in "biuf"]
     safe = table.assign(**{name: table[name].map(for_spreadsheets) for name in words})
     text = safe.to_csv(lineterminator="\n")
-    # Spreadsheets take a file for UTF-8 if it says so; where it is ASCII nothing needs to.
+    # Spreadsheets read a file as UTF-8 only with a mark; ASCII needs none.
     marked = "utf-8" if text.isascii() else "utf-8-sig"
     path.write_text(text, encoding=marked, newline="")

@@ -29,9 +29,9 @@ COLUMNS = {
 }
 """The columns of label issues, and the kinds of their values."""
 
-# Log-odds beyond this say the same; so that no margin is infinite.
+# Larger log-odds are cut off here, so that no margin is infinite.
 _MOST = 700.0
-# Samples in one of the arrays that answers are gathered in.
+# Samples in one of the arrays that gather predictions.
 _CHUNK = 1 << 16
 # Pairs of classes that a summary names.
 PAIRS = 20
@@ -39,9 +39,9 @@ PAIRS = 20
 
 @dataclass(frozen=True)
 class Answers:
-    """What a decoder says of samples whose given labels are known.
+    """A decoder's predictions for samples with given labels.
 
-    All with n rows: `index` in the data set (None where no stable one is known); `given`,
+    All have n rows: `index` in the data set (None where no stable one is known); `given`,
     `predicted` and `second` classes (second choice); `quality` of the given label; `margin` and
     `confidence` as in the table of label issues; `prints` and `drawn`, by which equal and
     nearly equal inputs are found. Nothing here grows with the number of classes.
@@ -59,14 +59,14 @@ class Answers:
 
     @classmethod
     def of(cls, decoder: Any, rows: Any, given: Labels, batch: Batch) -> Self:
-        """Return what a decoder without probabilities says of one batch.
+        """Return the predictions of a decoder without probabilities for one batch.
 
         Parameters
         ----------
         decoder : SubspaceClassifier
             The chosen one.
         rows : Tensor
-            What it reads.
+            Its inputs.
         given : ndarray of int64, shape (n,)
             The given labels.
         batch : Batch
@@ -78,7 +78,7 @@ class Answers:
     def of_values(
         cls, values: Float[Tensor, "n classes"], given: Labels, batch: Batch, came_from: Tensor
     ) -> Self:
-        """Return what log-odds say of one batch.
+        """Return the predictions that log-odds make for one batch.
 
         Parameters
         ----------
@@ -87,28 +87,28 @@ class Answers:
         given : ndarray of int64, shape (n,)
             The given labels.
         batch : Batch
-            Whose they are.
+            The batch that they are of.
         came_from : Tensor of float64, shape (K, K)
             From `came_from`.
         """
         return cls._made(_of_chances(values, given, came_from), given, batch)
 
     @classmethod
-    def _made(cls, said: tuple[Any, ...], given: Labels, batch: Batch) -> Self:
-        told = dict(
-            zip(("predicted", "second", "quality", "margin", "confidence"), said, strict=True)
+    def _made(cls, parts: tuple[Any, ...], given: Labels, batch: Batch) -> Self:
+        columns = dict(
+            zip(("predicted", "second", "quality", "margin", "confidence"), parts, strict=True)
         )
         return cls(
             index=batch.index,
             given=given,
             prints=prints_of(batch),
             drawn=sketches(batch),
-            **told,
+            **columns,
         )
 
     @classmethod
     def together(cls, parts: Sequence[Self]) -> Self:
-        """Return the answers of all batches, in the data set's order where that is known."""
+        """Return the predictions for all batches, in the data set's order if that is known."""
         indices = [part.index for part in parts if part.index is not None]
         index = np.concatenate(indices) if len(indices) == len(parts) else None
         names = [field.name for field in fields(cls)][1:]
@@ -122,7 +122,8 @@ class Answers:
         """Return the columns of label issues, indexed by the data set's index."""
         index = pd.RangeIndex(len(self.given)) if self.index is None else pd.Index(self.index)
         flags = self.flags(noise)
-        # Where memory repeats the given label, or classes differ in noise, the other one is meant.
+        # A flagged label can also be the first choice, by memory or where classes differ in noise:
+        # then the second choice is proposed.
         swapped = flags & (self.predicted == self.given)
         predicted = np.where(swapped, self.second, self.predicted)
         second = np.where(swapped, self.predicted, self.second)
@@ -144,11 +145,11 @@ class Answers:
         return pd.DataFrame(dict(zip(COLUMNS, columns, strict=True)), index=index.rename("index"))
 
     def flags(self, noise: Noise | None) -> NDArray[np.bool_]:
-        """Say which given labels are probably wrong, bool (n,).
+        """Return which given labels are probably wrong, bool (n,).
 
-        With an estimate of the noise those of the lowest quality, as many as make the expected F1
-        of the flags largest, quality being the probability that a label is right. Without an
-        estimate all that the decoder contradicts are flagged; where nothing can be decoded, none.
+        With a noise estimate, quality is the probability that a label is right. The labels of the
+        lowest quality are flagged, as many as make the expected F1 largest; none where nothing can
+        be decoded. Without an estimate, all labels that the decoder contradicts are flagged.
         """
         contradicted = np.asarray(self.predicted != self.given)
         if noise is None:
@@ -166,11 +167,10 @@ class Answers:
 
 
 class Gathered:
-    """The answers of many batches, in few large arrays.
+    """The predictions for many batches, in few large arrays.
 
-    Small arrays that are kept, each allocated between the large temporary ones of two batches,
-    leave holes that the C library fills with nothing: memory would grow as if all probabilities
-    were kept.
+    Small arrays, each allocated between the large temporary arrays of two batches, would leave
+    holes that the C library does not reuse: memory would grow as if all probabilities were kept.
     """
 
     def __init__(self) -> None:
@@ -178,14 +178,14 @@ class Gathered:
         self._chunk: dict[str, NDArray[Any]] = {}
         self._filled = 0
 
-    def add(self, answers: Answers) -> None:
-        """Copy a batch's answers."""
+    def add(self, predictions: Answers) -> None:
+        """Copy a batch's predictions."""
         columns: dict[str, NDArray[Any]] = {
             field.name: value
             for field in fields(Answers)
-            if (value := getattr(answers, field.name)) is not None
+            if (value := getattr(predictions, field.name)) is not None
         }
-        n, done = len(answers.given), 0
+        n, done = len(predictions.given), 0
         while done < n:
             if self._filled == _CHUNK or not self._chunk:
                 self._finish()
@@ -207,7 +207,7 @@ class Gathered:
         self._chunk, self._filled = {}, 0
 
     def all(self) -> list[Answers]:
-        """Return what was added, in parts."""
+        """Return all predictions, in parts."""
         self._finish()
         return self.parts
 
@@ -217,8 +217,8 @@ def _of_chances(
 ) -> tuple[Any, ...]:
     """Return predicted, second, quality, margin and confidence from log-odds.
 
-    The quality of a given label y is the probability that it is right, given what the decoder
-    says of the input and how labels go wrong: p(y|x) T_yy / Σ_z p(z|x) T_zy.
+    The quality of a given label y is the probability that it is right, given the decoder's
+    probabilities and how labels go wrong: p(y|x) T_yy / Σ_z p(z|x) T_zy.
     """
     chances = torch.log_softmax(values.double().cpu(), 1)
     labels = torch.from_numpy(given)
@@ -230,14 +230,14 @@ def _of_chances(
     second = torch.where(best[:, 0] == predicted, best[:, 1], best[:, 0])
     joint = chances.exp() * came_from[labels]
     quality = joint.gather(1, labels[:, None])[:, 0] / joint.sum(1).clamp(min=1e-300)
-    found = (predicted, second, quality.clamp(0, 1), margin, first_two[:, 0].exp())
-    return tuple(part.numpy() for part in found)
+    columns = (predicted, second, quality.clamp(0, 1), margin, first_two[:, 0].exp())
+    return tuple(part.numpy() for part in columns)
 
 
 def _of_closeness(decoder: Any, rows: Any, given: Labels) -> tuple[Any, ...]:
     """Return predicted, second, quality, margin and confidence from closeness in [0, 1].
 
-    The margin of a given label is its closeness − the best other class's, the quality (1 +
+    The margin of a given label is its closeness − the best other class's. Its quality is (1 +
     margin) / 2: between 0 and 1, below one half where the decoder prefers another class.
     """
     labels = torch.from_numpy(given)
@@ -248,10 +248,10 @@ def _of_closeness(decoder: Any, rows: Any, given: Labels) -> tuple[Any, ...]:
     margin = own - _without(values, labels).amax(1)
     contradicted = predicted != labels
     quality = ((1 + margin) / 2).clamp(0, 1)
-    # Ties, and closeness that rounding made equal: below one half exactly where contradicted.
+    # For ties, also by rounding: quality is below one half exactly where contradicted.
     below = float(np.nextafter(0.5, 0))
     quality = torch.where(contradicted, quality.clamp(max=below), quality.clamp(min=0.5))
-    # Only the asked-for class and the nearest other are exact, so the second choice is asked for.
+    # Only the class asked for and the nearest other are exact, so ask again for the second choice.
     again = decoder.answers(rows, predicted)[0].double().cpu()
     second = _without(again, predicted).argmax(1)
     confidence = again.gather(1, predicted[:, None])[:, 0]
@@ -263,14 +263,14 @@ def _without(values: Tensor, places: Tensor) -> Tensor:
 
 
 def confused_pairs(issues: pd.DataFrame, most: int = PAIRS) -> pd.DataFrame:
-    """Return the pairs of classes that flagged samples are between, the most frequent first.
+    """Return the pairs of given and predicted class of flagged samples, the most frequent first.
 
     Parameters
     ----------
     issues : pandas.DataFrame
         The table of label issues.
     most : int
-        Of so many pairs.
+        At most so many pairs.
 
     Returns
     -------
@@ -286,7 +286,7 @@ def confused_pairs(issues: pd.DataFrame, most: int = PAIRS) -> pd.DataFrame:
 
 
 def summarised(issues: pd.DataFrame, noise: Noise | None) -> dict[str, Any]:
-    """Return what there is to say of all label issues together, as plain numbers and lists.
+    """Return a summary of all label issues, as plain numbers and lists.
 
     Returns
     -------
@@ -294,8 +294,8 @@ def summarised(issues: pd.DataFrame, noise: Noise | None) -> dict[str, Any]:
         `n` samples; `flagged` of them; `expected`: wrong labels by the estimated noise rate, with
         `expected_low` and `expected_high` (95 %), or None; `beyond_decoding`: whether labels say no
         more than chance, so that none is flagged; `classes`: n and flagged of each given label;
-        `confused_pairs`; `conflicting_duplicates`: samples of which another one has the same input,
-        or nearly, and another label.
+        `confused_pairs`; `conflicting_duplicates`: samples with a duplicate, or a near duplicate,
+        that has another label.
     """
     n = len(issues)
     rates = (None,) * 3 if noise is None else (noise.rate, noise.rate_low, noise.rate_high)

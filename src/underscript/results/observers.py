@@ -1,4 +1,4 @@
-"""What the chosen decoder says of samples, gathered in one pass over data."""
+"""Observers of the chosen decoder's predictions, in one pass over data."""
 
 from functools import partial
 from typing import Any, Self
@@ -11,8 +11,8 @@ from ..noise.estimate import Noise
 from ..noise.posterior import came_from
 from ..probes.ensemble import rows_for
 from ..selection.choice import Key
+from ..selection.log_odds_lookup import OutOfFoldLogOdds
 from ..selection.observers import Observed
-from ..selection.unseen import Unseen
 from .examples import Worst
 from .issues import Answers, Gathered
 
@@ -20,24 +20,29 @@ __all__ = ["Confidence", "LabelAnswers"]
 
 
 class LabelAnswers:
-    """What a decoder says of each sample's given label, and which samples are the worst.
+    """A decoder's prediction for each sample with its given label, and the worst samples.
 
     Parameters
     ----------
     key : Key
-        The decoder's name; what it predicts is left for the observers that come later.
+        The decoder's name; its predictions are kept under it for later observers.
     decoder : estimator
         The decoder.
     worst : Worst
         Keeps the most suspicious samples.
     noise : Noise or None
-        What is known of the labels: it says how good they are.
-    unseen : Unseen or None
-        What the decoder says of samples whose labels it has not seen.
+        The estimated noise of the labels, from which their quality follows.
+    unseen : OutOfFoldLogOdds or None
+        The decoder's out-of-fold predictions.
     """
 
     def __init__(
-        self, key: Key, decoder: Any, worst: Worst, noise: Noise | None, unseen: Unseen | None
+        self,
+        key: Key,
+        decoder: Any,
+        worst: Worst,
+        noise: Noise | None,
+        unseen: OutOfFoldLogOdds | None,
     ):
         self.key, self.worst = key, worst
         self._decoder, self._unseen = decoder, unseen
@@ -51,25 +56,25 @@ class LabelAnswers:
         return {**self.__dict__, **kept, "_others": self.parts()}
 
     def see(self, batch: Observed) -> None:
-        """Ask the decoder about a batch."""
+        """Predict the labels of a batch."""
         rows, given = batch.rows, batch.labels["given"]
-        mine = rows_for(self.key.layer, rows.layers)
+        inputs = rows_for(self.key.layer, rows.layers)
         if self._unseen is not None and self._origins is not None:
-            values = self._unseen.of(rows.batch, partial(self._decoder.decide, mine))
-            answers = Answers.of_values(values, given, rows.batch, self._origins)
+            values = self._unseen.of(rows.batch, partial(self._decoder.decide, inputs))
+            predictions = Answers.of_values(values, given, rows.batch, self._origins)
         else:
-            answers = Answers.of(self._decoder, mine, given, rows.batch)
-        self._gathered.add(answers)
-        self.worst.add(rows.batch, answers)
-        batch.predicted[self.key] = answers.predicted
+            predictions = Answers.of(self._decoder, inputs, given, rows.batch)
+        self._gathered.add(predictions)
+        self.worst.add(rows.batch, predictions)
+        batch.predicted[self.key] = predictions.predicted
 
     def merge(self, other: Self) -> None:
-        """Add another process's answers."""
+        """Add another process's predictions."""
         self._others += other.parts()
         self.worst.merge(other.worst)
 
     def parts(self) -> list[Answers]:
-        """Return the answers, in parts."""
+        """Return the predictions, in parts."""
         return self._gathered.all() + self._others
 
 
@@ -92,14 +97,14 @@ class Confidence:
         return {**self.__dict__, "_decoder": None}
 
     def see(self, batch: Observed) -> None:
-        """Ask the decoder about a batch."""
+        """Measure the confidence on a batch."""
         rows = rows_for(self._key.layer, batch.rows.layers)
         highest = self._decoder.closeness(rows).cpu().max(1)
         given = torch.from_numpy(batch.labels["given"])
         self._parts.append((highest.values, highest.indices == given))
 
     def merge(self, other: Self) -> None:
-        """Add what another process saw."""
+        """Add another process's measurements."""
         self._parts += other._parts
 
     def calibration_error(self) -> float | None:

@@ -1,4 +1,4 @@
-"""What a decode gave: table, chosen decoder, label issues, verdict."""
+"""The result of a decode: table, chosen decoder, label issues, verdict."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -25,7 +25,7 @@ from .training_answers import TrainingAnswers, add_training_answers, flagged
 
 
 class Run:
-    """What a decode gave: everything that a run folder keeps, and what follows from it.
+    """The result of a decode: everything that a run folder keeps, and what follows from it.
 
     Attributes
     ----------
@@ -37,12 +37,13 @@ class Run:
     best : Decoder
         The decoder chosen without clean labels.
     candidates : pandas.DataFrame or None
-        What the best decoder was chosen from, one row each: ``round`` (0: fitted to the given
+        The candidates for the best decoder, one row each: ``round`` (0: fitted to the given
         labels), ``layer``, ``n_features``, ``ridge``, ``criterion`` (the larger, the better),
-        ``chosen``, and ``test_accuracy``, which chose nothing. None with ``auto=False``.
+        ``chosen``, and ``test_accuracy``, which plays no part in the choice. None with
+        ``auto=False``.
     geometry : pandas.DataFrame or None
-        How large the class subspaces of the trained network's layers are and how they lie to each
-        other; see `underscript.geometry.geometry`. None without MASC among the probes.
+        Sizes of the class subspaces of the trained network's layers, and the angles between them;
+        see `underscript.geometry.geometry`. None without MASC among the probes.
     """
 
     def __init__(
@@ -73,8 +74,8 @@ class Run:
     def summary(self) -> dict[str, Any]:
         """Verdict, choice, settings, seeds, versions: what ``results.json`` holds.
 
-        Without an ensemble (``auto=False``) what it says of the training labels is missing until
-        `label_issues` was called.
+        Without an ensemble (``auto=False``), what follows from the training labels is missing until
+        `label_issues` is called.
         """
         return self._summary
 
@@ -94,9 +95,9 @@ class Run:
         return self._known_read_out
 
     def complete(self) -> None:
-        """Have the chosen decoder predict the training labels, where that was put off.
+        """Let the chosen decoder predict the training labels, if that was put off.
 
-        It takes a pass of the network over the training data. What asks for them does it anyway.
+        It takes a pass of the network over the training data. Methods that need it call it.
 
         Raises
         ------
@@ -105,14 +106,14 @@ class Run:
         """
         if self._later is None:
             return
-        asked = self._later()
+        training = self._later()
         self._later = None
-        rows = pd.DataFrame(asked.records).assign(selected=True)[list(TABLE_COLUMNS)]
+        rows = pd.DataFrame(training.records).assign(selected=True)[list(TABLE_COLUMNS)]
         self.table = pd.concat([self.table, rows], ignore_index=True)
-        self._known_issues = issues = asked.answers.table(None)
-        self._examples = flagged(asked.examples, issues)
-        self._known_read_out = asked.read_out
-        add_training_answers(self._summary, rows, issues, None, asked.read_out)
+        self._known_issues = issues = training.answers.table(None)
+        self._examples = flagged(training.examples, issues)
+        self._known_read_out = training.read_out
+        add_training_answers(self._summary, rows, issues, None, training.read_out)
 
     @property
     def verdict(self) -> str:
@@ -123,7 +124,7 @@ class Run:
     def memory(self) -> pd.DataFrame:
         """The memory meter, one row a layer.
 
-        A plain discriminant of each layer, out of fold: how often it agrees with given labels.
+        How often a plain discriminant of each layer agrees, out of fold, with the given labels.
 
         Returns
         -------
@@ -133,11 +134,11 @@ class Run:
             All from 0 to 1. Empty with ``auto=False``.
         """
         columns = ["layer", "plain", "perturbed", "holdout", "corrected"]
-        found = self._summary.get("memory") or {"layers": []}
-        return pd.DataFrame(found["layers"], columns=columns)
+        meter = self._summary.get("memory") or {"layers": []}
+        return pd.DataFrame(meter["layers"], columns=columns)
 
     def label_issues(self, *, sort: bool = False) -> pd.DataFrame:
-        """Return what the chosen decoder says of every training label.
+        """Return the chosen decoder's prediction and score for every training label.
 
         Parameters
         ----------
@@ -149,29 +150,28 @@ class Run:
         pandas.DataFrame
             One row a sample; the index is the data set's in either order. See `issues.COLUMNS`:
 
-            - `is_label_issue`: the label is probably wrong. Those of the lowest quality, as many as
-              make the expected F1 of the flags largest; none where the noise is beyond decoding
-              (``summary["noise"]["hopeless"]``).
-            - `label_quality`: how right the given label seems, 0 to 1: a score, which in its middle
-              is too sure of labels to be a probability. With ``auto=False`` (1 + margin) / 2, and
-              every contradicted label is an issue.
+            - `is_label_issue`: the label is probably wrong. The labels of the lowest quality are
+              flagged, as many as make the expected F1 largest; none where the noise is beyond
+              decoding (``summary["noise"]["hopeless"]``).
+            - `label_quality`: how right the given label seems, 0 to 1. It is a score and no
+              probability: middle values trust labels too much. With ``auto=False`` it is (1 +
+              margin) / 2, and every contradicted label is an issue.
             - `given_label`, `predicted_label`, `second_label`: the given class, and the decoder's
-              first and second choice; of an issue the first is the likeliest class but the given.
+              first and second choice; for an issue the first is the likeliest class but the given.
             - `margin`: the decoder's log-odds of the given label against the best other one, at
-              most 700 in size; with ``auto=False`` the difference of cos²θ. Negative where its
-              first choice is another class.
+              most 700 in size; with ``auto=False`` the difference of cos²θ. Negative where the
+              decoder prefers another class.
             - `confidence`: the decoder's probability of `predicted_label` (``auto=False``: cos²θ).
-            - `conflicting_duplicate`: the index of another training sample with the same input, or
-              (for flagged samples) nearly the same, and another given label; −1 where none was
-              found.
+            - `conflicting_duplicate`: the index of another training sample with another given label
+              and the same input, or (for flagged samples) nearly the same; −1 if there is none.
 
-            With class names, besides `given_name`, `predicted_name` and `second_name`.
+            With class names also `given_name`, `predicted_name` and `second_name`.
         """
         issues = with_names(self._issues(), self.summary["model"]["class_names"])
         return issues.sort_values(["label_quality", "margin"], kind="stable") if sort else issues
 
     def confused_pairs(self) -> pd.DataFrame:
-        """Return the pairs of classes that flagged samples are between, the most frequent first.
+        """Return the pairs of given and predicted class of flagged samples, most frequent first.
 
         Returns
         -------
@@ -186,9 +186,10 @@ class Run:
     ) -> NDArray[np.float32]:
         """Return the decoder's probabilities in the form that cleanlab takes.
 
-        Out of fold: of each sample by what was not fitted to its label, on perturbed inputs, so
-        they do not repeat what the network memorised. A run that was loaded, or too large for them
-        to be kept (256 MiB), has the decoder's own, which it was fitted to.
+        They are out-of-fold: each sample is predicted on perturbed inputs by fits that have not
+        seen its label, so they do not repeat what the network memorised. After loading a run, or if
+        they take more than 256 MiB, they are not kept: then they come from the decoder itself,
+        which was fitted to these labels.
 
         Parameters
         ----------
@@ -201,7 +202,7 @@ class Run:
         Returns
         -------
         ndarray of float32, shape (n, K)
-            Rows in the order of `label_issues`, which sum to one; columns in class order.
+            Rows sum to one, in the order of `label_issues`; columns are in class order.
 
         Raises
         ------
@@ -218,9 +219,9 @@ class Run:
         return pred_probs(self.best, train, index, where, names, self._odds)
 
     def relabel(self) -> pd.DataFrame:
-        """Return cleaned labels: the decoder's where a given one is flagged and that is likelier.
+        """Return cleaned labels: the decoder's where a given one is flagged and less likely.
 
-        None is changed where nothing seems wrong (``summary["noise"]["nothing_wrong"]``).
+        No label is changed where nothing seems wrong (``summary["noise"]["nothing_wrong"]``).
 
         Returns
         -------
@@ -234,10 +235,10 @@ class Run:
         return relabelled(self._issues(), bool(self.summary["settings"]["auto"]), nothing)
 
     def soft_labels(self) -> NDArray[np.float32]:
-        """Return how likely each class is of each training sample, given also its label.
+        """Return the probability of each class for each training sample, given also its label.
 
-        The decoder's out-of-fold probabilities and the estimated noise, by Bayes' rule. The best
-        labels to train on with.
+        Bayes' rule combines the decoder's out-of-fold probabilities with the estimated noise. These
+        are the best labels to train on with.
 
         Returns
         -------
@@ -260,9 +261,9 @@ class Run:
         return posterior(self._odds, given, self._noise).numpy()
 
     def transfer(self, weights: str | None = None, bias: str | None = None) -> nn.Module:
-        """Return a copy of the model whose last linear layer is rewritten, all else as it was.
+        """Return a copy of the model with its last linear layer rewritten and all else unchanged.
 
-        What is written, and why, is in ``summary["transfer"]``.
+        ``summary["transfer"]`` holds what is written and why.
 
         Parameters
         ----------
@@ -271,14 +272,14 @@ class Run:
             as they are; by default what agrees best with the decoded labels, unless a
             hold-out clearly prefers another.
         bias : {"refitted", "zero", "kept"}, optional
-            By default as `weights`. A regression's bias is folded into its weights where it is to
-            be zero.
+            By default chosen as `weights` are. For ``"zero"``, a regression's bias is folded into
+            its weights.
 
         Raises
         ------
         ModelError
-            If the last layer is not linear or its input was not decoded; or there is no model, or
-            another one than was decoded.
+            If the last layer is not linear or its input was not decoded; or if the model is missing
+            or is not the one that was decoded.
         DataError
             If there is no such option for this layer.
         """

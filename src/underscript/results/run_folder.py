@@ -1,4 +1,4 @@
-"""The folder that keeps a run: tables, JSON and safetensors; nothing in it is ever run."""
+"""The folder that keeps a run: tables, JSON and safetensors; nothing in it is executed."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -47,14 +47,14 @@ class RunParts(NamedTuple):
 def is_run(folder: Path) -> bool:
     """Say whether a folder is a run of ours."""
     try:
-        found = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+        results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    return isinstance(found, dict) and isinstance(found.get("underscript"), dict)
+    return isinstance(results, dict) and isinstance(results.get("underscript"), dict)
 
 
 def write_run(run: RunParts, folder: Path, *, onnx: bool = False) -> None:
-    """Write a run's files, but the report, into an existing empty folder."""
+    """Write a run's files, except the report, into an existing empty folder."""
     text = json.dumps(run.summary, indent=2, ensure_ascii=False, allow_nan=False)
     (folder / "results.json").write_text(text + "\n", encoding="utf-8")
     run.table.to_csv(folder / "layers.csv", index=False)
@@ -85,10 +85,10 @@ def read_run(folder: Path, model: nn.Module | None) -> RunParts:
         raise OutputError(f"{folder}: expected an underscript run (a folder with results.json)")
     try:
         summary = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-        found = summary["underscript"]["format"]
-        if found != RUN_FORMAT:
+        stored = summary["underscript"]["format"]
+        if stored != RUN_FORMAT:
             raise OutputError(
-                f"{folder}: the run has format {found}; this underscript reads format {RUN_FORMAT}"
+                f"{folder}: the run has format {stored}; this underscript reads format {RUN_FORMAT}"
             )
         summary["verdict"]
         table = _read_table(folder / "layers.csv")
@@ -101,9 +101,9 @@ def read_run(folder: Path, model: nn.Module | None) -> RunParts:
             _check_kinds(candidates, "candidates.csv", {"criterion": "f", "chosen": "b"})
         shapes = folder / "geometry.csv"
         geometry = _read_geometry(shapes) if shapes.exists() else None
-        # Somebody may have taken them away, to hand the run to others without their data.
-        there = (folder / "examples").exists()
-        examples = load_examples(folder / "examples") if there else []
+        # Somebody may have removed the examples, to share the run without its data.
+        has_examples = (folder / "examples").exists()
+        examples = load_examples(folder / "examples") if has_examples else []
         best = _read_decoder(folder / "decoder", model)
         read_out = _read_read_out(folder / "decoder", summary["transfer"])
     except OutputError:
@@ -137,7 +137,7 @@ def _read_geometry(path: Path) -> pd.DataFrame:
 
 
 def _read_issues(path: Path) -> pd.DataFrame:
-    # Names of classes stand in results.json too, as they are.
+    # Class names are dropped here: results.json has them unchanged.
     issues = pd.read_csv(path, index_col="index", keep_default_na=False)
     if list(issues.columns)[: len(COLUMNS)] != list(COLUMNS):
         raise ValueError(f"{path.name}: expected columns index, {', '.join(COLUMNS)}")
@@ -170,10 +170,10 @@ def _write_decoder(best: Decoder, folder: Path) -> None:
     write_tensors(folder / "model.safetensors", best.estimator.tensors())
 
 
-def _read_read_out(folder: Path, told: Mapping[str, Any]) -> ReadOut | str:
-    if "impossible" in told:
-        return str(told["impossible"])
-    return ReadOut.restored(told, safetensors.torch.load_file(folder / "readout.safetensors"))
+def _read_read_out(folder: Path, stored: Mapping[str, Any]) -> ReadOut | str:
+    if "impossible" in stored:
+        return str(stored["impossible"])
+    return ReadOut.restored(stored, safetensors.torch.load_file(folder / "readout.safetensors"))
 
 
 def _read_decoder(folder: Path, model: nn.Module | None) -> Decoder:
@@ -190,11 +190,11 @@ def _read_decoder(folder: Path, model: nn.Module | None) -> Decoder:
             raise ValueError(f"config.json: unknown probe {config['probe']!r}")
     except RuntimeError as error:
         raise ValueError(f"model.safetensors: {error}") from error
-    found = int(estimator.n_features_in_), len(estimator.classes_)
-    if found != (config["width"], config["n_classes"]):
+    shape = int(estimator.n_features_in_), len(estimator.classes_)
+    if shape != (config["width"], config["n_classes"]):
         raise ValueError(
             f"model.safetensors: expected width {config['width']} and {config['n_classes']} "
-            f"classes; found {found[0]} and {found[1]}"
+            f"classes; found {shape[0]} and {shape[1]}"
         )
     taps = [Tap(**{**tap, "path": tuple(tap["path"])}) for tap in config["taps"]]
     onnx: OnnxClassifier | str | None = None
@@ -202,7 +202,7 @@ def _read_decoder(folder: Path, model: nn.Module | None) -> Decoder:
         try:
             onnx = OnnxClassifier(folder / ONNX_FILE)
         except ModelError as error:
-            # The tables can be read all the same; this is told where it is to predict.
+            # The tables can still be read; only predicting raises this message.
             onnx = str(error)
     inputs = config.get("inputs")
     return Decoder(

@@ -34,34 +34,34 @@ __all__ = ["Findings", "run_of"]
 
 @dataclass(frozen=True)
 class Findings:
-    """What was found, but for what was counted.
+    """The results of a decode, except what `Evaluation` holds.
 
     Attributes
     ----------
     task : Task
         What was decoded and how, without its rows.
     counts : ndarray of int64, shape (K,)
-        Training labels of each class.
+        Number of training labels of each class.
     selection : Selection
         The chosen decoder and why.
     best : Decoder
         The decoder itself.
     geometry : pandas.DataFrame or None
-        Of the class subspaces.
+        Geometry of the class subspaces.
     read_out : ReadOut, str or None
-        What can be written into the network's last layer, or why nothing can; None if that is
-        found out `later`.
+        What can be written into the network's last layer, or why nothing can; None if
+        `later` finds that out.
     odds : Tensor of float32, shape (n, K), or None
         Out-of-fold log-odds of the training samples, in the order of the label issues.
     noise : Noise or None
         How noisy labels are.
     memory, survival, readers
-        The memory meter, how much memory survives the perturbation, and what reads the training
-        labels; without an ensemble None, None and none.
+        The memory meter, how much memory survives the perturbation, and which candidates check the
+        training labels; None, None and empty without an ensemble.
     members : dict of str to tuple of Candidate
-        What the ensemble of each layer consists of.
+        The candidates in the ensemble of each layer.
     later : callable or None
-        What asks the chosen decoder about the training data, where that was put off.
+        Decodes the training data, if that was put off.
     """
 
     task: Task
@@ -80,8 +80,8 @@ class Findings:
 
 
 def run_of(
-    found: Findings,
-    counted: Evaluation,
+    findings: Findings,
+    evaluation: Evaluation,
     *,
     model: nn.Module,
     layers: list[dict[str, Any]],
@@ -93,18 +93,20 @@ def run_of(
     notes: Sequence[str],
     against: Sequence[str],
 ) -> dict[str, Any]:
-    """Put what was found into the parts of a `Run`: its table, its summary with the verdict, ….
+    """Return the parts of a `Run`: its table, its summary with the verdict, ….
 
     Parameters
     ----------
     layers : list of dict
         Name, width and path of each decoded layer.
     notes, against : sequence of str
-        Warnings; and what contradicts the verdict and is said with it.
+        Warnings; and contradictions of the verdict, which it states too.
     """
-    noise, best = found.noise, found.best
-    issues = None if found.later is not None else Answers.together(counted.answers).table(noise)
-    table = _table(counted.records, found.selection.key)
+    noise, best = findings.noise, findings.best
+    issues = (
+        None if findings.later is not None else Answers.together(evaluation.answers).table(noise)
+    )
+    table = _table(evaluation.records, findings.selection.key)
     own, chosen = table[table["probe"] == "model"], table[table["selected"]]
     accuracy = {
         "train_given": accuracy_of(own, "train", "given"),
@@ -112,7 +114,7 @@ def run_of(
         "test": accuracy_of(own, "test", "given"),
         "holdout": accuracy_of(own, "holdout", "given"),
     }
-    selected = _selected(found, chosen, counted.calibration_error)
+    selected = _selected(findings, chosen, evaluation.calibration_error)
     decoded = selected["test_accuracy"]
     gain = None if accuracy["test"] is None else 100 * (decoded - accuracy["test"])
     summary: dict[str, Any] = {
@@ -130,12 +132,12 @@ def run_of(
             "accuracy": accuracy,
         },
         "selected": selected,
-        "oracle": _oracle(table, counted.candidates, selected),
+        "oracle": _oracle(table, evaluation.candidates, selected),
         "transfer": None,
         "gain_points": gain,
-        "wrong_label_share": counted.wrong_label_share,
+        "wrong_label_share": evaluation.wrong_label_share,
         "noise": None if noise is None else noise.summary(),
-        "memory": _meter(found),
+        "memory": _meter(findings),
         "label_issues": None,
         "layers": layers,
         "settings": settings,
@@ -148,26 +150,26 @@ def run_of(
         "warnings": list(notes),
     }
     known = accuracy["train_given"]
-    fits = None if known is None or own.empty else at_chance(known, found.counts)
+    fits = None if known is None or own.empty else at_chance(known, findings.counts)
     lines = [fits, cleaner_holdout(noise), *against]
     summary["contradictions"] = [line for line in lines if line is not None]
     summary["verdict"] = verdict(summary, table)
     shown: Sequence[Example] = ()
-    if issues is not None and found.read_out is not None:
-        add_training_answers(summary, chosen, issues, noise, found.read_out)
-        shown = flagged(counted.worst.examples(), issues)
+    if issues is not None and findings.read_out is not None:
+        add_training_answers(summary, chosen, issues, noise, findings.read_out)
+        shown = flagged(evaluation.worst.examples(), issues)
     return {
         "table": table,
         "summary": summary,
         "best": best,
         "issues": issues,
-        "candidates": counted.candidates,
-        "geometry": found.geometry,
+        "candidates": evaluation.candidates,
+        "geometry": findings.geometry,
         "examples": shown,
-        "read_out": found.read_out,
-        "odds": found.odds,
+        "read_out": findings.read_out,
+        "odds": findings.odds,
         "noise": noise,
-        "later": found.later,
+        "later": findings.later,
     }
 
 
@@ -186,17 +188,17 @@ def _table(records: Sequence[Mapping[str, Any]], key: Key) -> pd.DataFrame:
 
 
 def _selected(
-    found: Findings, chosen: pd.DataFrame, calibration_error: float | None
+    findings: Findings, chosen: pd.DataFrame, calibration_error: float | None
 ) -> dict[str, Any]:
-    """Return what there is to say of the chosen decoder."""
-    choice, key = found.selection, found.selection.key
+    """Return the summary of the chosen decoder."""
+    choice, key = findings.selection, findings.selection.key
     return {
         "layer": key.layer,
-        "layers": list(found.best.layers),
-        "width": int(found.best.estimator.n_features_in_),
+        "layers": list(findings.best.layers),
+        "width": int(findings.best.estimator.n_features_in_),
         "probe": key.probe,
         "variance": key.variance,
-        "rank": float(np.mean(found.best.estimator.ranks_)),
+        "rank": float(np.mean(findings.best.estimator.ranks_)),
         "criterion": choice.criterion,
         "reason": choice.reason,
         "n": choice.score.n,
@@ -209,16 +211,16 @@ def _selected(
     }
 
 
-def _meter(found: Findings) -> dict[str, Any] | None:
+def _meter(findings: Findings) -> dict[str, Any] | None:
     """Return the memory meter as plain numbers."""
-    memory, survival = found.memory, found.survival
+    memory, survival = findings.memory, findings.survival
     if memory is None or survival is None:
         return None
     return {
         "survival": survival.survival,
         "survival_likely": survival.likely,
         "holdout_weight": survival.weight,
-        "readers": list(found.readers),
+        "readers": list(findings.readers),
         "layers": memory.astype(object).where(memory.notna(), None).to_dict("records"),
     }
 
@@ -226,7 +228,7 @@ def _meter(found: Findings) -> dict[str, Any] | None:
 def _oracle(
     table: pd.DataFrame, candidates: pd.DataFrame | None, selected: Mapping[str, Any]
 ) -> dict[str, Any] | None:
-    """Return what is best on the test set of all that was tried; a user cannot know it."""
+    """Return the best of all tried decoders on the test set; a user cannot know it."""
     tried = table[
         (table["split"] == "test")
         & (table["model"] == "trained")

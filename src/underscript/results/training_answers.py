@@ -1,4 +1,4 @@
-"""What the chosen decoder says of the training data, and where it stands in a summary."""
+"""The chosen decoder's predictions for the training data, and their part of a summary."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,14 +16,14 @@ __all__ = ["TrainingAnswers", "accuracy_of", "add_training_answers", "flagged"]
 
 @dataclass(frozen=True)
 class TrainingAnswers:
-    """What the chosen decoder says of the training data.
+    """The chosen decoder's predictions for the training data.
 
     Attributes
     ----------
     records : list of dict
         Rows of the table.
     answers : Answers
-        For each sample.
+        The predictions for each sample.
     examples : list of Example
         The most suspicious ones.
     read_out : ReadOut or str
@@ -43,12 +43,12 @@ def add_training_answers(
     noise: Noise | None,
     read_out: ReadOut | str,
 ) -> None:
-    """Put what the chosen decoder says of the training data into a summary."""
+    """Add the chosen decoder's predictions for the training data to a summary."""
     for kind in ("given", "true"):
         summary["selected"][f"train_{kind}_accuracy"] = accuracy_of(chosen, "train", kind)
     summary["label_issues"] = summarised(issues, noise)
-    told = {"impossible": read_out} if isinstance(read_out, str) else read_out.summary()
-    summary["transfer"] = told
+    transfer = {"impossible": read_out} if isinstance(read_out, str) else read_out.summary()
+    summary["transfer"] = transfer
 
 
 def flagged(examples: Sequence[Example], issues: pd.DataFrame) -> list[Example]:
@@ -59,5 +59,5 @@ def flagged(examples: Sequence[Example], issues: pd.DataFrame) -> list[Example]:
 
 def accuracy_of(rows: pd.DataFrame, split: str, labels: str) -> float | None:
     """Return the accuracy of one kind of label in one part of the data; None if there is none."""
-    found = rows[(rows["split"] == split) & (rows["labels"] == labels)]["accuracy"]
-    return float(found.iloc[0]) if len(found) else None
+    accuracies = rows[(rows["split"] == split) & (rows["labels"] == labels)]["accuracy"]
+    return float(accuracies.iloc[0]) if len(accuracies) else None

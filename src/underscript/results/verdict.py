@@ -1,4 +1,4 @@
-"""The verdict: what was found, in one sentence with its numbers."""
+"""The verdict: the result in one sentence with its numbers."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +11,7 @@ __all__ = ["of_what", "verdict"]
 
 
 def verdict(summary: Mapping[str, Any], table: pd.DataFrame) -> str:
-    """Say in one sentence, with numbers, what was found; and in another what contradicts it."""
+    """Return the result in one sentence with numbers, and each contradiction in another."""
     lines = [f"But {line}." for line in summary.get("contradictions") or ()]
     return " ".join([_verdict(summary, table), *lines])
 
@@ -68,14 +68,14 @@ def _verdict(summary: Mapping[str, Any], table: pd.DataFrame) -> str:
 
 
 def of_what(selected: Mapping[str, Any]) -> str:
-    """Say of which inputs the accuracy is estimated."""
+    """Return in words which inputs the estimated accuracy is for."""
     if selected["criterion"] == "holdout":
         return "new inputs such as the hold-out's"
     return "the training inputs, by fits that have not seen their labels"
 
 
 def _verdict_on_features(summary: Mapping[str, Any], what: str) -> str:
-    """Say what was found where there is no network to compare with."""
+    """Return the result where there is no network to compare with."""
     chosen, wrong, noise = summary["selected"], summary["wrong_label_share"], summary["noise"]
     start = f"{what[0].upper()}{what[1:]} of the features, chosen without clean labels,"
     fitted = f" Of the training labels {wrong:.1%} are wrong." if wrong is not None else ""

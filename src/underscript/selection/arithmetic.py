@@ -1,4 +1,4 @@
-"""Sums, factors and products that fits of discriminants are made of."""
+"""Sums, factors and products for fits of discriminants."""
 
 from collections.abc import Sequence
 
@@ -20,12 +20,12 @@ __all__ = [
     "turned",
 ]
 
-# Up to so many classes sums come from one product with indicators.
+# With at most this many classes, one product with indicators gives the sums.
 _FEW = 64
 
 
 def picked(rows: Tensor, places: Int[Tensor, " m"]) -> Float[Tensor, "m width"]:
-    """Return some rows; of features, which lie in memory column by column, as fast as of others."""
+    """Return some rows; as fast for features, which are stored column by column."""
     if rows.stride(0) == 1 and rows.ndim == 2:
         return rows.T.index_select(1, places).T
     return rows[places]
@@ -34,7 +34,7 @@ def picked(rows: Tensor, places: Int[Tensor, " m"]) -> Float[Tensor, "m width"]:
 def kept_of(parts: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     """Return rows as they are, the first perturbed ones, and the sum of all perturbed ones.
 
-    Without a perturbed view the rows as they are take the place of the second, and 0 of the third.
+    Without a perturbed view the second are the rows as they are, and the third is 0.
     """
     if len(parts) == 1:
         return parts[0], parts[0], parts[0].new_zeros(1, 1)
@@ -49,23 +49,23 @@ def kept_of(parts: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
 def as_dtype(
     dtype: torch.dtype, rows: tuple[Tensor, Tensor, Tensor]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return rows in another precision; what is the same stays the same."""
+    """Return rows in another precision; tensors that are the same object stay so."""
     plain = rows[0].to(dtype)
     first = plain if rows[1] is rows[0] else rows[1].to(dtype)
     return plain, first, first if rows[2] is rows[1] else rows[2].to(dtype)
 
 
 def turned(views: Sequence[Tensor], turns: Int[Tensor, " n"]) -> Float[Tensor, "n width"]:
-    """Return of each sample the rows of one view: its turn, modulo their number."""
-    found = views[0].clone()
+    """Return each sample's row of one view: the view number is its turn, modulo their number."""
+    selected = views[0].clone()
     for number, rows in enumerate(views[1:], 1):
         at = torch.nonzero(turns % len(views) == number)[:, 0].to(rows.device)
-        found[at] = rows[at]
-    return found
+        selected[at] = rows[at]
+    return selected
 
 
 def from_centre(linear: Linear, centre: Tensor, scale: Tensor | None) -> Linear:
-    """Return a discriminant of scaled rows about a centre as one of the rows themselves."""
+    """Turn a discriminant of centred and scaled rows into one of the rows themselves."""
     weights = linear.coefficients if scale is None else linear.coefficients / scale
     return Linear(weights, linear.intercepts - weights @ centre)
 
@@ -78,11 +78,11 @@ def class_means(total: Tensor, counts: Tensor) -> Float[Tensor, "classes width"]
 
 
 def add_by_class(sums: Tensor, rows: Tensor, labels: Int[Tensor, "n ..."]) -> None:
-    """Add each row to its class's sum, in place, or to those of several classes."""
+    """Add each row in place to the sum of its class, or to those of several classes."""
     if labels.ndim == 1:
         labels = labels[:, None]
-    each = len(sums) // labels.shape[1]
-    if each > _FEW:
+    n_classes = len(sums) // labels.shape[1]
+    if n_classes > _FEW:
         for of_one in labels.T:
             sums.index_add_(0, of_one, rows)
         return
@@ -91,10 +91,10 @@ def add_by_class(sums: Tensor, rows: Tensor, labels: Int[Tensor, "n ..."]) -> No
 
 
 def factor(matrix: Tensor) -> Tensor:
-    """Return the Cholesky factor; in float64 where float32 does not reach.
+    """Return the Cholesky factor, computed in float64 where float32 does not suffice.
 
-    Rows that are nearly the same leave rounding alone, which may be negative: then as much more is
-    added to the diagonal as that takes.
+    If rows are nearly the same, rounding may make eigenvalues negative. Then more is added to the
+    diagonal until the factor exists.
     """
     factor: Tensor
     factor, info = torch.linalg.cholesky_ex(matrix)
@@ -103,8 +103,8 @@ def factor(matrix: Tensor) -> Tensor:
         precise = matrix.double()
         mean = float(precise.diagonal().abs().mean())
         precise.diagonal().add_(more * mean if mean > 0 else 1.0)
-        found, info = torch.linalg.cholesky_ex(precise)
-        factor, more = found.float(), 100 * more
+        precise_factor, info = torch.linalg.cholesky_ex(precise)
+        factor, more = precise_factor.float(), 100 * more
         if more > 1e7:
             raise DataError("the rows of a layer are too large or too small to be added up")
     return factor

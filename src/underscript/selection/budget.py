@@ -1,9 +1,9 @@
-"""How the memory that may be used is shared out, and what is refused at the start.
+"""How the memory budget is shared out, and which decodes are refused at the start.
 
-One rule. What has to be in memory comes first, at its least; if that is more than the budget, the
-decode does not start. A quarter of what is left is for rows (the others go to a file), half of the
-rest for candidates' scores (with less, fewer samples choose), and what remains for the sums and
-features of one layer at a time.
+There is one rule. The least that has to be in memory comes first; if it is more than the budget,
+the decode does not start. A quarter of what is left is for rows (the others go to a file), half of
+the rest for candidates' scores (with less, fewer samples choose), and the remainder for the sums
+and features of one layer at a time.
 """
 
 import ctypes
@@ -16,30 +16,30 @@ from .kept_rows import BLOCK_BYTES, BLOCK_ROWS, FOLDS
 
 __all__ = ["Shares", "Sizes", "give_back"]
 
-# So many samples choose at least, if there are as many, and say how noisy labels are.
+# At least this many samples choose, and estimate the noise, if there are as many.
 CHOOSE, ESTIMATE = 500, 1_000
-# More of them would narrow no interval that matters.
+# At most this many estimate the noise: more would narrow no interval that matters.
 ESTIMATED_WITH = 10_000
-# Bytes for a sample's labels, places, fingerprints, answers and rows of tables.
+# Bytes for a sample's labels, places, fingerprints, predictions and rows of tables.
 _SAMPLE = 500
-# Numbers of float64 for each class that estimates of noise work on, for a sample and for a class.
+# float64 numbers per class that estimates of noise need, for each sample and for each class.
 _OF_SAMPLE, _OF_CLASS = 12, 8
-# Candidates' worth of scores that choosing works on beside them all.
+# Scores that choosing needs beside those of all candidates, counted in candidates.
 _BESIDE = 5
-# Matrices that are worked on: blocks of rows, an eigenproblem, steps of L-BFGS.
+# Matrices in memory at once: blocks of rows, for an eigenproblem, for steps of L-BFGS.
 _BLOCKS, _EIGEN, _STEPS = 5, 5, 24
-# Wider rows are read by random features only: their covariance would be too large.
+# Wider rows get random features only: their covariance would be too large.
 WIDEST = 4096
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """What a decode's memory depends on.
+    """The sizes that a decode's memory depends on.
 
     Attributes
     ----------
     samples, held : int
-        Of the training data and of the hold-out; 0 where that is not known.
+        Samples of the training data and of the hold-out; 0 if not known.
     n_classes : int
         Classes K.
     widths : tuple of int
@@ -57,8 +57,8 @@ class Sizes:
     read_out : int
         Width of the input of the network's last layer; 0 if that cannot be rewritten.
     network, of_view, tried : int
-        Bytes that the network takes for a batch; that the inputs and rows of a batch take, of each
-        view; and the inputs that a perturbation is tried on.
+        Bytes of the network for a batch, of the inputs and rows of one view of a batch, and of the
+        inputs that a perturbation is tried on.
     twin : int
         Bytes of the untrained twin's weights; 0 without one.
     """
@@ -100,14 +100,14 @@ class Sizes:
 
     @property
     def of_layer(self) -> int:
-        """Candidates of a layer that read its rows, and as many that read random features."""
+        """Candidates of a layer's rows; there are as many of its random features."""
         return self._kinds * self.rounds * self.ridges
 
     @property
     def of_sample(self) -> int:
-        """Bytes of all candidates' scores of a training sample, and of what is made of them."""
+        """Bytes of all candidates' scores of a training sample, and of what they give."""
         both = 8 * self.n_classes * (self.candidates + _BESIDE)
-        # A layer's are there twice more while they are put together.
+        # The scores of a layer exist twice more while they are put together.
         return both + 2 * both // max(1, len(self.widths))
 
     @property
@@ -117,38 +117,38 @@ class Sizes:
 
     @property
     def rows(self) -> int:
-        """Bytes of all rows that are needed again."""
-        each = 4 * (sum(self.widths) * (1 + self.views) + self.n_classes)
-        held = 4 * (sum(self.widths) * (1 + (self.views > 0)) + self.n_classes)
-        return self.samples * each + self.held * held if self.widths else 0
+        """Bytes of all rows that are used more than once."""
+        per_sample = 4 * (sum(self.widths) * (1 + self.views) + self.n_classes)
+        per_held = 4 * (sum(self.widths) * (1 + (self.views > 0)) + self.n_classes)
+        return self.samples * per_sample + self.held * per_held if self.widths else 0
 
     @property
     def class_rows(self) -> int:
-        """Bytes of rows of layers that are wider than their classes are large."""
+        """Bytes of the rows of layers that have more columns than a class has samples."""
         wide = sum(width for width in self.probed if width > self._largest_class)
         return 4 * self.samples * wide
 
     def _square(self, width: int) -> int:
-        """Return bytes of the largest matrix that discriminants of a layer need."""
+        """Return the bytes of the largest matrix that discriminants of a layer need."""
         return 4 * max(self.features, width if width <= WIDEST else 0) ** 2
 
     def _fit(self, width: int) -> int:
-        """Return what fits of one layer need at least: sums, factors, class means, weights."""
+        """Return the least bytes for fits of one layer: sums, factors, class means, weights."""
         square = self._square(width)
         of_class = 4 * self.n_classes * max(self.features, width if width <= WIDEST else 0)
         fits = self._kinds * self.ridges * (FOLDS + 1)
         means = of_class * (fits * (self.rounds + 2) + 2 * FOLDS)
-        # Sums of each fold, a factor of each fit and ridge, and what one is made of.
+        # Sums of each fold, a factor for each fit and ridge, and work space for one.
         return square * (FOLDS + self.ridges * (FOLDS + 1) + 2) + means
 
     def _decoders(self) -> int:
-        """Return bytes of all candidates' weights, and of directions of random features."""
+        """Return the bytes of all candidates' weights, and of directions of random features."""
         weights = sum(self.features + (w if w <= WIDEST else 0) for w in self.widths)
         directions = sum(self.widths) * self.features
         return 4 * (self.n_classes * self.of_layer * (FOLDS + 1) * weights + directions)
 
     def always(self) -> dict[str, int]:
-        """Return bytes of what stays in memory, whatever is worked on."""
+        """Return the bytes that are in memory all the time, by what they hold."""
         n, k = self.samples, self.n_classes
         bases = sum(w * min(self._largest_class, -(-w // 2)) for w in self.probed)
         most = max((*self.widths, self.features), default=0)
@@ -165,19 +165,19 @@ class Sizes:
         }
 
     def least_statistics(self) -> int:
-        """Return what class subspaces need at least while they are found: one class of a layer."""
+        """Return the least bytes for computing class subspaces: one class of one layer."""
         side = max((min(self._largest_class, w) for w in self.probed), default=0)
         rows = max((w for w in self.probed), default=0) * self._largest_class
         return 8 * _EIGEN * side**2 + 12 * rows
 
     def least_scores(self) -> int:
-        """Return bytes of the fewest scores that can choose."""
+        """Return the bytes of the fewest scores that can choose."""
         if not self.widths:
             return 0
         return self.of_sample * min(self.samples, CHOOSE) + self.of_held * min(self.held, CHOOSE)
 
     def least_work(self) -> dict[str, int]:
-        """Return bytes of what is worked on one after the other while candidates are chosen."""
+        """Return the bytes of each step of choosing; steps follow one another."""
         if not self.widths:
             return {}
         estimates = 8 * _OF_SAMPLE * self.n_classes * min(self.samples, ESTIMATE)
@@ -192,12 +192,12 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Shares:
-    """Bytes that each part of a decode may take; with what has to be there no more than the budget.
+    """Bytes that each part of a decode may take, within the budget.
 
     Attributes
     ----------
     rows : int
-        Rows that are needed again: beyond it they go to the file.
+        Rows that are used more than once; beyond that they go to the file.
     statistics : int
         Class statistics of the layers' subspaces.
     scores : int
@@ -205,7 +205,7 @@ class Shares:
     features : int
         Random features of one layer, which are kept between two passes.
     estimates : int
-        Samples that say how noisy labels are.
+        Samples that noise is estimated with (a number, not bytes).
     """
 
     rows: int = MEMORY // 5
@@ -221,7 +221,7 @@ class Shares:
         Raises
         ------
         DataError
-            If what has to be in memory is more than it.
+            If more than the budget has to be in memory.
         """
         always, work = sizes.always(), sizes.least_work()
         scores = sizes.least_scores()
@@ -233,7 +233,7 @@ class Shares:
         if work:
             name = max(work, key=work.__getitem__)
             choosing[name] = work[name]
-        worst = max(reading, choosing, key=lambda each: sum(each.values()))
+        worst = max(reading, choosing, key=lambda parts: sum(parts.values()))
         fixed = sum(always.values())
         left = memory - fixed - sum(worst.values())
         if left < 0:
@@ -256,7 +256,7 @@ class Shares:
         )
 
     def on_disk(self, sizes: Sizes) -> int:
-        """Return how large the temporary file gets, at most."""
+        """Return the largest size of the temporary file."""
         kept = sizes.rows if sizes.rows > self.rows else 0
         return kept + (sizes.class_rows if sizes.class_rows > self.statistics else 0)
 
@@ -278,9 +278,9 @@ def _megabytes(size: int) -> str:
 
 
 def give_back() -> None:
-    """Give memory that is not used any more back to the system, where that can be asked for.
+    """Give unused memory back to the system, where that is possible.
 
-    The C library keeps what was freed, and between large blocks that come and go it keeps much.
+    The C library keeps what was freed, which is much if large blocks come and go.
     """
     if sys.platform == "linux":
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)

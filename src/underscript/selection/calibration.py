@@ -1,4 +1,4 @@
-"""What an ensemble's scores and noisy labels tell: noise, probabilities, and how sure that is."""
+"""Estimates the noise and an ensemble's calibration from its scores and noisy labels."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,25 +15,26 @@ from .memorisation import Memory, corrected, from_memory
 
 __all__ = ["Estimates", "estimate", "rate_of_neighbours"]
 
-# Of so many samples the two nearest neighbours are looked for, among all of the above.
+# This many samples get their two nearest neighbours, out of all samples used for estimates.
 _NEIGHBOURS_OF = 4_000
 _STEPS = 300
-# Of the training data's noise rate: a hold-out below it, and outside of both intervals, is cleaner.
+# A hold-out is cleaner if its noise rate is below this share of the training data's, and the
+# intervals do not overlap.
 _FAR = 0.5
 
 
 @dataclass(frozen=True)
 class Estimates:
-    """What is estimated of the labels and of an ensemble.
+    """Estimates about the labels and about an ensemble.
 
     Attributes
     ----------
     noise : Noise
         Of the classes that occur.
     temperature, out_of_fold_temperature : float
-        What summed scores of new inputs are multiplied by, and those of training inputs.
+        Factors for the summed scores of new inputs, and of training inputs.
     bias, out_of_fold_bias : Tensor of float64, shape (C,)
-        Then added to the classes' log-odds.
+        Added to the classes' log-odds afterwards.
     """
 
     noise: Noise
@@ -54,26 +55,26 @@ def estimate(
 ) -> Estimates:
     """Estimate noise and calibration of an ensemble's summed scores.
 
-    From what readers say of training inputs, out of fold, and from a hold-out, which counts as much
-    as it counts when members are chosen; one that is far cleaner tells the accuracy alone. Of the
-    training inputs whose label is predicted some are left out: as many as are predicted from
-    memory. A second estimate of the rate comes from the labels of nearest neighbours; the interval
-    reaches as far.
+    They come from the readers' out-of-fold scores of training inputs, and from a hold-out, which
+    has the same weight as in the choice of members. A far cleaner hold-out gives the accuracy
+    alone. Some training inputs whose label is predicted are left out: as many as are predicted from
+    memory. The labels of nearest neighbours give a second estimate of the rate; the interval
+    includes it.
 
     Parameters
     ----------
     scores : Scores
         Of all candidates.
     memory : Memory
-        How much of it survives.
+        How much memory survives.
     members : sequence of int
         The ensemble.
     averaged : tuple of Tensor, shapes (m, K) and (m,)
-        What readers say of training inputs (see `readers`), out of fold; their given labels.
+        The readers' out-of-fold scores of training inputs (see `readers`); their given labels.
     remembered : float
-        The share of these labels that they say from memory.
+        The share of these labels that they predict from memory.
     seed : int
-        Of what is drawn.
+        Of random draws.
     most : int
         Samples that noise is estimated with.
     """
@@ -88,17 +89,17 @@ def estimate(
     kept = _thinned(agrees, expected)
     noise, temperature, bias = _fitted(over_views[kept], labels[kept], seed, most)
     out_of_fold = temperature, bias
-    # That memory is told exactly is not known: half of what was left out counts as an error.
+    # Memory is not known exactly: half of what was left out counts as an error.
     noise = noise.widened((share - expected) / 2)
-    # Nor may memory that survives look as if labels said something.
+    # Surviving memory must not make labels look better than chance.
     least = corrected(as_they_are, perturbed, memory.survival)
     beyond = beyond_chance(least, moved.argmax(1), scores.labels) * (1 - memory.survival)
     noise = replace(noise, beyond_chance=max(beyond, memory.beyond_chance))
-    # New inputs are like those of a hold-out, or like one perturbed view.
+    # New inputs resemble those of a hold-out, or one perturbed view.
     if scores.held is not None:
         held, temperature, bias = _fitted(_summed(scores.holdout, members), scores.held, seed, most)
         if held.rate_high < noise.rate_low and held.rate < _FAR * noise.rate:
-            # Not as noisy as the training labels: it tells the accuracy, and not their noise.
+            # Far less noisy than the training labels: it gives the accuracy, not their noise.
             noise = replace(
                 noise,
                 accuracy=held.accuracy,
@@ -110,8 +111,8 @@ def estimate(
             noise = noise.averaged(held, memory.weight)
     else:
         of_one = moved.argmax(1) == scores.labels
-        mine = _remembered(as_they_are, perturbed, memory.likely)
-        kept = _thinned(of_one, _without(perturbed, mine))
+        memorised = _remembered(as_they_are, perturbed, memory.likely)
+        kept = _thinned(of_one, _without(perturbed, memorised))
         temperature, bias = _calibrated(moved[kept], scores.labels[kept], most)
     second = rate_of_neighbours(over_views, labels, seed, most)
     noise = replace(
@@ -124,12 +125,12 @@ def estimate(
 
 
 def _remembered(plain: float, moved: float, survival: float) -> float:
-    """Return the share of samples whose label is predicted on perturbed inputs from memory."""
+    """Return the share of samples whose label is predicted from memory on perturbed inputs."""
     return from_memory(moved, max(0.0, corrected(plain, moved, survival)))
 
 
 def _without(agrees: float, remembered: float) -> float:
-    """Return how often labels would be predicted without those that are said from memory."""
+    """Return the agreement without the labels that are predicted from memory."""
     return max(0.0, agrees - remembered) / (1 - remembered) if remembered < 1 else 0.0
 
 
@@ -138,7 +139,7 @@ def _summed(scores: Sequence[Tensor], members: Sequence[int]) -> Float[Tensor, "
 
 
 def _thinned(agrees: Tensor, expected: float) -> Int[Tensor, " kept"]:
-    """Return samples of which a share of `expected` agree: some that agree are left out, evenly."""
+    """Return samples of which a share `expected` agree; agreeing ones are left out evenly."""
     agreeing, others = torch.nonzero(agrees)[:, 0], torch.nonzero(~agrees)[:, 0]
     if not len(others) or expected >= 1:
         return torch.arange(len(agrees))
@@ -151,7 +152,7 @@ def _thinned(agrees: Tensor, expected: float) -> Int[Tensor, " kept"]:
 def _fitted(
     scores: Float[Tensor, "n classes"], labels: Int[Tensor, " n"], seed: int, most: int
 ) -> tuple[Noise, float, Tensor]:
-    """Return noise, temperature and biases of some samples' scores."""
+    """Return noise, temperature and biases, estimated from some samples' scores."""
     step = max(1, len(labels) // most)
     scores, labels = scores[::step].double(), labels[::step]
     temperature, bias = _calibrated(scores, labels, most)
@@ -162,7 +163,7 @@ def _fitted(
 def _calibrated(
     scores: Float[Tensor, "n classes"], labels: Int[Tensor, " n"], most: int
 ) -> tuple[float, Tensor]:
-    """Return temperature and the classes' biases, which are added to log-odds."""
+    """Return the temperature and the classes' biases, which are added to log-odds."""
     step = max(1, len(labels) // most)
     scores, labels = scores[::step].double(), labels[::step]
     calibration = calibrate(scores, labels)
@@ -177,23 +178,22 @@ def rate_of_neighbours(
     seed: int,
     most: int = ESTIMATED_WITH,
 ) -> float:
-    """Return the noise rate that labels of two nearest neighbours tell.
+    """Return the noise rate estimated from labels of two nearest neighbours.
 
     A sample and its two nearest neighbours (by the angle between scores) are taken to be of one
-    class; what their three labels have in common tells priors and transition matrix, by EM (HOC:
-    Zhu, Song and Liu, ICML 2021, arXiv 2102.05291). Where neighbours are of several classes the
-    rate comes out too large.
+    class. EM fits priors and a transition matrix to their three labels (HOC: Zhu, Song and Liu,
+    ICML 2021, arXiv 2102.05291). If neighbours are of several classes, the rate is too large.
 
     Parameters
     ----------
     scores : Tensor, shape (n, C)
-        Of samples whose labels they were not fitted to.
+        Out-of-fold scores.
     labels : Tensor of int64, shape (n,)
         Noisy labels.
     seed : int
-        Of the samples that are looked at.
+        Of the draw of samples.
     most : int
-        Samples that neighbours are looked for among.
+        Samples among which neighbours are searched.
     """
     step = max(1, len(labels) // most)
     rows = torch.nn.functional.normalize((scores - scores.mean(1, True))[::step].float(), dim=1)

@@ -1,9 +1,9 @@
-"""The decoder that chooses itself: layers, features, ridges and rounds, with noisy labels only.
+"""Fits the candidates of all layers, and measures the memory in them, with noisy labels only.
 
 The network runs once over the training data as they are, and once over each perturbed view of them.
-Every candidate of every layer is fitted out of fold. What agrees best with noisy labels of new
-inputs answers: on perturbed rows, corrected for the memory that survives, and on a hold-out where
-there is one. The input is a layer among others.
+Every candidate of every layer is fitted out of fold. Candidates are compared by their agreement
+with noisy labels of new inputs: on perturbed rows, corrected for the memory that survives, and on a
+hold-out where there is one. The input counts as a layer.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,8 +26,8 @@ from .memorisation import (
     Memory,
     by_agreement,
     contradicted,
+    survival_by_contradiction,
     survival_on_holdout,
-    survival_without,
     weight_of_holdout,
 )
 from .reading import Held
@@ -46,7 +46,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Settings:
-    """What is tried; each constant's sensitivity is in the documentation of the study.
+    """What is tried. The documentation of the study shows how sensitive results are to it.
 
     Attributes
     ----------
@@ -66,12 +66,12 @@ class Settings:
     rounds: int = 3
 
 
-# Samples that say how far apart rows are.
+# Samples that the typical distance between rows is taken from.
 _LOOKED_AT = 1024
-# Of the largest number of a column: a smaller deviation is rounding.
+# A deviation below this share of a column's largest number is rounding.
 _ROUNDING = 1e-6
-# Scores of so many samples are kept, if there is room: more would tell no more.
-_TELL = 20_000
+# The scores of this many samples are kept, if there is room: more would change nothing.
+_MOST = 20_000
 
 
 @dataclass
@@ -81,15 +81,15 @@ class Fits:
     Attributes
     ----------
     fitted : dict of Candidate to Fitted
-        Everything, in a fixed order; scores are of this process's samples.
+        All candidates in a fixed order, with the scores of this process's samples.
     features : dict of str to FourierFeatures
         By layer.
     scores : Scores
-        Everybody's scores of the samples that choose, each candidate's on one scale.
+        Scores from all processes of the samples that choose, each candidate's on one scale.
     classes : Tensor of int64, shape (C,)
         The classes that occur.
     steps : int
-        Every so many training samples chose.
+        Every `steps`-th training sample chooses.
     """
 
     fitted: dict[Candidate, Fitted]
@@ -114,7 +114,7 @@ class LayersFit:
     prints : list of ndarray of uint64, shape (n_k,)
         Fingerprints of inputs, by fold.
     counts : Tensor of int64, shape (FOLDS, C)
-        Everybody's labels.
+        Labels of all processes.
     classes : Tensor of int64, shape (C,)
         The classes that occur.
     n_features : int
@@ -161,25 +161,26 @@ class LayersFit:
         """Fit a layer's candidates: discriminants of random features (`lift`) or of the rows."""
         kept, task = self.kept, self.task
         rows = _some_rows(kept, name, task)
-        # Columns of features may be of different units; those of a layer, or of an image, are not.
+        # Feature columns may have different units; those of a layer or an image do not.
         flat = [p.tap.name for p in task.places if p.tap.side == "model" and len(p.shape) == 1]
         units = _units(rows, task) if name in flat else None
         maps = None
         if lift:
-            # What a process computes may differ in the last digit from what another does.
+            # Processes may differ in the last digit, so one of them decides.
             known = torch.tensor([FourierFeatures.length_of(rows, units)])
             (length,) = task.processes.share([known] if task.processes.rank == 0 else None, 0)
             maps = FourierFeatures.of_length(float(length), rows, self.n_features, task.seed, units)
         seen = rows if maps is None else maps(rows)
         (centre,) = task.processes.share([seen.mean(0)] if task.processes.rank == 0 else None, 0)
         views = self.views if True in grid.perturbed else self.views[:1]
-        # By the inputs' own fingerprints, whichever process has them; folds are what is left of it.
+        # From fingerprints, so that it does not matter which process has an input. The remainder
+        # of the same number is the fold.
         turns = [
             torch.from_numpy((mixed(p) // np.uint64(FOLDS) >> np.uint64(2)).astype(np.int64))
             for p in self.prints
         ]
         scale = None if lift or units is None else units[1]
-        found = LayerFit(
+        fitted = LayerFit(
             kept,
             name,
             maps,
@@ -194,11 +195,11 @@ class LayersFit:
             turns,
             folds,
         ).fit(steps)
-        return found, maps
+        return fitted, maps
 
 
 def places_of(classes: Tensor, n_classes: int) -> Tensor:
-    """Return of all classes their places among those that occur, int64 (K,); −1 of others."""
+    """Return each class's place among those that occur, int64 (K,); −1 for the others."""
     place = torch.full((n_classes,), -1)
     place[classes] = torch.arange(len(classes))
     return place
@@ -212,12 +213,12 @@ def fit_candidates(
     settings: Settings,
     layers: Sequence[str] | None = None,
 ) -> Fits:
-    """Fit every candidate of every layer, and score samples by what has not seen their labels.
+    """Fit every candidate of every layer, and score samples out of fold.
 
     Parameters
     ----------
     fits : bool
-        Whether perturbed rows may be fitted with.
+        Whether candidates may be fitted to perturbed rows.
     """
     shared = LayersFit.of(kept, task, settings)
     names = list(kept.widths) if layers is None else list(layers)
@@ -236,7 +237,7 @@ def fit_candidates(
         held = held.take(torch.arange(len(held.labels)) % held_steps == 0)
     fitted: dict[Candidate, Fitted] = {}
     features: dict[str, FourierFeatures] = {}
-    # Of the hold-out as it is, and perturbed.
+    # By view: the hold-out as it is, and perturbed.
     holdout: list[list[Tensor]] = [[] for _ in range(0 if held is None else held.kept.views)]
     task.progress.begin("choosing by layer")
     for name in names:
@@ -245,29 +246,31 @@ def fit_candidates(
             if not lift and kept.widths[name] > WIDEST:
                 continue
             ridges = settings.feature_ridges if lift else settings.ridges
-            found, maps = shared.fit(name, lift, Grid(ridges, settings.rounds, kinds), steps)
-            fitted |= found
+            of_layer, maps = shared.fit(name, lift, Grid(ridges, settings.rounds, kinds), steps)
+            fitted |= of_layer
             if maps is not None:
                 features[name] = maps
-            for view, said in enumerate(holdout):
+            for view, view_scores in enumerate(holdout):
                 assert held is not None
-                said += _whole_scores(held.blocks(name, view), list(found.values()), maps, task)
+                blocks = held.blocks(name, view)
+                view_scores += _whole_scores(blocks, list(of_layer.values()), maps, task)
             give_back()
         task.progress.advance()
-    return _together(fitted, features, holdout, shared, held, steps)
+    return _gathered_fits(fitted, features, holdout, shared, held, steps)
 
 
 def _steps(sizes: Sizes, n: int, held: int, task: Task) -> tuple[int, int]:
-    """Return every how many samples choose, of the training data and of the hold-out.
+    """Return the steps at which samples choose: of the training data, and of the hold-out.
 
-    As many as there is room for: the hold-out first, with at most half of it if all do not fit.
+    As many choose as there is room for. The hold-out comes first; it gets at most half of the room
+    if not everything fits.
     """
     room = task.room.scores
-    wanted = min(n, 2 * _TELL) * sizes.of_sample
+    wanted = min(n, 2 * _MOST) * sizes.of_sample
     for_held = min(held * sizes.of_held, max(room // 2, room - wanted))
     held_steps = -(-held * sizes.of_held // max(1, for_held)) if held else 1
     left = room - held * sizes.of_held // held_steps
-    steps = max(-(-n * sizes.of_sample // max(1, left)), n // _TELL)
+    steps = max(-(-n * sizes.of_sample // max(1, left)), n // _MOST)
     return (
         min(max(1, steps), max(1, n // CHOOSE)),
         min(max(1, held_steps), max(1, held // CHOOSE)),
@@ -280,8 +283,8 @@ def _whole_scores(
     maps: FourierFeatures | None,
     task: Task,
 ) -> list[Tensor]:
-    """Return what each candidate, fitted to everything, says of new rows."""
-    wholes = [each.whole for each in fitted]
+    """Return the scores of new rows by each candidate, fitted to everything."""
+    wholes = [candidate.whole for candidate in fitted]
     parts = [torch.empty(0, len(fitted), len(wholes[0].intercepts))]
     for some in blocks:
         rows = some.to(task.device)
@@ -293,31 +296,32 @@ def _whole_scores(
 def _some_rows(kept: KeptRows, layer: str, task: Task) -> Tensor:
     """Return rows of the same few samples in every process."""
     prints_of, rows_of = kept.some(layer, _LOOKED_AT)
-    found = task.processes.gather((prints_of, rows_of.cpu()))
-    prints = np.concatenate([part[0] for part in found])
-    rows = torch.cat([part[1].to(task.device) for part in found])
+    gathered = task.processes.gather((prints_of, rows_of.cpu()))
+    prints = np.concatenate([part[0] for part in gathered])
+    rows = torch.cat([part[1].to(task.device) for part in gathered])
     order = np.argsort(prints, kind="stable")[:_LOOKED_AT]
     return rows[torch.from_numpy(order).to(rows.device)]
 
 
 def _units(rows: Tensor, task: Task) -> Tensor:
-    """Return what is taken from columns, and what then brings them to one scale, (2, width).
+    """Return what to subtract from columns, and what to divide them by then, (2, width).
 
-    Their means, and their spread where they vary: the standard deviation over the root of the share
-    of rows that are not as most are. A pixel that is black but for a few rows is not blown up so.
+    These are the means, and the spread where a column varies: the standard deviation over the root
+    of the share of rows that differ from the most frequent value. So a pixel that is black in all
+    but a few rows is not blown up.
     """
     rows = rows.float()
     middle, deviation = rows.mean(0), rows.std(0, correction=0)
     varies = (rows != rows.mode(0).values).float().mean(0)
     spread = deviation / varies.clamp(min=1 / len(rows)).sqrt()
-    # What rounding leaves of a column that is the same everywhere.
+    # Such a column is constant but for rounding.
     constant = deviation <= _ROUNDING * rows.abs().amax(0)
     units = torch.stack([middle, torch.where(constant, 1.0, spread)])
     (units,) = task.processes.share([units] if task.processes.rank == 0 else None, 0)
     return units
 
 
-def _together(
+def _gathered_fits(
     fitted: dict[Candidate, Fitted],
     features: dict[str, FourierFeatures],
     holdout: list[list[Tensor]],
@@ -325,34 +329,39 @@ def _together(
     held: Held | None,
     steps: int,
 ) -> Fits:
-    """Return everybody's scores, each candidate's brought to one scale."""
+    """Return the scores of all processes, each candidate's brought to one scale."""
     labels, prints, classes, task = shared.labels, shared.prints, shared.classes, shared.task
     place, processes = places_of(classes, task.n_classes), task.processes
-    # Some count and others do not, here and there: which ones is no matter of the data's order.
-    every = processes.gather(np.concatenate([mine[::steps] for mine in prints]))
-    order = torch.from_numpy(np.argsort(mixed(np.concatenate(every)), kind="stable"))
-    given = torch.cat(processes.gather(torch.cat([mine[::steps] for mine in labels])))[order]
+    # Ordered by fingerprint, so that no later selection depends on the order of the data.
+    all_prints = processes.gather(np.concatenate([part[::steps] for part in prints]))
+    order = torch.from_numpy(np.argsort(mixed(np.concatenate(all_prints)), kind="stable"))
+    given = torch.cat(processes.gather(torch.cat([part[::steps] for part in labels])))[order]
     plain, moved = [], []
     on_holdout: list[list[Tensor]] = [[] for _ in holdout]
-    for number, each in enumerate(fitted.values()):
-        mine = (each.plain, each.moved, *(said[number] for said in holdout))
-        # Not kept twice: what is put together takes their place.
-        nothing = each.plain[:0]
-        each.plain = each.moved = nothing
-        for said in holdout:
-            said[number] = nothing
-        found = processes.gather(mine) if processes.size > 1 else [mine]
-        wholes = [torch.cat([part[k] for part in found]) for k in range(len(mine))]
+    for number, candidate in enumerate(fitted.values()):
+        local = (
+            candidate.plain,
+            candidate.moved,
+            *(view_scores[number] for view_scores in holdout),
+        )
+        # The gathered scores replace the local ones, so that nothing is kept twice.
+        nothing = candidate.plain[:0]
+        candidate.plain = candidate.moved = nothing
+        for view_scores in holdout:
+            view_scores[number] = nothing
+        gathered = processes.gather(local) if processes.size > 1 else [local]
+        wholes = [torch.cat([part[k] for part in gathered]) for k in range(len(local))]
         wholes[:2] = [whole[order] for whole in wholes[:2]]
-        del mine, found
-        each.plain_spread, each.moved_spread = on_one_scale(wholes[0]), on_one_scale(wholes[1])
+        del local, gathered
+        candidate.plain_spread = on_one_scale(wholes[0])
+        candidate.moved_spread = on_one_scale(wholes[1])
         spreads = [on_one_scale(whole) for whole in wholes[2:]]
-        # New inputs are like perturbed ones, not like those that may be remembered.
-        each.spread = spreads[0] if spreads else each.moved_spread
+        # New inputs resemble perturbed ones, not those that may be memorised.
+        candidate.spread = spreads[0] if spreads else candidate.moved_spread
         plain.append(wholes[0])
         moved.append(wholes[1])
-        for said, whole in zip(on_holdout, wholes[2:], strict=True):
-            said.append(whole)
+        for view_scores, whole in zip(on_holdout, wholes[2:], strict=True):
+            view_scores.append(whole)
     of_held = None
     if held is not None:
         of_held = torch.cat(processes.gather(place[held.labels]))
@@ -364,8 +373,8 @@ def _together(
 def on_one_scale(scores: Tensor) -> float:
     """Centre each row of scores, in place, divide by the spread of all, and return that."""
     scores -= scores.mean(1, keepdim=True)
-    found = float(scores.double().std(correction=0)) if scores.numel() else 1.0
-    spread = found if found > 0 else 1.0
+    deviation = float(scores.double().std(correction=0)) if scores.numel() else 1.0
+    spread = deviation if deviation > 0 else 1.0
     scores /= spread
     return spread
 
@@ -378,15 +387,15 @@ def measure_memory(fits: Fits, perturbed: bool, samples: int = ESTIMATED_WITH) -
     fits : Fits
         The candidates, with their scores.
     perturbed : bool
-        Whether inputs were.
+        Whether inputs were perturbed.
     samples : int
-        So many say how noisy labels are.
+        How many samples the noise is estimated with.
     """
     scores = fits.scores
     plain = torch.stack([each.argmax(1) for each in scores.plain])
     moved = torch.stack([each.argmax(1) for each in scores.moved])
     of_plain, of_moved = ((each == scores.labels).double().mean(1) for each in (plain, moved))
-    # No network is before the input: nothing of it is remembered.
+    # Candidates of the input itself memorise nothing: no network comes before them.
     own = torch.tensor([each.layer == INPUT for each in fits.candidates])
     base = torch.where(own, of_moved, of_plain)
     layers = [each.layer for each in fits.candidates]
@@ -396,21 +405,21 @@ def measure_memory(fits: Fits, perturbed: bool, samples: int = ESTIMATED_WITH) -
 
     def summed(name: str) -> Tensor:
         """Return the summed scores of a layer's candidates on perturbed rows."""
-        mine = [each for each, layer in zip(scores.moved, layers, strict=True) if layer == name]
-        return sum(each[::step] for each in mine)  # type: ignore[return-value]
+        of_layer = [scores.moved[at] for at, layer in enumerate(layers) if layer == name]
+        return sum(rows[::step] for rows in of_layer)  # type: ignore[return-value]
 
-    answers = summed(order[0]).argmax(1)
-    beyond = beyond_chance(float((answers == labels).double().mean()), answers, labels)
+    predictions = summed(order[0]).argmax(1)
+    beyond = beyond_chance(float((predictions == labels).double().mean()), predictions, labels)
     likely = most = 0.0
     against = None
     for name in order[:-1] if perturbed else ():
         right = chance_right(summed(name), labels)
-        knowing = [at for at, layer in enumerate(layers) if layer == name]
-        mine = contradicted(moved[knowing, ::step], labels, right, n_classes)
-        credible = mine is not None and float(mine.right.mean()) < 0.5
+        of_reference = [at for at, layer in enumerate(layers) if layer == name]
+        contradictions = contradicted(moved[of_reference, ::step], labels, right, n_classes)
+        credible = contradictions is not None and float(contradictions.right.mean()) < 0.5
         if credible or name == order[0]:
-            against = mine
-            likely, most = survival_without(
+            against = contradictions
+            likely, most = survival_by_contradiction(
                 plain[:, ::step],
                 moved[:, ::step],
                 labels,
@@ -423,9 +432,9 @@ def measure_memory(fits: Fits, perturbed: bool, samples: int = ESTIMATED_WITH) -
         if credible:
             break
     places = frozenset(torch.nonzero(own)[:, 0].tolist())
-    found = Memory(of_plain, of_moved, base, None, most, likely, 0.0, 0.0, beyond, against, places)
+    memory = Memory(of_plain, of_moved, base, None, most, likely, 0.0, 0.0, beyond, against, places)
     if scores.held is None or not len(scores.holdout):
-        return found
+        return memory
     held = torch.stack([each.argmax(1) for each in scores.holdout]) == scores.held
     on_holdout = held.double().mean(1)
     likely = survival_on_holdout(base, of_moved, on_holdout)
@@ -434,5 +443,5 @@ def measure_memory(fits: Fits, perturbed: bool, samples: int = ESTIMATED_WITH) -
     if perturbed:
         as_they_are = torch.where(own[:, None], moved, plain) == scores.labels
         trust = weight_of_holdout(as_they_are, moved == scores.labels, held, most)
-    # Training inputs as they are tell what is remembered, if there are no others.
-    return replace(found, holdout=on_holdout, survival=most, likely=likely, trust=trust)
+    # Without perturbed inputs, memory shows on training inputs as they are.
+    return replace(memory, holdout=on_holdout, survival=most, likely=likely, trust=trust)

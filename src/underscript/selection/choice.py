@@ -1,10 +1,10 @@
-"""Which decoder to use, decided with noisy labels only.
+"""Chooses a decoder with noisy labels only.
 
 Clean labels and test data never enter here: the scores come from labels as noisy as the training
 labels. Under class-independent noise the accuracy on noisy labels rises with the accuracy on clean
-ones, so the best on a hold-out that the network was not trained on is the right choice up to the
-hold-out's statistical error. Training data held out from the decoders alone are a poor substitute:
-deep layers repeat the labels that the network memorised.
+ones. So the best decoder on a hold-out that the network was not trained on is the right choice, up
+to the hold-out's statistical error. Training data held out from the decoders alone are a poor
+substitute: deep layers repeat the labels that the network memorised.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..utils.hashing import mixed
 
-# Standard errors by which a hold-out must prefer another decoder: there are dozens of them.
+# Standard errors by which a hold-out must prefer another decoder: several, as dozens compete.
 CLEARLY = 3.0
 
 
@@ -31,7 +31,7 @@ class Key(NamedTuple):
 
     @property
     def decoder(self) -> str:
-        """Say what reads which layer, such as ``MASC 0.99 on fc2``."""
+        """Describe the decoder and its layer, such as ``MASC 0.99 on fc2``."""
         share = "" if self.variance is None else f" {self.variance:g}"
         return f"{self.probe.upper()}{share} on {self.layer}"
 
@@ -100,40 +100,40 @@ def select(scores: list[Score], criterion: str) -> Selection:
 
 
 def ahead_of(these: Tensor, others: Tensor) -> tuple[float, float]:
-    """Return how much oftener one decoder is right than another on the same samples, and the error.
+    """Return by how much one decoder is right more often than another, and the standard error.
 
     Parameters
     ----------
     these, others : Tensor of bool or numbers, shape (n,)
-        For each sample whether the label is predicted.
+        Whether the label is predicted, for each decoder on the same samples.
     """
     difference = these.double() - others.double()
     return float(difference.mean()), float(difference.std(correction=0)) / len(difference) ** 0.5
 
 
 def clearly_best(right: Sequence[Tensor], ours: int) -> int:
-    """Return which decoder predicts clearly more of a hold-out's labels than ours, or ours.
+    """Return the decoder that predicts clearly more of a hold-out's labels than ours, else ours.
 
     Parameters
     ----------
     right : sequence of Tensor, shape (n,) each
-        For each decoder and sample whether the label is predicted.
+        Whether the label is predicted, for each decoder and sample.
     ours : int
-        The number of the one that is to be overruled.
+        The number of the decoder that another has to beat.
     """
     best, most = ours, 0.0
-    for number, each in enumerate(right):
-        mean, error = ahead_of(each, right[ours])
+    for number, predicted in enumerate(right):
+        mean, error = ahead_of(predicted, right[ours])
         if mean > max(most, CLEARLY * error):
             best, most = number, mean
     return best
 
 
 def held_out_tenth(index: NDArray[np.int64], seed: int) -> NDArray[np.bool_]:
-    """Say which samples belong to the held-out tenth.
+    """Return which samples belong to the held-out tenth.
 
-    A sample's place depends on its index and the seed alone, so the split is the same for any
-    batch size, order and number of processes.
+    This depends on a sample's index and the seed alone, so the split is the same for any batch
+    size, order and number of processes.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What the decoded labels make of a network's last linear layer."""
+"""Refits a network's last linear layer to the decoded labels."""
 
 from collections.abc import Iterator
 
@@ -8,25 +8,25 @@ from torch import Tensor
 from ..linalg.products import add_products, mirrored
 from ..noise.posterior import posterior
 from ..probes.discriminant import Linear
-from .chosen import Chosen
+from .chosen_decoder import Chosen
 from .kept_rows import FOLDS
 from .read_out import fit_read_out
 
 __all__ = ["decoded_read_out"]
 
-# Rows for each column that tell which vector gives 1 with all rows.
+# Rows per column that the vector whose products with rows are 1 is fitted to.
 _ROWS_PER_NUMBER = 8
 
 
 def decoded_read_out(chosen: Chosen, layer: str) -> tuple[Linear, Tensor, tuple[Tensor, Tensor]]:
-    """Return what can be written into a network's last linear layer, whose input is a layer.
+    """Return weights for a network's last linear layer, whose input is `layer`.
 
     Returns
     -------
     Linear
         A logistic regression over all classes.
     Tensor of float32, shape (width,)
-        The vector whose products with rows are nearest to 1: it makes up for a bias.
+        The vector whose products with rows are nearest to 1: it stands in for a bias.
     tuple of Tensor
         Class means (K, width) and counts (K,) of the decoded labels.
     """
@@ -37,7 +37,7 @@ def decoded_read_out(chosen: Chosen, layer: str) -> tuple[Linear, Tensor, tuple[
     sums = torch.zeros(n_classes, width, dtype=torch.float64)
     products = torch.zeros(width, width, dtype=torch.float64)
     total = torch.zeros(width, dtype=torch.float64)
-    # A vector of so many numbers is told by some of the rows.
+    # Some of the rows are enough for a vector of `width` numbers.
     every = max(1, kept.n * processes.size // (_ROWS_PER_NUMBER * width))
     for fold, part in enumerate(parts):
         start = 0
@@ -63,9 +63,9 @@ def decoded_read_out(chosen: Chosen, layer: str) -> tuple[Linear, Tensor, tuple[
             for seen in kept.blocks(layer, fold, views):
                 at = part.places[start : start + len(seen[0])]
                 given = part.labels[start : start + len(seen[0])]
-                mine = posterior(chosen.values[at], given, chosen.noise)
+                probabilities = posterior(chosen.values[at], given, chosen.noise)
                 start += len(seen[0])
-                yield from ((rows, mine) for rows in seen)
+                yield from ((rows, probabilities) for rows in seen)
 
     size = kept.n * len(views), width, n_classes
     linear = fit_read_out(blocks(), size, processes, task.device)

@@ -1,9 +1,9 @@
 """The candidates of one layer, fitted to all of the training data and to all but each fold.
 
-A candidate is a ridge discriminant of a layer's rows, or of random features of them; fitted to the
-rows as they are, or to perturbed ones too; with a small ridge or a large one; to the given labels,
-or to labels that it decoded itself a round before. The covariance does not depend on labels, so one
-factorisation serves all rounds, and what all but one fold's rows add up to is a difference of sums.
+A candidate is a ridge discriminant of a layer's rows, or of random features of them. It is fitted
+to the rows as they are, or to perturbed ones too; with a small ridge or a large one; to the given
+labels, or to labels that it decoded itself a round before. The covariance does not depend on
+labels, so one factorisation serves all rounds. Sums are kept by fold and added up for each fit.
 """
 
 import math
@@ -34,12 +34,11 @@ from .kept_rows import FOLDS, KeptRows
 
 __all__ = ["Candidate", "Fitted", "Grid", "LayerFit", "scores_of"]
 
-# The fit to all folds; fit k is kept from fold k.
+# The number of the fit to all folds; fit k leaves out fold k.
 WHOLE = FOLDS
 # Discriminants by (perturbed, ridge), and by fit.
 _Linears = dict[tuple[bool, float], dict[int, Linear]]
-# Rows that are enough for a covariance, as they are, and again perturbed: so many for each column,
-# and so many in any case.
+# A covariance needs this many rows as they are, and as many perturbed: per column, and at least.
 _ROWS_PER_NUMBER, _ROWS = 8, 1 << 14
 
 
@@ -80,17 +79,17 @@ class Grid:
 
 @dataclass
 class Fitted:
-    """A candidate: what it is fitted to all folds and to all but each, and its scores.
+    """A candidate's fits, to all folds and to all but each, and its scores.
 
     Attributes
     ----------
     whole : Linear
         Fitted to everything.
     without : list of Linear
-        For each fold what is fitted to the others; empty if that was not wanted.
+        For each fold the fit to the others; empty if it was not wanted.
     plain, moved : Tensor of float32, shape (n, K)
-        Out-of-fold scores of rows as they are, and of the first perturbed view: one each, so that
-        what they agree with labels differs by memory alone.
+        Out-of-fold scores of rows as they are, and of the first perturbed view. Each is of one
+        view, so that their agreement with labels differs by memory alone.
     spread, plain_spread, moved_spread : float
         Standard deviations about each row's mean: of scores of one new input, of `plain`, and of
         `moved`.
@@ -107,16 +106,16 @@ class Fitted:
 
 @dataclass
 class _Sums:
-    """What rows of one fold add up to.
+    """Sums over the rows of one fold.
 
     Attributes
     ----------
     products : Tensor, shape (width, width)
-        Of all that are fitted to, as they are and perturbed.
+        Of the products of all rows that are fitted to, as they are and perturbed.
     total : Tensor of float64, shape (width,)
-        Of the same.
+        Of the same rows.
     of_class : list of Tensor, shape (C, width)
-        Of rows as they are, and of all perturbed ones together.
+        By class: of rows as they are, and of all perturbed ones together.
     """
 
     products: Tensor
@@ -137,14 +136,14 @@ class LayerFit:
     features : FourierFeatures or None
         Random features of its rows, or None for the rows themselves.
     scale : Tensor of float32, shape (width,), or None
-        Without features: what columns are divided by for fitting. What is fitted reads rows as
-        they are.
+        Without features: columns are divided by it for fitting. The discriminants that come out
+        take rows that are not scaled.
     labels : list of Tensor of int64, shape (n_k,)
         Given labels by fold, 0 … C − 1, all of which occur.
     counts : Tensor of int64, shape (FOLDS, C)
-        Everybody's labels.
+        Labels of all processes.
     centre : Tensor of float32, shape (width,)
-        A point near the mean of what is fitted to.
+        A point near the mean of the rows.
     grid : Grid
         What is fitted.
     views : sequence of int
@@ -152,11 +151,11 @@ class LayerFit:
     processes : Processes
         The processes that share the rows.
     room : int
-        Bytes that features may take; beyond it they are made again for each pass.
+        Bytes that features may take; beyond that they are computed again for each pass.
     turns : list of Tensor of int64, shape (n_k,), or None
-        By fold a random number of each sample, at least 0, which says what the covariance is of
-        where samples are many: some of the rows as they are, and one perturbed view of each sample,
-        as another of the same says little more. With None it is of all.
+        By fold a random number of each sample, at least 0. With many samples it selects the rows
+        that the covariance is computed from: some of the rows as they are, and one perturbed view
+        of each sample, as another of the same adds little. With None all rows are used.
     """
 
     rows: KeptRows
@@ -188,18 +187,18 @@ class LayerFit:
 
     @property
     def _enough(self) -> float:
-        """Rows of a covariance over samples: as many as it needs."""
+        """How many rows a covariance needs, over the number of samples."""
         return max(_ROWS, _ROWS_PER_NUMBER * len(self.centre)) / max(1, int(self.counts.sum()))
 
     @property
     def _moved(self) -> int:
-        """Perturbed rows of a sample that count."""
+        """How many perturbed rows of a sample count."""
         most = len(self.views)
         return most if self.turns is None else min(most, math.ceil(self._enough))
 
     @property
     def _parts(self) -> int:
-        """Rows of a sample that a perturbed candidate is fitted to."""
+        """How many rows of a sample a perturbed candidate is fitted to."""
         return 1 + self._moved
 
     def fit(self, steps: int) -> dict[Candidate, Fitted]:
@@ -214,12 +213,12 @@ class LayerFit:
                 means = self._decoded_means(linears[-1], means)
             linears.append(self._solved(means))
         self._factors.clear()
-        found = self._scored(linears, steps)
+        fitted = self._scored(linears, steps)
         self._cache = None
-        return found
+        return fitted
 
     def _lifted(self) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
-        """Give each fold's rows: as they are, the first perturbed, and the sum of all perturbed."""
+        """Yield each fold's rows: as they are, first perturbed, and the sum of all perturbed."""
         if self._cache is not None:
             for fold, blocks in enumerate(self._cache):
                 for block in blocks:
@@ -230,7 +229,7 @@ class LayerFit:
             yield fold, *kept_of(parts)
 
     def _blocks(self) -> Iterator[tuple[int, slice, list[Tensor]]]:
-        """Give each fold's rows as they are, and the perturbed ones that count."""
+        """Yield each fold's rows as they are, and the perturbed ones that count."""
         for fold in range(FOLDS):
             start = 0
             for blocks in self.rows.blocks(self.layer, fold, [0, *self.views]):
@@ -248,7 +247,7 @@ class LayerFit:
         return about if self.scale is None else about / self.scale
 
     def _gathered(self) -> list[_Sums]:
-        """Read all rows once: products, sums and class sums of each fold, everybody's."""
+        """Read all rows once: products, sums and class sums of each fold, over all processes."""
         width, n_classes = len(self.centre), self.n_classes
         fits = True in self.grid.perturbed and len(self.views) > 0
         sums = [
@@ -261,8 +260,8 @@ class LayerFit:
         ]
         cache: list[list[tuple[Tensor, Tensor, Tensor]]] | None = None
         size = 2 * width * self.rows.n * (1 + min(2, self._moved))
-        # Features lie between -1 and 1: where there is no room, half of their digits tell labels.
-        # Those that are made by one dense product are made again instead, which costs little.
+        # Features are between -1 and 1, so half of their digits do where there is no room. Those
+        # that one dense product gives are computed again instead, which costs little.
         half = 2 * size > self.room
         kept_as = torch.float16 if half else torch.float32
         again = half and self.features is not None and self.features.structured is None
@@ -271,33 +270,34 @@ class LayerFit:
         counted = torch.zeros(FOLDS)
         with self.processes.together():
             for fold, at, parts in self._blocks():
-                mine, labels = sums[fold], self.labels[fold][at].to(self.centre.device)
-                # What is of no use is not added up.
+                fold_sums, labels = sums[fold], self.labels[fold][at].to(self.centre.device)
+                # Perturbed rows are added up only if something is fitted to them.
                 for part in parts if fits else parts[:1]:
                     rows = self._counting(part, fold, at)
-                    add_products(mine.products, rows)
-                    mine.total += rows.sum(0)
+                    add_products(fold_sums.products, rows)
+                    fold_sums.total += rows.sum(0)
                     counted[fold] += len(rows)
                 plain, first, moved = kept_of(parts)
-                add_by_class(mine.of_class[0], plain, labels)
+                add_by_class(fold_sums.of_class[0], plain, labels)
                 if fits:
-                    add_by_class(mine.of_class[1], moved, labels)
+                    add_by_class(fold_sums.of_class[1], moved, labels)
                 if cache is not None:
                     cache[fold].append(as_dtype(kept_as, (plain, first, moved)))
         self._cache = cache
         counted = self.processes.total(counted)
-        for fold, mine in enumerate(sums):
-            mine.products, mine.total = map(self.processes.total, (mine.products, mine.total))
-            mine.of_class = [self.processes.total(each) for each in mine.of_class]
-            # As much as if all rows had been added up.
+        for fold, fold_sums in enumerate(sums):
+            fold_sums.products = self.processes.total(fold_sums.products)
+            fold_sums.total = self.processes.total(fold_sums.total)
+            fold_sums.of_class = [self.processes.total(each) for each in fold_sums.of_class]
+            # Scaled as if all rows had been added up.
             n = int(self.counts[fold].sum()) * (self._parts if fits else 1)
             scale = n / max(1.0, float(counted[fold]))
-            mine.products *= scale
-            mine.total *= scale
+            fold_sums.products *= scale
+            fold_sums.total *= scale
         return sums
 
     def _counting(self, rows: Tensor, fold: int, at: slice) -> Tensor:
-        """Return the rows that the covariance is of: those of every so many samples."""
+        """Return the rows that enter the covariance: those of some of the samples."""
         every = int(1 / self._enough)
         if self.turns is None or every < 2:
             return rows
@@ -328,9 +328,9 @@ class LayerFit:
             kinds = (0, 1) if perturbed else (0,)
             total = sum(sums[k].of_class[kind] for k in some for kind in kinds)
             counts = self.counts[some].sum(0) * (self._parts if perturbed else 1)
-            mine = class_means(total, counts)  # type: ignore[arg-type]
+            class_mean = class_means(total, counts)  # type: ignore[arg-type]
             for ridge in self.grid.ridges:
-                means[fit, perturbed, ridge] = mine
+                means[fit, perturbed, ridge] = class_mean
         return means
 
     def _decoded_means(
@@ -338,7 +338,7 @@ class LayerFit:
         last: _Linears,
         before: dict[tuple[int, bool, float], Tensor],
     ) -> dict[tuple[int, bool, float], Tensor]:
-        """Return class means of the labels that each fit decodes of what it was fitted to.
+        """Return class means by the labels that each fit decodes for its own training rows.
 
         A class that is decoded nowhere keeps its mean.
         """
@@ -358,25 +358,25 @@ class LayerFit:
                     some = [last[perturbed, ridge][fit] for fit, _, ridge in keys]
                     scores = scores_of(rows, some, parts).view(len(rows), len(some), n_classes)
                     decoded = scores.argmax(2)
-                    # What all fits decode in one product: rows are read once.
+                    # One product adds up the rows for all fits, so that they are read once.
                     apart = decoded + n_classes * torch.arange(len(keys), device=decoded.device)
                     of_all = rows.new_zeros(len(keys) * n_classes, rows.shape[1])
                     add_by_class(of_all, rows, apart)
                     number = torch.bincount(apart.flatten().cpu(), minlength=len(of_all))
                     for at, key in enumerate(keys):
-                        mine = slice(at * n_classes, (at + 1) * n_classes)
-                        sums[key] += of_all[mine]
-                        counts[key] += parts * number[mine]
-        found = {}
+                        of_fit = slice(at * n_classes, (at + 1) * n_classes)
+                        sums[key] += of_all[of_fit]
+                        counts[key] += parts * number[of_fit]
+        decoded_means = {}
         for key, total in sums.items():
             n = self.processes.total(counts[key])
             mean = class_means(self.processes.total(total), n)
-            found[key] = torch.where((n > 0)[:, None].to(mean.device), mean, before[key])
-        return found
+            decoded_means[key] = torch.where((n > 0)[:, None].to(mean.device), mean, before[key])
+        return decoded_means
 
     def _solved(self, means: dict[tuple[int, bool, float], Tensor]) -> _Linears:
-        """Return the discriminants of class means, by their fit."""
-        found: _Linears = {key: {} for key in product(self.grid.perturbed, self.grid.ridges)}
+        """Return the discriminants that class means give, by fit."""
+        linears: _Linears = {key: {} for key in product(self.grid.perturbed, self.grid.ridges)}
         for fit, ridge in product(self._fits, self.grid.ridges):
             mean, factor = self._factors[fit, ridge]
             of_class = torch.cat([means[fit, each, ridge] for each in self.grid.perturbed])
@@ -389,11 +389,11 @@ class LayerFit:
                 *(torch.split(each, self.n_classes) for each in (weights, intercepts)), strict=True
             )
             for perturbed, linear in zip(self.grid.perturbed, both, strict=True):
-                found[perturbed, ridge][fit] = Linear(*linear)
-        return found
+                linears[perturbed, ridge][fit] = Linear(*linear)
+        return linears
 
     def _scored(self, linears: list[_Linears], steps: int) -> dict[Candidate, Fitted]:
-        """Score samples by what has not seen their labels."""
+        """Score samples out of fold."""
         keys = [(p, r, n) for n, made in enumerate(linears) for p, r in made]
         kept: list[list[Tensor]] = [[], []]
         starts = [0] * FOLDS
@@ -402,13 +402,13 @@ class LayerFit:
                 start, starts[fold] = starts[fold], starts[fold] + len(views[0])
                 some = torch.arange(len(views[0]))[-start % steps :: steps]
                 fit = fold if self.folds else WHOLE
-                mine = [linears[number][p, ridge][fit] for p, ridge, number in keys]
-                for rows, said in zip(views, kept, strict=True):
-                    if rows is views[0] and said is kept[1]:
-                        said.append(kept[0][-1])
+                fold_linears = [linears[number][p, ridge][fit] for p, ridge, number in keys]
+                for rows, view_scores in zip(views, kept, strict=True):
+                    if rows is views[0] and view_scores is kept[1]:
+                        view_scores.append(kept[0][-1])
                         continue
                     rows = rows if steps == 1 else picked(rows, some.to(rows.device))
-                    said.append(scores_of(rows, mine, 1).cpu())
+                    view_scores.append(scores_of(rows, fold_linears, 1).cpu())
         plain, moved = (
             torch.cat(parts).view(-1, len(keys), self.n_classes)
             if parts
@@ -416,28 +416,28 @@ class LayerFit:
             for parts in kept
         )
         n_features = 0 if self.features is None else len(self.features.phases)
-        found = {}
+        fitted = {}
         for place, (perturbed, ridge, number) in enumerate(keys):
             fits = [
-                from_centre(each, self.centre, self.scale)
-                for each in linears[number][perturbed, ridge].values()
+                from_centre(linear, self.centre, self.scale)
+                for linear in linears[number][perturbed, ridge].values()
             ]
             candidate = Candidate(self.layer, n_features, perturbed, ridge, number)
-            found[candidate] = Fitted(
+            fitted[candidate] = Fitted(
                 fits[-1],
                 fits[:-1],
                 plain[:, place].clone(),
                 moved[:, place].clone(),
             )
-        return found
+        return fitted
 
 
 def scores_of(
     rows: Tensor, linears: Sequence[Linear], parts: int
 ) -> Float[Tensor, "n all_classes"]:
-    """Return the scores of all discriminants side by side, summed over so many views.
+    """Return the scores of all discriminants side by side, for rows that sum `parts` views.
 
-    A class that a fit has never seen gets the row's lowest score, never the highest; a fit that has
+    A class that a fit has never seen gets the row's lowest score, never the highest. A fit that has
     seen nothing scores 0.
     """
     weights = torch.cat([linear.coefficients for linear in linears])

@@ -1,11 +1,11 @@
 """Greedy ensemble selection with replacement (Caruana et al., ICML 2004), by noisy labels.
 
-An ensemble is worth the mean log-likelihood of noisy labels of new inputs (see `likelihood`), with
-the likeliest temperature and share that is redrawn. Where labels go wrong by class, a transition
-matrix is known first: otherwise labels that always go wrong the same way would be likelier the more
-an ensemble doubts between the two. On perturbed training inputs the likelihood is corrected for the
-memory that survives, as agreement is (see `memory`): what holds of the mean of one number a sample
-holds of that of any other.
+An ensemble's score is the mean log-likelihood of noisy labels of new inputs (see `likelihood`),
+with the likeliest temperature and share that is redrawn. If errors depend on the class, a
+transition matrix is estimated first. Otherwise an ensemble that doubts between two classes would
+win where one is always mislabelled as the other. On perturbed training inputs the likelihood is
+corrected for the memory that survives, as agreement is (see `memorisation`): the correction holds
+for the mean of any number per sample.
 """
 
 from collections.abc import Callable, Collection, Hashable, Sequence
@@ -22,15 +22,15 @@ from .memorisation import LIMIT, corrected
 
 __all__ = ["STEPS", "Criterion", "Scores", "grown", "thinned"]
 
-# Members of an ensemble, at most; the same candidate may be several of them.
+# Members of an ensemble, at most; a candidate may occur several times.
 STEPS = 8
-# So many of the candidates, the best alone, are tried as further members.
+# After the first step only this many candidates, the best ones, are tried as further members.
 TRIED = 40
-# Samples that choose, of each kind; more would change nothing but the time.
+# Samples of each kind that choose; more would only take longer.
 _CHOOSING = 10_000
-# So many are tried with transition matrices: of the likeliest without, and of the most telling.
+# Candidates tried with transition matrices: the likeliest without one, and the most informative.
 _MATRICES = 10
-# Steps of EM for one.
+# Steps of EM for each matrix.
 _EM = 20
 
 T = TypeVar("T", bound=Hashable)
@@ -63,7 +63,7 @@ class Scores:
 
 
 def thinned(scores: Scores) -> Scores:
-    """Return scores of as many samples as choose."""
+    """Return the scores of the samples that choose."""
     step = max(1, len(scores.labels) // _CHOOSING)
     other = 1 if scores.held is None else max(1, len(scores.held) // _CHOOSING)
     return Scores(
@@ -78,7 +78,7 @@ def thinned(scores: Scores) -> Scores:
 
 @dataclass
 class Criterion:
-    """What says how likely labels of new inputs are, as ensembles' scores have it.
+    """The likelihood of labels of new inputs, given ensembles' scores.
 
     Attributes
     ----------
@@ -98,61 +98,61 @@ class Criterion:
 
     @classmethod
     def of(cls, scores: Scores, survival: float, trust: float) -> Self:
-        """Return the criterion of all candidates' scores; not all samples count."""
+        """Return the criterion for all candidates' scores; it uses some of the samples."""
         some = thinned(scores)
         held = None if some.held is None else Likely(some.holdout, some.held)
         plain, moved = (Likely(each, some.labels) for each in (some.plain, some.moved))
         return cls(plain, moved, held, survival, trust if held is not None else 0.0)
 
     def drawn_by(self, transitions: Tensor | None) -> "Criterion":
-        """Return the criterion of labels that a transition matrix draws."""
+        """Return the criterion for labels that are drawn by a transition matrix."""
         plain, moved = (each.drawn_by(transitions) for each in (self.plain, self.moved))
         held = None if self.held is None else self.held.drawn_by(transitions)
         return replace(self, plain=plain, moved=moved, held=held)
 
     def likelihoods(self, candidates: Sequence[int], members: Sequence[int] = ()) -> list[float]:
-        """Return the mean log-likelihood of a label if one candidate joins the members, of each."""
+        """Return the mean log-likelihood of a label with each candidate added to the members."""
 
         def of(part: Likely) -> Tensor:
             return part.of(candidates, part.summed(members) if members else None)
 
-        worth = torch.zeros(())
+        values = torch.zeros(())
         if self.trust < 1:
             moved = of(self.moved)
             known = corrected(of(self.plain), moved, self.survival) if self.survival else moved
-            worth = (1 - self.trust) * known
+            values = (1 - self.trust) * known
         if self.trust:
             assert self.held is not None
-            worth = worth + self.trust * of(self.held)
-        return worth.flatten(1).amax(1).tolist()
+            values = values + self.trust * of(self.held)
+        return values.flatten(1).amax(1).tolist()
 
     @property
     def _labelled(self) -> list[Likely]:
-        """What labels can be compared with: perturbed samples, and the hold-out."""
+        """The samples whose labels count: perturbed ones, and the hold-out."""
         counted = [self.moved] if self.trust < 1 else []
         return [*counted, self.held] if self.trust and self.held is not None else counted
 
     def information(self, candidate: int) -> float:
-        """Return how much a candidate's answers tell of labels, whatever way these go wrong."""
-        found = []
+        """Return the largest mutual information of predictions and labels, in nats."""
+        nats = []
         for part in self._labelled:
-            mine, labels = part.scores[candidate], part.labels
-            n_classes = mine.shape[1]
-            pairs = mine.argmax(1) * n_classes + labels
+            candidate_scores, labels = part.scores[candidate], part.labels
+            n_classes = candidate_scores.shape[1]
+            pairs = candidate_scores.argmax(1) * n_classes + labels
             joint = torch.bincount(pairs, minlength=n_classes**2).double().view(n_classes, -1)
             joint /= len(labels)
             alike = torch.outer(joint.sum(1), joint.sum(0))
-            found.append(float(torch.xlogy(joint, joint / alike.clamp(min=1e-300)).sum()))
-        return max(found)
+            nats.append(float(torch.xlogy(joint, joint / alike.clamp(min=1e-300)).sum()))
+        return max(nats)
 
     def costs(self) -> list[float]:
-        """Return what the numbers of a transition matrix cost: Akaike's nat each, over samples."""
+        """Return Akaike's cost of a transition matrix: one nat for each number, over samples."""
         n_classes = self.moved.scores[0].shape[1]
         return [n_classes * (n_classes - 1) / len(part.labels) for part in self._labelled]
 
     def transitions(self, candidate: int) -> list[Tensor]:
-        """Return the likeliest transition matrices of one candidate: one of each kind of labels."""
-        found = []
+        """Return one candidate's likeliest transition matrix for each set of labels."""
+        matrices = []
         for part in self._labelled:
             scores, labels = part.scores[candidate], part.labels
             about = scores - scores.mean(1, keepdim=True)
@@ -163,36 +163,36 @@ class Criterion:
                 matrix, _ = estimated_transitions(chances, labels, 0.2, _EM)
                 likely = (chances * matrix.T[labels]).sum(1).clamp(min=1e-12).log().mean()
                 best = max(best, (float(likely), matrix), key=lambda each: each[0])
-            found.append(best[1])
-        return found
+            matrices.append(best[1])
+        return matrices
 
     def likeliest_noise(self, among: Collection[int]) -> Float[Tensor, "classes classes"] | None:
-        """Return the transition matrix of the labels, or None if all wrong ones are alike.
+        """Return the transition matrix of the labels, or None if errors do not depend on the class.
 
-        That of the candidate with which labels are likeliest. A matrix is taken if labels are
-        likelier by more than its K (K - 1) numbers (Akaike's criterion); so none is looked for
-        where certainty itself would not be worth as much.
+        It is the matrix of the candidate with which labels are likeliest. A matrix is used if it
+        raises the likelihood by more than its K (K - 1) numbers cost (Akaike's criterion). None is
+        tried if even certain predictions would not gain that much.
         """
         every = list(among)
-        even = dict(zip(every, self.likelihoods(every), strict=True))
-        found, best = None, max(even.values())
+        likely_alone = dict(zip(every, self.likelihoods(every), strict=True))
+        best_matrix, best = None, max(likely_alone.values())
         if min(self.costs()) >= -best:
             return None
-        telling = {each: self.information(each) for each in every}
+        informative = {candidate: self.information(candidate) for candidate in every}
         tried = set()
-        for said in (even, telling):
-            tried |= {*sorted(every, key=said.__getitem__, reverse=True)[:_MATRICES]}
-        for each in sorted(tried):
-            for matrix, cost in zip(self.transitions(each), self.costs(), strict=True):
-                likely = self.drawn_by(matrix).likelihoods([each])[0] - cost
+        for ranking in (likely_alone, informative):
+            tried |= {*sorted(every, key=ranking.__getitem__, reverse=True)[:_MATRICES]}
+        for candidate in sorted(tried):
+            for matrix, cost in zip(self.transitions(candidate), self.costs(), strict=True):
+                likely = self.drawn_by(matrix).likelihoods([candidate])[0] - cost
                 if likely > best:
-                    found, best = matrix, likely
-        return found
+                    best_matrix, best = matrix, likely
+        return best_matrix
 
     def ensemble(self, among: Collection[int], most: int = STEPS) -> tuple[list[int], float]:
         """Return the members of the best ensemble of some candidates, and its likelihood.
 
-        Members are added for as long as labels get likelier.
+        Members are added as long as labels get likelier.
 
         Parameters
         ----------
@@ -204,12 +204,12 @@ class Criterion:
         return grown(list(among), self.likelihoods, most)
 
     def weight_by_cross_fitting(self, among: Collection[int]) -> float:
-        """Return how much the hold-out counts: by its precision, or all.
+        """Return the weight of the hold-out: by its precision, or 1.
 
-        Its precision is right if perturbed training inputs err by chance only. If the perturbation
-        changes what some layers know more than what others know, the hold-out alone says more. Each
-        way chooses an ensemble with one half of the hold-out, and is scored by the likelihood of
-        the other half's labels; the hold-out counts alone if that is clearly likelier, by two
+        The weight by precision is right if perturbed training inputs err by chance only. If the
+        perturbation harms some layers more than others, the hold-out alone is the better guide.
+        Both weights choose an ensemble with one half of the hold-out, and are scored by the
+        likelihood of the other half's labels. The weight is 1 if that is clearly likelier, by two
         standard errors.
         """
         if self.held is None or not 0 < self.trust < 1 or len(self.held.labels) < 2:
@@ -229,29 +229,29 @@ class Criterion:
 
 
 def grown(
-    tried: Sequence[T], worth: Callable[[Sequence[T], Sequence[T]], Sequence[float]], most: int
+    tried: Sequence[T], score: Callable[[Sequence[T], Sequence[T]], Sequence[float]], most: int
 ) -> tuple[list[T], float]:
-    """Return an ensemble that grows for as long as it gets better, and what it is worth.
+    """Return an ensemble that grows as long as its score rises, and that score.
 
     Parameters
     ----------
     tried : sequence
-        What may join it, more than once. Of these the best alone are tried further on.
-    worth : callable
-        From what is tried, and what is chosen, to what the ensemble is worth with one more, of
-        each.
+        The candidates; each may join more than once. Only the best are tried after the first step.
+    score : callable
+        Takes the candidates and the members; returns the ensemble's score with each candidate
+        added.
     most : int
         Members at most.
     """
     chosen: list[T] = []
-    now = -float("inf")
+    best_score = -float("inf")
     for step in range(most):
-        values = dict(zip(tried, worth(tried, chosen), strict=True))
+        values = dict(zip(tried, score(tried, chosen), strict=True))
         best = max(tried, key=values.__getitem__)
-        if values[best] <= now:
+        if values[best] <= best_score:
             break
         if not step:
-            tried = sorted(tried, key=lambda each: -values[each])[:TRIED]
+            tried = sorted(tried, key=lambda candidate: -values[candidate])[:TRIED]
         chosen.append(best)
-        now = values[best]
-    return chosen, now
+        best_score = values[best]
+    return chosen, best_score

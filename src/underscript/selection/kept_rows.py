@@ -13,25 +13,25 @@ from ..utils.row_file import RowFile
 
 __all__ = ["FOLDS", "KeptRows", "Part"]
 
-# Parts that the training data are cut into: no fit of what scores a sample has seen its label.
+# Parts that the training data are cut into: the fit that scores a sample has not seen its label.
 FOLDS = 3
-# Rows that are worked on at once, and bytes. The system hands out pieces of 32 MB and more anew,
-# page by page, each time; smaller ones are used again.
+# Rows and bytes of a block. The system allocates pieces of 32 MB and more anew, page by page, each
+# time; smaller ones are used again.
 BLOCK_ROWS, BLOCK_BYTES = 2048, 16 << 20
-# Kept beside the layers.
+# The name that logits are kept by, beside the layers.
 _LOGITS = "(logits)"
 
 
 @dataclass
 class Part:
-    """What is known of the samples of one fold, in the order in which they came.
+    """Labels and fingerprints of the samples of one fold, in the order in which they came.
 
     Attributes
     ----------
     labels : Tensor of int64, shape (n,)
         Given labels.
     places : Tensor of int64, shape (n,)
-        Where each sample stands among all that this process read.
+        Each sample's place among all that this process read.
     prints : ndarray of uint64, shape (n,)
         Fingerprints of the inputs.
     """
@@ -65,12 +65,12 @@ class _Column:
                 self.chunks = [torch.cat(self.chunks)]
             (rows,) = self.chunks
             return rows[torch.from_numpy(places).to(rows.device)]
-        found = torch.empty(len(places), self.width)
-        self.file.take(self.written, places, found)
-        return found
+        taken = torch.empty(len(places), self.width)
+        self.file.take(self.written, places, taken)
+        return taken
 
     def spill(self, file: RowFile) -> None:
-        """Go on in a file."""
+        """Move the rows to a file; later ones go there too."""
         self.file = file
         chunks, self.chunks = self.chunks, []
         for rows in chunks:
@@ -102,13 +102,13 @@ class KeptRows:
     Parameters
     ----------
     views : int
-        How many there are, that of the inputs as they are (view 0) among them.
+        How many there are, with the inputs as they are (view 0).
     memory : int
-        Bytes that may be taken.
+        Bytes of memory that rows may take.
     folds : int
-        Parts that the samples are kept in; a single one has them in the order of their arrival.
+        Parts that the samples are kept in; a single one keeps the order of arrival.
     file : RowFile, optional
-        Which file; by default one of its own.
+        The file; by default a new one.
     """
 
     def __init__(self, views: int, memory: int, folds: int = FOLDS, file: RowFile | None = None):
@@ -122,11 +122,11 @@ class KeptRows:
         self._prints: list[list[NDArray[np.uint64]]] = [[] for _ in range(folds)]
         self._index: list[NDArray[np.int64] | None] = []
         self.n = self._bytes = 0
-        # Whether rows are all that a pass over the data would give.
+        # Whether the kept rows can stand in for another pass over the data.
         self.replays = True
-        # Whether all prints are of the inputs themselves.
-        self.prints_tell = True
-        self._stand = np.empty((0, 2), dtype=np.int64)
+        # Whether all prints come from the inputs themselves.
+        self.has_fingerprints = True
+        self._fold_and_row = np.empty((0, 2), dtype=np.int64)
 
     def add(
         self,
@@ -136,16 +136,16 @@ class KeptRows:
         index: NDArray[np.int64] | None = None,
         logits: Tensor | None = None,
     ) -> None:
-        """Take a batch: of each view the rows (n, width) of each layer; labels and fingerprints.
+        """Add a batch: for each view the rows (n, width) of each layer; labels and fingerprints.
 
-        Equal inputs fall into one fold, whatever the order of the data. The index is where samples
-        stand in the data set, if that is known. With logits (n, K) of the inputs as they are, rows
-        can be had again by `again`.
+        Equal inputs go into one fold, whatever the order of the data. `index`: the samples' places
+        in the data set, if known. With `logits` (n, K) of the inputs as they are, `again` returns
+        rows later.
         """
         if len(prints) != len(labels):
-            # Inputs without a tensor: their place tells them apart, no two count as equal.
+            # Inputs without a tensor are identified by place, so no two count as equal.
             places = np.arange(self.n, self.n + len(labels)) if index is None else index
-            prints, self.prints_tell = places.astype(np.uint64), False
+            prints, self.has_fingerprints = places.astype(np.uint64), False
         folds = torch.from_numpy((mixed(prints) % np.uint64(self.folds)).astype(np.int64))
         here = [torch.nonzero(folds == fold)[:, 0] for fold in range(self.folds)]
         for view, layers in enumerate(views):
@@ -184,7 +184,7 @@ class KeptRows:
     def again(
         self, places: NDArray[np.int64], layers: Sequence[str]
     ) -> tuple[dict[str, Tensor], Tensor]:
-        """Return rows of some samples as they are, by their places in the order of arrival.
+        """Return unperturbed rows of some samples, by their places in the order of arrival.
 
         Returns
         -------
@@ -193,15 +193,16 @@ class KeptRows:
         Tensor of float32, shape (m, K)
             The network's logits.
         """
-        if len(self._stand) != self.n:
-            self._stand = np.empty((self.n, 2), dtype=np.int64)
+        if len(self._fold_and_row) != self.n:
+            self._fold_and_row = np.empty((self.n, 2), dtype=np.int64)
             for fold in range(self.folds):
-                mine = self.part(fold).places.numpy()
-                self._stand[mine, 0], self._stand[mine, 1] = fold, np.arange(len(mine))
-        stand = self._stand[places]
+                in_fold = self.part(fold).places.numpy()
+                self._fold_and_row[in_fold, 0] = fold
+                self._fold_and_row[in_fold, 1] = np.arange(len(in_fold))
+        stand = self._fold_and_row[places]
         some = [np.flatnonzero(stand[:, 0] == fold) for fold in range(self.folds)]
         order = torch.from_numpy(np.argsort(np.concatenate(some), kind="stable"))
-        found = {}
+        by_layer = {}
         for name in (*layers, _LOGITS):
             parts = [
                 self._columns[name, 0, fold].at(stand[at, 1])
@@ -209,35 +210,35 @@ class KeptRows:
                 if len(at)
             ]
             rows = torch.cat(parts)
-            found[name] = rows[order.to(rows.device)]
-        return {name: found[name] for name in layers}, found[_LOGITS]
+            by_layer[name] = rows[order.to(rows.device)]
+        return {name: by_layer[name] for name in layers}, by_layer[_LOGITS]
 
     @property
     def index(self) -> NDArray[np.int64] | None:
-        """Where samples stand in the data set, in the order in which they came, if it is known."""
+        """The samples' places in the data set, in the order in which they came, if known."""
         known = [part for part in self._index if part is not None]
         return np.concatenate(known) if known and len(known) == len(self._index) else None
 
     @property
     def prints(self) -> NDArray[np.uint64]:
         """The fingerprints of all samples, in the order in which they came."""
-        found = np.empty(self.n, dtype=np.uint64)
+        all_prints = np.empty(self.n, dtype=np.uint64)
         for fold in range(self.folds):
             part = self.part(fold)
-            found[part.places.numpy()] = part.prints
-        return found
+            all_prints[part.places.numpy()] = part.prints
+        return all_prints
 
     @property
     def labels(self) -> Tensor:
         """The given labels of all samples, int64 (n,), in the order in which they came."""
-        found = torch.empty(self.n, dtype=torch.int64)
+        all_labels = torch.empty(self.n, dtype=torch.int64)
         for fold in range(self.folds):
             part = self.part(fold)
-            found[part.places] = part.labels
-        return found
+            all_labels[part.places] = part.labels
+        return all_labels
 
     def part(self, fold: int) -> Part:
-        """Return what is known of a fold's samples."""
+        """Return labels and fingerprints of a fold's samples."""
         empty = torch.empty(0, dtype=torch.int64)
         return Part(
             torch.cat([empty, *self._labels[fold]]),
@@ -248,7 +249,7 @@ class KeptRows:
     def blocks(
         self, layer: str, fold: int, views: Sequence[int], size: int = BLOCK_ROWS
     ) -> Iterator[list[Tensor]]:
-        """Give a fold's rows of some views, float32 (n, width) each, block by block."""
+        """Yield a fold's rows of some views, float32 (n, width) each, block by block."""
         columns = [self._columns.get((layer, view, fold)) for view in views]
         size = min(size, max(1, BLOCK_BYTES // (4 * max(1, self.widths.get(layer, 1)))))
         if any(column is None for column in columns):
@@ -258,23 +259,23 @@ class KeptRows:
         )
 
     def some(self, layer: str, size: int) -> tuple[NDArray[np.uint64], Tensor]:
-        """Return rows of a layer as they are, and fingerprints: of the smallest, in their order.
+        """Return fingerprints and unperturbed rows of a layer: the smallest prints, in order.
 
-        So the same samples are taken whatever the order of the data.
+        So the samples are the same whatever the order of the data.
         """
         prints = [mixed(self.part(fold).prints) for fold in range(self.folds)]
-        every = np.sort(np.concatenate(prints))
-        last = every[min(size, len(every)) - 1] if len(every) else np.uint64(0)
-        found, kept = [], []
-        for fold, mine in enumerate(prints):
+        all_prints = np.sort(np.concatenate(prints))
+        last = all_prints[min(size, len(all_prints)) - 1] if len(all_prints) else np.uint64(0)
+        some_rows, some_prints = [], []
+        for fold, fold_prints in enumerate(prints):
             start = 0
             for (rows,) in self.blocks(layer, fold, [0]):
-                at = np.flatnonzero(mine[start : start + len(rows)] <= last)
-                found.append(rows[torch.from_numpy(at).to(rows.device)])
-                kept.append(mine[start : start + len(rows)][at])
+                at = np.flatnonzero(fold_prints[start : start + len(rows)] <= last)
+                some_rows.append(rows[torch.from_numpy(at).to(rows.device)])
+                some_prints.append(fold_prints[start : start + len(rows)][at])
                 start += len(rows)
-        if not found:
+        if not some_rows:
             return np.empty(0, np.uint64), torch.empty(0, self.widths.get(layer, 0))
-        order = np.argsort(np.concatenate(kept), kind="stable")[:size]
-        rows = torch.cat(found)
-        return np.concatenate(kept)[order], rows[torch.from_numpy(order).to(rows.device)]
+        order = np.argsort(np.concatenate(some_prints), kind="stable")[:size]
+        rows = torch.cat(some_rows)
+        return np.concatenate(some_prints)[order], rows[torch.from_numpy(order).to(rows.device)]

@@ -1,9 +1,9 @@
-r"""How likely noisy labels are by scores, for a grid of temperatures and shares of noise.
+r"""The likelihood of the given labels, for a grid of temperatures and shares of noise.
 
-A label is what scores say, or with probability e drawn from all K classes:
-:math:`p(y | x) = (1 - e)\, \mathrm{softmax}(t s(x))_y + e / K`. Where noise depends on the class, a
-label is drawn by a transition matrix T first: :math:`\sum_z \mathrm{softmax}(t s(x))_z T_{zy}`
-takes the place of the softmax.
+A label follows the scores, or with probability e is drawn from all K classes:
+:math:`p(y | x) = (1 - e)\, \mathrm{softmax}(t s(x))_y + e / K`. If noise depends on the class, a
+transition matrix T draws the label first: :math:`\sum_z \mathrm{softmax}(t s(x))_z T_{zy}` takes
+the place of the softmax.
 """
 
 from collections.abc import Sequence
@@ -16,10 +16,10 @@ from torch import Tensor
 
 __all__ = ["REDRAWN", "TEMPERATURES", "Likely", "likelihoods"]
 
-# Each is twice the one before, so that one exponential serves all: the next is its square.
+# Each is twice the one before, so one exponential serves all: squaring gives the next.
 TEMPERATURES = (0.5, 1.0, 2.0, 4.0, 8.0)
 REDRAWN = tuple(step / 10 for step in range(10))
-# Numbers that are worked on at once.
+# Numbers in a block.
 _AT_ONCE = 1 << 17
 _LEAST = 1e-12
 
@@ -34,15 +34,15 @@ def likelihoods(
     Temperatures are relative to the scores' own spread. `transitions`: the chance of a label
     (column) given the class (row).
     """
-    found = _averaged(
+    means = _averaged(
         _chances(scores.reshape(-1, *scores.shape[-2:]), labels, _given(labels, transitions)),
         scores.shape[-1],
     )
-    return found.view(*scores.shape[:-2], len(TEMPERATURES), len(REDRAWN))
+    return means.view(*scores.shape[:-2], len(TEMPERATURES), len(REDRAWN))
 
 
 def _given(labels: Tensor, transitions: Tensor | None) -> Tensor | None:
-    """Return of each class and sample the chance of the given label, if it depends on both."""
+    """Return the chance of each given label by class, (K, n), or None without transitions."""
     return None if transitions is None else transitions.float()[:, labels]
 
 
@@ -53,7 +53,7 @@ def _chances(
     ways, n, n_classes = scores.shape
     spread = torch.stack([_spread(each) for each in scores])
     chances = torch.empty(len(TEMPERATURES), ways, n, device=scores.device)
-    # What is worked on at once stays in the processor's cache.
+    # A block stays in the processor's cache.
     size = max(1, _AT_ONCE // max(1, ways * n_classes))
     for start in range(0, n, size):
         at = slice(start, start + size)
@@ -61,20 +61,20 @@ def _chances(
         powers = scores[:, at].permute(2, 0, 1).float().contiguous()
         powers -= powers.amax(0)
         powers.mul_((TEMPERATURES[0] / spread)[:, None]).exp_()
-        mine = labels[at].expand(1, *powers.shape[1:])
+        given_labels = labels[at].expand(1, *powers.shape[1:])
         for number in range(len(TEMPERATURES)):
             if number:
                 powers *= powers
             if given is None:
-                said = powers.gather(0, mine)[0]
+                of_label = powers.gather(0, given_labels)[0]
             else:
-                said = (powers * given[:, None, at]).sum(0)
-            torch.div(said, powers.sum(0), out=chances[number, :, at])
+                of_label = (powers * given[:, None, at]).sum(0)
+            torch.div(of_label, powers.sum(0), out=chances[number, :, at])
     return chances
 
 
 def _spread(scores: Float[Tensor, "n classes"]) -> Tensor:
-    """Return the root mean square of scores about each row's mean; 1 of equal ones."""
+    """Return the root mean square of scores about each row's mean; 1 if all are equal."""
     about = scores.float() - scores.float().mean(1, keepdim=True)
     spread = about.square_().mean().sqrt()
     return torch.where(spread > 0, spread, 1.0)
@@ -96,7 +96,7 @@ class Likely:
     Attributes
     ----------
     scores : list of Tensor of float32, shape (n, K)
-        Of each candidate.
+        Of all candidates.
     labels : Tensor of int64, shape (n,)
         Noisy labels.
     transitions : Tensor of float64, shape (K, K), or None
@@ -111,7 +111,7 @@ class Likely:
     def of(
         self, candidates: Sequence[int], total: Tensor | None = None
     ) -> Float[Tensor, "candidates temperatures shares"]:
-        """Return likelihoods of candidates, each alone or added to an ensemble's summed scores."""
+        """Return the likelihoods of candidates, alone or added to an ensemble's summed scores."""
         if total is None:
             missing = [each for each in candidates if each not in self._alone]
             self._alone |= zip(missing, self._many(missing, None), strict=True)
@@ -119,21 +119,21 @@ class Likely:
         return self._many(candidates, total)
 
     def _many(self, candidates: Sequence[int], total: Tensor | None) -> Tensor:
-        found = [torch.empty(0, len(TEMPERATURES), len(REDRAWN), dtype=torch.float64)]
+        parts = [torch.empty(0, len(TEMPERATURES), len(REDRAWN), dtype=torch.float64)]
         at_once = max(1, _AT_ONCE // max(1, self.scores[0].numel()))
         for start in range(0, len(candidates), at_once):
             some = torch.stack([self.scores[at] for at in candidates[start : start + at_once]])
             if total is not None:
                 some += total
-            found.append(_averaged(_chances(some, self.labels, self._given), some.shape[2]))
-        return torch.cat(found)
+            parts.append(_averaged(_chances(some, self.labels, self._given), some.shape[2]))
+        return torch.cat(parts)
 
     def summed(self, members: Sequence[int]) -> Float[Tensor, "n classes"]:
         """Return the summed scores of an ensemble."""
         return torch.stack([self.scores[at] for at in members]).sum(0)
 
     def each_label(self, members: Sequence[int]) -> Float[Tensor, " n"]:
-        """Return each label's log-likelihood by an ensemble, with the likeliest numbers."""
+        """Return each label's log-likelihood, at an ensemble's best temperature and noise share."""
         total = self.summed(members)
         chances = _chances(total[None], self.labels, self._given)
         best = int(_averaged(chances, total.shape[1]).argmax())
@@ -150,7 +150,7 @@ class Likely:
         return Likely([each[some] for each in self.scores], self.labels[some], self.transitions)
 
     def drawn_by(self, transitions: Tensor | None) -> "Likely":
-        """Return the same labels as drawn in another way."""
+        """Return the same labels, drawn by another transition matrix."""
         if transitions is self.transitions:
             return self
         return Likely(self.scores, self.labels, transitions)

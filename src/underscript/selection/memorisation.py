@@ -1,22 +1,21 @@
-r"""How much of a layer's agreement with the given labels is memory, found without clean labels.
+r"""How much of a layer's agreement with the given labels is memory, estimated without clean labels.
 
-Out of fold, a candidate agrees with the share A₀ of the given labels on inputs as they are, and
-with A on perturbed ones. What a network memorised is keyed to the exact input; of what a candidate
-owes to it (A₀ less A\*, the agreement with labels of new inputs) a share ρ survives the
-perturbation: A = (1 − ρ) A\* + ρ A₀. It is found
+Out of fold, a candidate agrees with a share A₀ of the given labels on inputs as they are, and with
+A on perturbed ones. A\* is its agreement with labels of new inputs, so A₀ − A\* is due to what the
+network memorised. Memory is keyed to the exact input, and a share ρ of it survives the
+perturbation: A = (1 − ρ) A\* + ρ A₀. There are two estimates of ρ:
 
-- from what becomes of memories that are known to be such. Samples whose given label no candidate of
-  the layer that agrees least predicts, most of which agree on another, are mostly mislabelled: how
-  many of them that layer's scores and the labels tell. (A layer that knows next to nothing agrees
-  least, too, but what it contradicts is right by its own scores: then the next layer counts.) How
-  often the layer that agrees most still repeats these labels, beyond how often it would without
-  memory, is memory; ρ is the share of it that is left on perturbed inputs;
-- and with a hold-out, as that with which A\* of all candidates is most nearly their agreement
-  there.
+- From samples that are mostly mislabelled. Take the layer that agrees least with the given labels.
+  It contradicts a label if none of its candidates predicts it and most of them agree on another;
+  its scores and the labels tell how many contradicted labels are wrong. (A layer that knows next to
+  nothing agrees least, too, but by its own scores the labels that it contradicts are right. Then
+  the next layer counts.) The layer that agrees most repeats some of these labels. What exceeds the
+  rate expected without memory is memory; ρ is the share of it that is left on perturbed inputs.
+- With a hold-out: the ρ with which A\* of all candidates is closest to their agreement there.
 
-To choose by, ρ is taken as large as it may be. Where it is too small, candidates win by what they
-remember, and an ensemble of them loses tens of points; where it is too large, those that remember
-little win, which costs one or two.
+The choice uses the largest plausible ρ. If ρ is too small, candidates win by memory, and an
+ensemble of them loses tens of points; if it is too large, candidates that memorise little win,
+which costs one or two.
 """
 
 from collections.abc import Sequence
@@ -35,45 +34,46 @@ __all__ = [
     "contradicted",
     "corrected",
     "from_memory",
+    "survival_by_contradiction",
     "survival_on_holdout",
-    "survival_without",
     "weight_of_holdout",
 ]
 
-# Memory that survives nearly whole cannot be told from knowledge: differences would count tenfold.
+# Larger ρ are not used: memory that survives nearly whole looks like knowledge, and differences
+# would count tenfold.
 MOST = 0.9
 _GRID = 91
-# Standard errors to the 97.5 % limit.
+# The 97.5 % limit, in standard errors.
 LIMIT = 1.96
 
 
 @dataclass(frozen=True)
 class Memory:
-    """What is known of the memory of a network's candidates.
+    """How much of the given labels a network's candidates repeat from memory.
 
     Attributes
     ----------
     plain, moved : Tensor of float64, shape (C,)
         Agreement with the given labels out of fold: on inputs as they are, and perturbed.
     base : Tensor of float64, shape (C,)
-        What memory may be in: `plain`; of what reads the input alone, which remembers nothing,
-        `moved`.
+        `plain`, which memory may be part of; `moved` for candidates of the input, which memorise
+        nothing.
     holdout : Tensor of float64, shape (C,), or None
         Agreement with a hold-out's labels.
     survival : float
-        ρ, the share of memory that survives the perturbation, at most: to choose by.
+        The largest plausible ρ, the share of memory that survives the perturbation: for choosing.
     likely : float
-        The same as it most likely is: to estimate by.
+        The likeliest ρ: for estimates.
     trust : float
         The weight of the hold-out beside perturbed training inputs by its precision, 0 to 1.
     weight : float
-        Its weight when members were chosen.
+        Its weight in the choice of members.
     beyond_chance : float
-        Standard errors by which the layer that remembers least agrees more often than by chance.
+        Standard errors by which the layer that memorises least agrees more often than by chance.
     contradicted : Contradicted or None
         The samples whose labels that layer contradicts.
     own : frozenset of int
-        Places of candidates of the input itself, of which nothing is remembered.
+        Places of candidates of the input itself, which memorise nothing.
     """
 
     plain: Tensor
@@ -90,7 +90,7 @@ class Memory:
 
     @property
     def expected(self) -> Tensor:
-        """Agreement with labels of new inputs, as corrected, float64 (C,)."""
+        """Corrected agreement with labels of new inputs, float64 (C,)."""
         return corrected(self.base, self.moved, self.survival)
 
 
@@ -103,16 +103,16 @@ def corrected(plain: T, moved: T, survival: float) -> T:
 
 
 def from_memory(agrees: float, new: float) -> float:
-    """Return the share of samples whose label is said from memory.
+    """Return the share m of samples whose label is predicted from memory.
 
-    `agrees` is how often labels of training inputs are predicted, `new` how often those of new
-    inputs: A = m + (1 − m) A*.
+    `agrees` is the agreement A with labels of training inputs, `new` that with labels of new
+    inputs, A*: A = m + (1 − m) A*.
     """
     return max(0.0, agrees - new) / (1 - new) if new < 1 else 0.0
 
 
 def by_agreement(agree: Float[Tensor, " candidates"], layers: Sequence[str]) -> list[str]:
-    """Return layers by their candidates' mean agreement with given labels, the least first."""
+    """Return layers in order of their candidates' mean agreement with given labels."""
     of_layer = {
         name: float(agree[[at for at, other in enumerate(layers) if other == name]].mean())
         for name in dict.fromkeys(layers)
@@ -120,7 +120,7 @@ def by_agreement(agree: Float[Tensor, " candidates"], layers: Sequence[str]) -> 
     return sorted(of_layer, key=lambda name: of_layer[name])
 
 
-def survival_without(
+def survival_by_contradiction(
     plain: Int[Tensor, "candidates n"],
     moved: Int[Tensor, "candidates n"],
     labels: Int[Tensor, " n"],
@@ -130,23 +130,23 @@ def survival_without(
     n_classes: int,
     reference: str | None = None,
 ) -> tuple[float, float]:
-    """Return ρ, as it most likely is and at most, from answers as inputs are, and perturbed.
+    """Return the likeliest and the largest plausible ρ, from labels that a layer contradicts.
 
-    Layers are ordered by their agreement on inputs as they are: the first one contradicts, the last
-    one remembers. Without memory that one would say a contradicted label as often as of rightly
-    labelled samples of the class that the first one votes for, if the label is wrong; and as often
-    as of any perturbed sample, if it is right. What is fitted to perturbed rows and what is not may
-    read more or less of what survives: the larger of the two counts, with its 97.5 % limit for the
-    most that ρ may be. If nothing shows that anything is remembered, ρ is 0.
+    Layers are ordered by their agreement on inputs as they are: the first one contradicts labels,
+    the last one repeats them from memory. Without memory, how often would the last one predict a
+    contradicted label? If the label is wrong: as often as for correctly labelled samples of the
+    class that the first layer votes for. If it is right: as often as for any perturbed sample.
+    Candidates that were fitted to perturbed rows and those that were not give an estimate each; the
+    larger one counts, and the larger 97.5 % limit. Without evidence of memory, ρ is 0.
 
     Parameters
     ----------
     plain, moved : Tensor of int64, shape (C, n)
-        Out-of-fold answers.
+        Out-of-fold predictions for inputs as they are, and perturbed.
     labels : Tensor of int64, shape (n,)
         Given labels.
     right : Tensor of float64, shape (n,)
-        The probability that each is right, as the first layer has it.
+        The probability that each is right, by the first layer.
     layers : sequence of str
         Each candidate's layer.
     perturbed : sequence of bool
@@ -160,11 +160,11 @@ def survival_without(
     if len(order) < 2:
         return 0.0, 0.0
     reference = reference or order[0]
-    knowing = [at for at, name in enumerate(layers) if name == reference]
-    against = contradicted(moved[knowing], labels, right, n_classes)
+    of_reference = [at for at, name in enumerate(layers) if name == reference]
+    against = contradicted(moved[of_reference], labels, right, n_classes)
     if against is None:
         return 0.0, 0.0
-    found = [(0.0, 0.0)]
+    estimates = [(0.0, 0.0)]
     n = len(against.right)
     for kind in set(perturbed):
         last = [at for at, name in enumerate(layers) if name == order[-1] and perturbed[at] == kind]
@@ -176,23 +176,25 @@ def survival_without(
             continue
         share = float(after.sum() / before.sum())
         error = float((after - share * before).std(correction=0)) * n**0.5 / float(before.sum())
-        found.append((share, share + LIMIT * error))
-    likely, limit = (max(each[end] for each in found) for end in (0, 1))
+        estimates.append((share, share + LIMIT * error))
+    likely, limit = (max(each[end] for each in estimates) for end in (0, 1))
     return min(MOST, likely), min(MOST, limit)
 
 
 @dataclass(frozen=True)
 class Contradicted:
-    """Samples whose given label no candidate of one layer predicts, most of which agree.
+    """Samples whose given label one layer contradicts.
+
+    No candidate of the layer predicts the label, and most of them agree on another.
 
     Attributes
     ----------
     labels, vote : Tensor of int64, shape (n,)
-        Given labels, and what most candidates predict, of all samples.
+        Given labels, and the class that most candidates predict, of all samples.
     against, agreed : Tensor of bool, shape (n,)
-        Which are contradicted, and of which the vote is for the given label.
+        Whether the label is contradicted, and whether the vote is for it.
     right : Tensor of float64, shape (m,)
-        The probability that the label is right, of each contradicted sample.
+        The probability that the label is right, for each contradicted sample.
     n_classes : int
         Classes that occur.
     """
@@ -205,55 +207,55 @@ class Contradicted:
     n_classes: int
 
     def excess(
-        self, answers: Int[Tensor, "candidates n"], known: float
+        self, predictions: Int[Tensor, "candidates n"], known: float
     ) -> Float[Tensor, " contradicted"]:
-        """Return of each contradicted sample how much oftener its label is said than expected.
+        """Return how much more often each contradicted label is predicted than expected.
 
-        Expected is what is said of samples of the class that the vote is for, if the label is
-        wrong, and `known`, if it is right.
+        Expected is, if the label is wrong, the rate for samples of the class that the vote is for;
+        if it is right, `known`.
         """
         vote, labels, against, k = self.vote, self.labels, self.against, self.n_classes
-        found = torch.zeros(len(self.right), dtype=torch.float64)
+        total = torch.zeros(len(self.right), dtype=torch.float64)
         pairs = vote[against] * k + labels[against]
         agreed = vote[self.agreed]
         of_class = torch.bincount(agreed, minlength=k).double().clamp(min=1)
-        for mine in answers:
-            # How often the answer k is given to rightly labelled samples of a class.
-            counts = torch.bincount(agreed * k + mine[self.agreed], minlength=k**2)
+        for predicted in predictions:
+            # How often class k is predicted for correctly labelled samples of each class.
+            counts = torch.bincount(agreed * k + predicted[self.agreed], minlength=k**2)
             rates = counts.double() / of_class.repeat_interleave(k)
-            found += (mine[against] == labels[against]).double()
-            found -= (1 - self.right) * rates[pairs] + self.right * known
-        return found / len(answers)
+            total += (predicted[against] == labels[against]).double()
+            total -= (1 - self.right) * rates[pairs] + self.right * known
+        return total / len(predictions)
 
-    def remembered(self, answers: Int[Tensor, " n"]) -> float:
-        """Return the share of wrong labels that answers repeat from memory, 0 to 1."""
-        known = float((answers == self.labels).double().mean())
+    def remembered(self, predictions: Int[Tensor, " n"]) -> float:
+        """Return the memorisation rate: the share of wrong labels repeated from memory, 0 to 1."""
+        known = float((predictions == self.labels).double().mean())
         wrong = float((1 - self.right).sum())
-        found = float(self.excess(answers[None], known).sum())
-        return min(1.0, max(0.0, found / wrong)) if wrong > 0 else 0.0
+        excess = float(self.excess(predictions[None], known).sum())
+        return min(1.0, max(0.0, excess / wrong)) if wrong > 0 else 0.0
 
 
 def contradicted(
-    answers: Int[Tensor, "candidates n"],
+    predictions: Int[Tensor, "candidates n"],
     labels: Int[Tensor, " n"],
     right: Float[Tensor, " n"],
     n_classes: int,
 ) -> Contradicted | None:
-    """Return what one layer's candidates contradict, or None if they contradict nothing.
+    """Return the labels that one layer's candidates contradict, or None if there are none.
 
     Parameters
     ----------
-    answers : Tensor of int64, shape (C, n)
-        Out-of-fold answers of the layer's candidates.
+    predictions : Tensor of int64, shape (C, n)
+        Out-of-fold predictions of the layer's candidates.
     labels, right, n_classes
-        As for `survival_without`.
+        As for `survival_by_contradiction`.
     """
     votes = torch.zeros(len(labels), n_classes)
-    for each in answers:
-        votes.scatter_add_(1, each[:, None], torch.ones(len(labels), 1))
+    for predicted in predictions:
+        votes.scatter_add_(1, predicted[:, None], torch.ones(len(labels), 1))
     most, vote = votes.max(1)
-    mine = votes.gather(1, labels[:, None])[:, 0]
-    against = (mine == 0) & (2 * most > len(answers))
+    given_votes = votes.gather(1, labels[:, None])[:, 0]
+    against = (given_votes == 0) & (2 * most > len(predictions))
     if not bool(against.any()):
         return None
     return Contradicted(labels, vote, against, vote == labels, right[against], n_classes)
@@ -264,10 +266,10 @@ def survival_on_holdout(
     moved: Float[Tensor, " candidates"],
     holdout: Float[Tensor, " candidates"],
 ) -> float:
-    """Return ρ as that with which A* of all candidates is most nearly that on a hold-out.
+    """Return the ρ with which A* of all candidates is closest to their agreement on a hold-out.
 
-    The hold-out's own error is the same for all candidates but for the samples on which they
-    differ; so A* and the agreement there may differ by a constant.
+    A* and the agreement may differ by a constant: the hold-out's own error is common to all
+    candidates, but for the samples on which they differ.
 
     Parameters
     ----------
@@ -279,7 +281,7 @@ def survival_on_holdout(
     shares = [MOST * step / (_GRID - 1) for step in range(_GRID)]
     return min(
         shares,
-        key=lambda each: float((corrected(plain, moved, each) - holdout).var(correction=0)),
+        key=lambda share: float((corrected(plain, moved, share) - holdout).var(correction=0)),
     )
 
 
@@ -289,9 +291,9 @@ def weight_of_holdout(
     holdout: Bool[Tensor, "candidates m"],
     survival: float,
 ) -> float:
-    """Return how much a hold-out counts beside the corrected agreement: each by its precision.
+    """Return the weight of a hold-out beside the corrected agreement: each by its precision.
 
-    What matters of sampling errors is what they differ by between candidates.
+    Only differences of sampling errors between candidates matter.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What looks at every batch of one pass over data: how often decoders are right, and the like."""
+"""Observers see every batch of one pass over data: they count how often decoders are right."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,11 +29,11 @@ class Observed:
     Attributes
     ----------
     rows : Rows
-        What the network gives for it.
+        The network's rows for it.
     labels : dict of str to ndarray of int64, shape (n,)
         By kind: ``"given"``, and ``"true"`` where they are known.
     predicted : dict of Key to ndarray of int64, shape (n,)
-        What a decoder predicts, added by the observer that asked it, for those that come later.
+        Predictions of decoders; the observer that computes them adds them for later observers.
     """
 
     rows: Rows
@@ -42,13 +42,13 @@ class Observed:
 
 
 class Observer(Protocol):
-    """Sees every batch of a pass; what several processes saw is merged at its end."""
+    """Sees every batch of a pass; observers of several processes are merged at its end."""
 
     def see(self, batch: Observed) -> None:
         """Look at a batch."""
 
     def merge(self, other: Self) -> None:
-        """Add what another process's observer saw, which comes later in the data."""
+        """Add the observer of another process, whose share comes later in the data."""
 
 
 def observe(
@@ -68,16 +68,16 @@ def observe(
     observers : sequence of Observer
         Those of this process.
     stage : str
-        What the bar says.
+        The text of the progress bar.
     keep : callable, optional
-        From indices (n,) to which of them to look at; all without it.
+        Takes indices (n,) and returns which of them to look at; by default all.
     seen : callable, optional
-        Rows that are known: for those the network does not run.
+        Returns rows that are known, for which the network does not run.
 
     Returns
     -------
     list of Observer
-        The same kinds in the same order, with what all processes saw.
+        In the same order, merged over all processes.
 
     Raises
     ------
@@ -108,7 +108,7 @@ def observe(
 
 
 def merged(observer: Any, task: Task) -> Any:
-    """Return an observer with what all processes saw."""
+    """Return an observer, merged over all processes."""
     first, *others = task.processes.gather(observer)
     for other in others:
         first.merge(other)
@@ -118,12 +118,12 @@ def merged(observer: Any, task: Task) -> Any:
 class Agreement:
     """How often each decoder, and the network itself, agrees with each kind of label.
 
-    Decoders that an earlier observer has asked are not asked again.
+    Predictions that an earlier observer has computed are not computed again.
 
     Parameters
     ----------
     decoders : mapping of Key to estimator
-        Those that are asked.
+        The decoders to count.
     """
 
     def __init__(self, decoders: Decoders | None = None) -> None:
@@ -161,15 +161,15 @@ class Agreement:
         for key, predicted in batch.predicted.items():
             self._count(key, torch.from_numpy(predicted), labels)
         for layer, decoders in self._by_layer.items():
-            asked = {key: each for key, each in decoders.items() if key not in batch.predicted}
-            if asked:
-                nearest = nearest_together(asked, rows_for(layer, rows.layers))
-                for key, answers in nearest.items():
-                    self._count(key, answers, labels)
+            missing = {key: each for key, each in decoders.items() if key not in batch.predicted}
+            if missing:
+                nearest = nearest_together(missing, rows_for(layer, rows.layers))
+                for key, predictions in nearest.items():
+                    self._count(key, predictions, labels)
 
-    def _count(self, key: Key | None, answers: Tensor, sets: Mapping[str, Labels]) -> None:
-        """Count one decoder's (None: the network's) right answers (n,) in a batch."""
-        predicted = answers.cpu().numpy()
+    def _count(self, key: Key | None, predictions: Tensor, sets: Mapping[str, Labels]) -> None:
+        """Count one decoder's (None: the network's) right predictions (n,) in a batch."""
+        predicted = predictions.cpu().numpy()
         for kind, labels in sets.items():
             right = int((predicted == labels).sum())
             self.right[key, kind] = self.right.get((key, kind), 0) + right
@@ -212,7 +212,7 @@ class Agreement:
 
 
 class Fingerprints:
-    """A number for each input, by which it is found in other data."""
+    """A number for each input, by which it is recognised in other data."""
 
     def __init__(self) -> None:
         self._parts: list[NDArray[np.uint64]] = []

@@ -1,9 +1,8 @@
-"""A network's last linear layer, fitted again to what the whole ensemble knows of its inputs.
+"""Fits a network's last linear layer again, to the predictions of the whole ensemble.
 
-A multinomial logistic regression of the layer's rows, as they are and perturbed, on the probability
-of each class given the ensemble's scores and the given label. What a layer remembers is of no use
-to it: those probabilities come from scores that have not seen the label, and mostly from layers
-before.
+It is a multinomial logistic regression from the layer's rows, as they are and perturbed, to the
+probability of each class given the ensemble's scores and the given label. Memory in the layer does
+not help it: those probabilities come from out-of-fold scores, mostly of earlier layers.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,11 +17,11 @@ from ..utils.distributed import Processes
 
 __all__ = ["fit_read_out"]
 
-# A weight's variance before anything is known, of columns on one scale.
+# The prior variance of a weight, for columns on one scale.
 _VARIANCE = 0.25
-# Steps of L-BFGS, at most, and the gain in nats a sample below which another is not worth it.
+# Most steps of L-BFGS, and the gain in nats a sample below which it stops.
 _STEPS, _GAIN = 60, 1e-5
-# Samples are left out beyond so many numbers, and beyond so many products a step.
+# Samples are left out beyond this many numbers, or this many products in a step.
 _NUMBERS, _PRODUCTS = 1 << 25, 1 << 31
 
 
@@ -62,8 +61,8 @@ def fit_read_out(
         end = filled + len(at)
         x[filled:end] = some[at.to(some.device)].to(device)
         y[filled:end] = of_classes[at].to(device)
-        mine = x[filled:end].to(sums)
-        sums += torch.stack([mine.sum(0), mine.square_().sum(0)])
+        block = x[filled:end].to(sums)
+        sums += torch.stack([block.sum(0), block.square_().sum(0)])
         start, filled = start + len(some), end
     x, y = x[:filled], y[:filled]
     sums = torch.cat([sums.flatten(), torch.tensor([float(len(x))]).to(sums)])
@@ -77,20 +76,20 @@ def fit_read_out(
     def loss(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         """Return nats a sample, the prior among them, and their slope."""
         weights = torch.from_numpy(flat).to(spread).view(n_classes, width + 1)
-        ours = weights.float()
-        said = torch.log_softmax(torch.addmm(ours[:, -1], x, ours[:, :-1].T), 1)
-        mine = -(y * said).sum(dtype=torch.float64) / number
-        # Of the logits; each sample's probabilities add up to 1. Numbers of a class lie side by
-        # side and rows are multiplied from the left: else products take 2 and 10 times as long.
-        slope = said.exp_().sub_(y).div_(number)
+        single = weights.float()
+        log_probabilities = torch.log_softmax(torch.addmm(single[:, -1], x, single[:, :-1].T), 1)
+        nats = -(y * log_probabilities).sum(dtype=torch.float64) / number
+        # The slope by logits; each sample's probabilities add up to 1. Numbers of a class are side
+        # by side and rows are multiplied from the left: else products take 2 and 10 times as long.
+        slope = log_probabilities.exp_().sub_(y).div_(number)
         slope = torch.cat([slope.T @ x, slope.sum(0)[:, None]], 1)
-        both = processes.total(torch.cat([slope.to(spread).flatten(), mine.to(spread)[None]]))
+        both = processes.total(torch.cat([slope.to(spread).flatten(), nats.to(spread)[None]]))
         slope = both[:-1].view_as(weights)
         slope[:, :-1] += weights[:, :-1] / (_VARIANCE * number)
         prior = weights[:, :-1].square().sum() / (2 * _VARIANCE * number)
         return float(both[-1] + prior), slope.flatten().cpu().numpy()
 
-    # Imported here: it takes a while, and only this needs it.
+    # Imported here, as it takes a while and nothing else needs it.
     from scipy.optimize import minimize
 
     done = minimize(
@@ -100,7 +99,7 @@ def fit_read_out(
         method="L-BFGS-B",
         options={"maxiter": _STEPS, "ftol": _GAIN, "gtol": 0.0},
     )
-    found = torch.from_numpy(done.x).to(spread).view(n_classes, width + 1)
-    of_rows = found[:, :-1] / spread
-    biases = found[:, -1] - of_rows @ mean
+    solution = torch.from_numpy(done.x).to(spread).view(n_classes, width + 1)
+    of_rows = solution[:, :-1] / spread
+    biases = solution[:, -1] - of_rows @ mean
     return Linear(of_rows.float(), biases.float())

@@ -23,7 +23,7 @@ __all__ = ["Held", "RowsKeeper", "keep_holdout", "keep_rows"]
 
 @dataclass
 class Held:
-    """A hold-out: its rows as they are and, where inputs are perturbed, of one view of them.
+    """A hold-out: its rows as they are and, if inputs are perturbed, those of one view.
 
     Attributes
     ----------
@@ -32,7 +32,7 @@ class Held:
     labels : Tensor of int64, shape (m,)
         Noisy labels of the samples that choose.
     keep : Tensor of bool, shape (n,), or None
-        Which of all samples these are; None if all.
+        Which samples of `kept` these are; None if all.
     """
 
     kept: KeptRows
@@ -41,8 +41,8 @@ class Held:
 
     @property
     def prints(self) -> NDArray[np.uint64]:
-        """The inputs' fingerprints of those samples; empty where inputs have none."""
-        prints = self.kept.prints if self.kept.prints_tell else np.empty(0, dtype=np.uint64)
+        """The fingerprints of those samples; empty if inputs have none."""
+        prints = self.kept.prints if self.kept.has_fingerprints else np.empty(0, dtype=np.uint64)
         return prints if self.keep is None or not len(prints) else prints[self.keep.numpy()]
 
     def take(self, some: Tensor) -> "Held":
@@ -52,7 +52,7 @@ class Held:
         return Held(self.kept, self.labels[some], keep)
 
     def blocks(self, layer: str, view: int) -> Iterator[Tensor]:
-        """Give the rows of a layer, block by block, of the samples that choose."""
+        """Yield the rows of a layer, block by block, of the samples that choose."""
         start = 0
         for (rows,) in self.kept.blocks(layer, 0, [view]):
             end = start + len(rows)
@@ -68,14 +68,14 @@ class RowsKeeper:
     Parameters
     ----------
     task : Task
-        The layers, and the memory that there is.
+        The layers, and the memory for rows.
     perturbation : Perturbation or None
         How inputs are changed.
     views : int
-        Into so many views.
+        How many perturbed views there are.
     beside : KeptRows, optional
-        Rows of other data, which are in memory already. With these, samples are kept in the order
-        of their arrival.
+        Rows of other data that are in memory already. With these, samples are kept in the order of
+        arrival.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ def keep_rows(
     keep: Callable[[Labels], NDArray[np.bool_]] | None = None,
     stage: str = "reading layers",
 ) -> None:
-    """Run the network over data for nothing but their rows."""
+    """Run the network over data, and keep their rows."""
     with task.processes.together():
         for views in stream_views(
             network,

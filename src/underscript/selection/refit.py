@@ -1,4 +1,4 @@
-"""The ensembles that were chosen for a network, fitted to another network's rows."""
+"""Fits the ensembles that were chosen for one network to another network's rows."""
 
 from collections.abc import Mapping, Sequence
 
@@ -6,7 +6,7 @@ import torch
 
 from ..probes.ensemble import COMBINED
 from .candidates import Fits, LayersFit, Settings, on_one_scale
-from .chosen import auto_key, combined
+from .chosen_decoder import auto_key, combined
 from .fitting import Candidate, Fitted, Grid
 from .greedy import Scores
 from .kept_rows import KeptRows
@@ -20,15 +20,15 @@ def refitted(
 ) -> Decoders:
     """Return ensembles of the same discriminants, fitted once to all rows as they are.
 
-    Nothing is chosen, so nothing need be kept from a fit.
+    Nothing is chosen, so no folds are left out.
 
     Parameters
     ----------
     kept : KeptRows
         Rows of the task's layers.
     members : mapping of str to sequence of Candidate
-        What the ensembles consist of, by layer, and of all layers together (`COMBINED`); members at
-        other layers are left out.
+        The ensembles' members, by layer and for all layers together (`COMBINED`). Members at layers
+        without rows are left out.
     """
     shared = LayersFit.of(kept, task, settings)
 
@@ -53,13 +53,13 @@ def refitted(
                 continue
             ridges = tuple(sorted({each.ridge for each in some}))
             rounds = 1 + max(each.round for each in some)
-            found, maps = shared.fit(layer, lift, Grid(ridges, rounds, (False,)), folds=False)
-            fitted |= found
+            of_layer, maps = shared.fit(layer, lift, Grid(ridges, rounds, (False,)), folds=False)
+            fitted |= of_layer
             if maps is not None:
                 features[layer] = maps
         task.progress.advance()
-    for mine in fitted.values():
-        mine.spread = on_one_scale(torch.cat(task.processes.gather(mine.plain)))
+    for fit in fitted.values():
+        fit.spread = on_one_scale(torch.cat(task.processes.gather(fit.plain)))
     fits = Fits(fitted, features, Scores([], [], torch.empty(0), [], None), shared.classes, 1)
     return {
         auto_key(place): combined(fits, made, 1.0, None, task)

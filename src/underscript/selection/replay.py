@@ -1,4 +1,4 @@
-"""Rows of samples that were read before: the network does not run again."""
+"""Returns rows of samples that were read before, so that the network does not run again."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from torch import Tensor
 from ..activations.hooks import Tap
 from ..activations.stream import Rows
 from ..data.batches import Batch
-from .unseen import Lookup
+from .log_odds_lookup import SampleLookup
 
 __all__ = ["Replay"]
 
@@ -26,26 +26,26 @@ class _Kept(Protocol):
 
 @dataclass
 class Replay:
-    """What a pass over some data gave, batch by batch in whatever order.
+    """Replays a pass over some data, batch by batch in any order.
 
     Attributes
     ----------
     kept : KeptRows
         The rows.
-    known : Lookup
-        Whose rows they are.
+    known : SampleLookup
+        The samples of these rows.
     device : torch.device
-        Where rows are wanted.
+        Where rows are needed.
     """
 
     kept: _Kept
-    known: Lookup
+    known: SampleLookup
     device: torch.device
 
     def __call__(self, batch: Batch, taps: Sequence[Tap]) -> Rows | None:
         """Return a batch's rows, or None if one of its samples is not known."""
-        at, found = self.known.of(batch)
-        if not found.all():
+        at, is_known = self.known.of(batch)
+        if not is_known.all():
             return None
         layers, logits = self.kept.again(at, [tap.name for tap in taps])
         layers = {name: rows.to(self.device) for name, rows in layers.items()}

@@ -1,4 +1,4 @@
-"""What the memory of a decode depends on, and the start of one that keeps to its budget."""
+"""Collects the sizes that a decode's memory depends on, and shares out the budget."""
 
 from dataclasses import replace
 
@@ -15,15 +15,15 @@ from .task import Task
 
 __all__ = ["sizes_of", "tried_on", "within"]
 
-# So many tell whether a perturbation keeps what inputs mean; fewer where they would take more than
-# this share of the memory.
+# Inputs for the test whether a perturbation keeps their meaning: at most, at least, and the part of
+# the memory that they may take (1 / 16).
 _TRIED_ON, _TRIED_AT_LEAST, _TO_TRY = 2048, 256, 16
 
 
 def tried_on(example: Batch, budget: int) -> int:
-    """Return how many training inputs tell whether a perturbation keeps what they mean."""
-    each = _bytes_of(example) // max(1, example.size)
-    return max(_TRIED_AT_LEAST, min(_TRIED_ON, budget // (_TO_TRY * max(1, each))))
+    """Return the number of training inputs for testing if a perturbation keeps their meaning."""
+    per_input = _bytes_of(example) // max(1, example.size)
+    return max(_TRIED_AT_LEAST, min(_TRIED_ON, budget // (_TO_TRY * max(1, per_input))))
 
 
 def _bytes_of(batch: Batch) -> int:
@@ -39,7 +39,7 @@ def sizes_of(
     seen: Survey,
     tried: int,
 ) -> Sizes:
-    """Return what the memory of a decode depends on, as far as the survey shows it."""
+    """Return the sizes that a decode's memory depends on, as far as the survey shows them."""
     n = {
         role: -(-(source.length or 0) // task.processes.size)
         for role, source in sources.items()
@@ -62,7 +62,7 @@ def sizes_of(
         features=min(settings.features, n["train"] // 2 + 1 if n["train"] else settings.features),
         rounds=settings.rounds,
         ridges=max(len(settings.ridges), len(settings.feature_ridges)),
-        # What goes into a layer, what comes out of it, and what is added to that.
+        # A layer's input, its output, and what is added to the output.
         network=12 * at_most * max(place.width for place in seen.whole),
         of_view=most * (inputs + 4 * sum(place.width for place in task.places)),
         # As they are, and in two views.
@@ -72,7 +72,7 @@ def sizes_of(
 
 
 def within(task: Task, sizes: Sizes, budget: int) -> Task:
-    """Return the task with its memory shared out, or refuse what cannot be kept to."""
+    """Return the task with its memory shared out, or refuse a budget that is too small."""
     with task.processes.together():
         room = Shares.of(sizes, budget)
         check_room(room.on_disk(sizes))

@@ -1,4 +1,4 @@
-"""The first pass over the training data: every layer's class statistics, and subspaces of them."""
+"""The first pass over the training data: class statistics and subspaces of every layer."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -32,11 +32,11 @@ Statistics = dict[str, ClassMoments | ClassRows]
 
 
 class Watcher(Protocol):
-    """What sees the training data while they are read for something else."""
+    """Sees the training data during a pass that is made for something else."""
 
     @property
     def taps(self) -> list[Tap]:
-        """Everything that is to be read: at least what else is."""
+        """All layers to read; they include those of the pass itself."""
 
     @property
     def changes(self) -> Sequence[Callable[[Batch], Batch]]:
@@ -48,7 +48,7 @@ class Watcher(Protocol):
 
 @dataclass(frozen=True)
 class Fitted:
-    """What one pass over the training data gave.
+    """The results of one pass over the training data.
 
     Attributes
     ----------
@@ -59,9 +59,9 @@ class Fitted:
     prints : Fingerprints
         Of all inputs.
     kept : Kept or None
-        The rows, if they were to be kept and there was room.
+        The rows, if they were wanted and there was room.
     labels : ndarray of int64, shape (K,)
-        Everybody's labels of each class.
+        How often each class is given, over all processes.
     """
 
     decoders: Decoders
@@ -87,7 +87,7 @@ def fit_subspaces(
     A watcher sees every batch too, changed in the ways that it asks for. If the training data are
     to be seen `again` their rows are kept, where there is room.
     """
-    # Parts of the data rather than repeated sums: the whole is the held-out tenth and the rest.
+    # Statistics of parts, so that nothing is summed twice: the held-out tenth and the rest.
     parts: tuple[str, ...] = ("kept", "held") if hold_out else ("corrupted",)
     parts += ("true",) if "true" in task.subspace_labels else ()
     statistics = _empty(task, source, parts)
@@ -131,7 +131,7 @@ def fit_subspaces(
 
 
 def _kept(statistics: dict[str, Statistics], parts: Sequence[str]) -> Kept | None:
-    """Return what keeps all layers' rows, if all of them are kept anyway."""
+    """Return the kept rows of all layers, if the statistics keep all of them."""
     firsts = {name: sets[parts[0]] for name, sets in statistics.items()}
     stores = {name: first.store for name, first in firsts.items() if isinstance(first, ClassRows)}
     return Kept(stores) if len(stores) == len(firsts) else None
@@ -140,16 +140,16 @@ def _kept(statistics: dict[str, Statistics], parts: Sequence[str]) -> Kept | Non
 def _by_part(
     rows: Rows, labels: Mapping[str, Labels], parts: Sequence[str], role: str, seed: int
 ) -> dict[str, Labels]:
-    """Return the labels of each part of the data; −1 for what is not in it."""
-    found = {"corrupted": labels["given"]}
+    """Return the labels of each part of the data; −1 for samples that are not in it."""
+    of_part = {"corrupted": labels["given"]}
     if "true" in parts:
-        found["true"] = labels["true"]
+        of_part["true"] = labels["true"]
     if "held" in parts:
         what = "a held-out tenth (no holdout is given)"
         held = held_out_tenth(known_index(rows.batch, role, what), seed)
-        found["held"] = np.where(held, labels["given"], -1)
-        found["kept"] = np.where(held, -1, labels["given"])
-    return found
+        of_part["held"] = np.where(held, labels["given"], -1)
+        of_part["kept"] = np.where(held, -1, labels["given"])
+    return of_part
 
 
 def _decomposed(
@@ -181,9 +181,9 @@ def _empty(task: Task, source: Source, parts: Sequence[str]) -> dict[str, Statis
     device = torch.device("cpu") if task.device.type == "mps" else task.device
     places = [place for place in task.places if task.keys(place.tap.name, "corrupted")]
     widths = [place.width for place in places]
-    # A whole that is made of parts is there beside them for a while.
+    # A whole that is merged from parts exists beside them for a while.
     sets = len(parts) + ("kept" in parts)
-    # Some of it is for rows that wait until a product is worth it.
+    # Some memory is for rows that wait until there are enough for a product.
     waiting = min(WAITING, task.room.statistics // (8 * max(1, len(places) * len(parts))))
     memory = task.room.statistics - waiting * len(places) * len(parts)
     allowed = budgets(task.n_classes, widths, source.length, memory, sets)
@@ -219,7 +219,7 @@ def _totals(sets: Statistics, parts: Sequence[str]) -> ClassMoments | ClassRows:
 
 
 def _in_turn(given: list[ClassMoments | ClassRows], true: ClassMoments | ClassRows | None) -> None:
-    """Say in which order sets of labels of the same rows are decomposed."""
+    """Set the order in which sets of labels of the same rows are decomposed."""
     order = [*given, *([] if true is None else [true])]
     for place, sets in enumerate(order):
         if isinstance(sets, ClassRows):

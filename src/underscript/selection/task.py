@@ -21,9 +21,9 @@ from .choice import Key
 
 __all__ = ["Decoders", "Task"]
 
-# Multiply-adds of one layer's subspaces that cost next to nothing: a second of a core or less.
+# This many multiply-adds for a layer's subspaces are cheap: a second of a core or less.
 _CHEAP = 1 << 34
-# Samples, where their number is not known.
+# Samples assumed if their number is not known.
 _UNKNOWN = 100_000
 
 Decoders = dict[Key, SubspaceClassifier | CombinedDiscriminant]
@@ -33,8 +33,8 @@ Decoders = dict[Key, SubspaceClassifier | CombinedDiscriminant]
 class Task:
     """What is decoded and how: the same for the network and its random twin.
 
-    Where `cheap` is true the probes are fitted only at layers where that costs next to nothing, for
-    so many `samples`.
+    If `cheap` is true, probes are fitted only at layers where that costs next to nothing for this
+    number of `samples`.
     """
 
     places: list[Place]
@@ -47,7 +47,7 @@ class Task:
     progress: Progress = SILENT
     sizes: Sizes = field(default_factory=Sizes)
     room: Shares = field(default_factory=Shares)
-    # What of the rows does not fit in memory.
+    # Takes the rows that do not fit in memory.
     file: RowFile = field(default_factory=RowFile)
     processes: Processes = ALONE
     paths: dict[str, str] = field(default_factory=dict)
@@ -55,16 +55,16 @@ class Task:
     extra: Key | None = None
     cheap: bool = False
     samples: int | None = None
-    # Whether rows are kept where there is room: for a later pass, and for cheaper sums.
+    # Whether rows are kept if there is room: for a later pass, and for cheaper sums.
     keeps: bool = False
 
     @property
     def taps(self) -> list[Tap]:
-        """What is read of the network."""
+        """The layers that are read."""
         return [place.tap for place in self.places]
 
     def keys(self, layer: str, labels: str) -> list[Key]:
-        """Return the names of the decoders of a layer, fitted with one kind of labels."""
+        """Return the names of a layer's decoders that are fitted with one kind of labels."""
         keys = []
         for probe in self.probes if self.probed(layer) else ():
             shares: tuple[float | None, ...] = self.shares if probe == "masc" else (None,)
@@ -75,20 +75,20 @@ class Task:
         return keys
 
     def probed(self, layer: str) -> bool:
-        """Say whether probes are fitted at a layer."""
+        """Return whether probes are fitted at a layer."""
         return not self.cheap or sum(self.subspace_work(layer)) <= _CHEAP
 
     def subspace_work(self, layer: str) -> tuple[int, int, int]:
-        """Return multiply-adds of a layer's subspaces.
+        """Return the multiply-adds of a layer's subspaces.
 
-        Those of sums, of each class's eigenvectors (some ten times the cube of its smaller side)
-        and, for as many rows again, of products with these.
+        They are of sums, of each class's eigenvectors (some ten times the cube of the smaller side)
+        and of products with these for as many rows again.
         """
         width = next(place.width for place in self.places if place.tap.name == layer)
         n = self.samples or _UNKNOWN
         side = min(width, -(-n // self.n_classes))
-        answering = n * width * self.n_classes * side // 2
-        return n * width**2, 10 * self.n_classes * side**3, answering
+        predicting = n * width * self.n_classes * side // 2
+        return n * width**2, 10 * self.n_classes * side**3, predicting
 
     def given(self, batch: Batch, source: Source) -> Labels:
         """Return a batch's given labels."""

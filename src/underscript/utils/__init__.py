@@ -1,1 +1,1 @@
-"""What every room uses: labels and their names, files, devices, processes, progress."""
+"""Shared helpers: labels and class names, files, devices, processes, progress."""

@@ -1,4 +1,4 @@
-"""Names of classes: as users give them, and as text that no spreadsheet takes for a formula."""
+"""Names of classes: as users give them, and as text that is safe in a spreadsheet."""
 
 import difflib
 import json
@@ -22,7 +22,7 @@ def as_names(names: Any) -> tuple[str, ...] | None:
     Raises
     ------
     DataError
-        If they are not texts that can be written.
+        If one is not text that can be written.
     """
     if names is None:
         return None
@@ -38,7 +38,7 @@ def as_names(names: Any) -> tuple[str, ...] | None:
 
 
 def check_number(names: Sequence[str] | None, n_classes: int) -> None:
-    """Say so if there is not one name a class.
+    """Check that there is one name for each class.
 
     Raises
     ------
@@ -61,7 +61,7 @@ def _writable(name: str) -> bool:
 
 
 def read_names(path: Path) -> list[Any]:
-    """Read names from a file: one a line, or a JSON list, which may hold any text.
+    """Read names from a file: one per line, or a JSON list, which may hold any text.
 
     Raises
     ------
@@ -70,24 +70,24 @@ def read_names(path: Path) -> list[Any]:
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
-        found = json.loads(text) if path.suffix == ".json" else text.splitlines()
+        names = json.loads(text) if path.suffix == ".json" else text.splitlines()
     except OSError as error:
         raise DataError(f"--classes: cannot read {path}: {error.strerror or error}") from error
     except ValueError as error:
         kind = "a JSON list" if path.suffix == ".json" else "UTF-8 text"
         raise DataError(f"--classes: {path} is not {kind} ({error})") from None
-    if not isinstance(found, list):
-        raise DataError(f"--classes: expected a list in {path}; found {type(found).__name__}")
-    return found
+    if not isinstance(names, list):
+        raise DataError(f"--classes: expected a list in {path}; found {type(names).__name__}")
+    return names
 
 
 def as_classes(labels: Any, names: Sequence[str] | None, what: str, start: int = 0) -> Any:
-    """Return labels that are text as numbers of classes, others as they are.
+    """Return text labels as class numbers, and other labels unchanged.
 
     Raises
     ------
     LabelError
-        If they are text and there are no names, or one is not among them or among them twice.
+        If they are text and there are no names, or a label matches none of the names or two.
     """
     texts = _texts(labels)
     if texts is None:
@@ -117,15 +117,15 @@ def as_classes(labels: Any, names: Sequence[str] | None, what: str, start: int =
 
 
 def names_in(*labels: Any) -> tuple[str, ...] | None:
-    """Return the different texts among labels, sorted; None if labels are no text."""
-    found: set[str] = set()
-    for each in labels:
-        found |= set(_texts(each) or ())
-    return tuple(sorted(found)) or None
+    """Return the different texts among labels, sorted; None if labels are not text."""
+    texts: set[str] = set()
+    for array in labels:
+        texts |= set(_texts(array) or ())
+    return tuple(sorted(texts)) or None
 
 
 def _texts(labels: Any) -> list[str] | None:
-    """Return the labels if they are text."""
+    """Return the labels as a list if they are text, else None."""
     if hasattr(labels, "detach"):  # a tensor holds no text
         return None
     try:
@@ -139,19 +139,19 @@ def _texts(labels: Any) -> list[str] | None:
 
 
 def with_names(issues: pd.DataFrame, names: Sequence[str] | None) -> pd.DataFrame:
-    """Return a copy of label issues, with the names of classes where there are some."""
+    """Return a copy of the label issues, with class names if there are any."""
     if names is None:
         return issues.copy()
-    each = np.asarray(names, dtype=object)
+    by_number = np.asarray(names, dtype=object)
     kinds = ("given", "predicted", "second")
-    return issues.assign(**{f"{kind}_name": each[issues[f"{kind}_label"]] for kind in kinds})
+    return issues.assign(**{f"{kind}_name": by_number[issues[f"{kind}_label"]] for kind in kinds})
 
 
 def for_spreadsheets(text: str) -> str:
-    """Return text that a spreadsheet shows and does not compute: formulas get a quote in front."""
+    """Return text that a spreadsheet shows but does not compute: formulas get a leading quote."""
     return f"'{text}" if text.startswith(_FORMULA) else text
 
 
 def for_terminals(text: str) -> str:
-    """Return text in one line without control characters, which could steer a terminal."""
+    """Return text on one line without control characters, which could steer a terminal."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

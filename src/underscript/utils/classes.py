@@ -1,19 +1,19 @@
-"""Names of classes, and which of them noise confuses."""
+"""Names of classes, and which classes label noise confuses."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
-# A confusion stands out if it is likelier than the others by so many standard errors.
+# A confusion is clear if it exceeds the average one by this many standard errors.
 _CLEARLY = 3.0
 
 
 class Pair(NamedTuple):
-    """A true class whose samples were given another label, and how likely that is.
+    """A true class, a wrong label that its samples were given, and how likely that is.
 
-    `share` is the estimated probability of the given label for a sample of the true class, 0 to 1,
-    and `error` its standard error; `clear` says whether it stands out from even noise.
+    `share` is the estimated probability of the given label for a sample of the true class, 0 to 1.
+    `error` is its standard error. `clear` says whether the pair stands out from even noise.
     """
 
     true: int
@@ -24,27 +24,27 @@ class Pair(NamedTuple):
 
 
 def class_names(summary: Mapping[str, Any]) -> list[str]:
-    """Return the name of each class: those of the run, or their numbers."""
+    """Return the name of each class: from the run, or else its number."""
     model = summary["model"]
     names = model.get("class_names") or summary.get("class_names")
     return [str(k) for k in range(model["n_classes"])] if names is None else [*map(str, names)]
 
 
 def pairs(summary: Mapping[str, Any], most: int | None = None) -> list[Pair]:
-    """Return the confusions that the noise was estimated to make, the likeliest first.
+    """Return the estimated confusions of the label noise, the likeliest first.
 
-    Of many classes only the largest are known.
+    With many classes, only the largest confusions are known.
 
-    One stands out if labels go wrong by class at all, as they are likelier so by more than the
-    numbers that takes (`by_class`), and its share exceeds what the others have on average by 3
-    standard errors. What the decoder confuses itself makes no difference to the first.
+    A confusion is clear if two things hold. The noise depends on the class (`by_class`): that
+    model makes the labels likelier by more than its extra parameters. And the share exceeds the
+    average confusion by 3 standard errors. The decoder's own confusions do not affect `by_class`.
 
     Parameters
     ----------
     summary : mapping
         The results of a run, as in ``results.json``.
     most : int, optional
-        So many of them.
+        Return at most this many.
     """
     noise = summary["noise"]
     if noise is None:
@@ -53,8 +53,8 @@ def pairs(summary: Mapping[str, Any], most: int | None = None) -> list[Pair]:
     if noise["transitions"] is None:
         even, largest = noise["mean_transition"], noise["largest_transitions"][:most]
         return [
-            Pair(**each, clear=by_class and each["share"] - even > _CLEARLY * each["error"])
-            for each in largest
+            Pair(**entry, clear=by_class and entry["share"] - even > _CLEARLY * entry["error"])
+            for entry in largest
         ]
     matrix = np.asarray(noise["transitions"], dtype=float)
     errors = np.asarray(noise["transitions_error"], dtype=float)

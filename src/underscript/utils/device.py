@@ -1,4 +1,4 @@
-"""Where to compute, and how fast that is."""
+"""Which device to compute on, and how fast it is."""
 
 import time
 from collections.abc import Iterator
@@ -11,17 +11,17 @@ from ..errors import DataError
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Return where a model's parameters are; the CPU for one that has none."""
+    """Return the device of a model's parameters; the CPU for a model without parameters."""
     return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 
 def as_device(name: str | torch.device) -> torch.device:
-    """Return the device of that name, if this machine has it.
+    """Return the device with this name, if this machine has it.
 
     Raises
     ------
     DataError
-        If the name is none of torch's, or there is no such device here.
+        If torch does not know the name, or this machine has no such device.
     """
     try:
         device = torch.device(name)
@@ -37,10 +37,10 @@ def as_device(name: str | torch.device) -> torch.device:
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Run the block with random numbers from a seed, there and on the CPU, and put them back."""
+    """Run the block with random states seeded on the device and the CPU; then restore them."""
     indices = [device.index or 0] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=indices):
-        # Not torch.manual_seed: it would also reseed devices that are not set aside here.
+        # Not torch.manual_seed: it would also reseed devices whose state is not saved here.
         torch.default_generator.manual_seed(seed)
         for index in indices:
             torch.cuda.default_generators[index].manual_seed(seed)
@@ -48,7 +48,7 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
 
 
 def product_seconds(device: torch.device, dtype: torch.dtype, size: int = 256) -> float:
-    """Return seconds of a multiply-add: the best of a few products of two square matrices."""
+    """Return the seconds of one multiply-add: the best of a few products of square matrices."""
     left = torch.ones(size, size, dtype=dtype, device=device)
     best = float("inf")
     for _ in range(4):

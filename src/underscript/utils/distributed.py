@@ -1,7 +1,7 @@
-"""The processes that share one decoding: `torch.distributed`, and nothing home-made.
+"""Share one decoding among processes, with plain `torch.distributed`.
 
-Data are divided among the processes, sums are added up, classes are decomposed by their owners.
-Without a group everything here does nothing, so that the pipeline reads the same for one process.
+The processes divide the data and add up their sums; each class is decomposed by its owner.
+Without a process group everything here does nothing, so one process runs the same pipeline.
 """
 
 import os
@@ -20,12 +20,12 @@ T = TypeVar("T")
 
 
 class Processes:
-    """A process and those that it shares the work with.
+    """One process and the others that share the work.
 
     Parameters
     ----------
     group : torch.distributed.ProcessGroup, optional
-        The processes; without it this one works alone.
+        The process group; without it this process works alone.
     device : torch.device
         Where tensors travel: CUDA for NCCL, the CPU for gloo.
     """
@@ -36,22 +36,22 @@ class Processes:
         self.size = 1 if group is None else dist.get_world_size(group)
 
     def total(self, values: Tensor) -> Tensor:
-        """Return the sum of everybody's tensor, of one shape and dtype, on the caller's device."""
+        """Return the sum of all processes' tensors (one shape and dtype), on its own device."""
         if self.size == 1:
             return values
         sent = values.to(self.device, copy=True)
-        with _told("adding up"):
+        with _peer_errors_named("adding up"):
             dist.all_reduce(sent, group=self.group)
         return sent.to(values.device)
 
     def scattered_sum(self, values: Sequence[Tensor | None]) -> Tensor | None:
-        """Return, in process r, the sum of everybody's ``values[r]``; the values stay as they are.
+        """Return, in process r, the sum of all processes' ``values[r]``; values are not changed.
 
-        Tensors of one place have one shape in all processes, or are None in all.
+        ``values[r]`` has the same shape in all processes, or is None in all.
         """
-        mine = values[self.rank] if self.rank < len(values) else None
+        own = values[self.rank] if self.rank < len(values) else None
         if self.size == 1:
-            return mine
+            return own
         others = [rank for rank in range(self.size) if rank != self.rank]
         sent = {r: values[r] for r in others if r < len(values)}
         moves = [
@@ -59,42 +59,44 @@ class Processes:
             for rank, part in sent.items()
             if part is not None
         ]
-        got = [] if mine is None else [torch.empty_like(mine, device=self.device) for _ in others]
+        got = [] if own is None else [torch.empty_like(own, device=self.device) for _ in others]
         moves += [
             dist.P2POp(dist.irecv, part, self._global(rank), self.group)
             for rank, part in zip(others, got, strict=False)
         ]
-        with _told("adding up"):
+        with _peer_errors_named("adding up"):
             for move in dist.batch_isend_irecv(moves) if moves else []:
                 move.wait()
-        if mine is None:
+        if own is None:
             return None
         total = got[0]
         for part in got[1:]:
             total += part
-        return total.to(mine.device).add_(mine)
+        return total.to(own.device).add_(own)
 
     def gather(self, value: T) -> list[T]:
-        """Return everybody's value, in the order of ranks; small things only."""
+        """Return every process's value, in the order of ranks; for small objects only."""
         if self.size == 1:
             return [value]
-        found: list[Any] = [None] * self.size
-        with _told("gathering"):
-            dist.all_gather_object(found, value, group=self.group)
-        return found
+        values: list[Any] = [None] * self.size
+        with _peer_errors_named("gathering"):
+            dist.all_gather_object(values, value, group=self.group)
+        return values
 
     def share(self, tensors: Sequence[Tensor] | None, owner: int) -> list[Tensor]:
-        """Return the owner's tensors, on everybody; None from the others."""
+        """Return the owner's tensors in every process; the other processes pass None."""
         if self.size == 1:
             assert tensors is not None
             return list(tensors)
-        mine = self.rank == owner
+        is_owner = self.rank == owner
         shapes: list[Any] = [
-            [(tuple(t.shape), t.dtype) for t in tensors] if mine and tensors is not None else None
+            [(tuple(t.shape), t.dtype) for t in tensors]
+            if is_owner and tensors is not None
+            else None
         ]
-        with _told("sharing a class's subspace"):
+        with _peer_errors_named("sharing a class's subspace"):
             dist.broadcast_object_list(shapes, self._global(owner), group=self.group)
-            given = list(tensors) if mine and tensors is not None else []
+            given = list(tensors) if is_owner and tensors is not None else []
             sent = [t.to(self.device).contiguous() for t in given] or [
                 torch.empty(shape, dtype=dtype, device=self.device) for shape, dtype in shapes[0]
             ]
@@ -111,7 +113,7 @@ class Processes:
         sent = torch.cat([part.to(self.device) for part in parts])
         counts = [rows[r][self.rank] for r in range(self.size)]
         got = torch.empty(sum(counts), *sent.shape[1:], dtype=sent.dtype, device=self.device)
-        with _told("exchanging rows"):
+        with _peer_errors_named("exchanging rows"):
             dist.all_to_all_single(
                 got, sent, counts, [len(part) for part in parts], group=self.group
             )
@@ -119,35 +121,35 @@ class Processes:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Run a block without exchanges everywhere; if it fails in one process it fails in all.
+        """Run a block without communication; if it fails in one process, it fails in all.
 
         Raises
         ------
         UnderscriptError
-            The error of the first process that had one, the same in all.
+            In every process: the error of the first process that failed.
         """
         if self.size == 1:
             yield
             return
-        mine: Exception | None = None
+        failure: Exception | None = None
         try:
             yield
         except DistributedError:
             raise
         except Exception as raised:
-            mine = raised
-        # What another process raises is told again here; what is no error of ours, only where.
-        said: Any = None
-        if mine is not None:
-            ours = isinstance(mine, UnderscriptError)
-            said = (
-                (type(mine), str(mine))
+            failure = raised
+        # Our own errors are raised again in every process; others only say where they happened.
+        report: Any = None
+        if failure is not None:
+            ours = isinstance(failure, UnderscriptError)
+            report = (
+                (type(failure), str(failure))
                 if ours
-                else (DistributedError, _unforeseen(mine, self.rank))
+                else (DistributedError, _unforeseen(failure, self.rank))
             )
-        errors = self.gather(said)
-        if mine is not None:
-            raise mine
+        errors = self.gather(report)
+        if failure is not None:
+            raise failure
         for error in errors:
             if error is not None:
                 raise error[0](error[1])
@@ -162,8 +164,8 @@ def _unforeseen(error: Exception, rank: int) -> str:
 
 
 @contextmanager
-def _told(what: str) -> Iterator[None]:
-    """Say in one line that another process is gone."""
+def _peer_errors_named(what: str) -> Iterator[None]:
+    """Turn torch's error into one line that says that another process is gone."""
     try:
         yield
     except RuntimeError as error:
@@ -177,7 +179,7 @@ def _told(what: str) -> Iterator[None]:
 
 @contextmanager
 def joined(device: str | None) -> Iterator[tuple[Processes, str | None]]:
-    """Join the processes that ``torchrun`` started, if it did, and leave them at the end.
+    """Join the processes that ``torchrun`` started, if any, and leave them at the end.
 
     Parameters
     ----------
@@ -187,7 +189,7 @@ def joined(device: str | None) -> Iterator[tuple[Processes, str | None]]:
     Yields
     ------
     Processes
-        Of one, without ``torchrun``.
+        All processes; without ``torchrun``, this one alone.
     str or None
         The device.
     """
@@ -199,12 +201,12 @@ def joined(device: str | None) -> Iterator[tuple[Processes, str | None]]:
         if torch.device(device).index is None:
             device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
         torch.cuda.set_device(device)
-    with _told("joining"):
-        # Processes may wait for each other as long as the slowest needs; a dead one is noticed
-        # because its connections close.
+    with _peer_errors_named("joining"):
+        # Long timeout: processes wait for the slowest. A dead one is noticed by its closed
+        # connections.
         dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=timedelta(days=1))
     yield Processes(dist.group.WORLD, device if device and cuda else "cpu"), device
-    # After an error the others may be gone: nothing to say goodbye to.
+    # Not after an error: the other processes may be gone.
     dist.destroy_process_group()
 
 

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from ..errors import OutputError
 
-# Of run folders: raised when what they hold changes its meaning.
+# Version of the run folder format; raise it when the meaning of the content changes.
 RUN_FORMAT = 4
-# Of the table of layers; a figure or a report needs them all.
+# Columns of the table of layers; figures and reports need all of them.
 TABLE_COLUMNS = (
     "model",
     "layer",
@@ -35,15 +35,15 @@ TABLE_COLUMNS = (
 def fresh_folder(target: Path, is_ours: Callable[[Path], bool]) -> Iterator[Path]:
     """Give an empty folder that becomes `target` when the block ends without an error.
 
-    The folder is made beside `target` at once, so that a place that cannot be written is an
-    error before any work is done. On any exception, Ctrl-C included, it is removed and `target`
+    The folder is made beside `target` at once, so a place that cannot be written is an error
+    before any work is done. On any exception, Ctrl-C included, the folder is removed and `target`
     stays as it was.
 
     Parameters
     ----------
     target : Path
-        The folder to write. If it exists it must be empty, or `is_ours` must say yes of it; it
-        is then replaced.
+        The folder to write. If it exists it must be empty, or `is_ours` must return true for it;
+        it is then replaced.
     is_ours : callable
         Says whether an existing folder may be replaced.
 
@@ -54,7 +54,7 @@ def fresh_folder(target: Path, is_ours: Callable[[Path], bool]) -> Iterator[Path
     """
     target = Path(os.path.abspath(target))
     if target.is_symlink() and target.is_dir():
-        target = target.resolve()  # the link stays; what it names is replaced
+        target = target.resolve()  # keep the link, replace its target
     if target.exists() or target.is_symlink():
         if not target.is_dir():
             raise OutputError(f"{target} is a file; expected a new folder or an earlier run's")
@@ -74,7 +74,7 @@ def fresh_folder(target: Path, is_ours: Callable[[Path], bool]) -> Iterator[Path
     except OSError as error:
         if isinstance(error, OutputError) and str(work) not in str(error):
             raise
-        # The working folder is gone by the time that the user reads this.
+        # The working folder is gone by the time the user reads this.
         reason = (
             str(error).replace(str(work), str(target))
             if isinstance(error, OutputError)
@@ -92,7 +92,7 @@ def _umask() -> int:
 
 
 def _swap(work: Path, target: Path) -> None:
-    """Put `work` in the place of `target`; the old folder goes last."""
+    """Put `work` in the place of `target`; the old folder is deleted last."""
     if not target.exists():
         work.rename(target)
         return
@@ -102,7 +102,7 @@ def _swap(work: Path, target: Path) -> None:
         target.rename(aside)
         work.rename(target)
     finally:
-        # After Ctrl-C too: between the two renames there is no target, only the earlier run.
+        # Also after Ctrl-C: between the two renames only `aside` holds the earlier run.
         if aside.exists() and not target.exists():
             aside.rename(target)
         shutil.rmtree(old, ignore_errors=True)
@@ -117,10 +117,10 @@ def write_text(target: Path, text: str) -> None:
 def write_tensors(
     target: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None
 ) -> None:
-    """Write a safetensors file whole, of tensors on any device; see `whole_file`."""
+    """Write tensors from any device to a safetensors file whole; see `whole_file`."""
     there = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with whole_file(target) as work:
-        # Not `save_file`: a full disk is an OSError here and nothing of the kind there.
+        # Not `save_file`: it does not raise OSError when the disk is full.
         work.write_bytes(safetensors.torch.save(there, metadata))
 
 

@@ -1,8 +1,8 @@
-"""How sure a share of n samples is."""
+"""Confidence interval of a share of n samples."""
 
 
 def of_share(share: float, n: int) -> tuple[float, float]:
-    r"""Return the 95 % interval of a share that was counted in n samples (Wilson, 1927).
+    r"""Return the 95 % confidence interval of a share of n samples (Wilson, 1927).
 
     >>> low, high = of_share(0.961, 360)
     >>> round(low, 3), round(high, 3)

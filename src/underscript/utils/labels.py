@@ -1,4 +1,4 @@
-"""Labels as the library takes them: one integer class a sample."""
+"""Labels as the library uses them: one integer class per sample."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -47,12 +47,12 @@ def as_labels(labels: Any, what: str, start: int = 0) -> Labels:
 
 
 def _without_gaps(array: NDArray[Any], what: str, start: int) -> NDArray[Any]:
-    """Return labels, none of which is missing; whole numbers in a table's own kind as plain ones.
+    """Check that no label is missing; return object arrays of integers as int64.
 
     Raises
     ------
     LabelError
-        If one is missing: not a number, or nothing.
+        If one is missing: NaN or None.
     """
     for at, value in enumerate(array.tolist()):
         if value is None or type(value).__name__ == "NAType" or value != value:
@@ -65,12 +65,12 @@ def _without_gaps(array: NDArray[Any], what: str, start: int) -> NDArray[Any]:
 
 
 def check_range(labels: Labels, n_classes: int, index: Labels | None, what: str) -> Labels:
-    """Return the labels if all are classes that the model's read-out knows.
+    """Return the labels after checking that the model's read-out knows all of them.
 
     Raises
     ------
     LabelError
-        If one is not, naming the first by index.
+        If it does not; the message names the first by index.
     """
     if len(labels) and labels.max() >= n_classes:
         at = int(np.argmax(labels >= n_classes))
@@ -83,12 +83,12 @@ def check_range(labels: Labels, n_classes: int, index: Labels | None, what: str)
 
 
 def check_different(indices: Sequence[Labels], what: str) -> None:
-    """Say so if an index stands for several samples: nothing tells then which is which.
+    """Check that no index stands for several samples: they could not be told apart.
 
     Raises
     ------
     LabelError
-        Naming the first.
+        If one does; the message names the first.
     """
     index = np.sort(np.concatenate([np.empty(0, dtype=np.int64), *indices]))
     again = np.unique(index[1:][np.diff(index) == 0])
@@ -106,7 +106,7 @@ def pick(labels: Labels, index: Labels, where: str) -> Labels:
     Raises
     ------
     LabelError
-        If an index lies outside them.
+        If an index is outside them.
     """
     outside = (index < 0) | (index >= len(labels))
     if outside.any():
@@ -118,7 +118,7 @@ def pick(labels: Labels, index: Labels, where: str) -> Labels:
 
 
 def by_class(labels: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """Give each class that is there and the positions of its labels, ascending; −1 is none."""
+    """Yield each class present and the ascending positions of its labels; −1 is no class."""
     order = torch.argsort(labels, stable=True)
     classes, sizes = torch.unique_consecutive(labels[order], return_counts=True)
     for k, positions in zip(classes.tolist(), torch.split(order, sizes.tolist()), strict=True):

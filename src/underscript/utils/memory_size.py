@@ -1,10 +1,10 @@
-"""How much memory may be used, as numbers and as text."""
+"""Memory sizes, as numbers and as text."""
 
 import re
 
 from ..errors import DataError
 
-# What all layers' statistics may take in memory, unless another budget is given.
+# Default memory budget for the statistics of all layers.
 MEMORY = 2 << 30
 
 
@@ -17,9 +17,9 @@ def as_bytes(size: int | str) -> int:
         If it is not a positive size.
     """
     if isinstance(size, str):
-        found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(?:([kmgt])(i?)b?|b)?\s*", size.lower())
-        if found:
-            number, letter, binary = found.groups()
+        match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(?:([kmgt])(i?)b?|b)?\s*", size.lower())
+        if match:
+            number, letter, binary = match.groups()
             power = "kmgt".index(letter) + 1 if letter else 0
             size = int(float(number) * (1024 if binary else 1000) ** power)
     if not isinstance(size, int) or isinstance(size, bool) or size < 1:

@@ -1,4 +1,4 @@
-"""What a long job notes on its way: warnings, each said once, and seconds by stage."""
+"""What a long job records: warnings, each shown once, and seconds by stage."""
 
 import time
 import warnings
@@ -12,7 +12,7 @@ from ..errors import DataError, LabelError, UnderscriptWarning
 
 
 class Notes:
-    """Warnings from the corners, each said once with the layers that it is about."""
+    """Warnings, each shown once with the layers that it is about."""
 
     def __init__(self) -> None:
         self._layers: dict[str, list[str]] = {}
@@ -20,18 +20,18 @@ class Notes:
 
     @property
     def messages(self) -> list[str]:
-        """Return one line each."""
+        """Return one line per warning."""
         return [
             message + (f" (layer {', '.join(dict.fromkeys(layers))})" if layers else "")
             for message, layers in self._layers.items()
         ]
 
     def add(self, message: str) -> None:
-        """Note something that is about no layer."""
+        """Record a warning that is not about a layer."""
         self._layers.setdefault(message, [])
 
     def missing(self, counts: Tensor) -> None:
-        """Note the classes that the training data lack."""
+        """Record which classes the training data lack."""
         present = int((counts > 0).sum())
         if present < 2:
             raise LabelError(f"train: expected labels of at least 2 classes; found {present}")
@@ -62,7 +62,7 @@ class Notes:
                 self._layers.setdefault(message, []).append(layer)
 
     def emit(self) -> None:
-        """Warn about each, once."""
+        """Show each warning once."""
         for message in self.messages:
             warnings.warn(message, UnderscriptWarning, stacklevel=3)
 

@@ -1,12 +1,12 @@
 """One bar for a whole job: its stages in order, and how much time is left.
 
-Work is counted before it is done, in two kinds: runs of the network, one a sample and view, and
-multiply-adds of what is fitted and decoded. What a unit of a kind takes is measured while the job
-goes on: all seconds spent on it, over all units done. The seconds of a stage of both kinds are
-divided as they were expected. A multiply-add is first expected to take 1.6 times what it takes in
-a product of two small matrices on this machine; what is measured replaces that from about a second
-on. Of a run nothing is expected: no time is told before the first batches are timed. Time left is
-the work left at these rates. Work of a stage that ends early, or is left out, is not left.
+Work is counted in advance, in two kinds: runs of the network (one per sample and view), and
+multiply-adds of fitting and decoding. The seconds per unit of each kind are measured during the
+job: all seconds spent on it, divided by all units done. If a stage has both kinds, its seconds are
+split in the expected proportion. A multiply-add is first expected to take 1.6 times its time in a
+product of two small matrices on this machine; the measurement takes over after about a second.
+A run has no such guess, so no time is shown before the first batches are timed. The time left is
+the remaining work at these rates. Work of a stage that ends early or is skipped does not count.
 """
 
 import contextlib
@@ -29,15 +29,15 @@ logger = logging.getLogger(__name__)
 
 # The kinds of work: runs of the network over one sample, and multiply-adds.
 RUNS, PRODUCTS = "runs", "products"
-# Seconds of runs of the network that tell what one takes.
+# Seconds of runs of the network that are enough to time one.
 _ENOUGH = 0.3
-# Beside a first batch that takes so many seconds what it takes once is nothing.
+# If the first batch takes this many seconds, its one-off cost is negligible.
 _WARM = 1.0
-# How much longer a multiply-add takes among all else than in a product of small matrices.
+# How much longer a multiply-add takes in practice than in a product of small matrices.
 _AMONG_ALL = 1.6
-# Seconds that what is expected of a multiply-add counts for beside what is measured.
+# Weight of the guess for a multiply-add against the measurement, in seconds.
 _PRIOR = 1.0
-# Seconds between two looks of the bar.
+# Seconds between two updates of the bar.
 _TICK = 0.2
 _FORMAT = "{desc} |{bar}| {percentage:3.0f}% [{elapsed}{postfix}]"
 _WITHOUT_TOTAL = "{desc} [{elapsed}]"
@@ -50,11 +50,11 @@ class Stage:
     Attributes
     ----------
     name : str
-        What the bar says.
+        The text of the bar.
     work : mapping of str to float
-        Units of each kind; NaN where it is not known how many.
+        Units of each kind; NaN if not known.
     parts : tuple of float
-        What its steps weigh, where they are not alike.
+        Weights of the steps, if they differ.
     """
 
     name: str
@@ -63,12 +63,12 @@ class Stage:
 
     @classmethod
     def of_parts(cls, name: str, parts: Sequence[float]) -> "Stage":
-        """Return a stage of so many multiply-adds, step by step."""
+        """Return a stage with this many multiply-adds in each step."""
         return cls(name, {PRODUCTS: sum(parts)}, tuple(parts))
 
 
 class Estimate:
-    """How long the stages of a job take, from what they took so far.
+    """Estimate how long the stages of a job take, from the time spent so far.
 
     Parameters
     ----------
@@ -90,7 +90,7 @@ class Estimate:
         self._product, self._clock = product, clock
         self._spent, self._units = {RUNS: 0.0, PRODUCTS: 0.0}, {RUNS: 0.0, PRODUCTS: 0.0}
         self._at, self._count, self._steps, self._done = -1, 0.0, 1.0, 1.0
-        # Seconds and runs of the first batch, in which everything is slower than later.
+        # Seconds and runs of the first batch, which is slower than the later ones.
         self._first = 0.0, 0.0
         self._warm = False
         self._share = 0.0
@@ -98,7 +98,7 @@ class Estimate:
 
     @property
     def stage(self) -> Stage | None:
-        """What is being done; None before the first stage."""
+        """The current stage; None before the first."""
         return self._stages[self._at] if self._at >= 0 else None
 
     @property
@@ -108,18 +108,18 @@ class Estimate:
 
     @property
     def countable(self) -> bool:
-        """Whether it is known how much work there is."""
+        """Whether the amount of work is known."""
         return not any(math.isnan(w) for stage in self._stages for w in stage.work.values())
 
     @property
     def timed(self) -> bool:
-        """Whether enough is measured to tell how long the whole takes."""
+        """Whether enough is measured to estimate the whole time."""
         stage = self.stage
         running = stage is not None and RUNS in stage.work and self._done < 1
         return self.left is not None and (self._spent[RUNS] >= _ENOUGH or not running)
 
     def expect(self, stages: Sequence[Stage]) -> None:
-        """Take another plan from the present stage on; what it has before that is over."""
+        """Replace the plan after the current stage; earlier stages of the new plan are ignored."""
         names = [stage.name for stage in stages]
         over = 0
         if self.stage is not None and self.stage.name in names:
@@ -127,23 +127,23 @@ class Estimate:
         self._stages[self._at + 1 :] = stages[over:]
 
     def begin(self, name: str, steps: float | None = None) -> None:
-        """End a stage, however much of it is done, and begin another one of so many steps.
+        """End the current stage, finished or not, and begin another one with this many steps.
 
-        Those between the two that were not begun are left out.
+        Stages between the two are skipped.
 
-        Where `steps` is None they are the stage's parts, or its runs of the network.
+        If `steps` is None, the steps are the stage's parts or its runs of the network.
         """
         later = range(self._at + 1, len(self._stages))
-        found = next((at for at in later if self._stages[at].name == name), None)
-        if found is None:
-            found = self._at + 1
-            self._stages.insert(found, Stage(name))
+        place = next((at for at in later if self._stages[at].name == name), None)
+        if place is None:
+            place = self._at + 1
+            self._stages.insert(place, Stage(name))
         self._end()
-        self._at, self._count, self._done = found, 0.0, 0.0
-        stage = self._stages[found]
+        self._at, self._count, self._done = place, 0.0, 0.0
+        stage = self._stages[place]
         self._steps = stage.work.get(RUNS, 1.0) if steps is None else steps
         if math.isnan(self._steps):
-            self._stages[found] = replace(stage, work={**stage.work, RUNS: math.nan})
+            self._stages[place] = replace(stage, work={**stage.work, RUNS: math.nan})
         self._last = self._clock()
 
     def advance(self, by: float = 1.0) -> None:
@@ -169,7 +169,7 @@ class Estimate:
             self._spent[RUNS], self._units[RUNS] = self._first
 
     def _book(self, done: Mapping[str, float]) -> None:
-        """Say what the seconds since last time were spent on, and how much that was."""
+        """Assign the seconds since the last call to the kinds of work done in them."""
         now = self._clock()
         seconds, self._last = now - self._last, now
         if done.get(RUNS) and not self._warm:
@@ -179,24 +179,24 @@ class Estimate:
                 return
         work = self._stages[self._at].work
         if work.get(RUNS) and not self._units[RUNS]:
-            # A multiply-add is known from elsewhere, a run from here alone.
+            # A multiply-add has a guess; a run can only be timed here.
             work = {RUNS: 1.0}
             done = {RUNS: done.get(RUNS, 0.0)}
         expected = {k: w * (self._rate(k) or 0.0) for k, w in work.items() if w > 0}
         whole = sum(expected.values())
-        for kind, mine in expected.items():
-            self._spent[kind] += seconds * (mine / whole if whole else 1 / len(expected))
+        for kind, needed in expected.items():
+            self._spent[kind] += seconds * (needed / whole if whole else 1 / len(expected))
             self._units[kind] += done.get(kind, 0.0)
 
     def _rate(self, kind: str) -> float | None:
-        """Return seconds of a unit, or None if nothing is known."""
+        """Return the seconds per unit, or None if not known."""
         spent, units = self._spent[kind], self._units[kind]
         if kind == PRODUCTS and self._product:
             return (spent + _PRIOR) / (units + _PRIOR / (_AMONG_ALL * self._product))
         return spent / units if units else None
 
     def _expected(self, stage: Stage) -> float:
-        """Return the seconds of a whole stage; NaN if they are not known."""
+        """Return the seconds of a whole stage; NaN if not known."""
         seconds = 0.0
         for kind, work in stage.work.items():
             if work:
@@ -206,18 +206,18 @@ class Estimate:
 
     @property
     def left(self) -> float | None:
-        """Seconds left, or None if they are not known."""
+        """Seconds left, or None if not known."""
         here = 0.0
         if self._at >= 0 and self._done < 1:
             here = (1 - self._done) * self._expected(self._stages[self._at])
             if not math.isnan(here):
                 here = max(0.0, here - (self._clock() - self._last))
-        found = here + sum(self._expected(stage) for stage in self._stages[self._at + 1 :])
-        return None if math.isnan(found) else found
+        seconds = here + sum(self._expected(stage) for stage in self._stages[self._at + 1 :])
+        return None if math.isnan(seconds) else seconds
 
     @property
     def share(self) -> float:
-        """How much of the whole time has passed, 0 to 1; it never gets less."""
+        """Share of the whole time that has passed, 0 to 1; it never decreases."""
         left = self.left
         if left is not None and self._at >= 0:
             self._share = max(self._share, self.elapsed / max(self.elapsed + left, 1e-9))
@@ -225,22 +225,22 @@ class Estimate:
 
 
 class Progress:
-    """One bar on standard error, if that is a terminal or this is a notebook; else nothing.
+    """One bar on standard error, in a terminal or a notebook; elsewhere nothing.
 
-    It is opened and closed by ``with``. The first line is printed once, as soon as the first
-    batches are timed: what is done and about how long that takes. Inside another bar it is left
-    out. Where there is no bar it is logged, at the level of ``INFO``.
+    Use it with ``with``. As soon as the first batches are timed, one line says what is done and
+    about how long that takes. Inside another bar there is no such line. Without a bar the line is
+    logged at level ``INFO``.
 
     Parameters
     ----------
     stages : sequence of Stage
-        What is done, in its order.
+        The stages, in their order.
     what : str
-        What the first line says; no line if it is empty.
+        The text of that line; no line if it is empty.
     shown : bool
-        Whether anything is shown at all.
+        Whether to show anything at all.
     device : torch.device
-        Where matrices are multiplied.
+        The device that multiplies matrices.
     """
 
     def __init__(
@@ -255,7 +255,7 @@ class Progress:
         self._device = torch.device(device)
         self._estimate: Estimate | None = None
         self._bar: Any = None
-        self._who = self._note = ""
+        self._prefix = self._note = ""
         self._lock = threading.RLock()
         self._over = threading.Event()
         self._ticker: threading.Thread | None = None
@@ -274,14 +274,14 @@ class Progress:
         product = product_seconds(self._device, torch.float32) if countable else 0.0
         self._estimate = Estimate(self._stages, product)
         if visible:
-            # Imported here: without a bar it is not needed.
+            # Imported here because it is only needed for a bar.
             from tqdm.auto import tqdm
 
             if any(not bar.disable for bar in getattr(tqdm, "_instances", ())):
                 self._what = ""
             self._bar = tqdm(total=1.0, leave=False, dynamic_ncols=True, bar_format=_FORMAT)
             self._ticker = threading.Thread(target=self._tick, daemon=True)
-            # Where there is no room for a thread the bar moves from stage to stage.
+            # If no thread can start, the bar moves from stage to stage.
             with contextlib.suppress(RuntimeError):
                 self._ticker.start()
         return self
@@ -302,39 +302,39 @@ class Progress:
         """Begin a stage; see `Estimate.begin`."""
         if self._estimate is not None:
             with self._lock:
-                self._estimate.begin(self._who + name, steps)
+                self._estimate.begin(self._prefix + name, steps)
                 self._note = ""
-            self._tell()
+            self._announce()
             self._draw()
 
     def advance(self, by: float = 1.0) -> None:
-        """Count some steps of the present stage as done."""
+        """Count some steps of the current stage as done."""
         if self._estimate is not None:
             with self._lock:
                 self._estimate.advance(by)
-            self._tell()
+            self._announce()
 
     def note(self, text: str) -> None:
-        """Say what the present stage is at, a layer's name say."""
+        """Show a detail of the current stage, such as a layer's name."""
         self._note = text
 
     def expect(self, stages: Sequence[Stage]) -> None:
-        """Take another plan from the present stage on."""
+        """Replace the plan after the current stage; see `Estimate.expect`."""
         if self._estimate is not None:
             with self._lock:
                 self._estimate.expect(stages)
 
     @contextlib.contextmanager
-    def of(self, who: str) -> Iterator[None]:
-        """Begin the names of all stages with what they are about."""
-        before, self._who = self._who, who
+    def of(self, prefix: str) -> Iterator[None]:
+        """Put a prefix before the names of all stages in the block."""
+        before, self._prefix = self._prefix, prefix
         try:
             yield
         finally:
-            self._who = before
+            self._prefix = before
 
-    def _tell(self) -> None:
-        """Give the first line, once, if enough is known."""
+    def _announce(self) -> None:
+        """Print or log the first line once, when enough is known."""
         estimate = self._estimate
         if not self._what or estimate is None or not (estimate.timed or not estimate.countable):
             return
@@ -359,19 +359,19 @@ class Progress:
                 return
             left, share = estimate.left, estimate.share
             countable = estimate.countable
-            said = estimate.stage.name + (f": {self._note}" if self._note else "")
+            description = estimate.stage.name + (f": {self._note}" if self._note else "")
         bar.n, bar.bar_format = share, _FORMAT if countable else _WITHOUT_TOTAL
-        bar.set_description_str(said, refresh=False)
+        bar.set_description_str(description, refresh=False)
         bar.set_postfix_str("" if left is None else f"about {roughly(left)} left", refresh=False)
         bar.refresh()
 
 
-# For what is neither shown nor timed; it keeps nothing, so all may share it.
+# For work that is neither shown nor timed; it has no state, so everything may share it.
 SILENT = Progress(shown=False)
 
 
 def roughly(seconds: float) -> str:
-    """Return a duration as it is said beforehand.
+    """Return a rounded duration, as text for an estimate.
 
     >>> roughly(0.3), roughly(7.2), roughly(41), roughly(200), roughly(9000)
     ('1 s', '7 s', '40 s', '3 minutes', '2.5 hours')
@@ -390,6 +390,6 @@ def _on_terminal() -> bool:
 
 
 def _in_notebook() -> bool:
-    """Say whether a notebook shows what is written; its standard error is no terminal."""
+    """Say whether this is a notebook; its standard error is not a terminal."""
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     return "IPKernelApp" in getattr(shell, "config", {})

@@ -1,4 +1,4 @@
-"""One file without a name for the rows that are needed again and do not fit in memory."""
+"""An unnamed temporary file for rows that are needed again and do not fit in memory."""
 
 import logging
 import os
@@ -22,10 +22,10 @@ _ADVICE = "decode fewer or narrower layers, allow more memory, or set TMPDIR to 
 
 
 class RowFile:
-    """A temporary file that rows are added to, and read from in any order.
+    """A temporary file to add rows to, and to read rows from in any order.
 
-    It is made when the first rows come. It has no name, so nothing is left of it even if the
-    process is killed. Rows are read, not mapped: pages of a map would count as the process's own.
+    It is made with the first rows. It has no name, so nothing is left of it even if the process
+    is killed. Rows are read, not mapped: mapped pages would count as the process's own memory.
     """
 
     def __init__(self) -> None:
@@ -33,7 +33,7 @@ class RowFile:
         self._file: Any = None
 
     def write(self, rows: Tensor) -> int:
-        """Add rows and return where they begin.
+        """Add rows and return the byte at which they begin.
 
         Raises
         ------
@@ -57,7 +57,7 @@ class RowFile:
         return start
 
     def read(self, start: int, rows: Tensor) -> None:
-        """Fill a tensor with what was written at a place."""
+        """Fill a tensor with what was written from byte `start` on."""
         left = _bytes(rows)
         while len(left):
             got = os.preadv(self._file.fileno(), [left], start)
@@ -68,36 +68,36 @@ class RowFile:
     def take(
         self, written: Sequence[tuple[int, int]], places: NDArray[np.int64], rows: Tensor
     ) -> None:
-        """Fill a tensor with some of the rows that were written piece by piece.
+        """Fill a tensor with some of the rows that were written in pieces.
 
         Parameters
         ----------
         written : sequence of (int, int)
-            Where each piece begins, and how many rows it has.
+            The first byte of each piece, and its number of rows.
         places : ndarray of int64, shape (m,)
-            Which rows, in any order; neighbours are read at once.
+            Which rows, in any order; neighbours are read together.
         rows : Tensor, shape (m, width)
-            What to fill.
+            The tensor to fill.
         """
         ends = np.cumsum([length for _, length in written])
         piece = np.searchsorted(ends, places, side="right")
         breaks = (np.diff(places) != 1) | (np.diff(piece) != 0)
-        each = rows.element_size() * rows.shape[1]
-        for some in np.split(np.arange(len(places)), np.flatnonzero(breaks) + 1):
-            if not len(some):
+        row_bytes = rows.element_size() * rows.shape[1]
+        for stretch in np.split(np.arange(len(places)), np.flatnonzero(breaks) + 1):
+            if not len(stretch):
                 continue
-            start, length = written[piece[some[0]]]
-            row = places[some[0]] - (ends[piece[some[0]]] - length)
-            self.read(start + each * int(row), rows[some[0] : some[-1] + 1])
+            start, length = written[piece[stretch[0]]]
+            row = places[stretch[0]] - (ends[piece[stretch[0]]] - length)
+            self.read(start + row_bytes * int(row), rows[stretch[0] : stretch[-1] + 1])
 
 
 def check_room(size: int) -> None:
-    """Refuse at the start what the temporary file's disk has no room for.
+    """Fail early if the disk of the temporary file has too little room.
 
     Raises
     ------
     OutputError
-        If the disk has less room than `size` bytes, or there is no such folder.
+        If the disk has fewer than `size` free bytes, or there is no temporary folder.
     """
     if size <= 0:
         return
@@ -116,5 +116,5 @@ def check_room(size: int) -> None:
 
 
 def _bytes(rows: Tensor) -> memoryview:
-    """Return a contiguous tensor's own memory; changing one changes the other."""
+    """Return a view of a contiguous tensor's memory; changing one changes the other."""
     return memoryview(rows.numpy().view("B").reshape(-1))  # type: ignore[arg-type]

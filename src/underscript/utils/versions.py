@@ -1,4 +1,4 @@
-"""What every result says of how it was made: versions and machine."""
+"""How a result was made: versions and machine."""
 
 import os
 import platform
@@ -13,7 +13,7 @@ from .._version import __version__
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of what computes."""
+    """Return the versions of the libraries that compute."""
     return {
         "underscript": __version__,
         "python": platform.python_version(),
@@ -24,7 +24,7 @@ def versions() -> dict[str, str]:
 
 
 def peak_memory() -> int | None:
-    """Return the most memory that this process has held so far, in bytes, where that is known."""
+    """Return this process's peak memory so far in bytes; None if it is not known."""
     try:
         import resource
     except ImportError:  # not on Windows
@@ -34,13 +34,13 @@ def peak_memory() -> int | None:
 
 
 def machine(device: str) -> dict[str, Any]:
-    """Return what the machine is, and the device that was used."""
-    found = {
+    """Describe the machine and the device that was used."""
+    facts = {
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "system": f"{platform.system()} {platform.machine()}",
         "device": device,
     }
     if torch.device(device).type == "cuda":
-        found["gpu"] = torch.cuda.get_device_name(device)
-    return found
+        facts["gpu"] = torch.cuda.get_device_name(device)
+    return facts

@@ -1,7 +1,7 @@
-"""Inputs changed so that they still mean the same.
+"""Perturbations: changes to inputs that keep their meaning.
 
-Memory is keyed to the exact input, knowledge is not: what a network still knows of a changed input
-is not memorised.
+A memorised label depends on the exact input, knowledge does not: what a network still predicts for
+a perturbed input is not memorised.
 """
 
 from .choosing import FLIP_KEEPS, Perturbation, choose_perturbation

@@ -1,4 +1,4 @@
-"""Which perturbation suits a network's inputs: by their kind, and by what the network answers."""
+"""Choose a perturbation for a network's inputs, by their kind and by the network's predictions."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,14 +25,14 @@ from .words import WordsDropped
 
 __all__ = ["FLIP_KEEPS", "Perturbation", "choose_perturbation"]
 
-# Flips keep the meaning if a flipped image is answered as a shifted one is, beyond chance, at least
-# in this share of the agreement that two shifts of one image have. The share was at most 0.33 for
-# digits, which flips make others, and 0.7 to 0.96 for photographs, the less the more was memorised:
-# two shifts of an image share what is left of its memory, a flipped one has none.
+# Flips keep the meaning if predictions for flipped and shifted images agree beyond chance, at least
+# this fraction as often as for two shifts of one image. The fraction was at most 0.33 for digits,
+# which flips turn into others, and 0.7 to 0.96 for photographs. It falls with memorisation: two
+# shifts of an image share what is left of its memory, a flipped image has none.
 FLIP_KEEPS = 0.5
-# A perturbation must be answered as plain inputs are, beyond chance, by so many standard errors.
+# Predictions for perturbed and plain inputs must agree beyond chance by so many standard errors.
 _BEYOND = 3.0
-# So many views of each sample are answered, so many samples at once.
+# Views of each sample to predict, and samples per run.
 _VIEWS, _AT_ONCE = 2, 256
 
 _SHOWN = {"own": "your function"}
@@ -41,35 +41,36 @@ UserFunction = Callable[[Any], Any]
 
 
 class Change(Protocol):
-    """One kind of change, to the inputs that are of one kind."""
+    """A change to the inputs of one kind."""
 
     @property
     def name(self) -> str:
-        """What users call it."""
+        """Name shown to the user."""
 
     @property
     def fits(self) -> bool:
-        """Whether what it gives means the same."""
+        """Whether changed inputs keep their meaning."""
 
     def __call__(self, batch: Batch, numbers: Int[Tensor, "n"], strength: float) -> Batch:
-        """Return the batch, changed as each sample's number says."""
+        """Return the changed batch; each sample's number decides its change."""
 
 
 @dataclass(frozen=True)
 class Perturbation:
-    """What is done to a batch's inputs, the same way whenever it is done.
+    """A reproducible change to a batch's inputs.
 
-    What happens to a sample depends on its own inputs, the seed, the view and the strength alone:
-    not on the batch that it comes in.
+    The change of a sample depends only on its own inputs, the seed, the view and the strength, not
+    on the batch that it comes in.
 
     Attributes
     ----------
     name : str
-        What users see: "shifts", "shifts and flips", "words dropped", "noise" or "own".
+        Name shown to the user: "shifts", "shifts and flips", "words dropped", "noise" or
+        "own".
     fits : bool
-        Whether its rows may be fitted with. Gaussian noise is only for estimating what memory adds.
+        Whether decoders may be fitted to its rows. Gaussian noise only estimates memorisation.
     seed : int
-        Of its random numbers.
+        Seed of its random numbers.
     """
 
     name: str
@@ -79,7 +80,7 @@ class Perturbation:
     own: UserFunction | None = None
 
     def __call__(self, batch: Batch, view: int, strength: float = 1.0) -> Batch:
-        """Return one view of a batch: the same samples, index and labels, other inputs.
+        """Return one view of a batch: the same samples, index and labels, changed inputs.
 
         Parameters
         ----------
@@ -87,12 +88,12 @@ class Perturbation:
             Its number, from 0.
         strength : float
             How far images are shifted, how many words are dropped and how much noise is added, as
-            a multiple of what is usual. A user's own function has but one strength.
+            a multiple of the default. A user's own function ignores it.
 
         Raises
         ------
         DataError
-            If a user's function raises or gives something of another form.
+            If a user's function raises or returns something of another form.
         """
         if not strength > 0:
             raise DataError(f"strength: expected a number above 0; found {strength}")
@@ -113,7 +114,7 @@ def choose_perturbation(
     notes: Notes,
     progress: Progress = SILENT,
 ) -> Perturbation | None:
-    """Return the perturbation that a choice means for a network's inputs, or None.
+    """Return the perturbation for a network's inputs that a choice selects, or None.
 
     Parameters
     ----------
@@ -122,15 +123,15 @@ def choose_perturbation(
     network : torch.nn.Module
         It is left as it was.
     example : Batch
-        Up to some hundreds of samples that the network takes, for testing the perturbation.
+        Up to some hundreds of the network's inputs, for testing the perturbation.
     device : torch.device
-        Where the network is.
+        The network's device.
     seed : int
-        Of the random numbers.
+        Seed of the random numbers.
     notes : Notes
-        Told why there is none.
+        Receives the reason if there is none.
     progress : Progress
-        The job's bar.
+        The job's progress bar.
 
     Raises
     ------
@@ -156,7 +157,7 @@ def choose_perturbation(
 
 
 def _by_kind(network: nn.Module, example: Batch, seed: int, notes: Notes) -> Perturbation | None:
-    """Return what suits the kinds of a network's inputs, or None with a note."""
+    """Return the perturbation that suits the inputs' kinds, or None with a note."""
     mask = word_mask(example)
     sequences = reads_sequences(network)
     images: dict[str, Axes] = {}
@@ -190,30 +191,31 @@ def _of(changes: Sequence[Change], seed: int) -> Perturbation:
 
 
 class _Trial:
-    """What the network answers, on the example's inputs as they are and on changed ones."""
+    """Compares the network's predictions for the example's plain and perturbed inputs."""
 
     def __init__(
         self, network: nn.Module, example: Batch, device: torch.device, progress: Progress
     ):
         self.example, self.progress = example, progress
         self.run = Runner(network, Tapped(()), device, divisible=True)
-        self.plain = self.answers(example)
+        self.plain = self.predictions(example)
 
-    def answers(self, batch: Batch) -> Int[Tensor, "n"]:
+    def predictions(self, batch: Batch) -> Int[Tensor, "n"]:
         """Return the classes that the network predicts."""
-        found = []
+        classes = []
         for start in range(0, batch.size, _AT_ONCE):
             numbers = np.arange(batch.size)
             part = batch.take((numbers >= start) & (numbers < start + _AT_ONCE))
             _, logits = self.run(part, "example, perturbed")
-            found.append(logits.argmax(1).cpu())
+            classes.append(logits.argmax(1).cpu())
             self.progress.advance(part.size)
-        return torch.cat(found)
+        return torch.cat(classes)
 
     def views(self, perturbation: Perturbation, first: int = 0) -> list[Tensor]:
-        """Return the answers on some views."""
+        """Return the predictions for some views."""
         return [
-            self.answers(perturbation(self.example, view)) for view in range(first, first + _VIEWS)
+            self.predictions(perturbation(self.example, view))
+            for view in range(first, first + _VIEWS)
         ]
 
     def passed(self, chosen: Perturbation, notes: Notes) -> Perturbation | None:
@@ -238,8 +240,10 @@ class _Trial:
         return self._with_flips(chosen, views)
 
     def _unchanged(self, batch: Batch) -> bool:
-        found = named_inputs(batch)
-        return all(torch.equal(found[k], value) for k, value in named_inputs(self.example).items())
+        changed = named_inputs(batch)
+        return all(
+            torch.equal(changed[k], value) for k, value in named_inputs(self.example).items()
+        )
 
     def _with_flips(self, chosen: Perturbation, views: list[Tensor]) -> Perturbation:
         shifts = [change for change in chosen.changes if isinstance(change, Shifts)]
@@ -253,7 +257,7 @@ class _Trial:
             ]
             return _of(changes, chosen.seed)
 
-        # Never a view with its own mirror image: two shifts differ, and so must these.
+        # Never compare a view with its own mirror image: the two shifts must differ.
         flipped = self.views(with_shifts(flipped=True))
         pairs = [(one, other) for one in range(_VIEWS) for other in range(one + 1, _VIEWS)]
         same, by_chance = _mean([_agreement(views[a], views[b]) for a, b in pairs])
@@ -263,17 +267,19 @@ class _Trial:
 
 
 def _agreement(one: Tensor, other: Tensor) -> tuple[float, float]:
-    """Return in what share two lists of answers agree, and how much of that is by chance."""
+    """Return how often two lists of predictions agree, and how often they would by chance."""
     n_classes = int(max(one.max(), other.max())) + 1
-    shares = [torch.bincount(each, minlength=n_classes) / len(each) for each in (one, other)]
+    shares = [
+        torch.bincount(classes, minlength=n_classes) / len(classes) for classes in (one, other)
+    ]
     return float((one == other).double().mean()), float(shares[0].double() @ shares[1].double())
 
 
 def _against_shuffled(plain: Tensor, views: Sequence[Tensor]) -> tuple[float, float, float]:
-    """Return how far views are answered as plain inputs are, and the same of shuffled answers.
+    """Return how often predictions for views and plain inputs agree, and after shuffling.
 
-    Of all orders of the plain answers the mean agreement and its standard deviation (Hoeffding
-    1951): several views of one sample are not counted as if they were several samples.
+    The mean agreement and its standard deviation are over all orders of the plain predictions
+    (Hoeffding 1951): several views of one sample do not count as several samples.
 
     Returns
     -------
@@ -281,7 +287,7 @@ def _against_shuffled(plain: Tensor, views: Sequence[Tensor]) -> tuple[float, fl
         Agreement, mean agreement when shuffled, its standard deviation.
     """
     n = len(plain)
-    # Row i, column j: how many views of sample i are answered as sample j is.
+    # Row i, column j: share of views of sample i with the same prediction as sample j.
     alike = sum((view[:, None] == plain[None, :]).double() for view in views) / len(views)
     assert isinstance(alike, Tensor)
     chance = alike.mean()

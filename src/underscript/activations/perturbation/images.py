@@ -1,4 +1,4 @@
-"""Images shifted, each in its own direction, and flipped left to right."""
+"""Shift images, each in its own direction, and flip them left to right."""
 
 import math
 
@@ -14,18 +14,18 @@ __all__ = ["Shifts", "image_axes"]
 
 # The farthest shift, as a share of the side.
 _REACH = 1 / 8
-# Where that is fewer pixels, shifts are of fractions: of an 8 × 8 digit a pixel is a stroke.
+# If that is fewer pixels, shifts are fractional: in an 8 × 8 digit a pixel is a stroke.
 _WHOLE = 2.0
-# So many fractional steps in each direction.
+# Fractional steps in each direction.
 _STEPS = 4
-# Smaller ones have nothing to shift; more channels are hardly colours.
+# Smallest side that can be shifted, and most channels that may be colours.
 _SMALLEST, _COLOURS = 4, 4
 
 Axes = tuple[int, int]
 
 
 def image_axes(value: Tensor) -> Axes | None:
-    """Return where the height and the width of images are, or None if they are none.
+    """Return the height and width axes of images, or None if the values are no images.
 
     Images are (n, channels, height, width) with at most four channels, (n, height, width), or
     (n, height, width, channels).
@@ -44,7 +44,7 @@ def image_axes(value: Tensor) -> Axes | None:
 
 
 class Shifts:
-    """Each image moved by up to an eighth of its side, never by nothing; borders are reflected.
+    """Moves each image by up to an eighth of its side, never by zero; borders are reflected.
 
     All images of one sample move alike.
 
@@ -85,13 +85,13 @@ def moved_images(
     strength: float = 1.0,
     flip: Bool[Tensor, "n"] | None = None,
 ) -> Shaped[Tensor, "n channels height width"]:
-    """Return images moved as mixed numbers say, and flipped where `flip` is true."""
+    """Return images moved by each sample's number, and flipped where `flip` is true."""
     n, channels, height, width = images.shape
     numbers = numbers.to(images.device)
     (step_down, down), (step_right, right) = (_steps(side, strength) for side in (height, width))
     across = 2 * right + 1
     cells = (2 * down + 1) * across
-    # The middle cell is no move at all: it is left out.
+    # The middle cell is left out: it is no move.
     cell = below(numbers, cells - 1)
     cell = cell + (cell >= cells // 2)
     whole = isinstance(step_down, int) and isinstance(step_right, int)
@@ -99,7 +99,7 @@ def moved_images(
         (cell // across - down) * step_down,
         (cell % across - right) * step_right,
     )
-    # Between whole pixels one more on each side is read, and neighbours are weighed.
+    # Fractional shifts read one more pixel per axis and interpolate between neighbours.
     more = 0 if whole else 1
     rows = torch.arange(height + more, device=images.device) + _floor(shift_down)
     columns = torch.arange(width + more, device=images.device).expand(n, -1)
@@ -109,21 +109,21 @@ def moved_images(
     columns = columns + _floor(shift_right)
     places = _reflected(rows, height)[:, :, None] * width + _reflected(columns, width)[:, None]
     places = places.flatten(1)[:, None].expand(-1, channels, -1)
-    found = images.flatten(2).gather(2, places)
-    found = found.reshape(n, channels, height + more, width + more)
+    pixels = images.flatten(2).gather(2, places)
+    pixels = pixels.reshape(n, channels, height + more, width + more)
     if whole:
-        return found
+        return pixels
     share_down, share_right = shift_down % 1, shift_right % 1
     if flip is not None:
         share_right = torch.where(flip, 1 - share_right, share_right)
-    values = found if found.dtype in (torch.float32, torch.float64) else found.float()
+    values = pixels if pixels.dtype in (torch.float32, torch.float64) else pixels.float()
     values = torch.lerp(values[:, :, :-1], values[:, :, 1:], _weight(share_down, values))
     values = torch.lerp(values[..., :-1], values[..., 1:], _weight(share_right, values))
     return (values if images.is_floating_point() else values.round()).to(images.dtype)
 
 
 def _steps(side: int, strength: float) -> tuple[int | float, int]:
-    """Return how long a step is, in pixels, and how many there are in each direction."""
+    """Return the length of a step in pixels, and the number of steps in each direction."""
     reach = min(side * _REACH * strength, side - 1)
     if reach >= _WHOLE:
         return 1, math.floor(reach)
@@ -139,6 +139,6 @@ def _weight(share: Tensor, values: Tensor) -> Tensor:
 
 
 def _reflected(places: Tensor, side: int) -> Tensor:
-    """Return the places within an image that places beyond its borders mirror."""
+    """Return places with those beyond an image's borders reflected into it."""
     turn = side - 1
     return turn - (places % (2 * turn) - turn).abs()

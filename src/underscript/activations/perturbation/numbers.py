@@ -1,4 +1,4 @@
-"""Gaussian noise on numbers of which nothing else is known."""
+"""Gaussian noise, for numbers of unknown kind."""
 
 import math
 from collections.abc import Mapping
@@ -15,15 +15,16 @@ from ...utils.hashing import mixed_tensor, stream_of
 
 __all__ = ["Noise", "gaussian", "spreads"]
 
-# Of each column's standard deviation. Under half of it most memory of digits and MNIST survives.
+# Share of each column's standard deviation. With half of it, most memorisation of digits and MNIST
+# survives.
 _SHARE = 1.0
 
 
 class Noise:
-    """Noise of a standard deviation of each column.
+    """Adds noise of one standard deviation of each column.
 
-    It breaks little of what is memorised, and what it leaves need not mean the same: it tells
-    memory from knowledge, but nothing is fitted with it.
+    It removes little of what is memorised, and may change the meaning of inputs: it serves to
+    estimate memorisation, and no decoder is fitted to it.
 
     Parameters
     ----------
@@ -49,9 +50,9 @@ class Noise:
                     f"at first; found {tuple(value.shape[1:])}. Pad them to one shape, or give a "
                     "function of your own (perturb)"
                 )
-            mine = stream_of(numbers.to(value.device), number_of(name))
+            streams = stream_of(numbers.to(value.device), number_of(name))
             exact = torch.promote_types(value.dtype, torch.float32)
-            noise = gaussian(mine, spread.numel()).reshape(value.shape).to(exact)
+            noise = gaussian(streams, spread.numel()).reshape(value.shape).to(exact)
             scale = (_SHARE * strength * spread).to(noise)
             changed[name] = (value.to(exact) + scale * noise).to(value.dtype)
         return with_inputs(batch, changed)
@@ -66,11 +67,11 @@ def spreads(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def gaussian(numbers: Int[Tensor, "n"], width: int) -> Float[Tensor, "n width"]:
-    """Return standard normal rows, float32, as mixed numbers say (Box and Muller 1958)."""
+    """Return standard normal rows, float32, from mixed numbers (Box and Muller 1958)."""
     half = -(-width // 2)
     pairs = numbers[:, None] + torch.arange(half, device=numbers.device)
     drawn = mixed_tensor(mixed_tensor(pairs))
-    # Half of the bits say how far, the others in which direction.
+    # Half of the bits give the radius, the others the angle.
     far = ((drawn >> 32) & 0xFFFFFFFF).double().add_(0.5).mul_(2.0**-32)
     turn = (drawn & 0xFFFFFFFF).double().mul_(2.0**-32 * 2 * math.pi)
     radius = far.log_().mul_(-2).sqrt_()

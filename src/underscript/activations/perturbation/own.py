@@ -1,4 +1,4 @@
-"""A user's own function that changes inputs, run with care and checked."""
+"""Run a user's own perturbation safely, and check what it returns."""
 
 import random
 from collections.abc import Callable, Iterator
@@ -22,15 +22,15 @@ _WHERE = "perturb: your function"
 
 
 def changed_by(change: Callable[[Any], Any], batch: Batch, seed: int, view: int) -> Batch:
-    """Return the batch that a user's function makes of one.
+    """Return a batch, changed by a user's function.
 
-    It takes what the network takes: a tensor, a tuple of several, or a dict. The random states
-    that it may draw from depend on the seed, the view and the batch, and are put back.
+    The function takes what the network takes: a tensor, a tuple of several, or a dict. The random
+    states that it may draw from depend on the seed, the view and the batch, and are restored.
 
     Raises
     ------
     DataError
-        If it raises, or gives other shapes, types, names or numbers than it took.
+        If it raises, returns other shapes, types or names than it took, or no finite numbers.
     """
     # A copy: functions that work in place must not change the data.
     args = tuple(_copy(value) for value in batch.args)
@@ -40,33 +40,33 @@ def changed_by(change: Callable[[Any], Any], batch: Batch, seed: int, view: int)
     drawn = int(below(sample_numbers(batch, seed, view).sum(), 2**32))
     with seeded(drawn), torch.no_grad():
         try:
-            found = change(given)
+            changed = change(given)
         except Exception as error:
             reason = (str(error).strip().splitlines() or [""])[0]
             raise DataError(f"{where} raised {type(error).__name__}: {reason}") from error
     if kwargs:
-        if not is_mapping(found) or set(found) != set(kwargs):
+        if not is_mapping(changed) or set(changed) != set(kwargs):
             raise DataError(
                 f"{where}: expected a dict of {', '.join(kwargs)}, as it was given; "
-                f"found {_described(found)}"
+                f"found {_described(changed)}"
             )
-        made = replace(batch, kwargs={name: found[name] for name in kwargs})
+        made = replace(batch, kwargs={name: changed[name] for name in kwargs})
     elif len(args) == 1:
-        made = replace(batch, args=(found,))
+        made = replace(batch, args=(changed,))
     else:
-        if not isinstance(found, tuple | list) or len(found) != len(args):
+        if not isinstance(changed, tuple | list) or len(changed) != len(args):
             raise DataError(
                 f"{where}: expected a tuple of {len(args)}, as it was given; "
-                f"found {_described(found)}"
+                f"found {_described(changed)}"
             )
-        made = replace(batch, args=tuple(found))
+        made = replace(batch, args=tuple(changed))
     _check(batch, made, where)
     return made
 
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Run the block with random states of its own; put back as found, whatever happens."""
+    """Run the block with its own random states; the previous ones are always restored."""
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - the user's own
     torch_cpu = torch.get_rng_state()
     torch_cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
@@ -84,7 +84,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def _check(before: Batch, after: Batch, where: str) -> None:
-    """Raise DataError unless a batch has the form of another one."""
+    """Raise DataError unless a changed batch has the form of the original."""
     values = {**{str(place): value for place, value in enumerate(after.args)}, **after.kwargs}
     several = len(before.args) + len(before.kwargs) > 1
     for name, old in named_inputs(before).items():

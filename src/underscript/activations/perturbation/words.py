@@ -15,10 +15,10 @@ _SHARE = 1 / 5
 
 
 class WordsDropped:
-    """About a fifth of each text's words masked out, never the first or the last one.
+    """Masks out about a fifth of each text's words, never the first or the last one.
 
-    At least half are kept, and of more than two words at least one is dropped. Padding does not
-    matter: a text loses the same words on whichever side it is.
+    At least half are kept; a text of more than two words loses at least one. Padding does not
+    matter: a text loses the same words whichever side it is on.
     """
 
     name, fits = "words dropped", True
@@ -35,7 +35,7 @@ class WordsDropped:
 def kept_words(
     mask: Bool[Tensor, "n tokens"], numbers: Int[Tensor, "n"], strength: float = 1.0
 ) -> Bool[Tensor, "n tokens"]:
-    """Return which words stay, as mixed numbers say."""
+    """Return which words stay, drawn by each sample's number."""
     place = mask.cumsum(1)
     length = place[:, -1:]
     inner = mask & (place > 1) & (place < length)

@@ -1,4 +1,4 @@
-"""The data sets of the experiments: found on disk or downloaded, read by readers of our own.
+"""The data sets of the experiments: find them on disk or download them, and read them.
 
 >>> from underscript.datasets import load_dataset, to_float
 >>> data = load_dataset("digits")

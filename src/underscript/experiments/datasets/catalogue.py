@@ -1,4 +1,4 @@
-"""What each data set is made of, where its files usually lie and where the originals are."""
+"""The files of each data set, their usual folders and the addresses of the originals."""
 
 import difflib
 import os
@@ -14,7 +14,7 @@ ROOT_VARIABLE = "UNDERSCRIPT_DATA"
 
 @dataclass(frozen=True)
 class Download:
-    """One published file: its name, its MD5 sum as published, and mirrors to try in turn."""
+    """One published file: its name, its published MD5 sum, and mirrors to try in turn."""
 
     file: str
     md5: str
@@ -28,24 +28,24 @@ class DatasetFiles:
     Parameters
     ----------
     name : str
-        What the user calls it.
+        Name for users.
     folder : str
         Folder under a root in which torchvision (and we) keep the files.
     pieces : tuple of str
-        What must be in that folder, train images and labels first.
+        Names that must be in that folder, train images and labels first.
     n_train, n_test : int
-        Numbers of images that were published.
+        Published numbers of images.
     class_names : tuple of str
-        Names in the order of the labels; empty where the files themselves say it.
+        Names in the order of the labels; empty if the files themselves hold them.
     downloads : tuple of Download
         The originals: the pieces one by one, or one archive that holds `folder`.
     places : tuple of Path
-        Folders outside of any root where an installed copy may lie.
+        Folders outside any root that may hold an installed copy.
     pickled_folder : str
-        Where torchvision keeps its pickled version of the same data, which is never read.
+        Folder of torchvision's pickled version of the same data, which is never read.
     train_labels_md5 : str
-        MD5 sum of the unpacked training label file, where another data set has files of the
-        same names and could be taken for this one.
+        MD5 sum of the unpacked training label file, if another data set has files of the same
+        names and could be mistaken for this one.
     by_make_data : bool
         Whether ``make data`` brings it.
     """
@@ -78,7 +78,7 @@ def _idx_downloads(mirrors: tuple[str, ...], md5s: tuple[str, ...]) -> tuple[Dow
     )
 
 
-# The MD5 sums are the ones that the data sets' own pages and torchvision publish.
+# The MD5 sums come from the data sets' own pages and from torchvision.
 _MNIST = DatasetFiles(
     name="mnist",
     folder="MNIST/raw",
@@ -207,7 +207,7 @@ DIGITS = "digits"
 
 
 def dataset_names() -> tuple[str, ...]:
-    """Give the names that `load_dataset` knows.
+    """Return the names that `load_dataset` knows.
 
     Examples
     --------
@@ -218,7 +218,7 @@ def dataset_names() -> tuple[str, ...]:
 
 
 def check_name(name: str) -> None:
-    """Refuse a name that no data set has.
+    """Raise an error if no data set has this name.
 
     Raises
     ------
@@ -233,7 +233,7 @@ def check_name(name: str) -> None:
 
 
 def default_root() -> Path:
-    """Give the folder under which data sets are kept if the caller names none.
+    """Return the folder for data sets if the caller names none.
 
     Returns
     -------
@@ -253,8 +253,8 @@ def find_folder(files: DatasetFiles, root: Path) -> Path | None:
     files : DatasetFiles
         What to look for.
     root : Path
-        Looked through first, then ``./data``, each in the usual layouts; then the places of
-        installed copies.
+        Searched first, then ``./data``, both in the usual layouts; then the places of installed
+        copies.
 
     Returns
     -------
@@ -276,7 +276,7 @@ def find_incomplete(files: DatasetFiles, root: Path) -> Path | None:
 
 
 def find_pickled(files: DatasetFiles, root: Path) -> Path | None:
-    """Look for the pickled version of a data set, to say that it cannot be used."""
+    """Look for the pickled version of a data set, to report that it cannot be used."""
     if not files.pickled_folder:
         return None
     for base in (root, root / files.name, Path("data")):
@@ -291,7 +291,7 @@ def missing_pieces(files: DatasetFiles, folder: Path) -> list[str]:
 
 
 def piece_path(folder: Path, piece: str) -> Path:
-    """Give the path of a piece in a folder: the plain file, or the gzipped one if only it is there.
+    """Return the path of a piece in a folder: the plain file, else the gzipped one if that exists.
 
     Some programs unpack IDX files to names with a dot (``train-images.idx3-ubyte``).
     """
@@ -302,9 +302,9 @@ def piece_path(folder: Path, piece: str) -> Path:
 
 
 def _candidates(files: DatasetFiles, root: Path) -> list[Path]:
-    """Give folders to look in, the most telling names first.
+    """Return folders to search, the most specific names first.
 
-    `root` itself comes last of its layouts, as MNIST and Fashion-MNIST have the same file names.
+    `root` itself is the last of its layouts, as MNIST and Fashion-MNIST have the same file names.
     """
     folders = []
     for base in (root, Path("data")):

@@ -1,4 +1,4 @@
-"""Fetching the published originals: checked against their MD5 sums, unpacked with care."""
+"""Download the published originals, check their MD5 sums and unpack them safely."""
 
 import gzip
 import sys
@@ -18,8 +18,8 @@ from ...errors import DataError
 from ...utils.files import fresh_folder, whole_file
 from .catalogue import Download
 
-# Seconds to wait for a connection and for the next bytes. Short, as most failures are machines
-# without a network, where a user wants to hear quickly which files to bring.
+# Seconds to wait for a connection and for the next bytes. Short, as most failures happen without a
+# network, where the user should learn quickly which files to bring.
 TIMEOUT = (5, 30)
 
 _BROKEN_ARCHIVE = (
@@ -32,14 +32,14 @@ _BROKEN_ARCHIVE = (
 
 
 def fetch(download: Download, folder: Path) -> Path:
-    """Put one published file into a folder, unless it is there already.
+    """Download one published file into a folder, unless it is there already.
 
     Parameters
     ----------
     download : Download
         The file, its MD5 sum and its mirrors, tried in turn.
     folder : Path
-        Where to put it; made if need be.
+        Where to put it; created if needed.
 
     Returns
     -------
@@ -49,11 +49,11 @@ def fetch(download: Download, folder: Path) -> Path:
     Raises
     ------
     DataError
-        If no mirror can be reached, or what is there or comes has another MD5 sum.
+        If no mirror can be reached, or the file there or downloaded has another MD5 sum.
     OutputError
-        If the folder cannot be written; nothing half-written stays.
+        If the folder cannot be written; no half-written file stays.
     """
-    # Imported here: it takes a while, and most loads find their files on disk.
+    # Imported here, as it is slow and most loads find their files on disk.
     import requests
 
     target = folder / download.file
@@ -73,7 +73,7 @@ def fetch(download: Download, folder: Path) -> Path:
                 )
                 try:
                     get(url, str(part), None)
-                # An OSError too, which whole_file would take for trouble with the disk.
+                # It is also an OSError, which whole_file would report as trouble with the disk.
                 except requests.RequestException as error:
                     if error.response is not None:
                         error.response.close()  # pooch leaves it open
@@ -90,16 +90,16 @@ def fetch(download: Download, folder: Path) -> Path:
 
 
 def _check_md5(path: Path, md5: str, origin: Path | str, advice: str) -> None:
-    found = pooch.file_hash(str(path), alg="md5")
-    if found != md5:
+    actual = pooch.file_hash(str(path), alg="md5")
+    if actual != md5:
         raise DataError(
-            f"{origin}: expected the published file with MD5 {md5}, found {found} "
+            f"{origin}: expected the published file with MD5 {md5}, found {actual} "
             f"({path.stat().st_size:,} bytes); {advice}"
         )
 
 
 def _reason(error: Exception) -> str:
-    """Put an exception of requests, whose own words fill lines, into a few."""
+    """Describe an exception of requests in a few words; its own message fills lines."""
     import requests
 
     if isinstance(error, requests.HTTPError) and error.response is not None:
@@ -121,7 +121,7 @@ def unpack(archive: Path, folder: str, root: Path) -> Path:
     folder : str
         The archive's top folder; nothing else in it is unpacked.
     root : Path
-        The folder is written beneath it; it must not exist there with files in it.
+        Folder to unpack into; `folder` must not exist there with files in it.
 
     Returns
     -------
@@ -131,7 +131,7 @@ def unpack(archive: Path, folder: str, root: Path) -> Path:
     Raises
     ------
     DataError
-        If the archive is garbled or holds links or paths that lead out of it.
+        If the archive is garbled, or holds links or paths that lead out of it.
     OutputError
         If the folder cannot be written.
     """
@@ -139,7 +139,7 @@ def unpack(archive: Path, folder: str, root: Path) -> Path:
     n_files = 0
     with fresh_folder(root / folder, is_ours=lambda _: False) as work:
         try:
-            # closing: an error here ends the generator at once, and with it its open files.
+            # closing: after an error, the generator closes its files at once.
             with closing(members(archive)) as opened:
                 for name, source in tqdm(
                     opened, f"unpacking {archive.name}", disable=None, leave=False
@@ -166,8 +166,8 @@ def unpack(archive: Path, folder: str, root: Path) -> Path:
     return root / folder
 
 
-# Both give (name, open file) for regular files only, so that no link, device, owner or mode
-# from an archive ever reaches the disk.
+# Both yield (name, open file) for regular files only, so no link, device, owner or mode reaches the
+# disk. pooch's Untar and Unzip do not ensure this, and check no gzip checksum.
 def _tar_members(archive: Path) -> Generator[tuple[str, IO[bytes]], None, None]:
     with gzip.open(archive) as packed, tarfile.open(fileobj=packed, mode="r:") as tar:
         for member in tar:
@@ -181,7 +181,7 @@ def _tar_members(archive: Path) -> Generator[tuple[str, IO[bytes]], None, None]:
                 )
             with stream:
                 yield member.name, stream
-        # The checksum comes at the end, and tarfile stops at the first block of zeros.
+        # Read on to the checksum at the end, as tarfile stops at the first block of zeros.
         while packed.read(1 << 20):
             pass
 

@@ -1,4 +1,4 @@
-"""Images with labels, as every data set comes out of its reader."""
+"""Images with labels, the form in which every data set is loaded."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +12,7 @@ Images = NDArray[np.uint8]
 Labels = NDArray[np.int64]
 
 
-# eq=False: comparing arrays with == gives arrays, not the bool that dataclasses would need.
+# eq=False, as == of arrays returns an array, not the bool that dataclasses need.
 @dataclass(frozen=True, eq=False)
 class ImageData:
     """A data set of labelled images, in memory.
@@ -22,7 +22,7 @@ class ImageData:
     name : str
         The data set's name, one of `dataset_names()`.
     train_images : ndarray of uint8, shape (n_train, channels, height, width)
-        Pixel values 0..255; one channel is grey, three are red, green, blue.
+        Pixel values 0..255. One channel is grey; three are red, green and blue.
     train_labels : ndarray of int64, shape (n_train,)
         Class numbers, 0 to ``n_classes - 1``, in the order of the images.
     test_images : ndarray of uint8, shape (n_test, channels, height, width)
@@ -37,7 +37,7 @@ class ImageData:
     Raises
     ------
     DataError
-        If a split is empty or its images are not uint8 of the same shape as the other's.
+        If a split is empty, or images are not uint8 or differ in shape between the splits.
     LabelError
         If labels are not int64, not as many as the images, or out of range.
     """
@@ -79,7 +79,7 @@ class ImageData:
 
     @property
     def n_classes(self) -> int:
-        """How many classes there are."""
+        """Number of classes."""
         return len(self.class_names)
 
 
@@ -91,12 +91,12 @@ def to_float(images: Images, low: float = -1.0, high: float = 1.0) -> NDArray[np
     images : ndarray of uint8, any shape
         Pixel values.
     low, high : float
-        What 0 and 255 become, exactly (in float32).
+        Values of pixels 0 and 255, exact in float32.
 
     Returns
     -------
     ndarray of float32
-        Of the shape of `images`.
+        Scaled values, in the shape of `images`.
 
     Raises
     ------
@@ -112,13 +112,13 @@ def to_float(images: Images, low: float = -1.0, high: float = 1.0) -> NDArray[np
         raise DataError(f"to_float expects uint8 pixel values, found {images.dtype}")
     if not (np.isfinite(low) and np.isfinite(high) and low < high):
         raise DataError(f"to_float expects finite low < high, found low={low}, high={high}")
-    # A look-up in 256 values is as exact as float64 and makes no float64 copy of the images.
+    # Looking up 256 values is as exact as float64, without a float64 copy of the images.
     table = np.linspace(low, high, 256).astype(np.float32)
     return table[images]
 
 
 def describe(data: ImageData) -> dict[str, Any]:
-    """Sum up a data set in values that JSON can carry.
+    """Summarise a data set in values that JSON can hold.
 
     Parameters
     ----------

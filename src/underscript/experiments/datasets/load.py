@@ -1,4 +1,4 @@
-"""From a data set's name to its images."""
+"""Load a data set by its name."""
 
 import hashlib
 import os
@@ -38,42 +38,42 @@ def load_dataset(
     """Find a data set on disk, or download it, and read it.
 
     ``digits`` comes with scikit-learn: 1,797 images of 8 × 8 pixels, whose values 0..16 are
-    scaled to 0..255 and rounded. They are split once and for all: 20 % of each class (360
-    images) are the test split, drawn with seed 0.
+    scaled to 0..255 and rounded. The split is always the same: 20 % of each class (360 images)
+    are the test split, drawn with seed 0.
 
-    The others are looked for under `root` in torchvision's layouts (``MNIST/raw/``,
+    The other data sets are searched under `root` in torchvision's layouts (``MNIST/raw/``,
     ``FashionMNIST/raw/``, ``cifar-10-batches-bin/``, ``cifar-100-binary/``,
-    ``tiny-imagenet-200/``), in ``root/<name>/`` and in `root` itself; then under ``./data`` in
-    the same way; then where Debian's package ``dataset-fashion-mnist`` puts its files. Files
+    ``tiny-imagenet-200/``), in ``root/<name>/`` and in `root` itself; then in the same way
+    under ``./data``; then in the folder of Debian's package ``dataset-fashion-mnist``. Files
     may be plain or gzipped. CIFAR must be the binary version: pickled files are never read.
-    For ``tiny-imagenet`` the validation images are the test split.
+    The test split of ``tiny-imagenet`` is its validation images.
 
     Parameters
     ----------
     name : str
         One of `dataset_names()`.
     root : path, optional
-        Where to look first and where to download to. Default: `default_root()`.
+        Where to search first and to download to. Default: `default_root()`.
     download : bool, default=True
-        Whether to fetch the published files, checked by their MD5 sums, if none are found.
+        Whether to download the published files, checked by MD5 sum, if none are found.
 
     Returns
     -------
     ImageData
-        The images and labels of both splits; its ``source`` says which files were read.
+        The images and labels of both splits; its ``source`` names the files read.
 
     Raises
     ------
     DataError
-        If the name is unknown, the files are neither found nor to be had, or a file is
-        truncated or garbled (`LabelError`, a kind of `DataError`, if its labels are).
+        If the name is unknown, the files are neither found nor downloaded, or a file is
+        truncated or garbled (`LabelError`, a kind of `DataError`, if it is the labels).
     OutputError
         If a download cannot be written.
 
     Warns
     -----
     UnderscriptWarning
-        If the files hold another number of images than the published data set.
+        If the files and the published data set differ in their number of images.
     """
     check_name(name)
     if name == DIGITS:
@@ -84,11 +84,11 @@ def load_dataset(
     if folder is None:
         folder = _obtain(files, base, download)
     data = _read(files, folder.absolute())
-    found = (len(data.train_images), len(data.test_images))
-    if found != (files.n_train, files.n_test):
+    counts = (len(data.train_images), len(data.test_images))
+    if counts != (files.n_train, files.n_test):
         warnings.warn(
             f"{folder}: the published {name} has {files.n_train:,} + {files.n_test:,} images, "
-            f"these files hold {found[0]:,} + {found[1]:,}",
+            f"these files hold {counts[0]:,} + {counts[1]:,}",
             UnderscriptWarning,
             stacklevel=2,
         )
@@ -96,7 +96,7 @@ def load_dataset(
 
 
 def _load_digits() -> ImageData:
-    # Imported here, as the other data sets have no need of scikit-learn.
+    # Imported here, as the other data sets do not need scikit-learn.
     import sklearn.datasets
     from sklearn.model_selection import train_test_split
 
@@ -138,7 +138,7 @@ def _read(files: DatasetFiles, folder: Path) -> ImageData:
 
 
 def _refuse_twin(files: DatasetFiles, train_labels: Path) -> None:
-    """Refuse MNIST's files under Fashion-MNIST's name and the other way round."""
+    """Raise an error for MNIST's files under Fashion-MNIST's name, and the other way round."""
     md5 = hashlib.md5(read_bytes(train_labels), usedforsecurity=False).hexdigest()
     for other in CATALOGUE.values():
         if other.train_labels_md5 == md5 and other is not files:
@@ -150,7 +150,7 @@ def _refuse_twin(files: DatasetFiles, train_labels: Path) -> None:
 
 
 def _obtain(files: DatasetFiles, root: Path, download: bool) -> Path:
-    """Download a data set that was not found; if that fails, say which files to put where."""
+    """Download a data set that was not found; on failure, explain which files to put where."""
     if not download:
         raise DataError(_advice(files, root, "downloading was turned off"))
     try:

@@ -1,7 +1,7 @@
 """Readers of the file formats: IDX, CIFAR's binary records, Tiny ImageNet's folders.
 
-Each reader checks everything that its format lets it check, and an error names the file, what
-was expected there and what was found. Nothing is ever unpickled.
+Each reader checks everything that its format allows. An error names the file, what was expected
+and what was found. Nothing is ever unpickled.
 """
 
 import gzip
@@ -20,19 +20,19 @@ TINY_SIDE = 64
 
 
 def read_bytes(path: Path) -> bytes:
-    """Read a file whole; one whose name ends in ``.gz`` is unpacked.
+    """Read a whole file; unpack it if its name ends in ``.gz``.
 
     Raises
     ------
     DataError
-        If the file cannot be read, or is not a whole gzip file though its name says so.
+        If the file cannot be read, or its name ends in ``.gz`` but it is no whole gzip file.
     """
     try:
         if path.suffix != ".gz":
             return path.read_bytes()
         with gzip.open(path) as stream:
             return stream.read()
-    # BadGzipFile is an OSError, so it goes before it.
+    # Before OSError, of which BadGzipFile is a kind.
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         size = path.stat().st_size
         raise DataError(
@@ -54,7 +54,7 @@ def read_idx(path: Path, shape: tuple[int | None, ...]) -> Images:
     path : Path
         The file.
     shape : tuple of int or None
-        The dimensions expected; None where any number above 0 will do.
+        The expected dimensions; None stands for any number above 0.
 
     Returns
     -------
@@ -80,23 +80,23 @@ def read_idx(path: Path, shape: tuple[int | None, ...]) -> Images:
             f"{path}: expected an IDX header of {header} bytes, found {len(data)} bytes; "
             "get the file again"
         )
-    found = tuple(int(size) for size in np.frombuffer(data[4:header], dtype=">u4"))
-    if any(size == 0 or want not in (None, size) for want, size in zip(shape, found, strict=True)):
+    sizes = tuple(int(size) for size in np.frombuffer(data[4:header], dtype=">u4"))
+    if any(size == 0 or want not in (None, size) for want, size in zip(shape, sizes, strict=True)):
         raise DataError(
             f"{path}: expected an IDX file of shape {_shape_text(shape)}, found "
-            f"{_shape_text(found)}"
+            f"{_shape_text(sizes)}"
         )
-    # Python's int, as the product of three garbled 32-bit numbers overflows numpy's.
+    # Python's int, as the product of three garbled 32-bit numbers would overflow numpy's.
     n_values = 1
-    for size in found:
+    for size in sizes:
         n_values *= size
     if len(data) - header != n_values:
         raise DataError(
             f"{path}: expected {n_values:,} bytes after the header for shape "
-            f"{_shape_text(found)}, found {len(data) - header:,}; get the file again"
+            f"{_shape_text(sizes)}, found {len(data) - header:,}; get the file again"
         )
-    # A copy, because what frombuffer gives cannot be written to, which torch warns about.
-    return np.frombuffer(data, dtype=np.uint8, offset=header).reshape(found).copy()
+    # A copy, as torch warns about the read-only array of frombuffer.
+    return np.frombuffer(data, dtype=np.uint8, offset=header).reshape(sizes).copy()
 
 
 def _shape_text(shape: Sequence[int | None]) -> str:
@@ -113,7 +113,7 @@ def read_idx_pair(
     images_path, labels_path : Path
         IDX files of three and of one dimension.
     side : tuple of int
-        Height and width expected of the images, in pixels.
+        Expected height and width of the images, in pixels.
     n_classes : int
         Labels must be below this.
 
@@ -125,7 +125,7 @@ def read_idx_pair(
     Raises
     ------
     DataError
-        If a file is not as the format asks.
+        If a file does not follow the format.
     LabelError
         If there are more or fewer labels than images, or one is out of range.
     """
@@ -152,9 +152,9 @@ def _check_range(labels: Labels, n_classes: int, path: Path, kind: str = "label"
 def read_cifar(paths: Sequence[Path], label_counts: dict[str, int]) -> tuple[Images, Labels]:
     """Read files of CIFAR's binary format, one after the other.
 
-    A file is a row of records: one byte for each kind of label, then 3 × 32 × 32 bytes of red,
-    green and blue, row by row. All files of a split hold the same number of records, which
-    shows a file that was cut off between two records.
+    A file is a sequence of records: one byte for each kind of label, then 3 × 32 × 32 bytes of
+    red, green and blue, row by row. All files of a split hold the same number of records, so a
+    file cut off between two records is noticed.
 
     Parameters
     ----------
@@ -162,7 +162,7 @@ def read_cifar(paths: Sequence[Path], label_counts: dict[str, int]) -> tuple[Ima
         The files of one split, plain or gzipped.
     label_counts : dict of str to int
         The label bytes in the order of the file: name of the kind, number of classes. The last
-        one is the label that is given back.
+        one is the label that is returned.
 
     Returns
     -------
@@ -172,7 +172,7 @@ def read_cifar(paths: Sequence[Path], label_counts: dict[str, int]) -> tuple[Ima
     Raises
     ------
     DataError
-        If a file cannot be read, is no whole number of records, or is shorter than the others.
+        If a file cannot be read, is not a whole number of records, or is shorter than the others.
     LabelError
         If a label byte is out of range.
     """
@@ -209,7 +209,7 @@ def read_tiny_imagenet(
 ) -> tuple[tuple[Images, Labels], tuple[Images, Labels], tuple[str, ...]]:
     """Read Tiny ImageNet's folder; the validation images serve as the test split.
 
-    The published test images carry no labels. Class numbers follow the order of ``wnids.txt``;
+    The published test images have no labels. Class numbers follow the order of ``wnids.txt``;
     grey images become three equal channels.
 
     Parameters
@@ -254,7 +254,7 @@ def read_tiny_imagenet(
     listed: list[str] = []
     test_labels: list[int] = []
     for number, line in enumerate(_read_lines(annotations), start=1):
-        # file name, class id, then a bounding box that nothing here needs
+        # File name, class id, then a bounding box, which is not used.
         fields = line.split("\t")
         if len(fields) < 2 or fields[1] not in class_of:
             raise LabelError(
@@ -296,7 +296,7 @@ def _read_words(path: Path, wnids: Sequence[str]) -> tuple[str, ...]:
 
 
 def _train_images(folder: Path) -> list[Path]:
-    """Give the training images of one class, by name; its list of boxes says which there are."""
+    """Return the training images of one class, sorted by name and checked by its list of boxes."""
     paths = sorted((folder / "images").glob("*.JPEG"))
     boxes = folder / f"{folder.name}_boxes.txt"
     if boxes.is_file():
@@ -319,18 +319,18 @@ def _check_same_names(folder: Path, listed: Sequence[str], list_name: str) -> No
 
 
 def _read_jpegs(paths: Sequence[Path], split: str) -> Images:
-    # Imported here: pillow is slow to import, and this is the one data set that needs it.
+    # Imported here: pillow is slow to import, and only this data set needs it.
     from PIL import Image
 
     images = np.empty((len(paths), 3, TINY_SIDE, TINY_SIDE), dtype=np.uint8)
-    # disable=None: no bar where stderr is no terminal.
+    # disable=None: no bar if stderr is not a terminal.
     for row, path in enumerate(tqdm(paths, f"reading {split} images", disable=None, leave=False)):
         try:
             with Image.open(path) as picture:
                 size = picture.size
                 if size == (TINY_SIDE, TINY_SIDE):
                     images[row] = np.asarray(picture.convert("RGB")).transpose(2, 0, 1)
-        # What pillow raises on garbled files: OSError mostly, the others from its parsers.
+        # pillow raises these on garbled files: mostly OSError, the others in its parsers.
         except (OSError, SyntaxError, ValueError) as error:
             reason = " ".join(str(error).split())
             raise DataError(

@@ -1,7 +1,7 @@
 """Figures as functions: a decoding in, matplotlib axes out.
 
 Each takes what `decode` or `load` gives and, if you like, the axes to draw on; the axes come back.
-The colours are told apart with every common kind of colour blindness, and the sizes are those of
+The colours can be told apart with every common kind of colour blindness, and the sizes are those of
 a column in print. Nothing here touches pyplot, the global settings of matplotlib, or a display.
 
 >>> from underscript import plots

@@ -26,7 +26,7 @@ ROOM_FOR_LABELS = 5.0  # inches of figure; below that the curves are named in a 
 class _Curve:
     """One line of the figure: a value for each layer, in per cent; NaN where there is none.
 
-    Of several runs it is their mean, and `spreads` their standard deviations.
+    For several runs it is their mean, and `spreads` are their standard deviations.
     """
 
     name: str
@@ -46,18 +46,18 @@ class _Curve:
 def layer_curve(d: Run | Sequence[Run], ax: Axes | None = None) -> Axes:
     """Draw accuracy against depth: what each layer still knows, beside the model itself.
 
-    Drawn are, where the table has them: the layers decoded from the given labels by the chosen
-    kind of decoder, and by MASC where that is another; from the true labels; those of the randomly
+    The figure shows what the table has: the layers decoded from the given labels by the chosen kind
+    of decoder, and by MASC if that is another; from the true labels; the layers of the randomly
     initialised twin; the model's own accuracy (dashed), chance (dotted) and a ring around the
     chosen layer.
 
     Parameters
     ----------
     d : Decoding or sequence of Decoding
-        What is drawn. Of several runs, such as of several seeds, the mean with the standard
+        The run to draw. Of several, such as of several seeds, the mean is drawn with the standard
         deviation (n − 1) as bars.
     ax : Axes, optional
-        Where to draw. By default a new figure of 6.8 × 4 inches that knows nothing of pyplot.
+        Where to draw. By default a new figure of 6.8 × 4 inches, without pyplot.
 
     Returns
     -------
@@ -74,7 +74,7 @@ def layer_curve(d: Run | Sequence[Run], ax: Axes | None = None) -> Axes:
     parts = [main_rows(run.summary, checked(run.table)) for run in runs]
     split = parts[0][0]
     layers = list(dict.fromkeys(name for run in runs for name in layer_order(run.table)))
-    layers = sorted(layers, key=COMBINED.__eq__)  # a stable sort: the last is what is together
+    layers = sorted(layers, key=COMBINED.__eq__)  # stable: the combined layers come last
     main = [rows for _, rows in parts]
     beside = [plain_rows(run.summary, run.table, split) for run in runs]
     curves = [curve for curve in _curves(main, beside, layers) if curve.drawn]
@@ -109,7 +109,7 @@ def layer_curve(d: Run | Sequence[Run], ax: Axes | None = None) -> Axes:
                 sd = float(np.std(levels, ddof=1))
                 ax.axhspan(level - sd, level + sd, color=COLOURS["grid"], linewidth=0, zorder=0)
             ends.append((level, name, COLOURS["ink"]))
-        # Several layers together are no step deeper: their point stands by itself.
+        # Combined layers are no step deeper: their point is drawn apart.
         depth = len(layers) - (layers[-1] == COMBINED)
         for curve in curves:
             ax.plot(range(depth), curve.heights[:depth], label=curve.name, **curve.style)
@@ -142,8 +142,8 @@ def _curves(
 ) -> list[_Curve]:
     """Return the curves, the most important last so that it is drawn on top.
 
-    `main` are the rows of the chosen kind of decoder, `beside` of MASC or VeLPIC where the chosen
-    one is another; one table a run.
+    `main` holds the rows of the chosen kind of decoder, `beside` those of MASC or VeLPIC if the
+    chosen one is another; one table for each run.
     """
     line = {"linewidth": 2.0, "markersize": 6 if len(layers) <= 20 else 3.5, "clip_on": False}
     hollow = {"markerfacecolor": COLOURS["paper"]}
@@ -153,8 +153,8 @@ def _curves(
     ) -> _Curve:
         values = []
         for rows in tables:
-            found = rows[(rows["model"] == model) & (rows["subspace_labels"] == labels)]
-            by_layer = dict(zip(found["layer"].astype(str), found["accuracy"], strict=True))
+            matching = rows[(rows["model"] == model) & (rows["subspace_labels"] == labels)]
+            by_layer = dict(zip(matching["layer"].astype(str), matching["accuracy"], strict=True))
             values.append([100 * float(by_layer.get(layer, math.nan)) for layer in layers])
         known = pd.DataFrame(values).astype(float)
         spreads = known.std().tolist() if len(values) > 1 else ()
@@ -166,7 +166,7 @@ def _curves(
         kind = {"masc": "MASC", "velpic": "VeLPIC"}[
             next(str(rows["probe"].iloc[0]) for rows in plain if len(rows))
         ]
-    found = [
+    curves = [
         curve(
             "random network",
             main,
@@ -192,7 +192,7 @@ def _curves(
         ),
     ]
     if plain is not None:
-        found.append(
+        curves.append(
             curve(
                 f"{kind}, given labels",
                 plain,
@@ -206,7 +206,7 @@ def _curves(
                 **hollow,
             )
         )
-    found.append(
+    curves.append(
         curve(
             "decoded, given labels",
             main,
@@ -218,14 +218,14 @@ def _curves(
             zorder=5,
         )
     )
-    return found
+    return curves
 
 
 def frame_layers(ax: Axes, layers: Sequence[str], selected: str, title: str) -> float:
-    """Set axes, ticks and title; of many layers every k-th is named, and the selected one.
+    """Set axes, ticks and title; of many layers every k-th and the selected one are named.
 
-    Returns what one point on paper is on the axis of accuracies, roughly: the layout, which would
-    know it, is made when the figure is drawn.
+    Returns roughly how much one point on paper is on the axis of accuracies: the exact value is
+    known only when the figure is drawn.
     """
     figure = ax.get_figure(root=True)
     assert figure is not None
@@ -262,7 +262,7 @@ def frame_layers(ax: Axes, layers: Sequence[str], selected: str, title: str) -> 
 
 
 def _mark_selected(ax: Axes, at: int, curves: Sequence[_Curve], level: float, point: float) -> None:
-    """Ring the selected layer and say its accuracy, and its gain over the model's `level`."""
+    """Ring the selected layer, and write its accuracy and its gain over the model's `level`."""
     given = next((curve for curve in curves if curve.style["color"] == COLOURS["given"]), None)
     if given is None or not math.isfinite(given.heights[at]):
         return
@@ -292,7 +292,7 @@ def _mark_selected(ax: Axes, at: int, curves: Sequence[_Curve], level: float, po
             | {"shrinkB": 0, "mutation_scale": 11},
             zorder=5,
         )
-    # Of all places beside the arrow or ring, the one farthest from every line.
+    # Of all places beside the arrow or ring, take the one farthest from every line.
     low, high = ax.get_xlim()
     width = 75 / (72 * 0.72 * figure.get_figwidth()) * (high - low)
     best = (-math.inf, 1, value)
@@ -362,7 +362,7 @@ def legend_above(ax: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
         names[::-1],
         loc="lower left",
         bbox_to_anchor=(0, 1),
-        # In points from the corner: of the axes' height little is known before the layout.
+        # In points from the corner, as the axes' height is not known before the layout.
         bbox_transform=ax.transAxes + ScaledTranslation(-30 / 72, 32 / 72, figure.dpi_scale_trans),
         ncols=2,
         frameon=False,

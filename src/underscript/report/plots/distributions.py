@@ -1,4 +1,4 @@
-"""How sure the decoder is of the given labels, and how large class subspaces are."""
+"""The decoder's confidence in the given labels, and the sizes of class subspaces."""
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -13,12 +13,12 @@ _BINS = 40
 
 
 def quality_histogram(d: Run, ax: Axes | None = None) -> Axes:
-    """Draw how many training labels have which quality, and which of them are flagged as wrong.
+    """Draw a histogram of label quality, with the labels that are flagged as wrong.
 
     Parameters
     ----------
     d : Decoding
-        What is drawn.
+        The run to draw.
     ax : Axes, optional
         Where to draw; by default a new figure of 6.8 × 2.4 inches.
     """
@@ -45,7 +45,7 @@ def quality_histogram(d: Run, ax: Axes | None = None) -> Axes:
         counts = wrong + kept
         quiet(ax, "Training labels by quality")
         ax.set_xlim(0, 1)
-        # Most labels are clear; what is in between would not be seen on an even scale.
+        # Most labels are clear; those in between would not show on a linear scale.
         ax.set_yscale("symlog", linthresh=10)
         ax.set_ylim(0, max(20, counts.max()))
         ax.set_xlabel("label quality", fontsize=10, color=COLOURS["muted"])
@@ -59,7 +59,7 @@ def rank_curve(d: Run, ax: Axes | None = None) -> Axes:
     Parameters
     ----------
     d : Decoding
-        One whose probes include MASC.
+        A run whose probes include MASC.
     ax : Axes, optional
         Where to draw; by default a new figure of 4.6 × 3.2 inches.
 
@@ -71,11 +71,11 @@ def rank_curve(d: Run, ax: Axes | None = None) -> Axes:
     if d.geometry is None:
         raise DataError("expected a run with class subspaces; decode with probes=('masc',)")
     rows = d.geometry[d.geometry["class_a"] == d.geometry["class_b"]]
-    found = rows.groupby("layer", sort=False)["effective_rank"].agg(["mean", "min", "max"])
-    layers = [str(name) for name in found.index]
+    ranks = rows.groupby("layer", sort=False)["effective_rank"].agg(["mean", "min", "max"])
+    layers = [str(name) for name in ranks.index]
     at = np.arange(len(layers))
-    mean = found["mean"].to_numpy(float)
-    low, high = found["min"].to_numpy(float), found["max"].to_numpy(float)
+    mean = ranks["mean"].to_numpy(float)
+    low, high = ranks["min"].to_numpy(float), ranks["max"].to_numpy(float)
     with plain_text():
         ax, _ = axes(ax, 4.6, 3.2)
         ax.fill_between(at, low, high, color=COLOURS["given"], alpha=0.15, linewidth=0)

@@ -1,4 +1,4 @@
-"""Tables of classes by classes as pictures."""
+"""Pictures of tables of classes by classes."""
 
 from collections.abc import Sequence
 
@@ -14,24 +14,24 @@ from .style import COLOURS, axes, plain_text, printable, quiet
 
 __all__ = ["angle_map", "noise_matrix"]
 
-#: With more classes a picture shows those of the most remarkable pairs only.
+#: With more classes a picture shows only those of the most remarkable pairs.
 MOST = 20
-# Cells of so many classes are large enough for a number.
+# With at most so many classes, cells are large enough for a number.
 _NUMBERED = 12
-# Opacity of the darkest cell; behind a number that must be read in light and in dark.
+# Opacity of the darkest cell; and behind a number, which must be readable in light and dark.
 _DARKEST, _READABLE = 0.95, 0.5
 
 
 def noise_matrix(d: Run, ax: Axes | None = None) -> Axes:
     """Draw the estimated probability of each given label (column) for each true class (row).
 
-    What is right (the diagonal) is left blank, as it would outshine the rest. Of more than 20
-    classes those of the likeliest confusions are drawn.
+    The diagonal (labels that are right) is left blank, as it would outshine the rest. Of more than
+    20 classes only those of the likeliest confusions are drawn.
 
     Parameters
     ----------
     d : Decoding
-        One that estimates the noise: ``decode(auto=True)``.
+        A run that estimates the noise: ``decode(auto=True)``.
     ax : Axes, optional
         Where to draw; by default a new figure of 4.6 × 4.4 inches.
 
@@ -43,14 +43,14 @@ def noise_matrix(d: Run, ax: Axes | None = None) -> Axes:
     if d.summary["noise"] is None:
         raise DataError("expected a run that estimates the noise; decode with auto=True")
     names = class_names(d.summary)
-    kept, found = list(range(len(names))), pairs(d.summary)
+    kept, likeliest = list(range(len(names))), pairs(d.summary)
     if len(names) > MOST:
-        first = [k for pair in found for k in (pair.true, pair.given)]
+        first = [k for pair in likeliest for k in (pair.true, pair.given)]
         kept = sorted(list(dict.fromkeys(first))[:MOST])
-    # Of many classes only the largest numbers are known.
+    # With many classes only the largest probabilities are known.
     values = np.full((len(kept), len(kept)), np.nan)
     place = {k: at for at, k in enumerate(kept)}
-    for pair in found:
+    for pair in likeliest:
         if pair.true in place and pair.given in place:
             values[place[pair.true], place[pair.given]] = 100 * pair.share
     title = "Probability of a given label for a true class, %"
@@ -67,9 +67,9 @@ def angle_map(d: Run, layer: str | None = None, ax: Axes | None = None) -> Axes:
     Parameters
     ----------
     d : Decoding
-        One whose probes include MASC.
+        A run whose probes include MASC.
     layer : str, optional
-        Name of a layer whose pairs of classes were looked at: by default the first that the chosen
+        Name of a layer whose pairs of classes were compared: by default the first that the chosen
         decoder reads.
     ax : Axes, optional
         Where to draw; by default a new figure of 4.6 × 4.4 inches.

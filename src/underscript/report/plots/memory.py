@@ -16,14 +16,13 @@ __all__ = ["memory_meter"]
 def memory_meter(d: Run, ax: Axes | None = None) -> Axes:
     """Draw how often each layer agrees with the given labels, on exact and on changed inputs.
 
-    For each layer, what a linear discriminant that has not seen a label agrees with: on the
-    training inputs as they are, on the same inputs perturbed, and on a hold-out. What is missing
-    there is shown as a bar.
+    For each layer it shows the out-of-fold agreement of a linear discriminant: on the training
+    inputs as they are, on the same inputs perturbed, and on a hold-out. A bar marks the gap.
 
     Parameters
     ----------
     d : Decoding
-        What is drawn.
+        The run to draw.
     ax : Axes, optional
         Where to draw; by default a new figure of 6.8 × 3.2 inches.
 

@@ -1,4 +1,4 @@
-"""What a figure of layers is made from: rows of the table of layers, checked."""
+"""The rows of the table of layers that a figure is made from, checked."""
 
 import math
 from collections.abc import Mapping
@@ -41,13 +41,13 @@ def checked(table: pd.DataFrame) -> pd.DataFrame:
 def layer_order(table: pd.DataFrame) -> list[str]:
     """Return the names of the decoded layers, in the order in which they first appear."""
     rows = table[table["probe"] != "model"]
-    # What chooses itself is there at all layers, in their order; other decoders need not be.
+    # The ensemble is there at all layers, in their order; other decoders need not be.
     everywhere = rows[rows["probe"] == "auto"]
     return [str(name) for name in dict.fromkeys([*everywhere["layer"], *rows["layer"]])]
 
 
 def same_variance(column: pd.Series, variance: float | None) -> pd.Series:
-    """Say of each row whether its variance share is `variance` (None or NaN: none)."""
+    """Return for each row whether its variance share is `variance` (None or NaN: none)."""
     if variance is None or math.isnan(variance):
         return column.isna()
     return (column.astype(float) - variance).abs() < 1e-9
@@ -72,9 +72,9 @@ def main_rows(summary: Mapping[str, Any], table: pd.DataFrame) -> tuple[str, pd.
     )
     rows = table[(ours | (table["probe"] == "model")) & (table["labels"] == "given")]
     for split in SPLIT_TITLES:
-        found = rows[rows["split"] == split]
-        if ((found["probe"] != "model") & found["accuracy"].notna()).any():
-            return split, found
+        of_split = rows[rows["split"] == split]
+        if ((of_split["probe"] != "model") & of_split["accuracy"].notna()).any():
+            return split, of_split
     raise DataError(
         f"expected accuracies of the selected decoder {selected['probe']!r} in the table, found "
         "none; results.json and layers.csv must be of the same run"
@@ -82,11 +82,11 @@ def main_rows(summary: Mapping[str, Any], table: pd.DataFrame) -> tuple[str, pd.
 
 
 def plain_rows(summary: Mapping[str, Any], table: pd.DataFrame, split: str) -> pd.DataFrame:
-    """Return the rows of one of the published kinds of decoder, where the chosen one is another.
+    """Return the rows of a published kind of decoder, if the chosen one is of another kind.
 
-    That is the first in the table, MASC unless only VeLPIC was asked for, at its first variance
-    share; rows of the split that are scored against the given labels. None where the chosen
-    decoder is of these kinds itself.
+    It takes the first kind in the table, MASC unless only VeLPIC was asked for, at its first
+    variance share, and the rows of the split that are scored against the given labels. There are
+    none if the chosen decoder is of these kinds itself.
     """
     others = table[~table["probe"].isin(["model", "auto"])]
     if summary["selected"]["probe"] != "auto" or not len(others):

@@ -34,7 +34,7 @@ def plain_text() -> Iterator[None]:
 
 
 def axes(ax: Axes | None, width: float, height: float) -> tuple[Axes, Figure]:
-    """Return the axes, new ones of so many inches if there are none, and their figure."""
+    """Return the axes and their figure; if there are none, new ones of this size in inches."""
     if ax is None:
         ax = Figure(figsize=(width, height), layout="constrained").subplots()
     figure: Any = ax.get_figure(root=True)

@@ -1,4 +1,4 @@
-"""What was chosen: a decoder, what it says of every training label, and how sure that is."""
+"""Chooses the decoder: an ensemble, its prediction for every training label, and its certainty."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -27,21 +27,21 @@ from .choice import Key, Score, Selection
 from .fitting import Candidate
 from .greedy import Criterion
 from .kept_rows import FOLDS, KeptRows
+from .log_odds_lookup import OutOfFoldLogOdds, SampleLookup
 from .memorisation import Memory, corrected
-from .out_of_fold import everybodys, out_of_fold_values
+from .out_of_fold import gathered_values, out_of_fold_values
 from .readers import Reader, remembered_by, select_readers
 from .reading import Held, keep_holdout
 from .replay import Replay
 from .task import Decoders, Task
-from .unseen import Lookup, Unseen
 
 __all__ = ["Chosen", "auto_key", "choose", "combined"]
 
-# Fewer hold-out samples for each class that occurs choose nothing.
+# A hold-out with fewer samples than this for each class chooses nothing.
 _PER_CLASS = 2
-# Where more survives, errors of agreement are multiplied by four, and little is told.
+# If more memory survives, errors of agreement are multiplied by four, and say little.
 _TOO_MUCH = 0.75
-# Samples whose probabilities are worked on at once.
+# The probabilities of this many samples are computed at once.
 _AT_ONCE = 2048
 # Members of the ensemble of one layer.
 _OF_LAYER = 3
@@ -49,7 +49,7 @@ _OF_LAYER = 3
 
 @dataclass
 class Chosen:
-    """The decoder that `choose` found.
+    """The decoder that `choose` returns.
 
     Attributes
     ----------
@@ -58,13 +58,13 @@ class Chosen:
     decoders : dict of str to CombinedDiscriminant
         The best of each layer, and of all together.
     members : dict of str to tuple of Candidate
-        What each of them consists of.
+        The members of each of these ensembles.
     readers : tuple of (Candidate, bool)
-        What says which training labels are wrong, each on rows as they are, or perturbed (true).
+        The ensemble for training labels: each reads rows as they are, or perturbed ones (true).
     criterion : {"holdout", "training data"}
-        What decided.
+        Which labels the choice rests on.
     agreement, n : float, int
-        The share of noisy labels that it predicts of n samples whose labels it has not seen.
+        The share of noisy labels that it predicts, of n samples whose labels it has not seen.
     noise : Noise
         How noisy labels are, and how right the decoder is.
     memory : pandas.DataFrame
@@ -75,11 +75,11 @@ class Chosen:
     values : Tensor of float32, shape (n, K)
         Out-of-fold log-odds of this process's training samples, in the order of the data.
     fits : Fits
-        Everything that was tried.
+        All candidates.
     kept : KeptRows
-        The rows that it was tried on.
+        The rows of the training data.
     held : Held or None
-        The hold-out's, all of them.
+        The rows of the hold-out, all of them.
     """
 
     key: Key
@@ -135,29 +135,29 @@ class Chosen:
         return Selection(self.key, self.criterion, score, None, reason)
 
     @property
-    def readers_said(self) -> list[str]:
-        """What judges training labels, one text each."""
+    def reader_descriptions(self) -> list[str]:
+        """Describe the ensemble for training labels, one text for each member."""
         rows = {False: "read on inputs as they are", True: "read on perturbed inputs"}
-        return [f"{each}, {rows[moved]}" for each, moved in dict.fromkeys(self.readers)]
+        return [f"{candidate}, {rows[moved]}" for candidate, moved in dict.fromkeys(self.readers)]
 
     @property
-    def unseen(self) -> Unseen:
-        """What is said of training labels, to be found again in another pass."""
-        return Unseen(self.values, self._known)
+    def out_of_fold(self) -> OutOfFoldLogOdds:
+        """Out-of-fold log-odds of the training data, to be looked up in a later pass."""
+        return OutOfFoldLogOdds(self.values, self._known)
 
     @cached_property
-    def _known(self) -> Lookup:
-        return Lookup(self.kept.prints, self.kept.index)
+    def _known(self) -> SampleLookup:
+        return SampleLookup(self.kept.prints, self.kept.index)
 
     def replay(self, role: str) -> Replay | None:
-        """Return the rows of the training data or the hold-out, so that they are not read again."""
+        """Return the kept rows of the training data or the hold-out, if there are any."""
         if not self.kept.replays:
             return None
         if role == "train":
             return Replay(self.kept, self._known, self.task.device)
         if role == "holdout" and self.held is not None:
             rows = self.held.kept
-            return Replay(rows, Lookup(rows.prints, rows.index), self.task.device)
+            return Replay(rows, SampleLookup(rows.prints, rows.index), self.task.device)
         return None
 
     def candidates(self, test: Source | None) -> pd.DataFrame:
@@ -187,32 +187,34 @@ class Chosen:
                     labels = torch.from_numpy(task.given(rows.batch, test))
                     n += len(labels)
                     seen: dict[tuple[str, int], Tensor] = {}
-                    for at, (each, fitted) in enumerate(fits.fitted.items()):
-                        view = each.layer, each.n_features
+                    for at, (candidate, fitted) in enumerate(fits.fitted.items()):
+                        view = candidate.layer, candidate.n_features
                         if view not in seen:
-                            mine = rows.layers[each.layer].float()
-                            seen = {view: fits.features[each.layer](mine) if view[1] else mine}
-                        said = fits.classes[fitted.whole(seen[view]).argmax(1).cpu()]
-                        right[at] += int((said == labels).sum())
+                            layer_rows = rows.layers[candidate.layer].float()
+                            if view[1]:
+                                layer_rows = fits.features[candidate.layer](layer_rows)
+                            seen = {view: layer_rows}
+                        predicted = fits.classes[fitted.whole(seen[view]).argmax(1).cpu()]
+                        right[at] += int((predicted == labels).sum())
             parts = task.processes.gather((right, n))
             n = sum(part[1] for part in parts)
             right = torch.stack([part[0] for part in parts]).sum(0)
-        worth = _criterion(self.survival)
+        agreement = _estimated_agreement(self.survival)
         return pd.DataFrame(
             [
                 {
-                    **each._asdict(),
-                    "criterion": float(worth[at]),
-                    "chosen": each in self.members[self.key.layer],
+                    **candidate._asdict(),
+                    "criterion": float(agreement[at]),
+                    "chosen": candidate in self.members[self.key.layer],
                     "test_accuracy": float(right[at]) / n if n else np.nan,
                 }
-                for at, each in enumerate(fits.candidates)
+                for at, candidate in enumerate(fits.candidates)
             ]
         )
 
 
 def auto_key(layer: str) -> Key:
-    """Return the name in tables of the decoder that chose itself at a layer."""
+    """Return the name in tables of the decoder that was chosen at a layer."""
     return Key(layer, "auto", None, "corrupted")
 
 
@@ -243,13 +245,13 @@ def choose(
     perturbation : Perturbation or None
         How inputs were changed.
     notes : Notes
-        Where what a user should know is added.
+        Collects what a user should know.
     chosen_from : sequence of str
         Layers that may be chosen.
     settings : Settings, optional
         What is tried.
     remembers : bool
-        Whether the network may have memorised labels; one that was never trained has not.
+        Whether the network may have memorised labels; an untrained one has not.
     """
     settings = settings or Settings()
     read = None if holdout is None else keep_holdout(network, task, holdout, perturbation, kept)
@@ -268,47 +270,47 @@ def choose(
             for at, layer in enumerate(layers)
         ],
     )
-    mine = [at for at, layer in enumerate(layers) if layer in chosen_from]
-    judged = perturbation is not None or held is not None or not remembers
-    judged |= set(layers) == {"input"}
-    if judged:
+    eligible = [at for at, layer in enumerate(layers) if layer in chosen_from]
+    separable = perturbation is not None or held is not None or not remembers
+    separable |= set(layers) == {"input"}
+    if separable:
         criterion = Criterion.of(fits.scores, memory.survival, memory.trust)
-        wrong = criterion.likeliest_noise(mine)
+        wrong = criterion.likeliest_noise(eligible)
         criterion = criterion.drawn_by(wrong)
-        weight = criterion.weight_by_cross_fitting(mine)
+        weight = criterion.weight_by_cross_fitting(eligible)
         memory = replace(memory, weight=weight)
         criterion = replace(criterion, trust=weight)
-        members, _ = criterion.ensemble(mine)
-        readers = select_readers(scores, memory, mine, wrong)
+        members, _ = criterion.ensemble(eligible)
+        readers = select_readers(scores, memory, eligible, wrong)
     else:
         notes.add(
             "nothing tells memory from knowledge: inputs are not perturbed and there is no "
             "hold-out, so all layers answer together. Give a hold-out, or a perturbation"
         )
-        members = _one_of_each(fits, mine)
+        members = _one_per_layer(fits, eligible)
         readers = [Reader(at, False) for at in members]
     values = out_of_fold_values(fits, kept, readers, task)
     remembered = remembered_by(readers, scores, memory)
-    averaged = everybodys(values, kept, fits, task)
-    told = estimate(fits.scores, memory, members, averaged, remembered, task.seed, most)
-    noise, temperature = told.noise.over(fits.classes, task.n_classes), told.temperature
+    averaged = gathered_values(values, kept, fits, task)
+    estimates = estimate(fits.scores, memory, members, averaged, remembered, task.seed, most)
+    noise, temperature = estimates.noise.over(fits.classes, task.n_classes), estimates.temperature
     decoders, made_of = {}, {}
     for layer in dict.fromkeys(layers):
         among = [at for at, other in enumerate(layers) if other == layer]
         of_layer = among[:1]
-        if judged:
+        if separable:
             of_layer, _ = criterion.ensemble(among, _OF_LAYER)
         made_of[layer] = tuple(fits.candidates[at] for at in of_layer)
         decoders[layer] = combined(fits, made_of[layer], temperature, None, task)
     alone = {layers[at] for at in members}
     place = alone.pop() if len(alone) == 1 else COMBINED
     made_of[place] = tuple(fits.candidates[at] for at in members)
-    decoders[place] = combined(fits, made_of[place], temperature, told.bias, task)
+    decoders[place] = combined(fits, made_of[place], temperature, estimates.bias, task)
     places = torch.cat([kept.part(fold).places for fold in range(FOLDS)])
     ordered = torch.full((len(values), task.n_classes), -torch.inf)
     parts = (torch.split(each, _AT_ONCE) for each in (places, values))
     for at, some in zip(*parts, strict=True):
-        odds = some * told.out_of_fold_temperature + told.out_of_fold_bias
+        odds = some * estimates.out_of_fold_temperature + estimates.out_of_fold_bias
         ordered[at[:, None], fits.classes] = odds.float()
     del values, averaged
     sure = noise.rate < SMALLEST and noise.accuracy > SURE
@@ -321,11 +323,11 @@ def choose(
         )
     noise = with_memory(ordered, kept.labels, noise, task.processes)
     agreement, n = _agreement(fits, memory, members)
-    # Nothing is chosen any more: what follows needs the weights alone.
+    # The choice is made; what follows needs the weights alone.
     fits.scores = replace(
         fits.scores, plain=[], moved=[], holdout=[], held_moved=[], labels=fits.scores.labels[:0]
     )
-    if judged:
+    if separable:
         del criterion
     del scores
     give_back()
@@ -380,27 +382,27 @@ def _checked(held: Held, kept: KeptRows, task: Task, notes: Notes) -> Held | Non
     return held
 
 
-def _one_of_each(fits: Fits, among: Sequence[int]) -> list[int]:
-    """Return of each layer what is fitted to the given labels with the largest ridge."""
+def _one_per_layer(fits: Fits, among: Sequence[int]) -> list[int]:
+    """Return each layer's candidate that is fitted to the given labels with the largest ridge."""
     best: dict[str, int] = {}
     for at in among:
-        each = fits.candidates[at]
-        if each.round or each.perturbed:
+        candidate = fits.candidates[at]
+        if candidate.round or candidate.perturbed:
             continue
-        best[each.layer] = at
+        best[candidate.layer] = at
     return list(best.values())
 
 
-def _criterion(memory: Memory) -> Tensor:
+def _estimated_agreement(memory: Memory) -> Tensor:
     """Return each candidate's agreement with noisy labels of new inputs, as estimated."""
-    found = memory.expected
+    of_training = memory.expected
     if memory.holdout is None:
-        return found
-    return memory.weight * memory.holdout + (1 - memory.weight) * found
+        return of_training
+    return memory.weight * memory.holdout + (1 - memory.weight) * of_training
 
 
 def _agreement(fits: Fits, memory: Memory, members: Sequence[int]) -> tuple[float, int]:
-    """Return the share of noisy labels of new inputs that an ensemble predicts, and of how many."""
+    """Return an ensemble's agreement with noisy labels of new inputs, and the number of these."""
     scores = fits.scores
     if scores.held is not None:
         together = sum(scores.holdout[at] for at in members)
@@ -410,9 +412,9 @@ def _agreement(fits: Fits, memory: Memory, members: Sequence[int]) -> tuple[floa
         (sum(each[at] for at in members).argmax(1) == scores.labels).double().mean()  # type: ignore[union-attr]
         for each in (scores.plain, scores.moved)
     ]
-    # Memory only adds to agreement; what is left without it cannot be more.
-    found = min(float(shares[1]), float(corrected(shares[0], shares[1], memory.survival)))
-    return max(0.0, found), len(scores.labels)
+    # Memory only adds to agreement, so the corrected one cannot be more.
+    agreement = min(float(shares[1]), float(corrected(shares[0], shares[1], memory.survival)))
+    return max(0.0, agreement), len(scores.labels)
 
 
 def combined(
@@ -422,15 +424,15 @@ def combined(
     bias: Tensor | None,
     task: Task,
 ) -> CombinedDiscriminant:
-    """Return an ensemble, one discriminant for each view; it says the same at less cost."""
+    """Return an ensemble as one discriminant for each view: the same predictions at less cost."""
     views: dict[tuple[str, int], list[Candidate]] = {}
-    for each in members:
-        views.setdefault((each.layer, each.n_features), []).append(each)
+    for candidate in members:
+        views.setdefault((candidate.layer, candidate.n_features), []).append(candidate)
     made: list[Member] = []
     for (layer, n_features), some in views.items():
         weights, offsets = None, None
-        for each in some:
-            fitted = fits.fitted[each]
+        for candidate in some:
+            fitted = fits.fitted[candidate]
             part = fitted.whole.coefficients / fitted.spread
             offset = fitted.whole.intercepts / fitted.spread
             weights = part if weights is None else weights + part
@@ -447,7 +449,7 @@ def combined(
 
 
 def _expanded(linear: Linear, classes: Tensor, n_classes: int) -> Linear:
-    """Return a discriminant of the classes that occur as one of all; others are never said."""
+    """Return a discriminant of the classes that occur as one of all; it never predicts others."""
     weights = linear.coefficients.new_zeros(n_classes, linear.coefficients.shape[1])
     offsets = linear.intercepts.new_full((n_classes,), -torch.inf)
     at = classes.to(weights.device)
@@ -456,14 +458,14 @@ def _expanded(linear: Linear, classes: Tensor, n_classes: int) -> Linear:
 
 
 def _meter(fits: Fits, memory: Memory) -> pd.DataFrame:
-    """Return the memory meter: of each layer a plain discriminant's agreement with labels."""
+    """Return the memory meter: agreement of each layer's plain discriminant with labels."""
     rows: dict[str, dict[str, Any]] = {}
     expected = memory.expected
-    for at, each in enumerate(fits.candidates):
-        if each.perturbed or each.round or each.layer in rows:
+    for at, candidate in enumerate(fits.candidates):
+        if candidate.perturbed or candidate.round or candidate.layer in rows:
             continue
-        rows[each.layer] = {
-            "layer": each.layer,
+        rows[candidate.layer] = {
+            "layer": candidate.layer,
             "plain": float(memory.plain[at]),
             "perturbed": float(memory.moved[at]),
             "holdout": np.nan if memory.holdout is None else float(memory.holdout[at]),

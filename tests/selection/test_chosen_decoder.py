@@ -1,6 +1,5 @@
 """The whole choice, on a small network that memorised its labels, and on features alone."""
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import models
 import underscript as us
 from underscript.errors import DataError
 from underscript.selection import candidates, greedy
-from underscript.selection.chosen import Chosen, choose
+from underscript.selection.chosen_decoder import Chosen, choose
 from underscript.selection.out_of_fold import out_of_fold_values
 from underscript.selection.readers import Reader
 
@@ -88,7 +87,7 @@ def decode(model: Any, train: Any, **how: Any) -> us.Decoding:
 
 
 @pytest.fixture(scope="module")
-def found(it) -> us.Decoding:
+def decoding(it) -> us.Decoding:
     return decode(it.model, it.train)
 
 
@@ -106,8 +105,8 @@ def same(one: Any, other: Any) -> float:
     return float((np.asarray(one) == np.asarray(other)).mean())
 
 
-def issues(found: us.Decoding) -> Any:
-    return found.label_issues()["predicted_label"].to_numpy()
+def issues(decoding: us.Decoding) -> Any:
+    return decoding.label_issues()["predicted_label"].to_numpy()
 
 
 def assert_chosen_alike(one: us.Decoding, other: us.Decoding, x: Tensor) -> None:
@@ -125,44 +124,44 @@ def assert_chosen_alike(one: us.Decoding, other: us.Decoding, x: Tensor) -> None
 # The same again -----------------------------------------------------------------------------
 
 
-def test_a_memorised_network_is_decoded_better_than_it_answers(it, found):
+def test_a_memorised_network_is_decoded_better_than_it_answers(it, decoding):
     own = same(it.model(it.test[0]).argmax(1), it.test[1])
     assert same(it.model(it.train[0]).argmax(1), it.train[1]) > 0.98, "the test needs a memoriser"
-    assert same(found.best.predict(it.test[0]), it.test[1]) > own + 0.1
-    assert same(issues(found), it.true[:N]) > 0.9
+    assert same(decoding.best.predict(it.test[0]), it.test[1]) > own + 0.1
+    assert same(issues(decoding), it.true[:N]) > 0.9
 
 
-def test_decoding_twice_gives_the_same(it, found):
-    assert_chosen_alike(found, decode(it.model, it.train), it.x)
+def test_decoding_twice_gives_the_same(it, decoding):
+    assert_chosen_alike(decoding, decode(it.model, it.train), it.x)
 
 
-def test_true_and_test_labels_change_nothing_that_is_chosen(it, found):
+def test_true_and_test_labels_change_nothing_that_is_chosen(it, decoding):
     wrong = np.roll(it.true, 1)
     other = decode(it.model, it.train, test=(it.x[HELD:], wrong[HELD:]), true_labels=wrong[:N])
-    assert_chosen_alike(found, other, it.x)
+    assert_chosen_alike(decoding, other, it.x)
 
 
-def test_the_order_of_samples_changes_the_choice_by_rounding_alone(it, found):
+def test_the_order_of_samples_changes_the_choice_by_rounding_alone(it, decoding):
     order = np.random.default_rng(0).permutation(N)
     other = decode(it.model, (it.x[order], it.given[order]))
-    assert same(found.best.predict(it.x), other.best.predict(it.x)) >= 0.995
-    assert same(issues(found)[order], issues(other)) >= 0.995
-    assert found.summary["selected"]["layers"] == other.summary["selected"]["layers"]
+    assert same(decoding.best.predict(it.x), other.best.predict(it.x)) >= 0.995
+    assert same(issues(decoding)[order], issues(other)) >= 0.995
+    assert decoding.summary["selected"]["layers"] == other.summary["selected"]["layers"]
 
 
-def test_the_batch_size_changes_the_choice_by_rounding_alone(it, found):
+def test_the_batch_size_changes_the_choice_by_rounding_alone(it, decoding):
     data = TensorDataset(it.train[0], torch.from_numpy(it.train[1]))
     for other in (
         decode(it.model, it.train, batch_size=60),
         decode(it.model, DataLoader(data, batch_size=200)),
     ):
-        assert same(found.best.predict(it.x), other.best.predict(it.x)) >= 0.995
-        assert same(issues(found), issues(other)) >= 0.995
+        assert same(decoding.best.predict(it.x), other.best.predict(it.x)) >= 0.995
+        assert same(issues(decoding), issues(other)) >= 0.995
 
 
-def test_rows_that_are_kept_in_files_choose_the_same(it, found, monkeypatch):
+def test_rows_that_are_kept_in_files_choose_the_same(it, decoding, monkeypatch):
     models.shared_out(monkeypatch, rows=0)
-    assert_chosen_alike(found, decode(it.model, it.train), it.x)
+    assert_chosen_alike(decoding, decode(it.model, it.train), it.x)
 
 
 def of_view(fits: Any, kept: Any, members: list[int], fold: int, view: int) -> Tensor:
@@ -182,7 +181,7 @@ def test_where_few_samples_choose_all_are_scored_by_what_has_not_seen_them(it, m
         made.append(choose(*args, **how))
         return made[-1]
 
-    monkeypatch.setattr(sys.modules["underscript._decode_stages"], "choose", recorded)
+    monkeypatch.setattr("underscript._decode_stages.choose", recorded)
     decode(it.model, it.train)
     fits, kept, task = made[0].fits, made[0].kept, made[0].task
     members = [fits.candidates.index(member) for member in made[0].members[made[0].key.layer]]
@@ -191,8 +190,8 @@ def test_where_few_samples_choose_all_are_scored_by_what_has_not_seen_them(it, m
     expected = out_of_fold_values(fits, kept, readers, task)
     assert kept.views > 2, "the test needs several perturbed views"
     for view in range(1, kept.views):
-        for fold, mine in enumerate(expected.split([len(kept.part(k).labels) for k in range(3)])):
-            mine -= of_view(fits, kept, members, fold, view) / (kept.views - 1)
+        for fold, rest in enumerate(expected.split([len(kept.part(k).labels) for k in range(3)])):
+            rest -= of_view(fits, kept, members, fold, view) / (kept.views - 1)
     torch.testing.assert_close(expected, torch.zeros_like(expected), rtol=0, atol=1e-3)
     # On inputs as they are, too.
     readers = [Reader(members[0], False), Reader(members[-1], True)]
@@ -214,7 +213,7 @@ def test_where_few_samples_choose_all_are_scored_by_what_has_not_seen_them(it, m
 # With and without a hold-out ----------------------------------------------------------------
 
 
-def test_a_holdout_chooses_and_is_in_the_meter(it, found, with_holdout):
+def test_a_holdout_chooses_and_is_in_the_meter(it, decoding, with_holdout):
     assert same(with_holdout.best.predict(it.test[0]), it.test[1]) > 0.85
     chosen = with_holdout.summary["selected"]
     assert chosen["criterion"] == "holdout"
@@ -222,9 +221,9 @@ def test_a_holdout_chooses_and_is_in_the_meter(it, found, with_holdout):
     assert 0 < weight <= 1
     assert ("and by perturbed training inputs" in chosen["reason"]) == (weight < 1)
     assert with_holdout.memory["holdout"].notna().all()
-    assert found.memory["holdout"].isna().all()
-    assert found.summary["memory"]["holdout_weight"] == 0
-    assert found.summary["selected"]["criterion"] == "training data"
+    assert decoding.memory["holdout"].isna().all()
+    assert decoding.summary["memory"]["holdout_weight"] == 0
+    assert decoding.summary["selected"]["criterion"] == "training data"
 
 
 def test_the_holdouts_agreement_is_that_of_the_decoder_that_is_used(it, with_holdout):
@@ -236,23 +235,23 @@ def test_the_holdouts_agreement_is_that_of_the_decoder_that_is_used(it, with_hol
     assert row["accuracy"].item() == pytest.approx(chosen["criterion_accuracy"], abs=0.05)
 
 
-def test_the_memory_meter_has_a_row_a_layer(it, found, with_holdout):
-    for one in (found, with_holdout):
+def test_the_memory_meter_has_a_row_a_layer(it, decoding, with_holdout):
+    for one in (decoding, with_holdout):
         meter = one.memory
         assert meter.columns.tolist() == ["layer", "plain", "perturbed", "holdout", "corrected"]
         assert meter["layer"].tolist() == ["input", "2", "4"]
         shares = meter.drop(columns=["layer", "holdout"]).astype(float).to_numpy()
         assert ((shares >= 0) & (shares <= 1)).all()
-        told = one.summary["memory"]
-        assert 0 <= told["survival"] < 1
-        assert 0 <= told["survival_likely"] < 1
-        assert 0 <= told["holdout_weight"] <= 1
-        assert told["readers"]
-        for reader in told["readers"]:
+        memory = one.summary["memory"]
+        assert 0 <= memory["survival"] < 1
+        assert 0 <= memory["survival_likely"] < 1
+        assert 0 <= memory["holdout_weight"] <= 1
+        assert memory["readers"]
+        for reader in memory["readers"]:
             assert "discriminant of " in reader
             assert reader.endswith(("read on inputs as they are", "read on perturbed inputs"))
     # Deep layers remember more of the plain inputs.
-    loses = (found.memory["plain"] - found.memory["perturbed"]).to_numpy()
+    loses = (decoding.memory["plain"] - decoding.memory["perturbed"]).to_numpy()
     assert loses[-1] > 0.1
 
 
@@ -261,13 +260,13 @@ def test_the_memory_meter_has_a_row_a_layer(it, found, with_holdout):
 
 def test_nothing_tells_memory_from_knowledge_without_perturbation_and_holdout(it):
     with pytest.warns(us.UnderscriptWarning, match="nothing tells memory from knowledge"):
-        found = decode(it.model, it.train, perturb="none")
-    assert any("nothing tells memory" in note for note in found.summary["warnings"])
-    assert found.summary["settings"]["perturb"] is None
+        decoding = decode(it.model, it.train, perturb="none")
+    assert any("nothing tells memory" in note for note in decoding.summary["warnings"])
+    assert decoding.summary["settings"]["perturb"] is None
     # All layers answer together.
-    assert set(found.summary["selected"]["layers"]) == {"input", "2", "4"}
-    assert (found.memory["plain"] == found.memory["perturbed"]).all()
-    assert same(found.best.predict(it.test[0]), it.test[1]) > 0.7
+    assert set(decoding.summary["selected"]["layers"]) == {"input", "2", "4"}
+    assert (decoding.memory["plain"] == decoding.memory["perturbed"]).all()
+    assert same(decoding.best.predict(it.test[0]), it.test[1]) > 0.7
 
 
 def test_a_holdout_alone_tells_it_too(it, not_perturbed):
@@ -283,18 +282,19 @@ def test_a_function_of_ones_own_perturbs(it):
         seen.append(len(x))
         return torch.cat([torch.full_like(x[:, :, :1], -1), x[:, :, :-1]], 2)
 
-    found = decode(it.model, it.train, perturb=down, views=1)
-    assert found.summary["settings"]["perturb"] == "own"
-    assert found.summary["settings"]["views"] == 1
+    decoding = decode(it.model, it.train, perturb=down, views=1)
+    assert decoding.summary["settings"]["perturb"] == "own"
+    assert decoding.summary["settings"]["views"] == 1
     assert sum(seen) >= N
-    assert (found.memory["plain"] != found.memory["perturbed"]).all()
-    assert same(found.best.predict(it.test[0]), it.test[1]) > 0.85
+    assert (decoding.memory["plain"] != decoding.memory["perturbed"]).all()
+    assert same(decoding.best.predict(it.test[0]), it.test[1]) > 0.85
     # The same images moved before, or by the decoder.
     both = (
-        found.best.decision_function(it.test[0]) + found.best.decision_function(down(it.test[0]))
+        decoding.best.decision_function(it.test[0])
+        + decoding.best.decision_function(down(it.test[0]))
     ) / 2
     np.testing.assert_allclose(
-        found.best.decision_function(it.test[0], views=1), both, rtol=1e-3, atol=1e-3
+        decoding.best.decision_function(it.test[0], views=1), both, rtol=1e-3, atol=1e-3
     )
 
 
@@ -311,22 +311,22 @@ def test_an_unknown_perturbation_is_one_clear_line(it, perturb):
         decode(it.model, it.train, perturb=perturb)
 
 
-def test_new_inputs_may_be_perturbed_too(it, found):
-    plain = found.best.predict(it.test[0])
-    views = found.best.predict(it.test[0], views=2)
+def test_new_inputs_may_be_perturbed_too(it, decoding):
+    plain = decoding.best.predict(it.test[0])
+    views = decoding.best.predict(it.test[0], views=2)
     assert views.shape == plain.shape
     assert not np.array_equal(
-        found.best.decision_function(it.test[0]), found.best.decision_function(it.test[0], 2)
+        decoding.best.decision_function(it.test[0]), decoding.best.decision_function(it.test[0], 2)
     )
     assert same(views, it.test[1]) > same(plain, it.test[1]) - 0.05
-    np.testing.assert_array_equal(found.best.predict(it.test[0], views=2), views)
-    np.testing.assert_array_equal(found.best.predict(it.test[0], views=0), plain)
+    np.testing.assert_array_equal(decoding.best.predict(it.test[0], views=2), views)
+    np.testing.assert_array_equal(decoding.best.predict(it.test[0], views=0), plain)
 
 
 @pytest.mark.parametrize("views", [-1, True, 1.5])
-def test_views_of_new_inputs_are_a_number_of_at_least_none(it, found, views):
+def test_views_of_new_inputs_are_a_number_of_at_least_none(it, decoding, views):
     with pytest.raises(DataError, match="views: expected a whole number of at least 0"):
-        found.best.predict(it.test[0], views=views)
+        decoding.best.predict(it.test[0], views=views)
 
 
 def test_what_knows_no_perturbation_takes_no_views(it, not_perturbed):
@@ -337,7 +337,7 @@ def test_what_knows_no_perturbation_takes_no_views(it, not_perturbed):
 # Classes ------------------------------------------------------------------------------------
 
 
-def test_class_ids_with_gaps_are_decoded_as_those_without(it, found):
+def test_class_ids_with_gaps_are_decoded_as_those_without(it, decoding):
     ids = np.array([3, 10, 11, 29, 40])
     other = network(41)
     other.load_state_dict(
@@ -348,14 +348,16 @@ def test_class_ids_with_gaps_are_decoded_as_those_without(it, found):
         other[5].bias.fill_(-50.0)
         other[5].weight[ids], other[5].bias[ids] = it.model[5].weight, it.model[5].bias
     gaps = decode(other.eval(), (it.train[0], ids[it.train[1]]))
-    np.testing.assert_array_equal(ids[issues(found)], issues(gaps))
-    np.testing.assert_array_equal(ids[found.best.predict(it.x)], gaps.best.predict(it.x))
+    np.testing.assert_array_equal(ids[issues(decoding)], issues(gaps))
+    np.testing.assert_array_equal(ids[decoding.best.predict(it.x)], gaps.best.predict(it.x))
     values = gaps.best.decision_function(it.x)
     assert np.isneginf(np.delete(values, ids, 1)).all()
     np.testing.assert_allclose(
-        values[:, ids], found.best.decision_function(it.x), rtol=1e-4, atol=1e-4
+        values[:, ids], decoding.best.decision_function(it.x), rtol=1e-4, atol=1e-4
     )
-    assert gaps.summary["noise"]["rate"] == pytest.approx(found.summary["noise"]["rate"], abs=0.01)
+    assert gaps.summary["noise"]["rate"] == pytest.approx(
+        decoding.summary["noise"]["rate"], abs=0.01
+    )
 
 
 # Saved --------------------------------------------------------------------------------------
@@ -384,20 +386,20 @@ def features(d, k, noise, sizes, seed=0):
     return x, given, true
 
 
-def relabelled(found: us.Decoding) -> Any:
-    table = found.label_issues()
+def relabelled(decoding: us.Decoding) -> Any:
+    table = decoding.label_issues()
     return table["predicted_label"].where(table["is_label_issue"], table["given_label"]).to_numpy()
 
 
 @pytest.mark.parametrize("seed", range(2))
 def test_rare_classes_keep_their_labels(seed):
     x, given, true = features(16, 5, 0.1, [1000, 300, 100, 30, 10], seed)
-    found = decode(None, (x, given))
-    flags = found.label_issues()["is_label_issue"].to_numpy()
+    decoding = decode(None, (x, given))
+    flags = decoding.label_issues()["is_label_issue"].to_numpy()
     wrong = given != true
     assert (wrong & flags).sum() / flags.sum() > 0.75
-    assert same(relabelled(found), true) > same(given, true) + 0.03
-    noise = found.summary["noise"]
+    assert same(relabelled(decoding), true) > same(given, true) + 0.03
+    noise = decoding.summary["noise"]
     assert noise["rate_low"] <= wrong.mean() <= noise["rate_high"]
 
 
@@ -412,15 +414,15 @@ def test_a_column_on_another_scale_is_read_as_any_other(seed):
 
 def test_classes_of_features_may_have_gaps():
     x, given, true = features(16, 4, 0.3, [250] * 4)
-    found, gaps = decode(None, (x, given)), decode(None, (x, 10 * (given + 1)))
-    np.testing.assert_array_equal(10 * (issues(found) + 1), issues(gaps))
-    assert same(issues(found), true) > 0.95
+    decoding, gaps = decode(None, (x, given)), decode(None, (x, 10 * (given + 1)))
+    np.testing.assert_array_equal(10 * (issues(decoding) + 1), issues(gaps))
+    assert same(issues(decoding), true) > 0.95
 
 
 @pytest.mark.parametrize("n", [2, 5, 60])
 def test_equal_inputs_of_all_classes_leave_no_number_missing(n):
-    found = decode(None, (np.ones((n, 6), dtype=np.float32), np.arange(n) % 2))
+    decoding = decode(None, (np.ones((n, 6), dtype=np.float32), np.arange(n) % 2))
     columns = ["label_quality", "margin", "confidence"]
-    assert found.label_issues()[columns].notna().all(axis=None)
-    assert np.isfinite(found.best.decision_function(np.ones((1, 6), dtype=np.float32))).all()
-    assert found.summary["noise"]["hopeless"]
+    assert decoding.label_issues()[columns].notna().all(axis=None)
+    assert np.isfinite(decoding.best.decision_function(np.ones((1, 6), dtype=np.float32))).all()
+    assert decoding.summary["noise"]["hopeless"]

@@ -1,4 +1,4 @@
-"""What a decoder that has not seen a sample's label says of it, found again in a later pass."""
+"""Looks up out-of-fold log-odds of samples in a later pass, in whatever order they come."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,37 +13,37 @@ from torch import Tensor
 from ..data.batches import Batch
 from ..data.fingerprints import prints_of
 
-__all__ = ["Lookup", "Unseen"]
+__all__ = ["OutOfFoldLogOdds", "SampleLookup"]
 
 
 @dataclass
-class Lookup:
-    """Where samples stand among those that this process read before, in whatever order.
+class SampleLookup:
+    """Looks up the places of samples among those that this process read before.
 
     Attributes
     ----------
     prints : ndarray of uint64, shape (n,)
         Fingerprints of the inputs, in the order in which they were read.
     index : ndarray of int64, shape (n,), or None
-        The samples' places in the data set, where the data say so.
+        The samples' places in the data set, if known.
     """
 
     prints: NDArray[np.uint64]
     index: NDArray[np.int64] | None
 
     def of(self, batch: Batch) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """Return where a batch's samples stand, and which of them are known.
+        """Return the places of a batch's samples, and which of them are known.
 
-        Those whose input has changed since are known by their index.
+        Samples whose input has changed since are recognised by their index.
         """
-        at, found = np.zeros(batch.size, dtype=np.int64), np.zeros(batch.size, dtype=bool)
+        at, is_known = np.zeros(batch.size, dtype=np.int64), np.zeros(batch.size, dtype=bool)
         prints = prints_of(batch)
         if len(prints) == batch.size:
-            at, found = _looked_up(self._by_print, prints)
-        if not found.all() and self._by_index is not None and batch.index is not None:
+            at, is_known = _looked_up(self._by_print, prints)
+        if not is_known.all() and self._by_index is not None and batch.index is not None:
             other, known = _looked_up(self._by_index, batch.index)
-            at, found = np.where(found, at, other), found | known
-        return at, found
+            at, is_known = np.where(is_known, at, other), is_known | known
+        return at, is_known
 
     @cached_property
     def _by_print(self) -> tuple[NDArray[Any], NDArray[np.int64]]:
@@ -55,22 +55,22 @@ class Lookup:
 
 
 @dataclass
-class Unseen:
+class OutOfFoldLogOdds:
     """Out-of-fold log-odds of this process's training samples.
 
     Attributes
     ----------
     values : Tensor of float32, shape (n, K)
         In the order in which they were read.
-    known : Lookup
-        Which samples these are.
+    known : SampleLookup
+        The samples of these values.
     """
 
     values: Tensor
-    known: Lookup
+    known: SampleLookup
 
     def of(self, batch: Batch, otherwise: Callable[[], Tensor]) -> Tensor:
-        """Return the log-odds of a batch, float32 (m, K), in whatever order it is read now.
+        """Return the log-odds of a batch, float32 (m, K), in its present order.
 
         Parameters
         ----------
@@ -79,11 +79,11 @@ class Unseen:
         otherwise : callable
             Returns log-odds (m, K) for samples that are not known.
         """
-        at, found = self.known.of(batch)
+        at, is_known = self.known.of(batch)
         values = self.values[torch.from_numpy(at)]
-        if found.all():
+        if is_known.all():
             return values
-        return torch.where(torch.from_numpy(found)[:, None], values, otherwise().cpu().float())
+        return torch.where(torch.from_numpy(is_known)[:, None], values, otherwise().cpu().float())
 
 
 def _sorted(names: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
@@ -94,7 +94,7 @@ def _sorted(names: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
 def _looked_up(
     known: tuple[NDArray[Any], NDArray[np.int64]], names: NDArray[Any]
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Return where names stand among those that are known, and whether they do."""
+    """Return the places of names among the known ones, and whether each is known."""
     ascending, order = known
     if not len(ascending):
         return np.zeros(len(names), dtype=np.int64), np.zeros(len(names), dtype=bool)

@@ -1,11 +1,11 @@
-"""What was said of a sample is found again: by its input, else by its index."""
+"""A sample's log-odds are looked up by its input, else by its index."""
 
 import numpy as np
 import torch
 
 from underscript.data.batches import Batch
 from underscript.data.fingerprints import prints_of
-from underscript.selection.unseen import Lookup, Unseen
+from underscript.selection.log_odds_lookup import OutOfFoldLogOdds, SampleLookup
 
 N = 40
 INPUTS = torch.randn(N, 3, generator=torch.Generator().manual_seed(0))
@@ -13,30 +13,30 @@ VALUES = torch.arange(2.0 * N).view(N, 2)
 
 
 def batch(places, inputs=INPUTS, index=None):
-    mine = (inputs[places],) if isinstance(inputs, torch.Tensor) else (["text"] * len(places),)
-    return Batch(mine, {}, None, index, len(places))
+    args = (inputs[places],) if isinstance(inputs, torch.Tensor) else (["text"] * len(places),)
+    return Batch(args, {}, None, index, len(places))
 
 
 def never():
     raise AssertionError("everything is known")
 
 
-def unseen(index=True):
+def out_of_fold(index=True):
     prints = prints_of(batch(np.arange(N)))
-    return Unseen(VALUES, Lookup(prints, np.arange(N) + 100 if index else None))
+    return OutOfFoldLogOdds(VALUES, SampleLookup(prints, np.arange(N) + 100 if index else None))
 
 
 def test_in_any_order_it_is_the_samples_own():
     order = np.random.default_rng(0).permutation(N)
     for index in (None, order + 100, order[::-1] + 100):  # the input counts for more
-        assert torch.equal(unseen().of(batch(order, index=index), never), VALUES[order])
+        assert torch.equal(out_of_fold().of(batch(order, index=index), never), VALUES[order])
 
 
 def test_of_inputs_that_are_drawn_anew_the_index_says_which_it_is():
     order = np.random.default_rng(0).permutation(N)
     for inputs in (INPUTS + 1, "texts"):
         seen = batch(order, inputs, order + 100)
-        assert torch.equal(unseen().of(seen, never), VALUES[order])
+        assert torch.equal(out_of_fold().of(seen, never), VALUES[order])
 
 
 def test_all_inputs_tell_samples_apart_and_no_padding():
@@ -45,16 +45,16 @@ def test_all_inputs_tell_samples_apart_and_no_padding():
     assert len(set(prints_of(two).tolist())) == N
     words = torch.randint(1, 9, (N, 5), generator=torch.Generator().manual_seed(0))
     kept = torch.arange(5) < 1 + torch.arange(N)[:, None] % 5
-    found = []
+    prints = []
     for before, after in ((0, 0), (0, 4), (2, 1)):
         pad = torch.nn.functional.pad
         ids = pad(words * kept, (before, after), value=7)
         mask = pad(kept.long(), (before, after))
         inputs = {"attention_mask": mask, "input_ids": ids}
-        found.append(prints_of(Batch((), inputs, None, None, N)).tolist())
-    assert found[0] == found[1] == found[2]
-    told = {tuple(row[row > 0].tolist()) for row in words * kept}
-    assert len(set(found[0])) == len(told)
+        prints.append(prints_of(Batch((), inputs, None, None, N)).tolist())
+    assert prints[0] == prints[1] == prints[2]
+    distinct = {tuple(row[row > 0].tolist()) for row in words * kept}
+    assert len(set(prints[0])) == len(distinct)
 
 
 def test_what_is_known_by_neither_is_asked_for():
@@ -62,7 +62,7 @@ def test_what_is_known_by_neither_is_asked_for():
     inputs = INPUTS.clone()
     inputs[5] += 1
     asked = -torch.ones(3, 2)
-    for known in (unseen(), unseen(index=False)):
-        found = known.of(batch(places, inputs), lambda: asked)
-        assert found.tolist() == [VALUES[0].tolist(), [-1, -1], VALUES[7].tolist()]
-    assert torch.equal(unseen(index=False).of(batch(places, "texts"), lambda: asked), asked)
+    for known in (out_of_fold(), out_of_fold(index=False)):
+        values = known.of(batch(places, inputs), lambda: asked)
+        assert values.tolist() == [VALUES[0].tolist(), [-1, -1], VALUES[7].tolist()]
+    assert torch.equal(out_of_fold(index=False).of(batch(places, "texts"), lambda: asked), asked)
