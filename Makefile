@@ -15,6 +15,7 @@ test: $(VENV)/.installed-test
 	$(BIN)/ruff check src tests benchmarks examples
 	$(BIN)/ruff format --check src tests benchmarks examples
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 	$(BIN)/python -m pytest -n 2 --dist loadscope
 
 # Also what takes longer than some five seconds, and what needs all of MNIST and Fashion-MNIST.
@@ -43,6 +44,7 @@ docs: $(VENV)/.installed-test
 # (ROOT is where data/unpack.py wrote). One case: make bench CASES=few-directions COST=cnn-5k
 bench: $(VENV)/.installed data
 	$(BIN)/python -m benchmarks $(CASES)
+	$(BIN)/python -m benchmarks.baselines
 	$(BIN)/python -m benchmarks.cost $(if $(ROOT),--root $(ROOT)) $(COST)
 
 # Who finds wrong labels, and in what time (docs/detection.md), in runs/audit. It goes on where it was

@@ -51,12 +51,12 @@ def engine(
     path = statistics.path
     del statistics, held
     lap("eigenvectors")
-    answers = [
+    predictions = [
         nearest_together(decoders, rows)[variances[-1]] for part in parts for rows, _ in part
     ]
     lap("predictions")
     first = decoders[variances[-1]]
-    np.save(f"{out}.predicted.npy", torch.cat(answers).numpy())
+    np.save(f"{out}.predicted.npy", torch.cat(predictions).numpy())
     if source.width < 4096:
         np.save(f"{out}.basis.npy", first.bases_[0])
     return lap.result(path=path, rank=float(np.mean(first.ranks_)))

@@ -254,7 +254,7 @@ def augmented(x: Tensor, generator: torch.Generator) -> Tensor:
 
 
 @torch.no_grad()
-def answers(model: nn.Module, x: Tensor) -> Tensor:
+def predictions(model: nn.Module, x: Tensor) -> Tensor:
     """Return logits (n, K) in evaluation mode."""
     model.eval()
     return torch.cat([model(part).float() for part in x.split(2_000)])
@@ -348,10 +348,10 @@ def train(
         step.rate = 1e-3 * min(1.0, max(0.05, left / 0.2))
         line = {"epoch": epoch + 1, "seconds": time.perf_counter() - start, "running": 1 - left}
         if test is not None:
-            line["test"] = _accuracy(answers(model, test[0]), test[1])
+            line["test"] = _accuracy(predictions(model, test[0]), test[1])
         lines.append(line)
         if epochs is None and left < 3 * (1 - recipe.stop):
-            line["fitted"] = _accuracy(answers(model, x), y)
+            line["fitted"] = _accuracy(predictions(model, x), y)
             if line["fitted"] >= recipe.stop:
                 break
     return lines
@@ -377,8 +377,8 @@ def make(
     facts = {
         "recipe": asdict(recipe),
         "wrong": float((given != true).float().mean()),
-        "fitted": _accuracy(answers(model, x), given),
-        "test": _accuracy(answers(model, test[0]), test[1]),
+        "fitted": _accuracy(predictions(model, x), given),
+        "test": _accuracy(predictions(model, test[0]), test[1]),
         "best_epoch_oracle": best["test"],
         "epochs": lines,
         "torch": torch.__version__,
@@ -411,8 +411,8 @@ def folds(recipe: Recipe, root: Path, out: Path, device: torch.device) -> None:
         model = network(each).to(device)
         seen = (held != fold).to(device)
         train(model, x[seen], given[seen], each, epochs=BEST_STOPPED)
-        found[held == fold] = answers(model, x[~seen]).softmax(1).cpu()
-        together += answers(model, test).softmax(1).cpu() / 5
+        found[held == fold] = predictions(model, x[~seen]).softmax(1).cpu()
+        together += predictions(model, test).softmax(1).cpu() / 5
     path = out / f"{recipe.name}-folds.npz"
     np.savez_compressed(path, out_of_fold=found.half().numpy(), test=together.half().numpy())
     right = float((together.argmax(1) == data.test[1]).float().mean())

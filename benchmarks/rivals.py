@@ -227,8 +227,10 @@ def rows_of(
 
 def accuracy_of(model: nn.Module, data: Pair, device: str | None) -> float:
     """Return the share of labels that a network predicts."""
-    answers = [logits.argmax(1).cpu().numpy() for logits, _ in _streamed(model, data, [], device)]
-    return float((np.concatenate(answers) == np.asarray(data[1])).mean())
+    predictions = [
+        logits.argmax(1).cpu().numpy() for logits, _ in _streamed(model, data, [], device)
+    ]
+    return float((np.concatenate(predictions) == np.asarray(data[1])).mean())
 
 
 def _streamed(

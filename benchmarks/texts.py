@@ -95,7 +95,7 @@ def network(folder: Path, n_classes: int, seed: int) -> nn.Module:
 
 
 @torch.no_grad()
-def answers(model: nn.Module, ids: Tensor, mask: Tensor) -> Tensor:
+def predictions(model: nn.Module, ids: Tensor, mask: Tensor) -> Tensor:
     """Return logits (n, K) in evaluation mode."""
     model.eval()
     parts = zip(ids.split(500), mask.split(500), strict=True)
@@ -125,8 +125,8 @@ def make(name: str, root: Path, out: Path, folder: Path, device: torch.device) -
             nn.functional.cross_entropy(found.logits.float(), given[at]).backward()
             optimiser.step()
         seconds = time.perf_counter() - start
-        fitted = _accuracy(answers(model, ids, mask), given)
-        right = _accuracy(answers(model, test[0], test[1]), test[3])
+        fitted = _accuracy(predictions(model, ids, mask), given)
+        right = _accuracy(predictions(model, test[0], test[1]), test[3])
         lines.append({"epoch": epoch + 1, "seconds": seconds, "fitted": fitted, "test": right})
         if fitted >= STOP:
             break
@@ -135,8 +135,8 @@ def make(name: str, root: Path, out: Path, folder: Path, device: torch.device) -
     facts = {
         "recipe": {"name": name, "data": "banking77", "seed": seed},
         "wrong": float((given != true).float().mean()),
-        "fitted": _accuracy(answers(model, ids, mask), given),
-        "test": _accuracy(answers(model, test[0], test[1]), test[3]),
+        "fitted": _accuracy(predictions(model, ids, mask), given),
+        "test": _accuracy(predictions(model, test[0], test[1]), test[3]),
         "best_epoch_oracle": max(line["test"] for line in lines),
         "epochs": lines,
         "torch": torch.__version__,

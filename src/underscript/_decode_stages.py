@@ -20,13 +20,13 @@ from .errors import ModelError
 from .probes.subspace import MinimumAngleSubspaceClassifier
 from .repair.read_out import ReadOut, ReadOutTrial, Target, find_read_out
 from .results.contradictions import overlaps
-from .results.controls import twin_at, whole_twin
+from .results.controls import control_at_layers, full_control
 from .results.cost import Plan, may_fit, trial_runs
 from .results.decoder import Decoder
 from .results.evaluation import Evaluation, evaluate, predictions_later
 from .results.examples import Worst
 from .results.geometry import geometry
-from .results.issues import Answers
+from .results.issues import Predictions
 from .results.summary import Findings, run_of
 from .selection import Key, Selection, held_out_tenth, select
 from .selection.chosen_decoder import Chosen, choose
@@ -170,7 +170,7 @@ class FittedLayers:
         The rows for a second pass, without an ensemble.
     agreement : Agreement
         How often the network agrees with its training labels.
-    prints : Fingerprints
+    fingerprints : Fingerprints
         Fingerprints of the training inputs.
     counts : ndarray of int64, shape (K,)
         Number of training labels of each class.
@@ -184,7 +184,7 @@ class FittedLayers:
     keeper: RowsKeeper | None
     kept: Kept | None
     agreement: Agreement
-    prints: Fingerprints
+    fingerprints: Fingerprints
     counts: NDArray[np.int64]
 
 
@@ -234,7 +234,7 @@ def fit_layers(
         keeper,
         fitted.kept,
         fitted.own,
-        fitted.prints,
+        fitted.fingerprints,
         fitted.labels,
     )
 
@@ -263,7 +263,7 @@ def choose_decoder(
 ) -> Choice:
     """Choose an ensemble of candidates, or the best of the table's decoders."""
     evaluation = Evaluation(Worst(request.show, traced.seen.n_classes))
-    evaluation.prints["train"] = fitted.prints.all()
+    evaluation.fingerprints["train"] = fitted.fingerprints.all()
     if request.auto:
         with clock("choose"):
             assert fitted.keeper is not None
@@ -395,7 +395,7 @@ def collect_findings(
         best=best,
         geometry=shapes,
         read_out=read_out,
-        odds=_in_order(chosen, evaluation.answers, data.processes.size),
+        odds=_in_order(chosen, evaluation.predictions, data.processes.size),
         noise=None if chosen is None else chosen.noise,
         memory=None if chosen is None else chosen.memory,
         survival=None if chosen is None else chosen.survival,
@@ -406,7 +406,7 @@ def collect_findings(
 
 
 def _in_order(
-    chosen: Chosen | None, predictions: Sequence[Answers], processes: int
+    chosen: Chosen | None, predictions: Sequence[Predictions], processes: int
 ) -> Tensor | None:
     """Return out-of-fold log-odds in the order of the label issues; None if too large."""
     if chosen is None or processes > 1 or 4 * chosen.values.numel() > _KEPT_ODDS:
@@ -432,9 +432,9 @@ def control_records(
     task = findings.task
     if request.auto and request.controls != "full":
         seeing = replace(task, places=traced.read)
-        return twin_at(layers, findings.members, twin, seeing, data.sources, roles, notes)
+        return control_at_layers(layers, findings.members, twin, seeing, data.sources, roles, notes)
     # The twin's input is read as the network's is.
-    return whole_twin(twin, task, traced.read, data.sources, roles, notes)
+    return full_control(twin, task, traced.read, data.sources, roles, notes)
 
 
 def result_parts(
@@ -447,8 +447,8 @@ def result_parts(
     clock: Clock,
 ) -> dict[str, Any]:
     """Return the parts of a `Decoding`; overlaps in the data go to its verdict or its notes."""
-    roles = [role for role in ("train", "holdout", "test") if role in evaluation.prints]
-    against, beside = overlaps({role: evaluation.prints[role] for role in roles})
+    roles = [role for role in ("train", "holdout", "test") if role in evaluation.fingerprints]
+    against, beside = overlaps({role: evaluation.fingerprints[role] for role in roles})
     for line in beside:
         notes.add(line)
     perturbation = findings.best.perturbation

@@ -26,7 +26,7 @@ def fitted(y: np.ndarray, x: np.ndarray = X, **options) -> MLPClassifier:
     return mlp
 
 
-def answers(mlp: MLPClassifier, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def predictions(mlp: MLPClassifier, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     network = us.from_sklearn(mlp)
     with torch.no_grad():
         logits = network(torch.from_numpy(x))
@@ -46,7 +46,7 @@ LABELS = {
 @pytest.mark.parametrize("kind", LABELS)
 def test_predictions_are_scikit_learns(kind, activation):
     mlp = fitted(LABELS[kind], activation=activation)
-    predicted, probabilities = answers(mlp, NEW)
+    predicted, probabilities = predictions(mlp, NEW)
     np.testing.assert_array_equal(predicted, mlp.predict(NEW))
     np.testing.assert_allclose(probabilities, mlp.predict_proba(NEW), rtol=0, atol=1e-14)
 
@@ -54,9 +54,9 @@ def test_predictions_are_scikit_learns(kind, activation):
 def test_float32_weights_stay_float32_and_no_hidden_layer_is_fine():
     mlp = fitted(FOUR, X.astype(np.float32))
     assert us.from_sklearn(mlp).fc1.weight.dtype == torch.float32
-    predicted, _ = answers(mlp, NEW.astype(np.float32))
+    predicted, _ = predictions(mlp, NEW.astype(np.float32))
     np.testing.assert_array_equal(predicted, mlp.predict(NEW.astype(np.float32)))
-    predicted, _ = answers(fitted(FOUR, hidden_layer_sizes=()), NEW)
+    predicted, _ = predictions(fitted(FOUR, hidden_layer_sizes=()), NEW)
     assert set(predicted) <= {0, 1, 2, 3}
 
 

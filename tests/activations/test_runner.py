@@ -64,9 +64,9 @@ def run(net, data):
 def test_rows_are_those_of_the_network_by_hand(offence, pixels):
     net = Net(offence)
     rows, logits = run(net, (X, np.zeros(150, dtype=int)))
-    expected, answers = by_hand(net)
+    expected, predictions = by_hand(net)
     torch.testing.assert_close(rows, expected, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(logits, answers, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(logits, predictions, rtol=1e-5, atol=1e-5)
     # Two tries, and then all of them.
     assert net.seen[2:5] == [(64, pixels), (64, pixels), (22, pixels)]
     assert net.seen[0] == (4, False)

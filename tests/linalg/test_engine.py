@@ -117,7 +117,7 @@ def test_the_given_class_and_the_best_other_are_exact(share):
     X, y = relu_rows(500, 60, 5, dtype=np.float32)
     decoder = fitted(X, y, share)[share]
     rows, given = torch.from_numpy(X), torch.from_numpy(y)
-    closeness, predicted = decoder.answers(rows, given)
+    closeness, predicted = decoder.predictions(rows, given)
     full = decoder.decide(rows)
     own = torch.arange(len(y)), given
     torch.testing.assert_close(closeness[own], full[own], atol=1e-6, rtol=0)
@@ -335,8 +335,8 @@ def test_a_gpu_gives_what_the_processor_gives(path):
         decoders = {share: Masc(variance=share) for share in (0.5, 0.99)}
         fit_together(made, list(decoders.values()))
         nearest_together(decoders, rows)  # so that the next one screens
-        answers = nearest_together(decoders, rows)
-        found[device] = {share: answer.cpu() for share, answer in answers.items()}, decoders
+        predictions = nearest_together(decoders, rows)
+        found[device] = {share: answer.cpu() for share, answer in predictions.items()}, decoders
     for share, decoder in found["cpu"][1].items():
         assert decoder.ranks_.tolist() == found["cuda"][1][share].ranks_.tolist()
         best = decoder.decide(torch.from_numpy(X)).topk(2, dim=1).values
@@ -354,14 +354,14 @@ def test_decoders_that_share_bases_answer_as_if_alone(seed, width, shares):
     X, y = relu_rows(150, width, 4, seed)
     together = fitted(X, y, *shares, dtype=torch.float64)
     rows = torch.from_numpy(X)
-    answers = nearest_together(together, rows)
+    predictions = nearest_together(together, rows)
     for share, decoder in together.items():
         alone = fitted(X, y, share, dtype=torch.float64)[share]
         assert decoder.ranks_.tolist() == alone.ranks_.tolist()
         np.testing.assert_allclose(decoder.decide(rows), alone.decide(rows), atol=1e-9)
         best = alone.decide(rows).topk(2, dim=1).values
         clear = best[:, 0] - best[:, 1] > 1e-9
-        assert torch.equal(answers[share][clear], alone.decide(rows).argmax(1)[clear])
+        assert torch.equal(predictions[share][clear], alone.decide(rows).argmax(1)[clear])
         again = Masc(variance=share).set_tensors(decoder.tensors())
         np.testing.assert_allclose(again.decide(rows), decoder.decide(rows), atol=1e-12)
 

@@ -223,7 +223,7 @@ def test_accuracy_follows_from_agreement_where_wrong_answers_go_where_wrong_labe
         shift = 1 if kind == "pair" else draw.integers(1, K, size=n)
         return np.where(draw.random(n) < share, (true + shift) % K, true)
 
-    labels, answers = shifted(rate), shifted(1 - accuracy)
+    labels, predictions = shifted(rate), shifted(1 - accuracy)
     matrix = np.full((K, K), rate / (K - 1)) if kind == "symmetric" else np.zeros((K, K))
     if kind == "pair":
         matrix[np.arange(K), (np.arange(K) + 1) % K] = rate
@@ -237,12 +237,12 @@ def test_accuracy_follows_from_agreement_where_wrong_answers_go_where_wrong_labe
         transitions=matrix,
         by_class=kind == "pair",
     )
-    found = noise.of_decoder(float((labels == answers).mean()), n)
+    found = noise.of_decoder(float((labels == predictions).mean()), n)
     assert found.accuracy == pytest.approx(accuracy, abs=0.02)
     assert found.accuracy_low < accuracy < found.accuracy_high
-    wrong = answers != true
+    wrong = predictions != true
     by_chance, alike = noise.coincidences
-    assert by_chance == pytest.approx((answers == labels)[wrong].mean(), abs=0.01)
+    assert by_chance == pytest.approx((predictions == labels)[wrong].mean(), abs=0.01)
     assert alike == pytest.approx(1.0 if kind == "pair" else 1 / (K - 1))
 
 

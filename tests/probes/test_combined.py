@@ -42,7 +42,7 @@ def test_decision_values_are_the_sum_of_the_members(layers, members):
     torch.testing.assert_close(together.decide(rows), expected)
     torch.testing.assert_close(together.closeness(rows), torch.softmax(expected, 1))
     assert torch.equal(together.nearest(rows), expected.argmax(1))
-    chances, nearest = together.answers(rows, torch.zeros(120, dtype=torch.int64))
+    chances, nearest = together.predictions(rows, torch.zeros(120, dtype=torch.int64))
     assert torch.equal(chances.argmax(1), nearest)
     assert together.layers == ("b", "a")
     assert together.n_features_in_ == 13  # a layer that two members read counts once

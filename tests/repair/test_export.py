@@ -34,7 +34,7 @@ def found() -> tuple[us.Decoding, Any, nn.Module]:
     return decoded("mlp", layers=["relu1", "relu2"])
 
 
-def answers(path: Path, **inputs: Any) -> Any:
+def predictions(path: Path, **inputs: Any) -> Any:
     """Run a file as anybody would, without underscript."""
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     assert {place.name for place in session.get_inputs()} == set(inputs)
@@ -114,7 +114,7 @@ def test_a_class_without_samples_is_never_predicted_by_the_file(tmp_path):
             model, (x[y > 0], y[y > 0]), layers="relu1", controls=False, progress=False, **VELPIC
         )
     found.best.export(tmp_path / "d.onnx")
-    values = answers(tmp_path / "d.onnx", input=x)
+    values = predictions(tmp_path / "d.onnx", input=x)
     assert np.isneginf(values[:, 0]).all()
     assert np.isfinite(values[:, 1:]).all()
 
@@ -136,7 +136,7 @@ def test_onnxruntime_predicts_the_same_for_any_batch_size(tmp_path, name, option
     found.best.export(tmp_path / "d.onnx")
     expected = found.best.decision_function(x)
     for size in (1, 2, 80):
-        values = answers(tmp_path / "d.onnx", **{input_name: x[:size]})
+        values = predictions(tmp_path / "d.onnx", **{input_name: x[:size]})
         np.testing.assert_allclose(values, expected[:size], rtol=1e-4, atol=1e-4)
         assert (values.argmax(1) == expected[:size].argmax(1)).all()
     assert [path.name for path in tmp_path.iterdir()] == ["d.onnx"]
@@ -162,7 +162,7 @@ def test_inputs_by_name_keep_their_names(tmp_path):
         **MASC,
     )
     found.best.export(tmp_path / "d.onnx", data)
-    values = answers(tmp_path / "d.onnx", input_ids=x, mask=mask)
+    values = predictions(tmp_path / "d.onnx", input_ids=x, mask=mask)
     np.testing.assert_allclose(values, found.best.decision_function(data), atol=1e-5)
 
 
@@ -307,7 +307,7 @@ def test_the_command_writes_the_file(tmp_path, capsys, found):
     ]
     assert main([*command, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["onnx"] == str(out)
-    values = answers(out, input=found[1])
+    values = predictions(out, input=found[1])
     assert (values.argmax(1) == found[0].best.predict(found[1])).all()
     assert main([*command[:-1], str(tmp_path / "d.bin")]) == 2
     assert "ends in .onnx" in capsys.readouterr().err

@@ -212,8 +212,8 @@ def memorised() -> tuple[nn.Module, Any, Any, Any]:
 
 def accuracy(network: nn.Module, data: Any) -> float:
     with torch.no_grad():
-        answers = network(torch.as_tensor(data[0])).argmax(1).numpy()
-    return float((answers == np.asarray(data[1])).mean())
+        predictions = network(torch.as_tensor(data[0])).argmax(1).numpy()
+    return float((predictions == np.asarray(data[1])).mean())
 
 
 def test_the_hold_out_chooses_and_a_memorised_network_is_not_harmed():

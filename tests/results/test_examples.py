@@ -15,8 +15,8 @@ from underscript.errors import DataError
 from underscript.results.examples import SHOWN, Worst, load_examples, save_examples
 
 
-def answers(quality, given, predicted, index=None):
-    """Of `Answers` what is looked at here."""
+def predictions(quality, given, predicted, index=None):
+    """Of `Predictions` what is looked at here."""
     return SimpleNamespace(
         index=index, given=given, predicted=predicted, quality=np.asarray(quality)
     )
@@ -32,7 +32,7 @@ def batches(inputs, size):
 def gather(inputs, quality, given, predicted, size, **settings):
     worst = Worst(**settings)
     for batch, index in batches(inputs, size):
-        part = answers(quality[index], given[index], predicted[index], index)
+        part = predictions(quality[index], given[index], predicted[index], index)
         worst.add(batch, part)
     return worst
 
@@ -77,7 +77,7 @@ def test_processes_together_keep_what_one_would(many):
     alone = gather(inputs, quality, given, predicted, 512, n_classes=7)
     first, second = Worst(n_classes=7), Worst(n_classes=7)
     for number, (batch, index) in enumerate(batches(inputs, 100)):
-        part = answers(quality[index], given[index], predicted[index], index)
+        part = predictions(quality[index], given[index], predicted[index], index)
         (first if number % 2 else second).add(batch, part)
     first.merge(second)
     assert [e.index for e in first.examples()] == [e.index for e in alone.examples()]
@@ -87,7 +87,7 @@ def one(sample, show=None):
     """What is kept of one sample, given as the model takes it."""
     worst = Worst(show)
     batch = Batch((sample[None],), {}, None, None, 1)
-    worst.add(batch, answers([0.1], np.array([0]), np.array([1])))
+    worst.add(batch, predictions([0.1], np.array([0]), np.array([1])))
     return worst.examples()[0]
 
 
@@ -125,7 +125,7 @@ def test_show_says_what_is_shown():
 def test_a_sample_of_several_inputs_is_handed_over_by_name():
     worst = Worst(lambda sample: " ".join(sorted(sample)))
     batch = Batch((), {"ids": torch.ones(1, 3), "mask": torch.ones(1, 3)}, None, None, 1)
-    worst.add(batch, answers([0.1], np.array([0]), np.array([1])))
+    worst.add(batch, predictions([0.1], np.array([0]), np.array([1])))
     assert worst.examples()[0].text == "ids mask"
 
 

@@ -14,7 +14,13 @@ import underscript as us
 from underscript.data.batches import Batch
 from underscript.noise.estimate import SMALLEST, Noise
 from underscript.noise.posterior import came_from, with_memory
-from underscript.results.issues import COLUMNS, Answers, Gathered, confused_pairs, summarised
+from underscript.results.issues import (
+    COLUMNS,
+    PredictionBuffer,
+    Predictions,
+    confused_pairs,
+    summarised,
+)
 from underscript.utils.distributed import Processes
 
 
@@ -38,11 +44,11 @@ def even(k: int, rate: float) -> np.ndarray:
     return np.full((k, k), rate / (k - 1)) + np.eye(k) * (1 - rate - rate / (k - 1))
 
 
-def answers(values, given, said: Noise, inputs=None, index=None) -> Answers:
+def predictions(values, given, said: Noise, inputs=None, index=None) -> Predictions:
     values = torch.as_tensor(np.asarray(values))
     inputs = values if inputs is None else torch.as_tensor(inputs)
     batch = Batch((inputs,), {}, None, index, len(values))
-    return Answers.of_values(values, np.asarray(given, dtype=np.int64), batch, came_from(said))
+    return Predictions.of_values(values, np.asarray(given, dtype=np.int64), batch, came_from(said))
 
 
 def scores(n: int, k: int, rate: float, seed: int = 0, sure: float = 6.0):
@@ -60,7 +66,7 @@ def scores(n: int, k: int, rate: float, seed: int = 0, sure: float = 6.0):
 def test_columns_are_those_of_a_plain_float64_computation():
     values, _, given = scores(300, 5, 0.3)
     matrix = np.random.default_rng(1).dirichlet(np.ones(5), 5)
-    table = answers(values, given, noise(matrix)).table(noise(matrix))
+    table = predictions(values, given, noise(matrix)).table(noise(matrix))
     assert {name: table[name].dtype.kind for name in COLUMNS}.items() <= {
         "is_label_issue": "b",
         "label_quality": "f",
@@ -90,7 +96,7 @@ def test_columns_are_those_of_a_plain_float64_computation():
 def test_a_class_that_cannot_be_gets_numbers_all_the_same():
     said = noise(even(3, 0.3))
     values = [[2.0, 1.0, -np.inf], [0.0, 3.0, -np.inf]]
-    table = answers(values, [2, 1], said, np.eye(2)).table(said)
+    table = predictions(values, [2, 1], said, np.eye(2)).table(said)
     assert np.isfinite(table.select_dtypes("number").to_numpy()).all()
     assert table["margin"][0] == -700
     assert table["label_quality"].tolist() == [0.0, pytest.approx(1, abs=0.05)]
@@ -99,15 +105,15 @@ def test_a_class_that_cannot_be_gets_numbers_all_the_same():
 def test_batches_and_their_order_change_nothing(monkeypatch):
     values, _, given = scores(90, 4, 0.3)
     said = noise(even(4, 0.3))
-    whole = answers(values, given, said, index=np.arange(90)).table(said)
+    whole = predictions(values, given, said, index=np.arange(90)).table(said)
     order = np.random.default_rng(0).permutation(90)
-    parts = [answers(values[p], given[p], said, index=p) for p in np.split(order, [7, 50])]
-    pd.testing.assert_frame_equal(Answers.together(parts).table(said), whole)
+    parts = [predictions(values[p], given[p], said, index=p) for p in np.split(order, [7, 50])]
+    pd.testing.assert_frame_equal(Predictions.together(parts).table(said), whole)
     monkeypatch.setattr("underscript.results.issues._CHUNK", 16)
-    gathered = Gathered()
+    gathered = PredictionBuffer()
     for part in parts:
         gathered.add(part)
-    pd.testing.assert_frame_equal(Answers.together(gathered.all()).table(said), whole)
+    pd.testing.assert_frame_equal(Predictions.together(gathered.all()).table(said), whole)
 
 
 # Flags ----------------------------------------------------------------------------------------
@@ -117,7 +123,7 @@ def test_batches_and_their_order_change_nothing(monkeypatch):
 def test_flags_find_as_much_as_any_number_of_them_would(rate):
     values, true, given = scores(20_000, 5, rate)
     said = noise(even(5, rate), rate)
-    found = answers(values, given, said)
+    found = predictions(values, given, said)
     flags, contradicted = found.flags(said), found.predicted != given
     wrong = given != true
 
@@ -141,7 +147,7 @@ def test_flags_find_as_much_as_any_number_of_them_would(rate):
 def test_flagged_labels_are_never_proposed_and_none_are_where_nothing_can_be_decoded():
     values, _, given = scores(500, 4, 0.7)
     said = noise(even(4, 0.7), rate=0.95)
-    found = answers(values, given, said)
+    found = predictions(values, given, said)
     table = found.table(said)
     flagged = table[table["is_label_issue"]]
     assert (flagged["predicted_label"] != flagged["given_label"]).all()
@@ -161,12 +167,12 @@ def test_flagged_labels_are_never_proposed_and_none_are_where_nothing_can_be_dec
 def test_what_memory_adds_to_given_labels_is_found_and_taken_off(remembered):
     values, true, given = scores(20_000, 5, 0.3)
     said, labels = noise(even(5, 0.3), 0.3), torch.from_numpy(given)
-    plain = answers(values, given, said)
+    plain = predictions(values, given, said)
     values[np.arange(len(given)), given] += remembered
     found = with_memory(torch.as_tensor(values), labels, said, Processes())
     # Two per cent of even noise, which are added, look like a little less of it.
     assert found.remembered == pytest.approx(remembered, abs=0.15)
-    freed = answers(values, given, found)
+    freed = predictions(values, given, found)
     np.testing.assert_allclose(freed.quality, plain.quality, atol=0.04)
     if remembered:
         assert (1 - freed.quality).mean() == pytest.approx(0.3, abs=1e-3)
@@ -190,13 +196,13 @@ def test_memory_takes_nothing_off_where_labels_look_wrong_enough():
 def test_with_hardly_any_noise_hardly_any_are_flagged():
     values, _, given = scores(5_000, 5, 0.0, sure=60)
     said = noise(np.eye(5), rate=0.0)
-    assert answers(values, given, said).flags(said).mean() < 0.015
+    assert predictions(values, given, said).flags(said).mean() < 0.015
 
 
 def test_confused_pairs_are_counted_and_add_up():
     values, _, given = scores(2_000, 4, 0.3)
     said = noise(even(4, 0.3))
-    table = answers(values, given, said).table(said)
+    table = predictions(values, given, said).table(said)
     pairs = confused_pairs(table, 100)
     assert pairs["n"].sum() == table["is_label_issue"].sum()
     assert pairs["n"].is_monotonic_decreasing
@@ -222,7 +228,7 @@ def test_duplicates_with_another_label_are_named_exact_ones_and_near_ones():
     inputs[41], values[41], given[41] = inputs[40], values[40], given[40]  # the same label
     said = noise(even(3, 0.05), rate=0.05)
     index = np.arange(400) * 3
-    table = answers(values, given, said, inputs, index).table(said)
+    table = predictions(values, given, said, inputs, index).table(said)
     twins = table["conflicting_duplicate"]
     # Equal inputs know of each other; near ones are looked for from what is flagged.
     assert (twins[30], twins[33]) == (33, 30)
@@ -237,7 +243,7 @@ def test_token_numbers_are_the_same_or_not():
     tokens[1], given[:2] = tokens[0], (0, 1)
     tokens[3], given[2:4] = tokens[2] + 1, (0, 1)
     said = noise(even(3, 0.3))
-    twins = answers(values, given, said, tokens).table(said)["conflicting_duplicate"]
+    twins = predictions(values, given, said, tokens).table(said)["conflicting_duplicate"]
     assert twins[:4].tolist() == [1, 0, -1, -1]
 
 

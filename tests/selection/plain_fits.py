@@ -22,11 +22,11 @@ class Rows:
     views: list[np.ndarray]
     given: np.ndarray
     true: np.ndarray
-    prints: np.ndarray
+    fingerprints: np.ndarray
 
     @property
     def folds(self):
-        return (mixed(self.prints) % np.uint64(FOLDS)).astype(np.int64)
+        return (mixed(self.fingerprints) % np.uint64(FOLDS)).astype(np.int64)
 
     @property
     def by_fold(self):
@@ -35,7 +35,7 @@ class Rows:
 
     def taken(self, order):
         views = [view[order] for view in self.views]
-        return Rows(views, self.given[order], self.true[order], self.prints[order])
+        return Rows(views, self.given[order], self.true[order], self.fingerprints[order])
 
 
 def rows(n=900, width=24, n_classes=5, moved=2, wrong=0.3, remembered=0.6, seed=0):
@@ -48,11 +48,11 @@ def rows(n=900, width=24, n_classes=5, moved=2, wrong=0.3, remembered=0.6, seed=
     base = base * np.linspace(0.2, 2, width)
     views = [base + remembered * hints[given]]
     views += [base + 0.3 * rng.normal(size=(n, width)) for _ in range(moved)]
-    prints = rng.integers(0, 2**63, n, dtype=np.uint64)
-    return Rows([view.astype(np.float32) for view in views], given, true, prints)
+    fingerprints = rng.integers(0, 2**63, n, dtype=np.uint64)
+    return Rows([view.astype(np.float32) for view in views], given, true, fingerprints)
 
 
-def prints_of(folds):
+def fingerprints_of(folds):
     """Return fingerprints, all of them different, that fall into these folds."""
     numbers = np.arange(20 * FOLDS * len(folds), dtype=np.uint64)
     fold_of = mixed(numbers) % np.uint64(FOLDS)
@@ -68,7 +68,7 @@ def kept(some: Rows, memory=1 << 30, batch=250, layer="fc"):
         kept_rows.add(
             [{layer: torch.from_numpy(view[part])} for view in some.views],
             torch.from_numpy(some.given[part]),
-            some.prints[part],
+            some.fingerprints[part],
         )
     return kept_rows
 

@@ -194,7 +194,7 @@ STAGES = {
     "read-out": "underscript.selection.decoded_read_out.fit_read_out",
     "answers": "underscript.selection.replay.Replay.__call__",
     "geometry": "underscript._decode_stages.geometry",
-    "twin": "underscript._decode_stages.twin_at",
+    "twin": "underscript._decode_stages.control_at_layers",
     "tables": "underscript._decode_stages.run_of",
 }
 

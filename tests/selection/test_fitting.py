@@ -5,7 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from plain_fits import candidates, fitted, prints_of, rows
+from plain_fits import candidates, fingerprints_of, fitted, rows
 
 from underscript.probes.random_features import FourierFeatures
 from underscript.selection import fitting
@@ -191,7 +191,7 @@ def test_a_class_that_a_fit_has_never_seen_is_never_its_answer(n_classes):
 @pytest.mark.parametrize("folds", [1, 2])
 def test_folds_without_samples_leave_finite_scores(folds):
     some = rows(n=200)
-    some.prints = prints_of(np.arange(200) % folds)
+    some.fingerprints = fingerprints_of(np.arange(200) % folds)
     for fit in fitted(some, GRID).values():
         assert bool(torch.isfinite(fit.plain).all())
         assert bool(torch.isfinite(fit.moved).all())
@@ -241,7 +241,7 @@ def test_the_order_of_samples_does_not_matter():
 def test_of_each_fold_every_so_many_samples_keep_their_scores(steps, n):
     some = rows(n=n, width=4, n_classes=3, moved=1)
     grid = Grid((0.1,), 2, (True,))
-    some.prints = prints_of(np.arange(n) % 3)
+    some.fingerprints = fingerprints_of(np.arange(n) % 3)
     whole, part = fitted(some, grid), fitted(some, grid, steps=steps)
     ends = np.cumsum([0, *np.bincount(np.arange(n) % 3)])
     places = np.concatenate([np.arange(start, end, steps) for start, end in pairwise(ends)])

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from plain_fits import kept, prints_of, rows
+from plain_fits import fingerprints_of, kept, rows
 
 from underscript.errors import OutputError
 from underscript.selection.kept_rows import FOLDS, KeptRows
@@ -45,7 +45,7 @@ def test_rows_come_back_as_they_were_with_their_labels(folder, memory, batch):
         seen += places.tolist()
         assert (some.folds[places] == fold).all()
         np.testing.assert_array_equal(part.labels, some.given[places])
-        np.testing.assert_array_equal(part.prints, some.prints[places])
+        np.testing.assert_array_equal(part.fingerprints, some.fingerprints[places])
         for view, expected in zip(views, some.views, strict=True):
             np.testing.assert_array_equal(view, expected[places])
     assert sorted(seen) == list(range(300))
@@ -73,15 +73,17 @@ def test_beyond_the_budget_rows_are_in_a_file_that_leaves_nothing(folder):
 
 
 def test_equal_inputs_fall_in_one_fold_whatever_their_order():
-    prints = np.repeat(np.arange(1000, dtype=np.uint64), 3)
+    fingerprints = np.repeat(np.arange(1000, dtype=np.uint64), 3)
     order = np.random.default_rng(0).permutation(3000)
     prints_by_fold = []
-    for arriving in (prints, prints[order]):
+    for arriving in (fingerprints, fingerprints[order]):
         some = KeptRows(1, 1 << 30)
         for part in np.array_split(arriving, 7):
             labels = torch.zeros(len(part), dtype=torch.int64)
             some.add([{"fc": torch.zeros(len(part), 2)}], labels, part)
-        prints_by_fold.append([np.unique(some.part(fold).prints).tolist() for fold in range(FOLDS)])
+        prints_by_fold.append(
+            [np.unique(some.part(fold).fingerprints).tolist() for fold in range(FOLDS)]
+        )
     assert prints_by_fold[0] == prints_by_fold[1]
     assert sum(map(len, prints_by_fold[0])) == 1000
     assert all(280 < len(fold) < 390 for fold in prints_by_fold[0])
@@ -89,42 +91,42 @@ def test_equal_inputs_fall_in_one_fold_whatever_their_order():
 
 def test_some_rows_are_the_same_ones_whatever_the_order():
     some = rows(n=500, width=6, moved=1)
-    prints, expected = kept(some).some("fc", 100)
-    assert prints.shape == (100,)
-    assert (np.diff(prints.astype(object)) > 0).all()
+    fingerprints, expected = kept(some).some("fc", 100)
+    assert fingerprints.shape == (100,)
+    assert (np.diff(fingerprints.astype(object)) > 0).all()
     inputs = {tuple(row) for row in some.views[0].tolist()}
     assert {tuple(row) for row in expected.tolist()} < inputs
     for seed in range(3):
         other = some.taken(np.random.default_rng(seed).permutation(500))
         again, chosen = kept(other, batch=33, memory=1000).some("fc", 100)
-        np.testing.assert_array_equal(again, prints)
+        np.testing.assert_array_equal(again, fingerprints)
         assert torch.equal(chosen, expected)
 
 
 @pytest.mark.parametrize("size", [499, 500, 501, 10_000])
 def test_some_of_few_rows_are_all(size):
-    prints, chosen = kept(rows(n=500, width=6)).some("fc", size)
-    assert len(prints) == len(chosen) == min(size, 500)
+    fingerprints, chosen = kept(rows(n=500, width=6)).some("fc", size)
+    assert len(fingerprints) == len(chosen) == min(size, 500)
 
 
 def test_some_of_many_equal_inputs_are_as_many_as_asked():
     some = rows(n=90, width=6)
-    some.prints[:] = some.prints[0]
-    prints, chosen = kept(some).some("fc", 20)
-    assert len(prints) == len(chosen) == 20
+    some.fingerprints[:] = some.fingerprints[0]
+    fingerprints, chosen = kept(some).some("fc", 20)
+    assert len(fingerprints) == len(chosen) == 20
 
 
 def test_nothing_was_read():
     kept_rows = KeptRows(1, 100)
-    prints, chosen = kept_rows.some("fc", 5)
-    assert len(prints) == len(chosen) == 0
+    fingerprints, chosen = kept_rows.some("fc", 5)
+    assert len(fingerprints) == len(chosen) == 0
     assert [len(kept_rows.part(fold).labels) for fold in range(FOLDS)] == [0] * FOLDS
     assert list(kept_rows.blocks("fc", 0, [0])) == []
 
 
 def test_a_fold_may_be_empty(folder):
     some = rows(n=60)
-    some.prints = prints_of(np.zeros(60, dtype=int))
+    some.fingerprints = fingerprints_of(np.zeros(60, dtype=int))
     for memory in (1 << 30, 100):
         kept_rows = kept(some, memory)
         assert [len(kept_rows.part(fold).labels) for fold in range(FOLDS)] == [60, 0, 0]

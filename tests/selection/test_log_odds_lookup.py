@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from underscript.data.batches import Batch
-from underscript.data.fingerprints import prints_of
+from underscript.data.fingerprints import fingerprints_of
 from underscript.selection.log_odds_lookup import OutOfFoldLogOdds, SampleLookup
 
 N = 40
@@ -22,8 +22,10 @@ def never():
 
 
 def out_of_fold(index=True):
-    prints = prints_of(batch(np.arange(N)))
-    return OutOfFoldLogOdds(VALUES, SampleLookup(prints, np.arange(N) + 100 if index else None))
+    fingerprints = fingerprints_of(batch(np.arange(N)))
+    return OutOfFoldLogOdds(
+        VALUES, SampleLookup(fingerprints, np.arange(N) + 100 if index else None)
+    )
 
 
 def test_in_any_order_it_is_the_samples_own():
@@ -42,19 +44,19 @@ def test_of_inputs_that_are_drawn_anew_the_index_says_which_it_is():
 def test_all_inputs_tell_samples_apart_and_no_padding():
     same = torch.ones(N, 3)
     two = Batch((same, INPUTS), {}, None, None, N)
-    assert len(set(prints_of(two).tolist())) == N
+    assert len(set(fingerprints_of(two).tolist())) == N
     words = torch.randint(1, 9, (N, 5), generator=torch.Generator().manual_seed(0))
     kept = torch.arange(5) < 1 + torch.arange(N)[:, None] % 5
-    prints = []
+    fingerprints = []
     for before, after in ((0, 0), (0, 4), (2, 1)):
         pad = torch.nn.functional.pad
         ids = pad(words * kept, (before, after), value=7)
         mask = pad(kept.long(), (before, after))
         inputs = {"attention_mask": mask, "input_ids": ids}
-        prints.append(prints_of(Batch((), inputs, None, None, N)).tolist())
-    assert prints[0] == prints[1] == prints[2]
+        fingerprints.append(fingerprints_of(Batch((), inputs, None, None, N)).tolist())
+    assert fingerprints[0] == fingerprints[1] == fingerprints[2]
     distinct = {tuple(row[row > 0].tolist()) for row in words * kept}
-    assert len(set(prints[0])) == len(distinct)
+    assert len(set(fingerprints[0])) == len(distinct)
 
 
 def test_what_is_known_by_neither_is_asked_for():

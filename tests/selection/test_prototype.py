@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from plain_fits import fitted, prints_of, rows
+from plain_fits import fingerprints_of, fitted, rows
 
 from underscript.selection.fitting import Grid
 from underscript.selection.likelihood import likelihoods
@@ -51,7 +51,7 @@ def over_views(fit, views, folds):
 
 def test_candidates_are_the_prototypes(prototype, monkeypatch):
     some = rows(n=1500, width=20, n_classes=6, moved=3)
-    some.prints = prints_of(np.arange(1500) % 3)
+    some.fingerprints = fingerprints_of(np.arange(1500) % 3)
     test = torch.from_numpy(
         rows(n=1500, width=20, n_classes=6, moved=0, seed=0).views[0][::-1].copy()
     )

@@ -8,7 +8,7 @@ from torch import nn
 import underscript as us
 from underscript.activations.hooks import Tap
 from underscript.data.batches import Batch
-from underscript.data.fingerprints import prints_of
+from underscript.data.fingerprints import fingerprints_of
 from underscript.selection.kept_rows import KeptRows
 from underscript.selection.log_odds_lookup import SampleLookup
 from underscript.selection.replay import Replay
@@ -32,7 +32,7 @@ def kept(memory, size=30, logits=LOGITS):
         rows_kept.add(
             [rows],
             torch.zeros(len(at), dtype=torch.int64),
-            prints_of(batch(at)),
+            fingerprints_of(batch(at)),
             at + 100,
             logits[at],
         )
@@ -43,7 +43,9 @@ def kept(memory, size=30, logits=LOGITS):
 @pytest.mark.parametrize("size", [7, 30, 500])
 def test_rows_come_back_in_any_order(memory, size):
     rows_kept = kept(memory, size)
-    again = Replay(rows_kept, SampleLookup(rows_kept.prints, rows_kept.index), torch.device("cpu"))
+    again = Replay(
+        rows_kept, SampleLookup(rows_kept.fingerprints, rows_kept.index), torch.device("cpu")
+    )
     order = np.random.default_rng(0).permutation(N)
     for places in (np.arange(N), order, order[:1], np.arange(50, 90), np.array([3, 3, 4])):
         # Inputs that have changed since are known by their index.
@@ -57,7 +59,7 @@ def test_rows_come_back_in_any_order(memory, size):
 
 def test_what_was_not_read_is_not_known():
     rows_kept = kept(1 << 30)
-    again = Replay(rows_kept, SampleLookup(rows_kept.prints, None), torch.device("cpu"))
+    again = Replay(rows_kept, SampleLookup(rows_kept.fingerprints, None), torch.device("cpu"))
     some = INPUTS.clone()
     some[3] += 1
     assert again(batch([1, 2, 3], some), TAPS) is None

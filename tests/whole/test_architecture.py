@@ -54,7 +54,7 @@ def test_a_probe_of_ten_lines_is_in_the_table_of_probes(monkeypatch):
     layer = e6._Layer("input", rows[:600], rows[600:900])
     work = SimpleNamespace(plan=SimpleNamespace(variance=0.9, device="cpu"))
     found = {
-        record["probe"]: record["answers"]
+        record["probe"]: record["predictions"]
         for record in e6._probe(work, layer, y[:600], e6._Neighbours(layer), [])
     }
     assert set(found) >= {"masc", "lda", "median"}

@@ -48,7 +48,7 @@ def conflicting(
     given: Labels,
     predicted: Labels,
     suspects: NDArray[np.int64],
-    prints: NDArray[np.uint64],
+    fingerprints: NDArray[np.uint64],
     drawn: Sketches,
 ) -> NDArray[np.int64]:
     """Return for each sample another one with (nearly) its input and a different given label.
@@ -62,8 +62,8 @@ def conflicting(
         Classes.
     suspects : ndarray of int64
         Positions of flagged samples, the worst first.
-    prints : ndarray of uint64, shape (n,)
-        From `prints_of`.
+    fingerprints : ndarray of uint64, shape (n,)
+        From `fingerprints_of`.
     drawn : ndarray of float32, shape (n, 16) or (n, 0)
         From `sketches`.
 
@@ -72,7 +72,7 @@ def conflicting(
     ndarray of int64, shape (n,)
         Position of the other sample; −1 if there is none.
     """
-    partners = _equal(given, prints)
+    partners = _equal(given, fingerprints)
     limit = _limit(drawn)
     if limit == 0:
         return partners
@@ -94,10 +94,10 @@ def conflicting(
     return partners
 
 
-def _equal(given: Labels, prints: NDArray[np.uint64]) -> NDArray[np.int64]:
+def _equal(given: Labels, fingerprints: NDArray[np.uint64]) -> NDArray[np.int64]:
     """Find equal inputs with different labels."""
-    order = np.lexsort((given, prints))
-    starts = np.flatnonzero(np.r_[True, np.diff(prints[order]) != 0])
+    order = np.lexsort((given, fingerprints))
+    starts = np.flatnonzero(np.r_[True, np.diff(fingerprints[order]) != 0])
     sizes = np.diff(np.r_[starts, len(order)])
     # In each group, the samples with the smallest and the largest label.
     first = np.repeat(order[starts], sizes)

@@ -13,13 +13,13 @@ from ..utils.hashing import mixed_tensor, stream_of
 from .batches import Batch
 from .samples import named_inputs, word_mask
 
-__all__ = ["fingerprints_of", "number_of", "prints_of", "sample_numbers"]
+__all__ = ["fingerprints_of", "fingerprints_of_tensor", "number_of", "sample_numbers"]
 
 # Rows that are converted to 64-bit numbers at once.
 _BLOCK = 64
 
 
-def prints_of(batch: Batch) -> NDArray[np.uint64]:
+def fingerprints_of(batch: Batch) -> NDArray[np.uint64]:
     """Return a fingerprint of each sample's inputs, uint64 (n,); empty without tensors.
 
     All inputs count, whatever the order of their names; the padding of words does not.
@@ -28,7 +28,7 @@ def prints_of(batch: Batch) -> NDArray[np.uint64]:
     if not named:
         return np.empty(0, dtype=np.uint64)
     if len(named) == 1 and word_mask(batch) is None:
-        return fingerprints_of(next(iter(named.values())))
+        return fingerprints_of_tensor(next(iter(named.values())))
     return sample_numbers(batch, 0, 0).cpu().numpy().view(np.uint64)
 
 
@@ -56,7 +56,7 @@ def number_of(name: str) -> int:
     return zlib.crc32(name.encode())
 
 
-def fingerprints_of(inputs: Tensor) -> NDArray[np.uint64]:
+def fingerprints_of_tensor(inputs: Tensor) -> NDArray[np.uint64]:
     """Return the fingerprint of each row of one tensor, uint64 (n,).
 
     The sum of its bytes, four at a time, with random weights and modulo 2⁶⁴. Two different rows
@@ -81,7 +81,7 @@ def _weights(width: int) -> NDArray[np.uint64]:
 
 
 def _of_rows(value: Tensor) -> Tensor:
-    numbers = fingerprints_of(value).view(np.int64)
+    numbers = fingerprints_of_tensor(value).view(np.int64)
     return torch.from_numpy(numbers).to(value.device)
 
 

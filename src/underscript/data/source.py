@@ -22,7 +22,7 @@ from torch.utils.data import (
 )
 
 from ..data.batches import ArrayBatches, Batch, MappingBatches, as_batch, is_mapping, joined
-from ..data.fingerprints import prints_of
+from ..data.fingerprints import fingerprints_of
 from ..data.loaders import in_order, reading_of
 from ..errors import DataError, LabelError, UnderscriptError
 from ..utils.class_names import as_classes
@@ -250,16 +250,20 @@ class Source:
         reader = self._reader
         if not isinstance(reader, DataLoader) or not isinstance(reader.dataset, IterableDataset):
             return
-        prints = prints_of(batch)[:_COMPARED].tolist()
+        fingerprints = fingerprints_of(batch)[:_COMPARED].tolist()
         first = self._first
         if first is None:
-            self._first = prints if number == 0 else first
-        elif number == 0 and prints and first[: len(prints)] != prints[: len(first)]:
+            self._first = fingerprints if number == 0 else first
+        elif (
+            number == 0
+            and fingerprints
+            and first[: len(fingerprints)] != fingerprints[: len(first)]
+        ):
             raise DataError(
                 f"{self.role}: the data gave other samples when they were read again, so nothing "
                 "says which sample is which: yield (x, y, index), or always the same in one order"
             )
-        elif number == 1 and reader.num_workers > 1 and prints and prints == first:
+        elif number == 1 and reader.num_workers > 1 and fingerprints and fingerprints == first:
             raise DataError(
                 f"{self.role}: batches 0 and 1 are the same samples: each of the loader's "
                 f"{reader.num_workers} workers reads the whole stream. Let each read a part of it "

@@ -168,9 +168,9 @@ def _read_out(
             network(part.to(device)).cpu() for part in torch.split(torch.from_numpy(images), 2048)
         ]
     chances = torch.softmax(torch.cat(parts).double(), 1).numpy()
-    quality, answers = _margin(chances, given), chances.argmax(1)
+    quality, predictions = _margin(chances, given), chances.argmax(1)
     return LabelPrediction(
-        "softmax margin", quality, answers != given, answers, *_since(began, cpu)
+        "softmax margin", quality, predictions != given, predictions, *_since(began, cpu)
     )
 
 
@@ -201,9 +201,9 @@ def _alignment(layer: str, rows: NDArray[np.float32], given: Ints, seed: int) ->
         mixture = GaussianMixture(2, random_state=seed, reg_covar=1e-8).fit(values)
         clean = mixture.predict_proba(values)[:, int(mixture.means_[:, 0].argmax())]
         flags[members] = clean < 0.5
-    answers = np.asarray(classifier.predict(rows), dtype=np.int64)
+    predictions = np.asarray(classifier.predict(rows), dtype=np.int64)
     return LabelPrediction(
-        f"FINE alignment on {layer}", quality, flags, answers, *_since(began, cpu)
+        f"FINE alignment on {layer}", quality, flags, predictions, *_since(began, cpu)
     )
 
 
@@ -217,10 +217,10 @@ def _neighbours(layer: str, rows: NDArray[np.float32], given: Ints) -> LabelPred
     labels = given[nearest[others].reshape(len(given), NEIGHBOURS)]
     votes = np.zeros((len(given), int(given.max()) + 1))
     np.add.at(votes, (np.arange(len(given))[:, None], labels), 1 / NEIGHBOURS)
-    answers = votes.argmax(1)
+    predictions = votes.argmax(1)
     quality = votes[np.arange(len(given)), given]
     return LabelPrediction(
-        f"k-NN vote on {layer}", quality, answers != given, answers, *_since(began, cpu)
+        f"k-NN vote on {layer}", quality, predictions != given, predictions, *_since(began, cpu)
     )
 
 

@@ -78,8 +78,8 @@ def probe_layers(
         neighbours = _Neighbours(layer)
         for labels, y in kinds.items():
             for scores in _probe(work, layer, y, neighbours, not_run):
-                answers = scores.pop("answers")
-                accuracy = float((answers == data.test.true).mean())
+                predictions = scores.pop("predictions")
+                accuracy = float((predictions == data.test.true).mean())
                 rows.append({**about, "subspace_labels": labels, **scores, "accuracy": accuracy})
             if shapes:
                 geometries.append(
@@ -163,7 +163,7 @@ class _Neighbours:
         self._layer = layer
         self._search: tuple[NDArray[np.int64], float] | None = None
 
-    def answers(self, y: NDArray[np.int64]) -> dict[str, Any]:
+    def predictions(self, y: NDArray[np.int64]) -> dict[str, Any]:
         if self._search is None:
             probe = NearestNeighbours().fit(self._layer.train, y)
             started = time.perf_counter()
@@ -172,10 +172,10 @@ class _Neighbours:
             self._flops = probe.predict_flops(len(indices))
         indices, seconds = self._search
         started = time.perf_counter()
-        answers = vote(indices, y)
+        predictions = vote(indices, y)
         return {
             "probe": "knn",
-            "answers": answers,
+            "predictions": predictions,
             "fit_s": 0.0,
             "predict_s": seconds + time.perf_counter() - started,
             "fit_flops": 0.0,
@@ -191,7 +191,7 @@ def _probe(
     not_run: list[str],
 ) -> Iterator[dict[str, Any]]:
     """Fit each probe to a layer's rows and labels, and yield its predictions for test rows."""
-    yield neighbours.answers(y)
+    yield neighbours.predictions(y)
     share = work.plan.variance
     own: dict[str, ClassifierMixin] = {
         "masc": MinimumAngleSubspaceClassifier(variance=share),
@@ -203,15 +203,15 @@ def _probe(
         # The first prediction makes the decompositions, so that they count as fitting.
         probe.predict(layer.test[:1])
         fitted = time.perf_counter()
-        answers = probe.predict(layer.test)
+        predictions = probe.predict(layer.test)
         yield {
             "probe": name,
             "variance": share if name == "masc" else None,
             "rank": float(np.mean(probe.ranks_)),
-            "answers": answers,
+            "predictions": predictions,
             "fit_s": fitted - started,
             "predict_s": time.perf_counter() - fitted,
-            **_flops(name, probe.ranks_, layer.train.shape, len(answers)),
+            **_flops(name, probe.ranks_, layer.train.shape, len(predictions)),
         }
     width = layer.train.shape[1]
     started = time.perf_counter()
@@ -231,14 +231,14 @@ def _probe(
         else:
             baseline.fit(layer.train, y)
         fitted = time.perf_counter()
-        answers = baseline.predict(layer.test)
+        predictions = baseline.predict(layer.test)
         yield {
             "probe": name,
-            "answers": answers,
+            "predictions": predictions,
             "fit_s": fitted - started,
             "predict_s": time.perf_counter() - fitted,
             "fit_flops": baseline.fit_flops(len(y)),
-            "predict_flops": baseline.predict_flops(len(answers)),
+            "predict_flops": baseline.predict_flops(len(predictions)),
         }
 
 

@@ -150,7 +150,7 @@ class SubspaceClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """Return the position of each row's largest decision value, int64; rows are not checked."""
         return self.decide(rows).argmax(1)
 
-    def answers(
+    def predictions(
         self, rows: Float[Tensor, "n width"], given: Int[Tensor, " n"]
     ) -> tuple[Float[Tensor, "n classes"], Int[Tensor, " n"]]:
         """Return closeness, shape (n, K), and `nearest`.

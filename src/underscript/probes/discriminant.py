@@ -303,7 +303,7 @@ class RidgeDiscriminant(Baseline):
         """Return the position of each finite row's largest decision value, int64 (n,)."""
         return self.decide(rows).argmax(1)
 
-    def answers(
+    def predictions(
         self, rows: Float[Tensor, "n width"], given: Int[Tensor, " n"]
     ) -> tuple[Float[Tensor, "n classes"], Int[Tensor, " n"]]:
         """Return `closeness` and `nearest`."""

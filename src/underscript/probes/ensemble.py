@@ -105,7 +105,7 @@ class CombinedDiscriminant:
         """Return the position of each finite row's largest decision value, int64 (n,)."""
         return self.decide(rows).argmax(1)
 
-    def answers(
+    def predictions(
         self, rows: LayerRows, given: Int[Tensor, " n"]
     ) -> tuple[Float[Tensor, "n classes"], Int[Tensor, " n"]]:
         """Return `closeness` and `nearest`."""

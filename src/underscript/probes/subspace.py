@@ -147,7 +147,7 @@ class MinimumAngleSubspaceClassifier(SubspaceClassifier):
         """Return cos²θ_k; 0 for a class without a direction."""
         return self.decide(rows).clamp(min=0)
 
-    def answers(
+    def predictions(
         self, rows: Float[Tensor, "n width"], given: Int[Tensor, " n"]
     ) -> tuple[Float[Tensor, "n classes"], Int[Tensor, " n"]]:
         """Return closeness, shape (n, K), and `nearest`.

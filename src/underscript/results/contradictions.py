@@ -47,24 +47,24 @@ def cleaner_holdout(noise: Noise | None) -> str | None:
     )
 
 
-def overlaps(prints: Mapping[str, Prints]) -> tuple[list[str], list[str]]:
+def overlaps(fingerprints: Mapping[str, Prints]) -> tuple[list[str], list[str]]:
     """Return warnings and notes about inputs that are in two parts of the data.
 
     Overlaps are a warning if they could change an accuracy by more than its standard error.
 
     Parameters
     ----------
-    prints : mapping of str to ndarray of uint64
+    fingerprints : mapping of str to ndarray of uint64
         By role, ``"train"`` first, a fingerprint of each input; empty where there are none.
     """
     warnings: list[str] = []
     notes: list[str] = []
     names = {"train": "training data", "holdout": "hold-out", "test": "test data"}
-    for first, second in combinations(prints, 2):
-        inputs = prints[second]
-        if not len(inputs) or not len(prints[first]):
+    for first, second in combinations(fingerprints, 2):
+        inputs = fingerprints[second]
+        if not len(inputs) or not len(fingerprints[first]):
             continue
-        shared = int(np.isin(inputs, prints[first]).sum())
+        shared = int(np.isin(inputs, fingerprints[first]).sum())
         if not shared:
             continue
         line = (

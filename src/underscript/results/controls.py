@@ -24,7 +24,7 @@ from ..selection.task import Decoders, Task
 from ..utils.labels import Labels
 from ..utils.notes import Notes
 
-__all__ = ["step_of", "twin_at", "whole_twin"]
+__all__ = ["control_at_layers", "full_control", "step_of"]
 
 # Roughly how many samples a control is fitted to, and evaluated on.
 _SAMPLES = 5_000
@@ -35,7 +35,7 @@ Keep = Callable[[Labels], NDArray[np.bool_]]
 Records = list[dict[str, Any]]
 
 
-def twin_at(
+def control_at_layers(
     layers: Sequence[str],
     members: Mapping[str, Sequence[Candidate]],
     twin: nn.Module,
@@ -89,7 +89,7 @@ def _every_nth(source: Source) -> Keep | None:
     return lambda index: np.asarray(index % step == 0)
 
 
-def whole_twin(
+def full_control(
     twin: nn.Module,
     task: Task,
     voters: list[Place],

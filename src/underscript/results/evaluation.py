@@ -21,9 +21,9 @@ from ..selection.log_odds_lookup import OutOfFoldLogOdds
 from ..selection.observers import Agreement, Fingerprints, observe
 from ..selection.task import Decoders, Task
 from .examples import Worst
-from .issues import Answers
-from .observers import Confidence, LabelAnswers
-from .training_answers import TrainingAnswers
+from .issues import Predictions
+from .observers import Confidence, PredictionObserver
+from .training_predictions import TrainingPredictions
 
 __all__ = ["Evaluation", "evaluate", "predictions_later"]
 
@@ -38,9 +38,9 @@ class Evaluation:
         The most suspicious training samples.
     records : list of dict
         Rows of the table.
-    answers : list of Answers
+    predictions : list of Answers
         The chosen decoder's predictions for the training labels, in parts.
-    prints : dict of str to ndarray of uint64
+    fingerprints : dict of str to ndarray of uint64
         Fingerprints of the inputs, by role.
     wrong_label_share : float or None
         The share of wrong training labels, where the true ones are known.
@@ -56,8 +56,8 @@ class Evaluation:
 
     worst: Worst
     records: list[dict[str, Any]] = field(default_factory=list)
-    answers: list[Answers] = field(default_factory=list)
-    prints: dict[str, NDArray[np.uint64]] = field(default_factory=dict)
+    predictions: list[Predictions] = field(default_factory=list)
+    fingerprints: dict[str, NDArray[np.uint64]] = field(default_factory=dict)
     wrong_label_share: float | None = None
     calibration_error: float | None = None
     candidates: pd.DataFrame | None = None
@@ -102,7 +102,9 @@ def evaluate(
     role = source.role
     observers: list[Any] = []
     if role == "train" and chosen is not None:
-        observers.append(LabelAnswers(chosen, decoders[chosen], evaluation.worst, noise, unseen))
+        observers.append(
+            PredictionObserver(chosen, decoders[chosen], evaluation.worst, noise, unseen)
+        )
         if trial is not None:
             observers.append(trial.on_training_data(chosen))
     if role == "holdout" and trial is not None:
@@ -114,8 +116,8 @@ def evaluate(
     observers.append(Agreement(decoders))
     for observer in observe(network, task, source, observers, stage, seen=seen):
         match observer:
-            case LabelAnswers():
-                evaluation.answers += observer.parts()
+            case PredictionObserver():
+                evaluation.predictions += observer.parts()
                 evaluation.worst = observer.worst
             case DecodedAgreement():
                 evaluation.decoded = observer
@@ -124,7 +126,7 @@ def evaluate(
             case Confidence():
                 evaluation.calibration_error = observer.calibration_error()
             case Fingerprints():
-                evaluation.prints[role] = observer.all()
+                evaluation.fingerprints[role] = observer.all()
             case Agreement():
                 evaluation.records += observer.records("trained", task, decoders, role)
                 if role == "holdout":
@@ -141,14 +143,14 @@ def predictions_later(
     decoders: Decoders,
     evaluation: Evaluation,
     trial: ReadOutTrial | str,
-) -> Callable[[], TrainingAnswers]:
+) -> Callable[[], TrainingPredictions]:
     """Return a function that decodes the training data when somebody asks for that.
 
     It raises ModelError if the network has other weights by then.
     """
     weights = weights_of(network)
 
-    def ask() -> TrainingAnswers:
+    def ask() -> TrainingPredictions:
         if weights_of(network) != weights:
             raise ModelError(
                 "the training data have not been decoded yet, and the network has other weights "
@@ -172,8 +174,11 @@ def predictions_later(
             assert on_training.decoded is not None
             read_out = tried.finish(on_training.decoded, evaluation.on_holdout)
         records = [record for record in on_training.records if record["probe"] != "model"]
-        return TrainingAnswers(
-            records, Answers.together(on_training.answers), on_training.worst.examples(), read_out
+        return TrainingPredictions(
+            records,
+            Predictions.together(on_training.predictions),
+            on_training.worst.examples(),
+            read_out,
         )
 
     return ask

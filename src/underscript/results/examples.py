@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..data.batches import Batch, per_sample
 from ..errors import DataError
-from .issues import Answers
+from .issues import Predictions
 
 __all__ = ["SHOWN", "Example", "Worst", "load_examples", "save_examples"]
 
@@ -103,7 +103,7 @@ class Worst:
         self._kept: list[_Seen] = []
         self._n = 0
 
-    def add(self, batch: Batch, predictions: Answers) -> None:
+    def add(self, batch: Batch, predictions: Predictions) -> None:
         """Take in one batch and the decoder's predictions for it."""
         index = (
             np.arange(self._n, self._n + batch.size)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..data.batches import Batch
 from ..data.duplicates import Sketches, conflicting, sketches
-from ..data.fingerprints import prints_of
+from ..data.fingerprints import fingerprints_of
 from ..noise.estimate import Noise
 from ..utils.labels import Labels
 
@@ -38,12 +38,12 @@ PAIRS = 20
 
 
 @dataclass(frozen=True)
-class Answers:
+class Predictions:
     """A decoder's predictions for samples with given labels.
 
     All have n rows: `index` in the data set (None where no stable one is known); `given`,
     `predicted` and `second` classes (second choice); `quality` of the given label; `margin` and
-    `confidence` as in the table of label issues; `prints` and `drawn`, by which equal and
+    `confidence` as in the table of label issues; `fingerprints` and `drawn`, by which equal and
     nearly equal inputs are found. Nothing here grows with the number of classes.
     """
 
@@ -54,7 +54,7 @@ class Answers:
     quality: NDArray[np.float64]
     margin: NDArray[np.float64]
     confidence: NDArray[np.float64]
-    prints: NDArray[np.uint64]
+    fingerprints: NDArray[np.uint64]
     drawn: Sketches
 
     @classmethod
@@ -101,7 +101,7 @@ class Answers:
         return cls(
             index=batch.index,
             given=given,
-            prints=prints_of(batch),
+            fingerprints=fingerprints_of(batch),
             drawn=sketches(batch),
             **columns,
         )
@@ -130,7 +130,7 @@ class Answers:
         sure = self.confidence * np.exp(np.where(swapped, -self.margin, 0.0))
         suspects = np.flatnonzero(flags)
         suspects = suspects[np.argsort(self.quality[suspects], kind="stable")]
-        partner = conflicting(self.given, predicted, suspects, self.prints, self.drawn)
+        partner = conflicting(self.given, predicted, suspects, self.fingerprints, self.drawn)
         named = np.where(partner < 0, -1, index.to_numpy()[partner])
         columns = (
             flags,
@@ -166,7 +166,7 @@ class Answers:
         return flags
 
 
-class Gathered:
+class PredictionBuffer:
     """The predictions for many batches, in few large arrays.
 
     Small arrays, each allocated between the large temporary arrays of two batches, would leave
@@ -174,15 +174,15 @@ class Gathered:
     """
 
     def __init__(self) -> None:
-        self.parts: list[Answers] = []
+        self.parts: list[Predictions] = []
         self._chunk: dict[str, NDArray[Any]] = {}
         self._filled = 0
 
-    def add(self, predictions: Answers) -> None:
+    def add(self, predictions: Predictions) -> None:
         """Copy a batch's predictions."""
         columns: dict[str, NDArray[Any]] = {
             field.name: value
-            for field in fields(Answers)
+            for field in fields(Predictions)
             if (value := getattr(predictions, field.name)) is not None
         }
         n, done = len(predictions.given), 0
@@ -203,10 +203,10 @@ class Gathered:
         if self._filled:
             part: dict[str, Any] = {"index": None}
             part |= {name: values[: self._filled] for name, values in self._chunk.items()}
-            self.parts.append(Answers(**part))
+            self.parts.append(Predictions(**part))
         self._chunk, self._filled = {}, 0
 
-    def all(self) -> list[Answers]:
+    def all(self) -> list[Predictions]:
         """Return all predictions, in parts."""
         self._finish()
         return self.parts
@@ -241,7 +241,7 @@ def _of_closeness(decoder: Any, rows: Any, given: Labels) -> tuple[Any, ...]:
     margin) / 2: between 0 and 1, below one half where the decoder prefers another class.
     """
     labels = torch.from_numpy(given)
-    closeness, nearest = decoder.answers(rows, labels)
+    closeness, nearest = decoder.predictions(rows, labels)
     predicted = nearest.cpu()
     values = closeness.double().cpu()
     own = values.gather(1, labels[:, None])[:, 0]
@@ -252,7 +252,7 @@ def _of_closeness(decoder: Any, rows: Any, given: Labels) -> tuple[Any, ...]:
     below = float(np.nextafter(0.5, 0))
     quality = torch.where(contradicted, quality.clamp(max=below), quality.clamp(min=0.5))
     # Only the class asked for and the nearest other are exact, so ask again for the second choice.
-    again = decoder.answers(rows, predicted)[0].double().cpu()
+    again = decoder.predictions(rows, predicted)[0].double().cpu()
     second = _without(again, predicted).argmax(1)
     confidence = again.gather(1, predicted[:, None])[:, 0]
     return tuple(part.numpy() for part in (predicted, second, quality, margin, confidence))

@@ -14,12 +14,12 @@ from ..selection.choice import Key
 from ..selection.log_odds_lookup import OutOfFoldLogOdds
 from ..selection.observers import Observed
 from .examples import Worst
-from .issues import Answers, Gathered
+from .issues import PredictionBuffer, Predictions
 
-__all__ = ["Confidence", "LabelAnswers"]
+__all__ = ["Confidence", "PredictionObserver"]
 
 
-class LabelAnswers:
+class PredictionObserver:
     """A decoder's prediction for each sample with its given label, and the worst samples.
 
     Parameters
@@ -47,12 +47,17 @@ class LabelAnswers:
         self.key, self.worst = key, worst
         self._decoder, self._unseen = decoder, unseen
         self._origins = None if noise is None else came_from(noise)
-        self._gathered = Gathered()
-        self._others: list[Answers] = []
+        self._gathered = PredictionBuffer()
+        self._others: list[Predictions] = []
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what other processes have too."""
-        kept = {"_decoder": None, "_unseen": None, "_origins": None, "_gathered": Gathered()}
+        kept = {
+            "_decoder": None,
+            "_unseen": None,
+            "_origins": None,
+            "_gathered": PredictionBuffer(),
+        }
         return {**self.__dict__, **kept, "_others": self.parts()}
 
     def see(self, batch: Observed) -> None:
@@ -61,9 +66,9 @@ class LabelAnswers:
         inputs = rows_for(self.key.layer, rows.layers)
         if self._unseen is not None and self._origins is not None:
             values = self._unseen.of(rows.batch, partial(self._decoder.decide, inputs))
-            predictions = Answers.of_values(values, given, rows.batch, self._origins)
+            predictions = Predictions.of_values(values, given, rows.batch, self._origins)
         else:
-            predictions = Answers.of(self._decoder, inputs, given, rows.batch)
+            predictions = Predictions.of(self._decoder, inputs, given, rows.batch)
         self._gathered.add(predictions)
         self.worst.add(rows.batch, predictions)
         batch.predicted[self.key] = predictions.predicted
@@ -73,7 +78,7 @@ class LabelAnswers:
         self._others += other.parts()
         self.worst.merge(other.worst)
 
-    def parts(self) -> list[Answers]:
+    def parts(self) -> list[Predictions]:
         """Return the predictions, in parts."""
         return self._gathered.all() + self._others
 

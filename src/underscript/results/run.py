@@ -21,7 +21,7 @@ from .decoder import Decoder
 from .examples import Example
 from .export import pred_probs
 from .issues import confused_pairs
-from .training_answers import TrainingAnswers, add_training_answers, flagged
+from .training_predictions import TrainingPredictions, add_training_predictions, flagged
 
 
 class Run:
@@ -58,7 +58,7 @@ class Run:
         read_out: ReadOut | str | None = "",
         odds: Tensor | None = None,
         noise: Noise | None = None,
-        later: Callable[[], TrainingAnswers] | None = None,
+        later: Callable[[], TrainingPredictions] | None = None,
     ):
         self.table, self._summary, self.best = table, summary, best
         self.candidates, self.geometry, self._examples = candidates, geometry, list(examples)
@@ -110,10 +110,10 @@ class Run:
         self._later = None
         rows = pd.DataFrame(training.records).assign(selected=True)[list(TABLE_COLUMNS)]
         self.table = pd.concat([self.table, rows], ignore_index=True)
-        self._known_issues = issues = training.answers.table(None)
+        self._known_issues = issues = training.predictions.table(None)
         self._examples = flagged(training.examples, issues)
         self._known_read_out = training.read_out
-        add_training_answers(self._summary, rows, issues, None, training.read_out)
+        add_training_predictions(self._summary, rows, issues, None, training.read_out)
 
     @property
     def verdict(self) -> str:

@@ -25,8 +25,13 @@ from .contradictions import at_chance, cleaner_holdout
 from .decoder import Decoder
 from .evaluation import Evaluation
 from .examples import Example
-from .issues import Answers
-from .training_answers import TrainingAnswers, accuracy_of, add_training_answers, flagged
+from .issues import Predictions
+from .training_predictions import (
+    TrainingPredictions,
+    accuracy_of,
+    add_training_predictions,
+    flagged,
+)
 from .verdict import verdict
 
 __all__ = ["Findings", "run_of"]
@@ -76,7 +81,7 @@ class Findings:
     survival: Memory | None
     readers: Sequence[str]
     members: Mapping[str, Sequence[Candidate]]
-    later: Callable[[], TrainingAnswers] | None
+    later: Callable[[], TrainingPredictions] | None
 
 
 def run_of(
@@ -104,7 +109,9 @@ def run_of(
     """
     noise, best = findings.noise, findings.best
     issues = (
-        None if findings.later is not None else Answers.together(evaluation.answers).table(noise)
+        None
+        if findings.later is not None
+        else Predictions.together(evaluation.predictions).table(noise)
     )
     table = _table(evaluation.records, findings.selection.key)
     own, chosen = table[table["probe"] == "model"], table[table["selected"]]
@@ -156,7 +163,7 @@ def run_of(
     summary["verdict"] = verdict(summary, table)
     shown: Sequence[Example] = ()
     if issues is not None and findings.read_out is not None:
-        add_training_answers(summary, chosen, issues, noise, findings.read_out)
+        add_training_predictions(summary, chosen, issues, noise, findings.read_out)
         shown = flagged(evaluation.worst.examples(), issues)
     return {
         "table": table,

@@ -111,7 +111,7 @@ class LayersFit:
     ----------
     labels : list of Tensor of int64, shape (n_k,)
         Given labels by fold, 0 … C − 1, all of which occur.
-    prints : list of ndarray of uint64, shape (n_k,)
+    fingerprints : list of ndarray of uint64, shape (n_k,)
         Fingerprints of inputs, by fold.
     counts : Tensor of int64, shape (FOLDS, C)
         Labels of all processes.
@@ -127,7 +127,7 @@ class LayersFit:
     task: Task
     settings: Settings
     labels: list[Tensor]
-    prints: list[NDArray[np.uint64]]
+    fingerprints: list[NDArray[np.uint64]]
     counts: Tensor
     classes: Tensor
     n_features: int
@@ -148,7 +148,7 @@ class LayersFit:
             task,
             settings,
             [place[part.labels] for part in parts],
-            [part.prints for part in parts],
+            [part.fingerprints for part in parts],
             counts[:, classes],
             classes,
             n_features,
@@ -177,7 +177,7 @@ class LayersFit:
         # of the same number is the fold.
         turns = [
             torch.from_numpy((mixed(p) // np.uint64(FOLDS) >> np.uint64(2)).astype(np.int64))
-            for p in self.prints
+            for p in self.fingerprints
         ]
         scale = None if lift or units is None else units[1]
         fitted = LayerFit(
@@ -295,11 +295,11 @@ def _whole_scores(
 
 def _some_rows(kept: KeptRows, layer: str, task: Task) -> Tensor:
     """Return rows of the same few samples in every process."""
-    prints_of, rows_of = kept.some(layer, _LOOKED_AT)
-    gathered = task.processes.gather((prints_of, rows_of.cpu()))
-    prints = np.concatenate([part[0] for part in gathered])
+    fingerprints_of, rows_of = kept.some(layer, _LOOKED_AT)
+    gathered = task.processes.gather((fingerprints_of, rows_of.cpu()))
+    fingerprints = np.concatenate([part[0] for part in gathered])
     rows = torch.cat([part[1].to(task.device) for part in gathered])
-    order = np.argsort(prints, kind="stable")[:_LOOKED_AT]
+    order = np.argsort(fingerprints, kind="stable")[:_LOOKED_AT]
     return rows[torch.from_numpy(order).to(rows.device)]
 
 
@@ -330,10 +330,15 @@ def _gathered_fits(
     steps: int,
 ) -> Fits:
     """Return the scores of all processes, each candidate's brought to one scale."""
-    labels, prints, classes, task = shared.labels, shared.prints, shared.classes, shared.task
+    labels, fingerprints, classes, task = (
+        shared.labels,
+        shared.fingerprints,
+        shared.classes,
+        shared.task,
+    )
     place, processes = places_of(classes, task.n_classes), task.processes
     # Ordered by fingerprint, so that no later selection depends on the order of the data.
-    all_prints = processes.gather(np.concatenate([part[::steps] for part in prints]))
+    all_prints = processes.gather(np.concatenate([part[::steps] for part in fingerprints]))
     order = torch.from_numpy(np.argsort(mixed(np.concatenate(all_prints)), kind="stable"))
     given = torch.cat(processes.gather(torch.cat([part[::steps] for part in labels])))[order]
     plain, moved = [], []

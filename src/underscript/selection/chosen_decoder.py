@@ -147,7 +147,7 @@ class Chosen:
 
     @cached_property
     def _known(self) -> SampleLookup:
-        return SampleLookup(self.kept.prints, self.kept.index)
+        return SampleLookup(self.kept.fingerprints, self.kept.index)
 
     def replay(self, role: str) -> Replay | None:
         """Return the kept rows of the training data or the hold-out, if there are any."""
@@ -157,7 +157,7 @@ class Chosen:
             return Replay(self.kept, self._known, self.task.device)
         if role == "holdout" and self.held is not None:
             rows = self.held.kept
-            return Replay(rows, SampleLookup(rows.prints, rows.index), self.task.device)
+            return Replay(rows, SampleLookup(rows.fingerprints, rows.index), self.task.device)
         return None
 
     def candidates(self, test: Source | None) -> pd.DataFrame:

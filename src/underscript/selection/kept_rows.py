@@ -32,13 +32,13 @@ class Part:
         Given labels.
     places : Tensor of int64, shape (n,)
         Each sample's place among all that this process read.
-    prints : ndarray of uint64, shape (n,)
+    fingerprints : ndarray of uint64, shape (n,)
         Fingerprints of the inputs.
     """
 
     labels: Tensor
     places: Tensor
-    prints: NDArray[np.uint64]
+    fingerprints: NDArray[np.uint64]
 
 
 @dataclass
@@ -132,7 +132,7 @@ class KeptRows:
         self,
         views: Sequence[dict[str, Tensor]],
         labels: Tensor,
-        prints: NDArray[np.uint64],
+        fingerprints: NDArray[np.uint64],
         index: NDArray[np.int64] | None = None,
         logits: Tensor | None = None,
     ) -> None:
@@ -142,11 +142,11 @@ class KeptRows:
         in the data set, if known. With `logits` (n, K) of the inputs as they are, `again` returns
         rows later.
         """
-        if len(prints) != len(labels):
+        if len(fingerprints) != len(labels):
             # Inputs without a tensor are identified by place, so no two count as equal.
             places = np.arange(self.n, self.n + len(labels)) if index is None else index
-            prints, self.has_fingerprints = places.astype(np.uint64), False
-        folds = torch.from_numpy((mixed(prints) % np.uint64(self.folds)).astype(np.int64))
+            fingerprints, self.has_fingerprints = places.astype(np.uint64), False
+        folds = torch.from_numpy((mixed(fingerprints) % np.uint64(self.folds)).astype(np.int64))
         here = [torch.nonzero(folds == fold)[:, 0] for fold in range(self.folds)]
         for view, layers in enumerate(views):
             for name, rows in layers.items():
@@ -158,7 +158,7 @@ class KeptRows:
         for fold, at in enumerate(here):
             self._labels[fold].append(labels[at])
             self._places[fold].append(at + self.n)
-            self._prints[fold].append(prints[at.numpy()])
+            self._prints[fold].append(fingerprints[at.numpy()])
         self._index.append(index)
         self.n += len(labels)
         if self._bytes > self.memory and not self.spilled:
@@ -220,12 +220,12 @@ class KeptRows:
         return np.concatenate(known) if known and len(known) == len(self._index) else None
 
     @property
-    def prints(self) -> NDArray[np.uint64]:
+    def fingerprints(self) -> NDArray[np.uint64]:
         """The fingerprints of all samples, in the order in which they came."""
         all_prints = np.empty(self.n, dtype=np.uint64)
         for fold in range(self.folds):
             part = self.part(fold)
-            all_prints[part.places.numpy()] = part.prints
+            all_prints[part.places.numpy()] = part.fingerprints
         return all_prints
 
     @property
@@ -263,11 +263,11 @@ class KeptRows:
 
         So the samples are the same whatever the order of the data.
         """
-        prints = [mixed(self.part(fold).prints) for fold in range(self.folds)]
-        all_prints = np.sort(np.concatenate(prints))
+        fingerprints = [mixed(self.part(fold).fingerprints) for fold in range(self.folds)]
+        all_prints = np.sort(np.concatenate(fingerprints))
         last = all_prints[min(size, len(all_prints)) - 1] if len(all_prints) else np.uint64(0)
         some_rows, some_prints = [], []
-        for fold, fold_prints in enumerate(prints):
+        for fold, fold_prints in enumerate(fingerprints):
             start = 0
             for (rows,) in self.blocks(layer, fold, [0]):
                 at = np.flatnonzero(fold_prints[start : start + len(rows)] <= last)

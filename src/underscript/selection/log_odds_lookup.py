@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..data.batches import Batch
-from ..data.fingerprints import prints_of
+from ..data.fingerprints import fingerprints_of
 
 __all__ = ["OutOfFoldLogOdds", "SampleLookup"]
 
@@ -22,13 +22,13 @@ class SampleLookup:
 
     Attributes
     ----------
-    prints : ndarray of uint64, shape (n,)
+    fingerprints : ndarray of uint64, shape (n,)
         Fingerprints of the inputs, in the order in which they were read.
     index : ndarray of int64, shape (n,), or None
         The samples' places in the data set, if known.
     """
 
-    prints: NDArray[np.uint64]
+    fingerprints: NDArray[np.uint64]
     index: NDArray[np.int64] | None
 
     def of(self, batch: Batch) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
@@ -37,9 +37,9 @@ class SampleLookup:
         Samples whose input has changed since are recognised by their index.
         """
         at, is_known = np.zeros(batch.size, dtype=np.int64), np.zeros(batch.size, dtype=bool)
-        prints = prints_of(batch)
-        if len(prints) == batch.size:
-            at, is_known = _looked_up(self._by_print, prints)
+        fingerprints = fingerprints_of(batch)
+        if len(fingerprints) == batch.size:
+            at, is_known = _looked_up(self._by_print, fingerprints)
         if not is_known.all() and self._by_index is not None and batch.index is not None:
             other, known = _looked_up(self._by_index, batch.index)
             at, is_known = np.where(is_known, at, other), is_known | known
@@ -47,7 +47,7 @@ class SampleLookup:
 
     @cached_property
     def _by_print(self) -> tuple[NDArray[Any], NDArray[np.int64]]:
-        return _sorted(self.prints)
+        return _sorted(self.fingerprints)
 
     @cached_property
     def _by_index(self) -> tuple[NDArray[Any], NDArray[np.int64]] | None:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..activations.stream import Rows, Seen, stream
-from ..data.fingerprints import prints_of
+from ..data.fingerprints import fingerprints_of
 from ..data.source import Source
 from ..errors import DataError
 from ..probes.ensemble import COMBINED, rows_for
@@ -219,7 +219,7 @@ class Fingerprints:
 
     def see(self, batch: Observed) -> None:
         """Take a batch's inputs."""
-        self._parts.append(prints_of(batch.rows.batch))
+        self._parts.append(fingerprints_of(batch.rows.batch))
 
     def merge(self, other: Self) -> None:
         """Add another process's."""

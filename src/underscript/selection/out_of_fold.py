@@ -65,9 +65,9 @@ def gathered_values(
     parts = [kept.part(fold) for fold in range(FOLDS)]
     place = places_of(fits.classes, task.n_classes)
     labels = place[torch.cat([part.labels for part in parts])]
-    prints = np.concatenate([part.prints for part in parts])
+    fingerprints = np.concatenate([part.fingerprints for part in parts])
     gathered = task.processes.gather(
-        (values[:: fits.steps], labels[:: fits.steps], prints[:: fits.steps])
+        (values[:: fits.steps], labels[:: fits.steps], fingerprints[:: fits.steps])
     )
     order = np.argsort(mixed(np.concatenate([part[2] for part in gathered])), kind="stable")
     at = torch.from_numpy(order)

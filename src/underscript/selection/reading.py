@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..activations.perturbation import Perturbation
 from ..activations.stream import Rows, stream_views
 from ..data.batches import Batch
-from ..data.fingerprints import prints_of
+from ..data.fingerprints import fingerprints_of
 from ..data.source import Source
 from ..utils.labels import Labels
 from .kept_rows import FOLDS, KeptRows
@@ -40,10 +40,16 @@ class Held:
     keep: Tensor | None = None
 
     @property
-    def prints(self) -> NDArray[np.uint64]:
+    def fingerprints(self) -> NDArray[np.uint64]:
         """The fingerprints of those samples; empty if inputs have none."""
-        prints = self.kept.prints if self.kept.has_fingerprints else np.empty(0, dtype=np.uint64)
-        return prints if self.keep is None or not len(prints) else prints[self.keep.numpy()]
+        fingerprints = (
+            self.kept.fingerprints if self.kept.has_fingerprints else np.empty(0, dtype=np.uint64)
+        )
+        return (
+            fingerprints
+            if self.keep is None or not len(fingerprints)
+            else fingerprints[self.keep.numpy()]
+        )
 
     def take(self, some: Tensor) -> "Held":
         """Return the samples for which `some`, bool (m,), is true."""
@@ -101,7 +107,7 @@ class RowsKeeper:
         """Keep a batch's rows."""
         batch, layers = views[0].batch, [each.layers for each in views]
         self.kept.add(
-            layers, torch.from_numpy(labels), prints_of(batch), batch.index, views[0].logits
+            layers, torch.from_numpy(labels), fingerprints_of(batch), batch.index, views[0].logits
         )
 
 

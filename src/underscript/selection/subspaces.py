@@ -56,7 +56,7 @@ class Fitted:
         The decoders, and those fitted without the held-out tenth, if that was asked for.
     own : Agreement
         How often the network itself agrees with the labels.
-    prints : Fingerprints
+    fingerprints : Fingerprints
         Of all inputs.
     kept : Kept or None
         The rows, if they were wanted and there was room.
@@ -67,7 +67,7 @@ class Fitted:
     decoders: Decoders
     selecting: Decoders
     own: Agreement
-    prints: Fingerprints
+    fingerprints: Fingerprints
     kept: Kept | None
     labels: NDArray[np.int64]
 
@@ -94,7 +94,7 @@ def fit_subspaces(
     kept = _kept(statistics, parts) if again else None
     indices: list[Labels] = []
     counts = torch.zeros(task.n_classes, dtype=torch.int64)
-    agreement, prints = Agreement(), Fingerprints()
+    agreement, fingerprints = Agreement(), Fingerprints()
     with task.processes.together():
         for rows, *others in stream_views(
             network,
@@ -111,7 +111,7 @@ def fit_subspaces(
             if rows.batch.index is not None:
                 indices.append(rows.batch.index)
             counts += torch.bincount(torch.from_numpy(labels["given"]), minlength=task.n_classes)
-            for observer in (agreement, prints):
+            for observer in (agreement, fingerprints):
                 observer.see(Observed(rows, labels))
             if kept is not None:
                 kept.add(rows)
@@ -126,7 +126,12 @@ def fit_subspaces(
     notes.missing(counts)
     decoders, selecting = _decomposed(statistics, parts, task, notes, who)
     return Fitted(
-        decoders, selecting, merged(agreement, task), merged(prints, task), kept, counts.numpy()
+        decoders,
+        selecting,
+        merged(agreement, task),
+        merged(fingerprints, task),
+        kept,
+        counts.numpy(),
     )
 
 

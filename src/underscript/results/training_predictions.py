@@ -9,20 +9,20 @@ import pandas as pd
 from ..noise.estimate import Noise
 from ..repair.read_out import ReadOut
 from .examples import Example
-from .issues import Answers, summarised
+from .issues import Predictions, summarised
 
-__all__ = ["TrainingAnswers", "accuracy_of", "add_training_answers", "flagged"]
+__all__ = ["TrainingPredictions", "accuracy_of", "add_training_predictions", "flagged"]
 
 
 @dataclass(frozen=True)
-class TrainingAnswers:
+class TrainingPredictions:
     """The chosen decoder's predictions for the training data.
 
     Attributes
     ----------
     records : list of dict
         Rows of the table.
-    answers : Answers
+    predictions : Answers
         The predictions for each sample.
     examples : list of Example
         The most suspicious ones.
@@ -31,12 +31,12 @@ class TrainingAnswers:
     """
 
     records: list[dict[str, Any]]
-    answers: Answers
+    predictions: Predictions
     examples: Sequence[Example]
     read_out: ReadOut | str
 
 
-def add_training_answers(
+def add_training_predictions(
     summary: dict[str, Any],
     chosen: pd.DataFrame,
     issues: pd.DataFrame,
