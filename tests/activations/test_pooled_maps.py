@@ -177,6 +177,7 @@ def test_maps_whose_channels_come_last_stay_as_they_are():
     assert list(captured(Last(), torch.randn(9, 3, 8, 8))) == ["input", "norm"]
 
 
+@pytest.mark.slow
 def test_a_decoder_of_grids_is_saved_restored_and_exported(tmp_path):
     x, y = pictures(80), torch.arange(80) % models.CLASSES
     torch.manual_seed(0)
@@ -203,7 +204,9 @@ def test_a_decoder_of_grids_is_saved_restored_and_exported(tmp_path):
         us.load(tmp_path / "run", model=model)
 
 
-@pytest.mark.parametrize("pool", ["2x2", "3x2", "1x1"])
+@pytest.mark.parametrize(
+    "pool", ["3x2", *(pytest.param(pool, marks=pytest.mark.slow) for pool in ("2x2", "1x1"))]
+)
 def test_an_exported_decoder_pools_sizes_that_do_not_divide(pool, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime", reason="the extra underscript[onnx]")
     x, y = pictures(60)[:, :, :29, :31], torch.arange(60) % models.CLASSES

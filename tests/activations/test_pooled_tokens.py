@@ -244,6 +244,7 @@ def test_a_mask_that_is_none_is_one_clear_line(mask, says):
 # Through the whole of decode ----------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_result_does_not_depend_on_the_padding():
     data = texts(120)
     found = [

@@ -187,6 +187,7 @@ def test_audit_shows_suspicious_labels_first(folder, capsys):
     assert out.index("label quality") < out.index("Decoded, given labels")
 
 
+@pytest.mark.slow
 def test_an_earlier_run_is_replaced_and_report_made_again(folder, capsys):
     assert main(decode("--holdout", "mine.py:val", "--out", "run")) == 0
     assert main(decode("--holdout", "mine.py:val", "--out", "run", "--no-controls")) == 0
@@ -201,8 +202,10 @@ def test_an_earlier_run_is_replaced_and_report_made_again(folder, capsys):
 @pytest.mark.parametrize(
     ("command", "arguments", "kept"),
     [
-        ("decode", [], {"perturb": "noise", "views": 3}),
-        ("decode", ["--perturb", "none"], {"perturb": None, "views": 3}),
+        pytest.param("decode", [], {"perturb": "noise", "views": 3}, marks=pytest.mark.slow),
+        pytest.param(
+            "decode", ["--perturb", "none"], {"perturb": None, "views": 3}, marks=pytest.mark.slow
+        ),
         ("audit", ["--perturb", "mine.py:nudged", "--views", "1"], {"perturb": "own", "views": 1}),
     ],
 )
@@ -422,6 +425,7 @@ def test_a_killed_process_leaves_no_rows_behind(folder, tmp_path_factory):
     assert os.listdir(spill) == []
 
 
+@pytest.mark.slow
 def test_memory_decides_the_path_and_is_told(folder, capsys, monkeypatch):
     for statistics, path in ((10**9, "moments"), (1, "rows")):
         models.shared_out(monkeypatch, statistics=statistics)

@@ -60,6 +60,7 @@ def test_separate_labels_stand_in_for_labels_that_the_data_lack():
     assert_same(decode(list(X), labels=GIVEN, true_labels=TRUE), WITH_LABELS)
 
 
+@pytest.mark.slow
 @settings(max_examples=5, deadline=None)
 @given(size=st.integers(1, N + 5))
 def test_the_batch_size_changes_nothing(size):

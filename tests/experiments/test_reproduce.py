@@ -41,6 +41,7 @@ def test_each_unit_finds_what_it_needs():
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("made", "run"), [("small", 1), pytest.param("finished", 2, marks=pytest.mark.slow)]
 )

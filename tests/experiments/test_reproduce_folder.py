@@ -167,6 +167,7 @@ def test_workers_end_with_the_process_that_started_them(tmp_path):
         time.sleep(0.1)
 
 
+@pytest.mark.slow
 def test_a_damaged_network_is_trained_again_and_said(small_copy, caplog):
     plan, out, first = small_copy
     folder = out / "cells" / "c0.6-run1"

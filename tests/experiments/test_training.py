@@ -89,7 +89,8 @@ def test_a_machine_that_cannot_compile_says_so(random_images, monkeypatch):
         )
 
 
-@pytest.mark.parametrize("arch", ["mlp", pytest.param("cnn", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", ["mlp", "cnn"])
 def test_the_quick_preset_memorises_wrong_labels_of_digits(arch):
     digits = load_digits()
     images = torch.from_numpy(digits.images[:150]).float().div(8).sub(1).unsqueeze(1)

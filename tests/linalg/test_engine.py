@@ -426,7 +426,7 @@ def test_moments_that_exceed_the_budget_are_kept_as_rows():
 def test_rows_wait_in_buffers_of_bounded_size():
     made = ClassMoments(50, 64)
     made.update(torch.rand(2000, 64), torch.arange(2000) % 50)
-    held = sum(waiting.nbytes for waiting in made._waiting.values())
+    held = sum(moment._waiting.nbytes for moment in made._moments.values())
     assert held <= moments.WAITING
 
 

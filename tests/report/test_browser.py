@@ -46,7 +46,10 @@ def report(tmp_path_factory) -> Callable[[str], Path]:
     return page
 
 
-@pytest.mark.parametrize("name", ["digits", "evil", "deep", "bare"])
+@pytest.mark.parametrize(
+    "name",
+    ["digits", *(pytest.param(name, marks=pytest.mark.slow) for name in ("evil", "deep", "bare"))],
+)
 def test_a_report_opens_quietly_in_windows_of_any_kind(browser, name, report):
     path = report(name)
     for width, scheme in ((390, "light"), (1280, "light"), (1280, "dark")):

@@ -205,6 +205,7 @@ def test_many_classes_are_cut_to_the_most_confused():
     assert {"40", "50"} <= set(shown)
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 def test_they_open_quietly_and_shut_nobody_out(browser, axe, folders, tmp_path):
     (tmp_path / "beside.html").write_text(beside())

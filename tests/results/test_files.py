@@ -72,6 +72,7 @@ def test_what_reads_the_input_alone_needs_no_network(tmp_path):
     assert read.best.predict(X).tolist() == written.best.predict(X).tolist()
 
 
+@pytest.mark.slow
 def test_a_decoder_of_layers_asks_for_its_network(tmp_path):
     written = us.decode(
         models.build("mlp", seed=3), (X, GIVEN), layers="relu1", controls=False, progress=False
@@ -90,6 +91,7 @@ def test_a_loaded_run_can_be_saved_again(saved, tmp_path):
 
 
 # Of 80 samples of an untrained network nothing is told surely.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:no label seems wrong")
 def test_a_tap_of_a_later_call_or_part_comes_back(tmp_path):
     for name, layer in (("residual", "layer1.0.relu#0"), ("attention", "attn[0]")):

@@ -295,7 +295,7 @@ print(json.dumps(held("VmHWM") - before))
 @pytest.mark.parametrize(
     ("n", "width", "classes", "hold", "budget"),
     [
-        (3_000, 1_500, 3, 30_000, 330_000_000),
+        pytest.param(3_000, 1_500, 3, 30_000, 330_000_000, marks=pytest.mark.slow),
         pytest.param(4_000, 40, 300, 2_000, 700_000_000, marks=pytest.mark.slow),
     ],
     ids=["a large hold-out", "many classes"],

@@ -74,6 +74,7 @@ def test_kind_21_standard_output_is_full(table, tmp_path):
     assert str(tmp_path / "run") in done.stderr
 
 
+@pytest.mark.slow
 def test_kind_21_standard_output_is_closed(table, tmp_path):
     done = subprocess.run(
         [

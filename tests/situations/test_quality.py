@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from situation_data import situation
 
 import underscript as us
-from situation_data import situation
 
 PAGE = Path(__file__).parents[2] / "docs" / "label-issues.md"
 

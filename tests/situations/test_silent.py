@@ -305,7 +305,12 @@ def test_kind_8_a_compiled_network_is_read_like_the_original():
 
 
 @pytest.mark.parametrize(
-    "norm", [parametrizations.weight_norm, old_weight_norm, parametrizations.spectral_norm]
+    "norm",
+    [
+        parametrizations.weight_norm,
+        pytest.param(old_weight_norm, marks=pytest.mark.slow),
+        pytest.param(parametrizations.spectral_norm, marks=pytest.mark.slow),
+    ],
 )
 def test_kind_9_the_input_of_a_parametrized_read_out_is_a_layer(norm):
     net = mlp()
@@ -407,7 +412,7 @@ def test_kind_14_a_clean_holdout_contradicts_noisy_training_labels():
     assert noise["rate"] > 0.1 or "cleaner" in d.verdict
 
 
-@pytest.mark.parametrize("share", [1.0, 0.3])
+@pytest.mark.parametrize("share", [pytest.param(1.0, marks=pytest.mark.slow), 0.3])
 def test_kind_15_test_data_that_were_trained_on_are_told(share):
     net, data = situation()
     some = int(len(data.x) * share)

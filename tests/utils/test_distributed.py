@@ -137,7 +137,7 @@ def alone(folder):
 @pytest.mark.parametrize(
     ("processes", "kind", "train", "disk"),
     [
-        (2, "tenth", "train", ""),
+        pytest.param(2, "tenth", "train", "", marks=pytest.mark.slow),
         pytest.param(4, "holdout", "train", "", marks=pytest.mark.slow),
         pytest.param(2, "holdout", "loader", "1", marks=pytest.mark.slow),
         pytest.param(4, "tenth", "train", "1", marks=pytest.mark.slow),

@@ -43,6 +43,7 @@ def test_an_unknown_case_is_one_line(wrong):
     assert len([line for line in done.stderr.splitlines() if "error" in line]) == 1
 
 
+@pytest.mark.slow
 def test_the_check_on_a_gpu_runs_small_on_the_processor():
     script = ROOT / "tools" / "gpu_check.sh"
     done = subprocess.run(

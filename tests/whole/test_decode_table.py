@@ -248,7 +248,9 @@ def test_training_rows_may_be_left_to_the_chosen_decoder():
 # Two ways to the same decoders --------------------------------------------------------------
 
 
-@pytest.mark.parametrize("holdout", [None, (HOLD_X, HOLD_GIVEN)])
+@pytest.mark.parametrize(
+    "holdout", [None, pytest.param((HOLD_X, HOLD_GIVEN), marks=pytest.mark.slow)]
+)
 def test_a_layer_kept_as_rows_gives_the_table_of_one_summed_as_moments(monkeypatch, holdout):
     def as_moments(n_classes: int, width: int, *_rest: Any, **_options: Any) -> ClassMoments:
         return ClassMoments(n_classes, width)

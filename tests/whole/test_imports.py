@@ -64,6 +64,7 @@ def test_every_public_name_is_there(name):
     assert scope[name] is thing
 
 
+@pytest.mark.slow
 def test_no_module_takes_the_place_of_a_function():
     # `import underscript.x` sets the package's attribute x, whatever stood there.
     modules = {module.name for module in pkgutil.iter_modules(us.__path__)}
