@@ -269,7 +269,8 @@ import numpy as np
 import torch
 from test_issues import even, noise
 from underscript.data.batches import Batch
-from underscript.issues import Answers, Gathered, came_from, summarised
+from underscript.noise.posterior import came_from
+from underscript.results.issues import PredictionBuffer, Predictions, summarised
 
 n, k, size = SAMPLES, CLASSES, 1_000
 said = noise(even(k, 0.3))
@@ -281,14 +282,14 @@ def part(start):
     given = np.arange(start, start + size) % k
     values[torch.arange(size), torch.from_numpy(given)] += 4
     batch = Batch((values[:, :40],), {}, None, np.arange(start, start + size), size)
-    return Answers.of_values(values, given, batch, origins)
+    return Predictions.of_values(values, given, batch, origins)
 
 part(0)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-gathered = Gathered()
+gathered = PredictionBuffer()
 for start in range(0, n, size):
     gathered.add(part(start))
-table = Answers.together(gathered.all()).table(said)
+table = Predictions.together(gathered.all()).table(said)
 grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
 assert len(table) == n
 assert summarised(table, said)["flagged"] > 0

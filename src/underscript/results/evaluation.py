@@ -38,7 +38,7 @@ class Evaluation:
         The most suspicious training samples.
     records : list of dict
         Rows of the table.
-    predictions : list of Answers
+    predictions : list of Predictions
         The chosen decoder's predictions for the training labels, in parts.
     fingerprints : dict of str to ndarray of uint64
         Fingerprints of the inputs, by role.

@@ -103,6 +103,10 @@ class Worst:
         self._kept: list[_Seen] = []
         self._n = 0
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what other processes have too, and what may not be pickled."""
+        return {**self.__dict__, "show": None}
+
     def add(self, batch: Batch, predictions: Predictions) -> None:
         """Take in one batch and the decoder's predictions for it."""
         index = (

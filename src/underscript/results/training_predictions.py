@@ -22,7 +22,7 @@ class TrainingPredictions:
     ----------
     records : list of dict
         Rows of the table.
-    predictions : Answers
+    predictions : Predictions
         The predictions for each sample.
     examples : list of Example
         The most suspicious ones.
