@@ -364,7 +364,7 @@ assert unchecked == {"fit", "partial_fit", "set_tensors", "fit_together", "_deco
 import numpy as np
 import torch
 from underscript import MinimumAngleSubspaceClassifier, PrincipalVectorClassifier
-from underscript.bases import unit_rows
+from underscript.linalg.bases import unit_rows
 from underscript.moments import ClassMoments
 
 try:

@@ -1,1 +1,5 @@
-"""Repair a network: rewrite its last layer, retrain it, or write it as one module."""
+"""A repaired network: its last layer rewritten, retrained, or written as one module."""
+
+from .read_out import ReadOut, Target, find_read_out, relabelled, transfer
+
+__all__ = ["ReadOut", "Target", "find_read_out", "relabelled", "transfer"]
