@@ -1,20 +1,25 @@
 """Run one batch through a network: its layout in memory, and how many samples at once."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..data.batches import Batch
-from ..errors import ModelError
+from ..data.samples import MASK, shortened, word_mask
+from ..errors import ModelError, UnderscriptError
 from .hooks import Tapped, extract_logits
 
 __all__ = ["Runner", "at_once", "forward", "placed"]
 
 # Images per run: so many stay in a processor's cache, with their feature maps.
 _IMAGES = 64
+# Texts per run, sorted by length, so that little of their padding is left.
+_TEXTS = 64
 # Samples compared in both layouts, and the allowed difference relative to the largest value.
 _COMPARED, _ALIKE = 4, 1e-4
 
@@ -25,6 +30,10 @@ class Runner:
     On a CPU, a network with convolutions runs about twice as fast if images are stored pixel by
     pixel (channels last) and few are processed at once. The first images show whether the network
     accepts that layout: one that calls ``view`` may not.
+
+    Texts with a mask are run some at a time, sorted by length, without the padding that all of them
+    have at their end. The first texts that have padding show whether the network gives the same
+    values without it: one that averages over all places does not.
 
     Parameters
     ----------
@@ -37,7 +46,7 @@ class Runner:
     divisible : bool
         Whether a batch may be run in parts.
     tries : bool
-        Whether the first images may be run more than once; otherwise all run as they come.
+        Whether the first samples may be run more than once; otherwise all run as they come.
     """
 
     def __init__(
@@ -54,12 +63,17 @@ class Runner:
         convolves = any(isinstance(module, nn.Conv2d) for module in model.modules())
         self._images = tries and device.type == "cpu" and convolves
         self._pixels: bool | None = None
+        self._words = tries and divisible
+        self._ignores_padding: bool | None = None
 
     def __call__(self, batch: Batch, where: str) -> tuple[dict[str, Tensor], Tensor]:
         """Return rows (n, width) of each tapped layer, and logits (n, K), on the device."""
         images = self._images and _is_images(batch)
         if not images:
-            return self._once(batch, where, False)
+            lengths = _lengths_of(batch) if self._words else None
+            if lengths is None:
+                return self._once(batch, where, False)
+            return self._by_length(batch, lengths, where)
         if self._pixels is None:
             self._pixels = self._takes_pixels(batch, where)
         size = _IMAGES if self.divisible else batch.size
@@ -67,10 +81,41 @@ class Runner:
             self._once(batch.part(slice(start, start + size)), where, self._pixels)
             for start in range(0, batch.size, size)
         ]
-        if len(parts) == 1:
-            return parts[0]
-        layers = {name: torch.cat([part[0][name] for part in parts]) for name in parts[0][0]}
-        return layers, torch.cat([part[1] for part in parts])
+        return _joined(parts)
+
+    def _by_length(
+        self, batch: Batch, lengths: NDArray[np.int64], where: str
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Run texts of similar length together, without the padding at their end."""
+        order = np.argsort(lengths, kind="stable")
+        width = batch.kwargs[MASK].shape[1]
+        if self._ignores_padding is None and lengths[order[0]] < width:
+            self._ignores_padding = self._same_without_padding(batch, order, lengths, where)
+        if not self._ignores_padding:
+            return self._once(batch, where, False)
+        parts = []
+        for start in range(0, batch.size, _TEXTS):
+            places = order[start : start + _TEXTS]
+            some = shortened(batch.at(places), max(1, int(lengths[places[-1]])))
+            parts.append(self._once(some, where, False))
+        layers, logits = _joined(parts)
+        back = torch.from_numpy(np.argsort(order, kind="stable")).to(self.device)
+        return {name: rows[back] for name, rows in layers.items()}, logits[back]
+
+    def _same_without_padding(
+        self, batch: Batch, order: NDArray[np.int64], lengths: NDArray[np.int64], where: str
+    ) -> bool:
+        """Return whether the network gives the same values for the shortest texts, cut."""
+        places = order[:_COMPARED]
+        some = batch.at(places)
+        before = self._once(some, where, False)
+        try:
+            cut = shortened(some, max(1, int(lengths[places[-1]])))
+            after = self._once(cut, where, False)
+        except UnderscriptError:
+            self.tapped.forget()
+            return False
+        return _alike(before, after)
 
     def _once(self, batch: Batch, where: str, pixels: bool) -> tuple[dict[str, Tensor], Tensor]:
         self.tapped.see_input(batch, where)
@@ -89,12 +134,39 @@ class Runner:
         except ModelError:
             self.tapped.forget()
             return False
-        pairs = [(before[1], after[1]), *((before[0][name], after[0][name]) for name in before[0])]
-        return all(
-            torch.allclose(a, b, rtol=0, atol=_ALIKE * float(a.abs().max()), equal_nan=True)
-            for a, b in pairs
-            if a.numel()
-        )
+        return _alike(before, after)
+
+
+def _joined(
+    parts: Sequence[tuple[dict[str, Tensor], Tensor]],
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Return the rows and logits of several runs as those of one."""
+    if len(parts) == 1:
+        return parts[0]
+    layers = {name: torch.cat([part[0][name] for part in parts]) for name in parts[0][0]}
+    return layers, torch.cat([part[1] for part in parts])
+
+
+def _alike(
+    before: tuple[dict[str, Tensor], Tensor], after: tuple[dict[str, Tensor], Tensor]
+) -> bool:
+    """Return whether two runs of the same samples gave the same rows and logits."""
+    pairs = [(before[1], after[1]), *((before[0][name], after[0][name]) for name in before[0])]
+    return all(
+        a.shape == b.shape
+        and torch.allclose(a, b, rtol=0, atol=_ALIKE * float(a.abs().max()), equal_nan=True)
+        for a, b in pairs
+        if a.numel() or b.numel()
+    )
+
+
+def _lengths_of(batch: Batch) -> NDArray[np.int64] | None:
+    """Return each text's length up to its last word, int64 (n,); None if nothing tells it."""
+    mask = word_mask(batch)
+    if mask is None or not mask.numel():
+        return None
+    places = torch.arange(1, mask.shape[1] + 1, device=mask.device)
+    return np.asarray((mask * places).amax(1).cpu().numpy(), dtype=np.int64)
 
 
 def at_once(

@@ -40,8 +40,11 @@ class Batch:
 
     def take(self, keep: NDArray[np.bool_]) -> "Batch":
         """Return the samples for which `keep` is true, as a smaller batch."""
-        chosen = np.flatnonzero(keep)
-        return self._cut(chosen, torch.from_numpy(chosen), len(chosen))
+        return self.at(np.flatnonzero(keep))
+
+    def at(self, places: NDArray[np.int64]) -> "Batch":
+        """Return the samples at some places, in that order."""
+        return self._cut(places, torch.from_numpy(places), len(places))
 
     def _cut(self, some: Any, rows: slice | Tensor, size: int) -> "Batch":
         def cut(value: Any) -> Any:

@@ -9,7 +9,15 @@ from torch import Tensor
 
 from .batches import Batch, per_sample
 
-__all__ = ["MASK", "WORD_IDS", "inputs_of", "named_inputs", "with_inputs", "word_mask"]
+__all__ = [
+    "MASK",
+    "WORD_IDS",
+    "inputs_of",
+    "named_inputs",
+    "shortened",
+    "with_inputs",
+    "word_mask",
+]
 
 # Tokenizers' names for the mask of words that are not padding, and for the words themselves.
 MASK = "attention_mask"
@@ -37,6 +45,20 @@ def word_mask(batch: Batch) -> Bool[Tensor, "n tokens"] | None:
     if not isinstance(mask, Tensor) or mask.ndim != 2 or mask.shape[0] != batch.size:
         return None
     return mask != 0 if bool(((mask == 0) | (mask == 1)).all()) else None
+
+
+def shortened(batch: Batch, length: int) -> Batch:
+    """Return a batch of words of which only the first `length` places are left.
+
+    Every tensor that has as many columns as the mask is cut.
+    """
+    width = batch.kwargs[MASK].shape[1]
+    cut = {
+        name: value[:, :length]
+        for name, value in named_inputs(batch).items()
+        if value.ndim > 1 and value.shape[1] == width
+    }
+    return with_inputs(batch, cut)
 
 
 def inputs_of(batch: Batch) -> tuple[list[Tensor], list[Tensor]]:
