@@ -402,6 +402,7 @@ def test_the_module_finds_the_mask_by_name_or_place(pool, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:no label seems wrong")
 def test_an_exported_decoder_leaves_padding_out(tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime", reason="the extra underscript[onnx]")
     found = decode(loader(texts(80), length=8), layers="blocks.*", pool=("first", "mean", "last"))
