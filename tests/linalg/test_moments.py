@@ -355,17 +355,18 @@ def checked(function):
 
 with install_import_hook(
     ["underscript." + name for name in (
-        "moments", "rows", "spectra", "screening", "bases", "_classifier", "subspace"
+        "linalg.moments", "linalg.second_moment", "linalg.rows", "linalg.spectra",
+        "linalg.screening", "linalg.bases", "probes.classifier", "probes.subspace",
     )],
     "__main__.checked",
 ):
-    import underscript.subspace
+    import underscript.probes.subspace
 assert unchecked == {"fit", "partial_fit", "set_tensors", "fit_together", "_decompose"}, unchecked
 import numpy as np
 import torch
 from underscript import MinimumAngleSubspaceClassifier, PrincipalVectorClassifier
 from underscript.linalg.bases import unit_rows
-from underscript.moments import ClassMoments
+from underscript.linalg.moments import ClassMoments
 
 try:
     unit_rows(torch.zeros(3))
