@@ -29,6 +29,7 @@ from .results.geometry import geometry
 from .results.issues import Predictions
 from .results.summary import Findings, run_of
 from .selection import Key, Selection, held_out_tenth, select
+from .selection.budget import Sizes
 from .selection.chosen_decoder import Chosen, choose
 from .selection.decoded_read_out import decoded_read_out
 from .selection.observers import Agreement, Fingerprints, observe
@@ -76,7 +77,7 @@ class Traced:
     asked: list[str]
     read: list[Place]
     target: Target | str
-    sizes: Any
+    sizes: Sizes
     tried: int
     plan: Plan
     bar: Progress

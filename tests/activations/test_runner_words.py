@@ -89,6 +89,21 @@ def test_a_network_that_padding_matters_to_is_run_as_it_is(way):
     assert {shape for shape in net.seen if shape[0] > 4} == {(100, WIDTH), (N, WIDTH)}
 
 
+@pytest.mark.parametrize("way", ["all places", "last place"])
+def test_texts_without_padding_show_nothing(way):
+    # Only one text of the first batch has padding, so that a cut to the longest of several is none.
+    net = Net(way)
+    ids, mask = IDS.clone(), MASK.clone()
+    ids[1:100], mask[1:100] = ids[1:100].clamp(min=1), 1
+    data = {"input_ids": ids, "attention_mask": mask, "labels": torch.zeros(N).long()}
+    with undisturbed(net):
+        source = Source(data, "train", batch_size=100)
+        parts = list(stream(net, source, [TAP], CPU, stage="test"))
+    logits = torch.cat([rows.logits for rows in parts])
+    with torch.no_grad():
+        torch.testing.assert_close(logits, net(ids, mask), rtol=1e-5, atol=1e-6)
+
+
 def test_batches_of_ones_own_and_hooks_that_count_run_as_they_come():
     net = Net()
     run(net, whole=True)

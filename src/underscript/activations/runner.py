@@ -70,7 +70,8 @@ class Runner:
         """Return rows (n, width) of each tapped layer, and logits (n, K), on the device."""
         images = self._images and _is_images(batch)
         if not images:
-            lengths = _lengths_of(batch) if self._words else None
+            cuts = self._words and self._ignores_padding is not False
+            lengths = _lengths_of(batch) if cuts else None
             if lengths is None:
                 return self._once(batch, where, False)
             return self._by_length(batch, lengths, where)
@@ -89,8 +90,11 @@ class Runner:
         """Run texts of similar length together, without the padding at their end."""
         order = np.argsort(lengths, kind="stable")
         width = batch.kwargs[MASK].shape[1]
-        if self._ignores_padding is None and lengths[order[0]] < width:
-            self._ignores_padding = self._same_without_padding(batch, order, lengths, where)
+        if self._ignores_padding is None:
+            # A text without padding shows nothing.
+            short = order[:_COMPARED][lengths[order[:_COMPARED]] < width]
+            if len(short):
+                self._ignores_padding = self._same_without_padding(batch, short, lengths, where)
         if not self._ignores_padding:
             return self._once(batch, where, False)
         parts = []
@@ -103,10 +107,9 @@ class Runner:
         return {name: rows[back] for name, rows in layers.items()}, logits[back]
 
     def _same_without_padding(
-        self, batch: Batch, order: NDArray[np.int64], lengths: NDArray[np.int64], where: str
+        self, batch: Batch, places: NDArray[np.int64], lengths: NDArray[np.int64], where: str
     ) -> bool:
-        """Return whether the network gives the same values for the shortest texts, cut."""
-        places = order[:_COMPARED]
+        """Return whether the network gives the same values for some padded texts, cut."""
         some = batch.at(places)
         before = self._once(some, where, False)
         try:

@@ -76,8 +76,10 @@ class SecondMoment:
         self.sums += other.sums.to(self.sums)
         if second is None:
             return
-        second = second.to(self.sums.device, copy=True)
-        self._second = second if self._second is None else self._second.add_(second)
+        if self._second is None:
+            self._second = second.to(self.sums.device, copy=True)
+        else:
+            self._second += second.to(self.sums.device)
 
     def second(self) -> Float[Tensor, "width width"] | None:
         """Return ``Σ x xᵀ``, right on and above the diagonal; None before there are rows."""

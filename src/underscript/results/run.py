@@ -27,23 +27,7 @@ from .training_predictions import TrainingPredictions, add_training_predictions,
 class Run:
     """The result of a decode: everything that a run folder keeps, and what follows from it.
 
-    Attributes
-    ----------
-    table : pandas.DataFrame
-        One row per network (``model``: ``trained`` or its ``random`` twin) × layer × probe ×
-        variance share × subspace labels × split × kind of label, with ``rank`` (mean over
-        classes), ``n``, ``accuracy`` (0 to 1) and ``selected``. The network's own read-out is the
-        probe ``model`` of the layer ``output``.
-    best : Decoder
-        The decoder chosen without clean labels.
-    candidates : pandas.DataFrame or None
-        The candidates for the best decoder, one row each: ``round`` (0: fitted to the given
-        labels), ``layer``, ``n_features``, ``ridge``, ``criterion`` (the larger, the better),
-        ``chosen``, and ``test_accuracy``, which plays no part in the choice. None with
-        ``auto=False``.
-    geometry : pandas.DataFrame or None
-        Sizes of the class subspaces of the trained network's layers, and the angles between them;
-        see `underscript.geometry.geometry`. None without MASC among the probes.
+    Its attributes are described where users meet them, in `underscript.Decoding`.
     """
 
     def __init__(
