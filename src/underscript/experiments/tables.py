@@ -5,6 +5,7 @@ from typing import Any
 
 import pandas as pd
 
+from ..utils.files import TABLE_COLUMNS
 from .plan import Cell, Plan
 from .units import ONE_COMPONENT
 from .work import Work
@@ -23,17 +24,7 @@ COLUMNS = (
     "experiment",
     "corruption",
     "run",
-    "model",
-    "layer",
-    "width",
-    "probe",
-    "variance",
-    "subspace_labels",
-    "rank",
-    "split",
-    "labels",
-    "n",
-    "accuracy",
+    *(column for column in TABLE_COLUMNS if column != "selected"),
     "fit_s",
     "predict_s",
     "fit_flops",

@@ -21,7 +21,7 @@ from ..activations.trace import Place, Survey
 from ..errors import DataError, ModelError
 from ..probes.discriminant import Linear
 from ..selection.choice import Key, clearly_best
-from ..selection.observers import Observed
+from ..selection.observers import Observed, Observer
 from ..utils.options import BIASES, WEIGHTS
 
 __all__ = [
@@ -280,17 +280,16 @@ class ReadOutTrial:
         return ReadOut(self.target.module, self.target.layer, chosen, reason + ".", tried, tensors)
 
 
-class DecodedAgreement:
+class DecodedAgreement(Observer):
     """Counts the training samples on which each option predicts what the chosen decoder does."""
+
+    local = ("_trial",)
 
     def __init__(self, trial: ReadOutTrial, key: Key):
         self._trial: ReadOutTrial | None = trial
         self._key = key
         self.n = 0
         self.agreed: Tensor | int = 0
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_trial": None}
 
     def see(self, batch: Observed) -> None:
         """Count a batch whose labels the decoder has predicted."""
@@ -305,15 +304,14 @@ class DecodedAgreement:
         self.agreed, self.n = self.agreed + other.agreed, self.n + other.n
 
 
-class HoldoutAgreement:
+class HoldoutAgreement(Observer):
     """Records for which samples of a hold-out each option predicts the noisy label."""
+
+    local = ("_trial",)
 
     def __init__(self, trial: ReadOutTrial):
         self._trial: ReadOutTrial | None = trial
         self._parts: list[Tensor] = []
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_trial": None}
 
     def see(self, batch: Observed) -> None:
         """Record a batch."""

@@ -18,7 +18,7 @@ from ..noise.estimate import Noise
 from ..repair.read_out import DecodedAgreement, HoldoutAgreement, ReadOut, ReadOutTrial
 from ..selection.choice import Key
 from ..selection.log_odds_lookup import OutOfFoldLogOdds
-from ..selection.observers import Agreement, Fingerprints, observe
+from ..selection.observers import Agreement, Fingerprints, Observer, observe
 from ..selection.task import Decoders, Task
 from .examples import Worst
 from .issues import Predictions
@@ -100,7 +100,7 @@ def evaluate(
         Rows that are known already: the network does not run for them.
     """
     role = source.role
-    observers: list[Any] = []
+    observers: list[Observer] = []
     if role == "train" and chosen is not None:
         observers.append(
             PredictionObserver(chosen, decoders[chosen], evaluation.worst, noise, unseen)

@@ -12,14 +12,14 @@ from ..noise.posterior import came_from
 from ..probes.ensemble import rows_for
 from ..selection.choice import Key
 from ..selection.log_odds_lookup import OutOfFoldLogOdds
-from ..selection.observers import Observed
+from ..selection.observers import Observed, Observer
 from .examples import Worst
 from .issues import PredictionBuffer, Predictions
 
 __all__ = ["Confidence", "PredictionObserver"]
 
 
-class PredictionObserver:
+class PredictionObserver(Observer):
     """A decoder's prediction for each sample with its given label, and the worst samples.
 
     Parameters
@@ -36,6 +36,8 @@ class PredictionObserver:
         The decoder's out-of-fold predictions.
     """
 
+    local = ("_decoder", "_unseen", "_origins")
+
     def __init__(
         self,
         key: Key,
@@ -51,14 +53,9 @@ class PredictionObserver:
         self._others: list[Predictions] = []
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out what other processes have too."""
-        kept = {
-            "_decoder": None,
-            "_unseen": None,
-            "_origins": None,
-            "_gathered": PredictionBuffer(),
-        }
-        return {**self.__dict__, **kept, "_others": self.parts()}
+        """Send all predictions in parts."""
+        sent = {"_gathered": PredictionBuffer(), "_others": self.parts()}
+        return {**super().__getstate__(), **sent}
 
     def see(self, batch: Observed) -> None:
         """Predict the labels of a batch."""
@@ -83,7 +80,7 @@ class PredictionObserver:
         return self._gathered.all() + self._others
 
 
-class Confidence:
+class Confidence(Observer):
     """How sure a decoder is, and whether it is right.
 
     Parameters
@@ -94,12 +91,11 @@ class Confidence:
         The decoder.
     """
 
+    local = ("_decoder",)
+
     def __init__(self, key: Key, decoder: Any):
         self._key, self._decoder = key, decoder
         self._parts: list[tuple[Tensor, Tensor]] = []
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_decoder": None}
 
     def see(self, batch: Observed) -> None:
         """Measure the confidence on a batch."""

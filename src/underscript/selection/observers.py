@@ -1,8 +1,9 @@
 """Observers see every batch of one pass over data: they count how often decoders are right."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -41,21 +42,29 @@ class Observed:
     predicted: dict[Key, Labels] = field(default_factory=dict)
 
 
-class Observer(Protocol):
-    """Sees every batch of a pass; observers of several processes are merged at its end."""
+class Observer(ABC):
+    """Sees every batch of a pass; what several processes saw is merged at its end."""
 
+    # Attributes that are not sent to other processes, which have their own.
+    local: ClassVar[tuple[str, ...]] = ()
+
+    @abstractmethod
     def see(self, batch: Observed) -> None:
         """Look at a batch."""
 
+    @abstractmethod
     def merge(self, other: Self) -> None:
-        """Add the observer of another process, whose share comes later in the data."""
+        """Add what another process's observer saw, which comes later in the data."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, **dict.fromkeys(self.local)}
 
 
 def observe(
     network: nn.Module,
     task: Task,
     source: Source,
-    observers: Sequence[Any],
+    observers: Sequence[Observer],
     stage: str,
     *,
     keep: Callable[[Labels], NDArray[np.bool_]] | None = None,
@@ -107,7 +116,7 @@ def observe(
     return [merged(observer, task) for observer in observers]
 
 
-def merged(observer: Any, task: Task) -> Any:
+def merged(observer: Observer, task: Task) -> Any:
     """Return an observer, merged over all processes."""
     first, *others = task.processes.gather(observer)
     for other in others:
@@ -115,7 +124,7 @@ def merged(observer: Any, task: Task) -> Any:
     return first
 
 
-class Agreement:
+class Agreement(Observer):
     """How often each decoder, and the network itself, agrees with each kind of label.
 
     Predictions that an earlier observer has computed are not computed again.
@@ -126,6 +135,8 @@ class Agreement:
         The decoders to count.
     """
 
+    local = ("_by_layer",)
+
     def __init__(self, decoders: Decoders | None = None) -> None:
         self.n = 0
         self.right: dict[tuple[Key | None, str], int] = {}
@@ -133,9 +144,6 @@ class Agreement:
         self._by_layer: dict[str, Decoders] = {}
         for key, decoder in (decoders or {}).items():
             self._by_layer.setdefault(key.layer, {})[key] = decoder
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_by_layer": {}}
 
     @property
     def scores(self) -> list[Score]:
@@ -211,7 +219,7 @@ class Agreement:
         return rows
 
 
-class Fingerprints:
+class Fingerprints(Observer):
     """A number for each input, by which it is recognised in other data."""
 
     def __init__(self) -> None:
