@@ -55,28 +55,27 @@ class Decoding(Run):
         self.complete()
         write_report(Path(path), self)
 
-    def save(self, folder: str | os.PathLike[str], *, onnx: bool = False) -> None:
+    def save(self, folder: str | os.PathLike[str], *, network: bool = True) -> None:
         """Write a run folder, whole or not at all; an earlier run there is replaced.
 
         Parameters
         ----------
         folder : path
             A new folder, or an earlier run's.
-        onnx : bool
-            Also write the decoder with its network as an ONNX file: then a loaded run can predict
-            without the model's class. It needs the extra ``onnx``.
+        network : bool
+            Keep the network with the decoder, as a list of torch's operators and their weights:
+            then a loaded run predicts without the model's class. Where that is not possible,
+            ``summary["recorded"]`` says why.
 
         Raises
         ------
         OutputError
             If the folder exists and is not a run, or cannot be written.
-        DataError, ModelError
-            If the ONNX file cannot be made; see `Decoder.export`.
         """
         with fresh_folder(Path(folder), is_run) as work:
-            self.write_into(work, onnx=onnx)
+            self.write_into(work, network=network)
 
-    def write_into(self, folder: Path, *, onnx: bool = False) -> None:
+    def write_into(self, folder: Path, *, network: bool = True) -> None:
         """Write the files of a run into an existing empty folder; see `save`."""
         self.complete()
         run = RunParts(
@@ -89,7 +88,7 @@ class Decoding(Run):
             self.examples,
             self._read_out(),
         )
-        write_run(run, folder, onnx=onnx)
+        write_run(run, folder, network=network)
         self.report(folder / "report.html")
 
 
@@ -101,8 +100,8 @@ def load(folder: str | os.PathLike[str], model: nn.Module | None = None) -> Deco
     folder : path
         Written by `Decoding.save` or the command line.
     model : torch.nn.Module, optional
-        The network, for `Decoding.best` to predict with. Without it the ONNX file predicts, if the
-        run was saved with one (and the extra ``onnx`` is installed).
+        The network. Without it `Decoding.best` predicts with what was kept of the network in the
+        run; the methods that change the network need it.
 
     Returns
     -------

@@ -23,7 +23,9 @@ from ..errors import DataError, ModelError
 from ..probes.classifier import SubspaceClassifier
 from ..probes.ensemble import COMBINED, CombinedDiscriminant, rows_for
 from ..repair.module import DecodedModule
-from ..repair.onnx import CHECKED, OnnxClassifier, export_onnx
+from ..repair.onnx import export_onnx
+from ..repair.recording import RecordedDecoder
+from ..repair.tracing import CHECKED
 from ..selection import Key
 from ..utils.device import device_of
 from ..utils.progress import Progress
@@ -50,9 +52,9 @@ class Decoder:
         How inputs were changed to choose it; None after loading.
     inputs : tuple of str or None
         Names of the model's inputs when it was decoded; places of those without a name.
-    onnx : OnnxClassifier, str or None
-        Predicts in place of the network, or the reason why it cannot; None unless the run was
-        loaded without a network.
+    recorded : RecordedDecoder, str or None
+        Predicts in place of the network, or the reason why the run folder has no such recording;
+        None unless the run was loaded without a network.
     """
 
     def __init__(
@@ -64,7 +66,7 @@ class Decoder:
         model: nn.Module | None,
         *,
         example: Batch | None = None,
-        onnx: OnnxClassifier | str | None = None,
+        recorded: RecordedDecoder | str | None = None,
         perturbation: Perturbation | None = None,
         inputs: Sequence[str] | None = None,
     ):
@@ -73,7 +75,7 @@ class Decoder:
         self.inputs = tuple(named_inputs(example)) if example is not None else inputs
         self.taps, self.layer, self.probe = tuple(taps), layer, probe
         self.estimator, self.model = estimator, model
-        self.example, self.onnx = example, onnx
+        self.example, self.recorded = example, recorded
 
     @classmethod
     def of(
@@ -106,6 +108,11 @@ class Decoder:
         """Names of the layers that are read."""
         return tuple(tap.name for tap in self.taps)
 
+    @property
+    def reads_only_input(self) -> bool:
+        """Whether it reads nothing but the network's input, so that it needs no network."""
+        return all(tap.side == "model" for tap in self.taps)
+
     def __repr__(self) -> str:
         return f"Decoder(layer={self.layer!r}, estimator={self.estimator!r})"
 
@@ -137,10 +144,10 @@ class Decoder:
         changes = self._changes(views)
         source = Source(x, "inputs", labelled=False)
         parts = []
-        if not changes and self.model is None and isinstance(self.onnx, OnnxClassifier):
+        if not changes and self.model is None and isinstance(self.recorded, RecordedDecoder):
             for batch in source.batches():
                 self._check(batch)
-                parts.append(self.onnx.decide(batch))
+                parts.append(self.recorded.decide(batch))
             return np.asarray(torch.cat(parts).numpy())
         model = self._model()
         with undisturbed(model), Progress.of_one("decoding") as bar:
@@ -266,7 +273,7 @@ class Decoder:
         ModelError
             If it was loaded without one.
         """
-        if self.model is None and all(tap.side == "model" for tap in self.taps):
+        if self.model is None and self.reads_only_input:
             return Features(len(self.estimator.classes_))
         return self._network()
 
@@ -279,13 +286,9 @@ class Decoder:
             If it was loaded without one.
         """
         if self.model is None:
-            instead = (
-                self.onnx
-                if isinstance(self.onnx, str)
-                else ("save the run with onnx=True, which predicts without it")
-            )
+            why = f" ({self.recorded})" if isinstance(self.recorded, str) else ""
             raise ModelError(
-                "this decoder was loaded without its network; give it: us.load(folder, model=…). "
-                f"Or {instead}"
+                "this needs the network, and the decoder was loaded without it: give it, "
+                f"us.load(folder, model=…){why}"
             )
         return self.model
