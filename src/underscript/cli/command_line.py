@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from .._version import __version__
 from ..errors import DataError, DistributedError, UnderscriptError
-from ..experiments.catalogue import EXPERIMENTS, NOISES, PAIRS, SETTINGS
+from ..experiments.catalogue import DEMOS, EXPERIMENTS, HUMAN_LABELS, NOISES, PAIRS, SETTINGS
 from ..utils.memory_size import MEMORY, as_bytes
 from ..utils.options import POOL_CHOICES, PROBE_NAMES
 from .output import sound_streams, to_nowhere
@@ -123,10 +123,13 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     demo = _command(commands, "demo", "train a network on wrong labels, then decode it")
-    demo.add_argument("--data", default="digits", choices=("digits", "mnist", "fashion-mnist"))
-    demo.add_argument("--arch", default="mlp", choices=("mlp", "cnn"))
+    demo.add_argument("--data", default="moved-digits", choices=tuple(DEMOS))
+    demo.add_argument("--arch", choices=("mlp", "cnn", "small-cnn"), help="default: by the data")
     redrawn = "share of training labels redrawn from all classes (default 0.4)"
-    demo.add_argument("--corruption", type=float, default=0.4, metavar="C", help=redrawn)
+    demo.add_argument("--corruption", type=float, metavar="C", help=redrawn)
+    people = "with --data cifar10: people's labels (CIFAR-10N), in place of redrawn ones"
+    demo.add_argument("--labels", choices=HUMAN_LABELS, help=people)
+    demo.add_argument("--samples", type=_count, metavar="N", help="training images at most")
     demo.add_argument("--seed", type=int, default=0)
     demo.add_argument("--device", help="such as cpu or cuda")
     demo.add_argument("--root", type=Path, help="where the data sets are")

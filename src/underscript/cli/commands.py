@@ -36,19 +36,25 @@ logger = logging.getLogger("underscript")
 
 
 def _demo(options: argparse.Namespace) -> None:
-    from ..experiments.demo import run_demo
+    from ..experiments.demo import Demo, demo_files, demo_sources, run_demo
 
+    if options.labels is not None and options.corruption is not None:
+        raise DataError("--corruption redraws labels; people's (--labels) are taken as they are")
     out = options.out or Path("underscript-demo")
+    demo = Demo(
+        data=options.data,
+        arch=options.arch,
+        corruption=0.4 if options.corruption is None else options.corruption,
+        labels=options.labels,
+        samples=options.samples,
+        seed=options.seed,
+        root=None if options.root is None else str(options.root),
+    )
     with fresh_folder(out, is_run) as work:
-        decoding = run_demo(
-            data=options.data,
-            arch=options.arch,
-            corruption=options.corruption,
-            seed=options.seed,
-            device=options.device,
-            root=options.root,
-        )
-        _keep(decoding, options, work)
+        decoding, model = run_demo(demo, device=options.device)
+        demo_files(demo, model, work)
+        decoding.summary["sources"] = demo_sources(out)
+        _keep(decoding, options, work, out)
     _show(decoding, options, out)
 
 
