@@ -101,7 +101,7 @@ class Run:
 
     @property
     def verdict(self) -> str:
-        """One sentence with its numbers."""
+        """The result in a few sentences with their numbers."""
         return str(self._summary["verdict"])
 
     @property

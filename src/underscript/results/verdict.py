@@ -1,4 +1,4 @@
-"""The verdict: the result in one sentence with its numbers."""
+"""The verdict: the result of a decode in a few plain sentences with their numbers."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,85 +9,167 @@ from ..utils.intervals import of_share
 
 __all__ = ["of_what", "verdict"]
 
+# Shares beyond these ends, and intervals narrower than this, need a decimal to be told apart.
+_HIGH, _LOW, _NARROW = 0.95, 0.05, 0.01
+# How far test accuracy must be below the fit of the training labels to be called "only".
+_FAR = 0.05
+_HOPELESS = "Your labels fit the inputs no better than chance: do not use this decoder."
+
 
 def verdict(summary: Mapping[str, Any], table: pd.DataFrame) -> str:
-    """Return the result in one sentence with numbers, and each contradiction in another."""
-    lines = [f"But {line}." for line in summary.get("contradictions") or ()]
-    return " ".join([_verdict(summary, table), *lines])
+    """Return the result in a few sentences, and each contradiction in one more.
 
-
-def _verdict(summary: Mapping[str, Any], table: pd.DataFrame) -> str:
-    own, chosen = summary["model"]["accuracy"], summary["selected"]
-    wrong = summary["wrong_label_share"]
-    labels = f", of which {wrong:.1%} are wrong," if wrong is not None else ""
-    what = {"auto": "the decoded ensemble"}.get(chosen["probe"], chosen["probe"].upper())
-    *others, last = chosen["layers"]
-    name = f"{what} on {', '.join(others)}{' and ' if others else ''}{last}"
-    if own["train_given"] is None:
-        return _verdict_on_features(summary, what)
-    start = f"The network fits {own['train_given']:.1%} of its training labels{labels}"
-    noise = summary["noise"]
-    if own["test"] is None:
-        start = f"{start.rstrip(',')}; {name}, chosen without clean labels,"
-        if noise is None or noise["hopeless"]:
-            return (
-                f"{start} agrees with {chosen['criterion_accuracy']:.1%} of {chosen['n']:,} noisy "
-                "labels that it was not fitted to"
-                + ("; the labels say no more than chance." if noise is not None else ".")
-            )
-        return (
-            f"{start} is estimated to be right for {noise['accuracy']:.1%} "
-            f"({noise['accuracy_low']:.1%} to {noise['accuracy_high']:.1%}) of {of_what(chosen)}."
-        )
-    gain = summary["gain_points"]
-    tested = table[table["selected"] & (table["split"] == "test") & (table["labels"] == "given")]
-    low, high = of_share(chosen["test_accuracy"], int(tested["n"].iloc[0]))
-    but = "but only" if own["test"] < own["train_given"] else "and"
-    middle = (
-        f"{start} {but} {own['test']:.1%} of the test labels; {name}, chosen without "
-        f"clean labels, gets {chosen['test_accuracy']:.1%} ({low:.1%} to {high:.1%}): "
-        f"{abs(gain):.1f} points {'more' if gain >= 0 else 'less'}"
-    )
-    beside = []
-    # The same kind of decoder on the controls: no other comparison is fair.
-    control = table[
-        (table["split"] == "test")
-        & (table["subspace_labels"] == "corrupted")
-        & (table["probe"] == chosen["probe"])
+    Parameters
+    ----------
+    summary : mapping
+        The summary of a run; `label_issues` may be missing still.
+    table : pandas.DataFrame
+        The run's table.
+    """
+    sentences = [
+        _network(summary),
+        _decoded(summary, table),
+        _labels(summary),
+        _input_alone(summary) or _controls(summary, table),
+        *(f"Caution: {line}." for line in summary.get("contradictions") or ()),
     ]
-    alone = control[control["layer"] == "input"]["accuracy"]
-    if len(alone) and chosen["layer"] != "input":
-        beside.append(f"the input alone gives {alone.max():.1%}")
-    twin = control[(control["model"] == "random")]["accuracy"]
-    if len(twin):
-        beside.append(f"an untrained twin's best layer {twin.max():.1%}")
-    layers = control[(control["model"] == "trained") & (control["layer"] != "input")]
-    if chosen["layers"] == ["input"] and len(layers):
-        beside.append("no layer of the network is estimated to know more than its input")
-    return middle + (f" ({', '.join(beside)})." if beside else ".")
+    return " ".join(sentence for sentence in sentences if sentence)
 
 
 def of_what(selected: Mapping[str, Any]) -> str:
     """Return in words which inputs the estimated accuracy is for."""
     if selected["criterion"] == "holdout":
-        return "new inputs such as the hold-out's"
-    return "the training inputs, by fits that have not seen their labels"
+        return "new inputs like those of the hold-out"
+    return "the training inputs, each decoded without its own label"
 
 
-def _verdict_on_features(summary: Mapping[str, Any], what: str) -> str:
-    """Return the result where there is no network to compare with."""
-    chosen, wrong, noise = summary["selected"], summary["wrong_label_share"], summary["noise"]
-    start = f"{what[0].upper()}{what[1:]} of the features, chosen without clean labels,"
-    fitted = f" Of the training labels {wrong:.1%} are wrong." if wrong is not None else ""
+def _network(summary: Mapping[str, Any]) -> str:
+    """Return what the network itself gets right; empty without a network."""
+    own = summary["model"]["accuracy"]
+    if own["train_given"] is None:
+        return ""
+    start = f"Your network fits {_percent(own['train_given'])} of its labels"
+    if own["test"] is None:
+        return f"{start}."
+    gets = "but gets only" if own["test"] < own["train_given"] - _FAR else "and gets"
+    return f"{start} {gets} {_percent(own['test'])} of the test inputs right."
+
+
+def _decoded(summary: Mapping[str, Any], table: pd.DataFrame) -> str:
+    """Return how right the decoder is, measured or estimated."""
+    chosen, noise, own = summary["selected"], summary["noise"], summary["model"]["accuracy"]
+    subject = _subject(chosen, network=own["train_given"] is not None)
     if chosen["test_accuracy"] is not None:
-        return f"{start} gets {chosen['test_accuracy']:.1%} of the test labels.{fitted}"
+        low, high = _interval(chosen, table)
+        decoded = _between(chosen["test_accuracy"], low, high)
+        if own["test"] is None:
+            return f"{subject} gets {decoded} of the test inputs right."
+        if own["test"] > high:
+            return f"{subject} gets less, {decoded}: keep your network."
+        clear = own["test"] < low
+        return f"{subject} gets {decoded}{'' if clear else ': no clear difference'}."
     if noise is None or noise["hopeless"]:
         return (
-            f"{start} agrees with {chosen['criterion_accuracy']:.1%} of {chosen['n']:,} noisy "
-            "labels" + ("; the labels say no more than chance." if noise is not None else ".")
+            f"{subject} agrees with {_percent(chosen['criterion_accuracy'])} of {chosen['n']:,} "
+            "noisy labels that were left out of the fit."
         )
-    return (
-        f"{start} is estimated to be right for {noise['accuracy']:.1%} "
-        f"({noise['accuracy_low']:.1%} to {noise['accuracy_high']:.1%}) of {of_what(chosen)}."
-        f"{fitted}"
-    )
+    estimate = _between(noise["accuracy"], noise["accuracy_low"], noise["accuracy_high"])
+    return f"{subject} is right for an estimated {estimate} of {of_what(chosen)}."
+
+
+def _subject(chosen: Mapping[str, Any], *, network: bool) -> str:
+    """Return who predicts: the decoded network, or the decoder of features without a network."""
+    named = chosen["probe"] != "auto"
+    probe = chosen["probe"].upper()
+    if not network:
+        return probe if named else "The decoder"
+    # An ensemble reads what it likes; where the user named a probe, its layer is of interest.
+    return f"Decoded with {probe} on {chosen['layer']}, it" if named else "Decoded, it"
+
+
+def _labels(summary: Mapping[str, Any]) -> str:
+    """Return how many labels look wrong, and where they are listed."""
+    noise, known = summary["noise"], summary["wrong_label_share"]
+    issues = summary["label_issues"]
+    if noise is None:
+        return "" if known is None else f"{_percent(known)} of your labels are wrong."
+    if noise["hopeless"]:
+        return _HOPELESS
+    truth = "" if known is None else f" (in truth {_percent(known)})"
+    share = noise["rate"]
+    if noise["nothing_wrong"]:
+        text = f"Hardly any of your labels look wrong{truth}: there is nothing to repair"
+    else:
+        about = f"{share:.0%}" if share >= 0.1 else f"{share:.1%}"
+        text = f"About {about} of your labels look wrong{truth}"
+    flagged = 0 if issues is None else issues["flagged"]
+    if not flagged:
+        return f"{text}."
+    return f"{text}; {flagged:,} {'is' if flagged == 1 else 'are'} flagged in label_issues.csv."
+
+
+def _input_alone(summary: Mapping[str, Any]) -> str:
+    """Return a sentence if the chosen decoder does not read the network at all."""
+    decoded = [layer["layer"] for layer in summary["layers"]]
+    network = summary["model"]["accuracy"]["train_given"] is not None
+    if not network or summary["selected"]["layers"] != ["input"] or decoded == ["input"]:
+        return ""
+    return "The decoder reads only the raw input: no layer of your network adds to it."
+
+
+def _controls(summary: Mapping[str, Any], table: pd.DataFrame) -> str:
+    """Return what the raw input and an untrained network give, with the same kind of decoder."""
+    chosen, own = summary["selected"], summary["model"]["accuracy"]["test"]
+    hopeless = summary["noise"] is not None and summary["noise"]["hopeless"]
+    if own is None or hopeless or chosen["layer"] == "input":
+        return ""
+    low, high = _interval(chosen, table)
+    rows = table[
+        (table["split"] == "test")
+        & (table["labels"] == "given")
+        & (table["subspace_labels"] == "corrupted")
+        & (table["probe"] == chosen["probe"])
+    ]
+    raw = rows[(rows["layer"] == "input") & (rows["model"] == "trained")]["accuracy"]
+    twin = rows[rows["model"] == "random"]["accuracy"]
+    # Where the network itself is ahead of the decoder, no control can replace it.
+    if own <= high:
+        if len(raw) and raw.max() >= low:
+            well = "better" if raw.max() > high else "as well"
+            return (
+                f"The raw input alone does {well} ({_percent(raw.max())}): you do not need this "
+                "network."
+            )
+        if len(twin) and twin.max() >= low:
+            well = "better" if twin.max() > high else "as well"
+            return (
+                f"An untrained network does {well} ({_percent(twin.max())}): what was decoded does "
+                "not come from training."
+            )
+    parts = []
+    if len(raw):
+        parts.append(f"the raw input alone gets {_percent(raw.max())}")
+    if len(twin):
+        gets = "" if parts else "gets "
+        parts.append(f"an untrained network {gets}at best {_percent(twin.max())}")
+    text = ", ".join(parts)
+    return f"{text[0].upper()}{text[1:]}." if text else ""
+
+
+def _interval(chosen: Mapping[str, Any], table: pd.DataFrame) -> tuple[float, float]:
+    """Return the 95 % confidence interval of the decoder's test accuracy."""
+    tested = table[table["selected"] & (table["split"] == "test") & (table["labels"] == "given")]
+    return of_share(chosen["test_accuracy"], int(tested["n"].iloc[0]))
+
+
+def _percent(share: float, digits: int | None = None) -> str:
+    if digits is None:
+        digits = int(share > _HIGH or share < _LOW)
+    return "100%" if share == 1 else f"{share:.{digits}%}"
+
+
+def _between(share: float, low: float, high: float) -> str:
+    """Return a share and its interval, all with the same number of decimals."""
+    digits = int(high > _HIGH or low < _LOW or high - low < _NARROW)
+    ends = f"{_percent(low, digits)} to {_percent(high, digits)}".replace("%", "")
+    return f"{_percent(share, digits)} ({ends})"
