@@ -73,11 +73,12 @@ class Decoding(Run):
             If the folder exists and is not a run, or cannot be written.
         """
         with fresh_folder(Path(folder), is_run) as work:
-            self.write_into(work, network=network)
+            self.write_into(work, Path(folder), network=network)
 
-    def write_into(self, folder: Path, *, network: bool = True) -> None:
-        """Write the files of a run into an existing empty folder; see `save`."""
+    def write_into(self, folder: Path, final: Path, *, network: bool = True) -> None:
+        """Write the files of a run into an existing folder, which will be named `final`."""
         self.complete()
+        self.summary["written_to"] = str(final)
         run = RunParts(
             self.table,
             self.summary,
@@ -117,6 +118,8 @@ def load(folder: str | os.PathLike[str], model: nn.Module | None = None) -> Deco
     if model is not None:
         model = as_module(model)
     decoding = Decoding(*read_run(Path(folder), model))
+    # It may have been moved since it was written.
+    decoding.summary["written_to"] = str(folder)
     weights = decoding.summary["model"].get("weights")
     if model is not None and weights is not None and weights_of(model).hex() != weights:
         raise ModelError(

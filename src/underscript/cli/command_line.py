@@ -144,7 +144,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--root", type=Path, metavar="DIR", help=help_texts.ROOT)
     out = "folder to write the result into (default underscript-demo)"
     demo.add_argument("--out", type=Path, metavar="DIR", help=out)
-    demo.set_defaults(issues=False)
+    demo.set_defaults(issues=False, keep_network=True)
 
     layers = _command(commands, "layers", "list the layers of your network that can be decoded")
     layers.add_argument("model", metavar="FILE.py:build", help=help_texts.MODEL)
@@ -336,7 +336,7 @@ def _add_decode_options(command: argparse.ArgumentParser) -> None:
     )
     add(
         "--views",
-        type=_count,
+        type=_views,
         default=3,
         metavar="N",
         help="changed copies of each training input (default 3); each costs one more run of the "
@@ -376,6 +376,8 @@ def _add_decode_options(command: argparse.ArgumentParser) -> None:
         help="memory to use beside the network and the data (default 2GiB); what does not fit goes "
         "to a temporary file, and a limit that is too low is an error",
     )
+    bare = "do not keep the network in the run folder; to predict, give it again with --model"
+    add("--no-network", dest="keep_network", action="store_false", help=bare)
     add("--out", type=Path, required=True, metavar="DIR", help=help_texts.OUT)
 
 
@@ -394,7 +396,7 @@ def _command(commands: Any, name: str, about: str) -> argparse.ArgumentParser:
     command: argparse.ArgumentParser = commands.add_parser(name, help=about, description=about)
     alone = "print the result as JSON on standard output, everything else on standard error"
     command.add_argument("--json", action="store_true", help=alone)
-    more = "print more about what is being done"
+    more = "print everything: all layers, controls and reasons, and what is being done"
     command.add_argument("--verbose", action="store_true", help=more)
     command.add_argument("--debug", action="store_true", help="show the full traceback of an error")
     return command
@@ -413,11 +415,17 @@ def _bytes(text: str) -> int:
 
 def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(
-            f"expected a whole number of at least 1; found {text!r}. --perturb none leaves inputs "
-            "as they are"
-        )
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1; found {text!r}")
     return int(text)
+
+
+def _views(text: str) -> int:
+    try:
+        return _count(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(
+            f"{error}. --perturb none leaves inputs as they are"
+        ) from None
 
 
 def _degrees(text: str) -> tuple[float, ...]:

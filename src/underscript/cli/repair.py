@@ -16,8 +16,9 @@ _HELD = "data with noisy labels that the network was not trained on; they choose
 AddCommand = Callable[[Any, str, str], argparse.ArgumentParser]
 
 
-def _add_model(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--model", required=True, metavar="FILE.py:build", help=help_texts.MODEL)
+def _add_model(command: argparse.ArgumentParser, *, required: bool = True) -> None:
+    add = command.add_argument
+    add("--model", required=required, metavar="FILE.py:build", help=help_texts.MODEL)
     add_weights(command)
 
 
@@ -33,6 +34,18 @@ def add_weights(command: argparse.ArgumentParser) -> None:
 
 def add_repair(commands: Any, add_command: AddCommand) -> None:
     """Add the commands."""
+    about = "classify inputs with a run's decoder, and write their classes as CSV"
+    predict = add_command(commands, "predict", about)
+    _add_run(predict)
+    predict.add_argument(
+        "--inputs",
+        required=True,
+        metavar="FILE.py:data",
+        help="inputs as the network takes them; or files, as decode takes them. Labels are ignored",
+    )
+    _add_model(predict, required=False)
+    predict.add_argument("--out", type=Path, required=True, metavar="FILE.csv", help=_WRITTEN)
+
     about = "write the decoder and its network as one ONNX file"
     export = add_command(commands, "export", about)
     _add_run(export)

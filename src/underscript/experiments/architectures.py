@@ -376,9 +376,7 @@ def _normalised(channels_in: int, channels_out: int) -> nn.Sequential:
     )
 
 
-def _image_shape(
-    name: str, input_shape: Sequence[int], n_classes: int
-) -> tuple[int, int, int]:
+def _image_shape(name: str, input_shape: Sequence[int], n_classes: int) -> tuple[int, int, int]:
     """Return channels, height and width of images that three pools can halve."""
     shape = _checked(input_shape, n_classes)
     if len(shape) != 3 or min(shape[1:]) < 8:

@@ -26,7 +26,7 @@ PROBED = {
     "alexnet": ("input", "flatten", "fc1", "fc2"),
     "resnet18": ("input", "stem", "stage1.0", "stage1", "stage2", "stage3", "stage4", "pooled"),
 }
-"""The layers to decode, in execution order, for each architecture: the paper's, and those of our CNN."""
+"""The layers to decode, in execution order; small-cnn is ours, the others are the paper's."""
 
 DEMOS = {
     "moved-digits": "small-cnn",

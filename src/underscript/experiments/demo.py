@@ -3,7 +3,6 @@
 from dataclasses import asdict, dataclass, replace
 from os import PathLike
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -255,7 +254,7 @@ def demo_sources(folder: str | PathLike[str]) -> dict[str, str]:
     }
 
 
-_SCRIPT = '''"""The demo's network and data, as commands take them: --model demo.py:model --train demo.py:train."""
+_SCRIPT = '''"""The demo's network and data for commands, as in --model demo.py:model."""
 
 from underscript.experiments.demo import Demo
 

@@ -20,7 +20,6 @@ from .facts import (
     chosen_words,
     confusions,
     key_numbers,
-    next_steps,
     noise_words,
     oracle_words,
     reading,
@@ -38,6 +37,7 @@ from .plots import (
 )
 from .plots.rows import main_rows
 from .plots.style import printable
+from .steps import cautions, next_steps
 from .svg import inline
 from .words import decoder_name, percent, size
 
@@ -113,6 +113,7 @@ def render_report(d: Run) -> str:
             names=names,
             numbers=key_numbers(d),
             steps=next_steps(d),
+            cautions=cautions(d),
             chosen=chosen_words(d),
             oracle=oracle_words(d),
             reading=reading(d),

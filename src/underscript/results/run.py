@@ -218,6 +218,32 @@ class Run:
         nothing = noise is not None and bool(noise["nothing_wrong"])
         return relabelled(self._issues(), bool(self.summary["settings"]["auto"]), nothing)
 
+    def predictions(self, x: Any) -> pd.DataFrame:
+        """Return the decoder's class of each input, with its name and probability.
+
+        Parameters
+        ----------
+        x : array or Tensor of inputs, Dataset, DataLoader or pair of arrays
+            As `Decoder.predict` takes them.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One row an input: `predicted_label`; with class names `predicted_name`; with the decoder
+            that `decode` chooses by default `confidence`, its probability, 0 to 1. The index counts
+            the inputs.
+
+        Raises
+        ------
+        ModelError, DataError
+            As `Decoder.predict`.
+        """
+        values = self.best.decision_function(x)
+        found = pd.DataFrame({"predicted_label": values.argmax(1)})
+        if hasattr(self.best.estimator, "predict_proba"):
+            found["confidence"] = torch.softmax(torch.from_numpy(values), 1).amax(1).numpy()
+        return with_names(found.rename_axis("index"), self.summary["model"]["class_names"])
+
     def soft_labels(self) -> NDArray[np.float32]:
         """Return the probability of each class for each training sample, given also its label.
 

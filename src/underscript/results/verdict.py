@@ -7,7 +7,7 @@ import pandas as pd
 
 from ..utils.intervals import of_share
 
-__all__ = ["of_what", "verdict"]
+__all__ = ["of_what", "opening", "verdict"]
 
 # Shares beyond these ends, and intervals narrower than this, need a decimal to be told apart.
 _HIGH, _LOW, _NARROW = 0.95, 0.05, 0.01
@@ -26,14 +26,27 @@ def verdict(summary: Mapping[str, Any], table: pd.DataFrame) -> str:
     table : pandas.DataFrame
         The run's table.
     """
-    sentences = [
+    return _joined(
         _network(summary),
         _decoded(summary, table),
         _labels(summary),
         _input_alone(summary) or _controls(summary, table),
-        *(f"Caution: {line}." for line in summary.get("contradictions") or ()),
-    ]
+        *_cautions(summary),
+    )
+
+
+def opening(summary: Mapping[str, Any], table: pd.DataFrame) -> str:
+    """Return the first two sentences of the verdict, and its cautions; arguments as there."""
+    labels = summary["noise"] is not None and summary["noise"]["hopeless"] and _labels(summary)
+    return _joined(_network(summary), _decoded(summary, table), labels or "", *_cautions(summary))
+
+
+def _joined(*sentences: str) -> str:
     return " ".join(sentence for sentence in sentences if sentence)
+
+
+def _cautions(summary: Mapping[str, Any]) -> list[str]:
+    return [f"Caution: {line}." for line in summary.get("contradictions") or ()]
 
 
 def of_what(selected: Mapping[str, Any]) -> str:

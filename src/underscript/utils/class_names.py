@@ -139,11 +139,11 @@ def _texts(labels: Any) -> list[str] | None:
 
 
 def with_names(issues: pd.DataFrame, names: Sequence[str] | None) -> pd.DataFrame:
-    """Return a copy of the label issues, with class names if there are any."""
+    """Return a copy of a table with `given_label` and the like, with class names."""
     if names is None:
         return issues.copy()
     by_number = np.asarray(names, dtype=object)
-    kinds = ("given", "predicted", "second")
+    kinds = [k for k in ("given", "predicted", "second") if f"{k}_label" in issues]
     return issues.assign(**{f"{kind}_name": by_number[issues[f"{kind}_label"]] for kind in kinds})
 
 

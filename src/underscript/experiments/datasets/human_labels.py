@@ -18,7 +18,7 @@ HUMAN = {
     "random2": "random_label2",
     "random3": "random_label3",
 }
-"""Sets of labels and their files: a wrong label of three where there is one, their majority, one."""
+"""Sets of labels and their files: a wrong one of three labels, the majority, one person's."""
 FOLDER = "cifar-10n"
 _TRUE = "clean_label"
 
@@ -59,8 +59,8 @@ def human_labels(
     folder = next((p for p in places if (p / f"{HUMAN[name]}.npy").is_file()), None)
     if folder is None:
         raise DataError(
-            f"labels: no file {FOLDER}/{HUMAN[name]}.npy under {base} or ./data; save that array of "
-            "CIFAR-10N's CIFAR-10_human.pt with numpy.save and put it there"
+            f"labels: no file {FOLDER}/{HUMAN[name]}.npy under {base} or ./data; save that array "
+            "of CIFAR-10N's CIFAR-10_human.pt with numpy.save and put it there"
         )
     found = _read(folder / f"{HUMAN[name]}.npy", images)
     true = folder / f"{_TRUE}.npy"
@@ -85,4 +85,5 @@ def _read(path: Path, images: ImageData) -> Labels:
         raise LabelError(
             f"{path}: expected classes 0 to {classes - 1}; found {found.min()} to {found.max()}"
         )
-    return found.astype(np.int64)
+    labels: Labels = found.astype(np.int64)
+    return labels

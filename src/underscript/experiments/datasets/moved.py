@@ -1,4 +1,4 @@
-"""scikit-learn's digits, moved about on a larger canvas: a data set that raw pixels do not solve."""
+"""scikit-learn's digits, moved about on a larger canvas, so that raw pixels do not solve them."""
 
 import numpy as np
 from numpy.typing import NDArray
