@@ -1,7 +1,6 @@
 """Write ONNX files and check them against a module; read them without running foreign code."""
 
 import copy
-import importlib
 import inspect
 import logging
 import warnings
@@ -18,6 +17,7 @@ from ..activations.hooks import undisturbed
 from ..activations.runner import placed
 from ..data.batches import Batch, per_sample
 from ..errors import DataError, ModelError, OutputError
+from ..utils.extras import optional_package
 from ..utils.files import whole_file
 from .module import DecodedModule
 
@@ -30,7 +30,6 @@ _TOLERANCE = 1e-3
 OUTPUT = "decision_values"
 # Domains of standard operators, which onnxruntime has itself; others load foreign code.
 _DOMAINS = frozenset({"", "ai.onnx"})
-_EXTRA = "install the extra: pip install 'underscript[onnx]'"
 
 
 def export_onnx(
@@ -294,17 +293,7 @@ def _packages(what: str) -> tuple[Any, Any]:
 
 
 def _import(name: str, what: str) -> Any:
-    """Return an optional package.
-
-    Raises
-    ------
-    ModelError
-        If it is not installed; the message names the extra.
-    """
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise ModelError(f"to {what} ONNX files the package {name} is needed; {_EXTRA}") from error
+    return optional_package(name, "onnx", f"to {what} ONNX files", ModelError)
 
 
 @contextmanager
