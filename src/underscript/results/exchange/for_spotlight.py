@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from ...errors import DataError
+from ...utils.class_names import for_terminals
 from ...utils.extras import optional_package
 from ..issues import confused_pairs
 from .samples import class_texts, one_per_sample, texts_of, without_collision
@@ -87,7 +88,7 @@ def described(issues: pd.DataFrame, texts: Sequence[str]) -> list[dict[str, Any]
         here = flags & (issues["given_label"] == given) & (issues["predicted_label"] == predicted)
         found.append(
             {
-                "title": f"Given {texts[given]}, rather {texts[predicted]}",
+                "title": for_terminals(f"Given {texts[given]}, rather {texts[predicted]}"),
                 "rows": _places(here),
                 "severity": "medium",
                 "columns": columns,
