@@ -17,8 +17,8 @@ import models
 import underscript as us
 from underscript.cli.command_line import main
 from underscript.errors import DataError, ModelError, OutputError
-from underscript.repair import onnx as _onnx
 from underscript.repair.onnx import OnnxClassifier
+from underscript.utils import extras
 
 MASC: dict[str, Any] = {"auto": False, "probes": ("masc",), "variance": 0.8}
 VELPIC: dict[str, Any] = {"auto": False, "probes": ("velpic",)}
@@ -184,7 +184,7 @@ def test_what_cannot_be_exported_is_said(tmp_path, found, monkeypatch):
     best = found[0].best
     with pytest.raises(DataError, match=r"ends in \.onnx"):
         best.export(tmp_path / "d.pt")
-    monkeypatch.setattr(_onnx.importlib, "import_module", without("onnxscript"))
+    monkeypatch.setattr(extras.importlib, "import_module", without("onnxscript"))
     with pytest.raises(ModelError, match=r"onnxscript is needed.*underscript\[onnx\]"):
         best.export(tmp_path / "d.onnx")
 
@@ -219,7 +219,7 @@ def test_without_the_file_or_the_package_it_says_what_is_missing(tmp_path, found
     with pytest.raises(ModelError, match=r"model=….*onnx=True"):
         us.load(tmp_path / "plain").best.predict(x)
     (tmp_path / "plain" / "decoder" / "decoder.onnx").write_bytes(b"")
-    monkeypatch.setattr(_onnx.importlib, "import_module", without("onnxruntime"))
+    monkeypatch.setattr(extras.importlib, "import_module", without("onnxruntime"))
     loaded = us.load(tmp_path / "plain")
     assert len(loaded.label_issues()) == len(x)
     with pytest.raises(ModelError, match=r"onnxruntime is needed.*underscript\[onnx\]"):

@@ -1,6 +1,6 @@
 """Optional packages: imported when they are first needed, with one line where they are missing."""
 
-from importlib import import_module
+import importlib
 from typing import Any
 
 from ..errors import PackageError, UnderscriptError
@@ -33,7 +33,7 @@ def optional_package(
         the extra.
     """
     try:
-        return import_module(name)
+        return importlib.import_module(name)
     except ImportError as problem:
         missing = getattr(problem, "name", None) or name
         # A package that is there but lacks one of its own needs says which.
