@@ -8,12 +8,12 @@ from torch import nn
 from .activations.copies import weights_of
 from .activations.given_model import as_module
 from .errors import ModelError
-from .results.run import Run
+from .results.exchange.exports import Exports
 from .results.run_folder import RunParts, is_run, read_run, write_run
 from .utils.files import fresh_folder
 
 
-class Decoding(Run):
+class Decoding(Exports):
     """The result of `decode`.
 
     Attributes

@@ -12,6 +12,7 @@ __all__ = [
     "LayerError",
     "ModelError",
     "OutputError",
+    "PackageError",
     "UnderscriptError",
     "UnderscriptWarning",
 ]
@@ -39,6 +40,10 @@ class ModelError(UnderscriptError, ValueError):
 
 class OutputError(UnderscriptError, OSError):
     """A folder or file that cannot be written, or is not what it should be."""
+
+
+class PackageError(UnderscriptError, ImportError):
+    """An optional package that is not installed, or cannot be imported."""
 
 
 class DistributedError(UnderscriptError, RuntimeError):

@@ -16,8 +16,8 @@ import models
 import underscript as us
 from underscript.cli.command_line import main
 from underscript.errors import DataError, ModelError
-from underscript.repair import onnx as _onnx
 from underscript.repair.onnx import OnnxFile
+from underscript.utils import extras
 
 MASC: dict[str, Any] = {"auto": False, "probes": ("masc",), "variance": 0.8}
 VELPIC: dict[str, Any] = {"auto": False, "probes": ("velpic",)}
@@ -183,7 +183,7 @@ def test_what_cannot_be_exported_is_said(tmp_path, found, monkeypatch):
     best = found[0].best
     with pytest.raises(DataError, match=r"ends in \.onnx"):
         best.export(tmp_path / "d.pt")
-    monkeypatch.setattr(_onnx.importlib, "import_module", without("onnxscript"))
+    monkeypatch.setattr(extras.importlib, "import_module", without("onnxscript"))
     with pytest.raises(ModelError, match=r"onnxscript is needed.*underscript\[onnx\]"):
         best.export(tmp_path / "d.onnx")
 

@@ -1,7 +1,6 @@
 """Write a decoder with its network as an ONNX file, and check the file with onnxruntime."""
 
 import copy
-import importlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from ..activations.hooks import undisturbed
 from ..activations.runner import placed
 from ..data.batches import Batch
 from ..errors import DataError, ModelError
+from ..utils.extras import optional_package
 from ..utils.files import whole_file
 from .module import DecodedModule
 from .tracing import TRACED, check_same_values, input_names, of_size, quiet, traced
@@ -21,7 +21,6 @@ from .tracing import TRACED, check_same_values, input_names, of_size, quiet, tra
 __all__ = ["OnnxFile", "export_onnx"]
 
 OUTPUT = "decision_values"
-_EXTRA = "install the extra: pip install 'underscript[onnx]'"
 
 
 def export_onnx(
@@ -150,14 +149,4 @@ def _as_typed(value: Tensor, kind: str) -> Any:
 
 
 def _import(name: str) -> Any:
-    """Return an optional package.
-
-    Raises
-    ------
-    ModelError
-        If it is not installed; the message names the extra.
-    """
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise ModelError(f"to export ONNX files the package {name} is needed; {_EXTRA}") from error
+    return optional_package(name, "onnx", "to export ONNX files", ModelError)
