@@ -52,6 +52,13 @@ def add_repair(commands: Any, add_command: AddCommand) -> None:
 
     relabel = add_command(commands, "relabel", "write a run's cleaned labels as CSV")
     _add_run(relabel)
+    relabel.add_argument(
+        "--review",
+        type=Path,
+        metavar="FILE.csv",
+        help="what you decided about single labels, as the report exports it: kept and changed "
+        "labels are yours, all others the decoder's",
+    )
     relabel.add_argument("--out", type=Path, required=True, metavar="FILE.csv")
 
     about = "train the model on for a few epochs on a run's cleaned labels"
