@@ -1,4 +1,4 @@
-"""What a person decided about single labels goes into the cleaned ones, or is refused in one line."""
+"""What a person decided about single labels is in the cleaned ones, or is refused in one line."""
 
 import json
 

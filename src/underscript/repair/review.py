@@ -115,14 +115,15 @@ def _entries(review: str | os.PathLike[str] | pd.DataFrame) -> Iterator[_Entry]:
     if isinstance(review, pd.DataFrame):
         table = review
         if "index" not in table.columns and table.index.name == "index":
-            table = table.reset_index()
+            table = review.reset_index()
         _check_columns(list(map(str, table.columns)), "review")
         columns = [table[name].tolist() for name in COLUMNS]
         for row, cells in enumerate(zip(*columns, strict=True)):
             values = ("" if _empty(cell) else cell for cell in cells)
             yield _Entry(f"review: row {row}", dict(zip(COLUMNS, values, strict=True)))
         return
-    path, head = Path(review), list[str]()
+    path = Path(review)
+    head: Sequence[str] = ()
     # As a spreadsheet counts: the heading is row 1.
     for row, cells in enumerate(_lines(path), 1):
         if row == 1:

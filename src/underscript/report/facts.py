@@ -9,11 +9,24 @@ from ..utils.intervals import of_share
 from .plots.style import printable
 from .words import between, decoder_name, percent, points, words
 
-__all__ = ["KeyNumber", "Step", "confusions", "key_numbers", "next_steps", "noise_words", "reading"]
+__all__ = [
+    "KeyNumber",
+    "Step",
+    "confusions",
+    "key_numbers",
+    "next_steps",
+    "no_need",
+    "noise_words",
+    "reading",
+]
 
 # Fewer hold-out labels say little; so many give the accuracy to some two points.
 FEW_LABELS = 1_000
 MOST_PAIRS = 6
+# A control that is behind by more than this is not as good, however few test data there are.
+AS_GOOD = 0.02
+_FEATURES_ONLY = "Use features only: you do not need this network."
+_ON_FEATURES = "underscript decode --train X.npy,Y.npy --out DIR"
 _LESS = "less: what was decoded here is in the trained network."
 
 
@@ -149,6 +162,61 @@ def reading(d: Run) -> list[str]:
         clauses["less."] = clauses.pop(_LESS)
     lines = [f"{' and '.join(names)}, {what}" for what, names in clauses.items()]
     return [line[0].upper() + line[1:] for line in lines]
+
+
+def no_need(d: Run) -> Step | None:
+    """Return in plain words that the network, or its training, is of no use here, if so.
+
+    It is not needed where the same kind of decoder gets as much from the raw input, or from a
+    network that was never trained, as the better of the decoded and of the network's own answers
+    has: not clearly less (95 %), and less by at most `AS_GOOD`.
+
+    Returns
+    -------
+    Step or None
+        What was found and what follows, and the command to go on with. None where the network is
+        of use, where there is none, and where test data, which would show it, are missing.
+    """
+    summary, table = d.summary, d.table
+    chosen, own = summary["selected"], summary["model"]["accuracy"]
+    noise = summary["noise"]
+    if own["train_given"] is None or (noise is not None and noise["hopeless"]):
+        return None
+    only_input = chosen["layers"] == ["input"]
+    if chosen["test_accuracy"] is None or own["test"] is None:
+        found = "The decoder that was chosen reads the raw input alone, and no layer."
+        return Step(f"{found} {_FEATURES_ONLY}", _ON_FEATURES) if only_input else None
+    tested = table[(table["split"] == "test") & (table["labels"] == "given")]
+    decoded = tested[
+        (tested["subspace_labels"] == "corrupted") & (tested["probe"] == chosen["probe"])
+    ]
+    n = int(decoded["n"].iloc[0])
+    best, whose = max((chosen["test_accuracy"], "decoded"), (own["test"], "by the network itself"))
+    if only_input:
+        best, whose = own["test"], "by the network itself"
+    trained = decoded["model"] == "trained"
+    alone = float(decoded.loc[trained & (decoded["layer"] == "input"), "accuracy"].max())
+    never = float(decoded.loc[~trained, "accuracy"].max())
+    if beside := _no_less(alone, best, whose, n):
+        return Step(f"The raw input alone does {beside} {_FEATURES_ONLY}", _ON_FEATURES)
+    if beside := _no_less(never, best, whose, n):
+        return Step(
+            f"The same network, never trained, does {beside} You do not need what this one "
+            "learned: decode features of another network, if you have one.",
+            _ON_FEATURES,
+        )
+    return None
+
+
+def _no_less(control: float, best: float, whose: str, n: int) -> str:
+    """Return how a control compares, as the end of a sentence; nothing if it is behind."""
+    low, high = of_share(best, n)
+    numbers = f"{percent(control)}% of the test labels, against {percent(best)}% {whose}"
+    if control > high:
+        return f"better: {numbers}."
+    if control >= max(low, best - AS_GOOD):
+        return f"as well: {numbers}, no clear difference on {n:,} examples."
+    return ""
 
 
 def noise_words(d: Run) -> str:
