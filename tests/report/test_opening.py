@@ -40,7 +40,7 @@ def test_verdict_figure_memory_gallery_and_all_else_folded(browser, path, width,
     assert places == sorted(places)
     figure = page.locator("section[aria-labelledby=curve] svg:visible")
     assert figure.count() == 1
-    words = figure.inner_text() if width > 390 else figure.text_content()
+    words = figure.text_content()
     assert "decoded, given labels" in words
     assert "the model itself 64.7" in words
     assert "random network" not in words

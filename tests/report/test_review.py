@@ -15,6 +15,7 @@ from opened_pages import faults, opened
 from sample_runs import digits, run_of
 from underscript.cli.command_line import main
 from underscript.report import write_report
+from underscript.report.run import review_key
 from underscript.results.examples import Example
 
 pytestmark = pytest.mark.browser
@@ -24,16 +25,11 @@ NAMES = ["=1+1", 'a "quoted", name', "Ünë", *(f"class {k}" for k in range(3, 1
 SAMPLES = [Example(1000 + i, i % 5, 5 + i % 4, 0.01, text=f"sample {i}") for i in range(12)]
 
 
-def written(path: Path, names: list[str] | None = None) -> Path:
-    summary, table = digits()
-    summary["model"]["class_names"] = names
-    write_report(path, run_of(summary, table, examples=SAMPLES))
-    return path
-
-
 @pytest.fixture(scope="module")
 def path(tmp_path_factory) -> Path:
-    return written(tmp_path_factory.mktemp("review") / "report.html")
+    target: Path = tmp_path_factory.mktemp("review") / "report.html"
+    write_report(target, run_of(*digits(), examples=SAMPLES))
+    return target
 
 
 def asked(page: Any) -> str:
@@ -135,6 +131,14 @@ def test_keys_are_taken_only_from_who_reviews(browser, path):
     assert progress(page) == "0 of 12 reviewed"
 
 
+def test_each_run_has_a_key_of_its_own():
+    summary, table = digits()
+    keys = set()
+    for created, samples in (("a", SAMPLES), ("a", SAMPLES), ("b", SAMPLES), ("a", SAMPLES[1:])):
+        keys.add(review_key(run_of(summary | {"created": created}, table, examples=samples)))
+    assert len(keys) == 3
+
+
 def test_what_was_decided_is_there_again_but_not_in_another_run(browser, path, tmp_path):
     page, _ = opened(browser, path)
     page.locator("#gallery li").first.click()
@@ -145,10 +149,9 @@ def test_what_was_decided_is_there_again_but_not_in_another_run(browser, path, t
     page.locator("#review").focus()
     press(page, "u")
     assert progress(page) == "1 of 12 reviewed"
+    key = page.locator("#review").get_attribute("data-key")
     other = tmp_path / "report.html"
-    summary, table = digits()
-    summary["created"] = "2026-02-04T00:00:00+00:00"
-    write_report(other, run_of(summary, table, examples=SAMPLES))
+    other.write_text(path.read_text().replace(key, "another-run"))
     page.goto(other.as_uri())
     assert progress(page) == "0 of 12 reviewed"
     # What is not a review of this page is left alone.
@@ -196,23 +199,6 @@ def test_the_review_follows_the_filter(browser, path):
     assert progress(page).endswith("of 12 reviewed")
 
 
-def test_names_are_exported_as_text_that_no_spreadsheet_computes(browser, tmp_path):
-    page, complaints = opened(browser, written(tmp_path / "report.html", NAMES))
-    page.locator("#gallery li").first.click()
-    press(page, "k 0 1 s")
-    text = exported(page)
-    assert text.startswith("\ufeffindex,")
-    rows = list(csv.reader(io.StringIO(text[1:])))
-    assert rows == [
-        ["index", "given_label", "decision", "label", "given_name", "label_name"],
-        ["1000", "0", "keep", "0", "'=1+1", "'=1+1"],
-        ["1001", "1", "change", "0", NAMES[1], "'=1+1"],
-        ["1002", "2", "change", "1", NAMES[2], NAMES[1]],
-        ["1003", "3", "skip", "", NAMES[3], ""],
-    ]
-    assert [line for line in complaints if not line.startswith("blob:")] == []
-
-
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_nobody_is_shut_out_of_a_review_under_way(browser, axe, path, scheme):
     page, _ = opened(browser, path, color_scheme=scheme)
@@ -221,38 +207,61 @@ def test_nobody_is_shut_out_of_a_review_under_way(browser, axe, path, scheme):
     assert faults(page, axe) == []
 
 
-def test_the_browsers_file_goes_into_relabel(browser, tmp_path, capsys):
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> tuple[us.Decoding, Path]:
+    """A decode of digits as features, whose classes have names that a spreadsheet might compute."""
     x, true = load_digits(return_X_y=True)
-    x, true = (x[:600] / 16).astype(np.float32), true[:600]
-    given = us.corrupt_labels(true, 0.3, seed=1)
+    x, true = (x[:400] / 16).astype(np.float32), true[:400]
     decoding = us.decode(
         None,
-        (x, given),
-        class_names=[f"Ziffer „{k}“" for k in range(10)],
+        (x, us.corrupt_labels(true, 0.3, seed=1)),
+        class_names=NAMES,
         show=lambda row: row.reshape(8, 8),
         progress=False,
         controls=False,
     )
-    run = tmp_path / "run"
-    decoding.save(run)
-    page, complaints = opened(browser, run / "report.html")
+    folder: Path = tmp_path_factory.mktemp("run") / "run"
+    decoding.save(folder)
+    return decoding, folder
+
+
+def test_the_browsers_file_goes_into_relabel(browser, run, tmp_path, capsys):
+    decoding, folder = run
+    issues, plain = decoding.label_issues(), decoding.relabel()
+    page, complaints = opened(browser, folder / "report.html")
     page.locator("#gallery li").first.click()
-    press(page, "k c s 7")
-    reviewed = [int(card.get_attribute("data-index")) for card in page.locator("#gallery li").all()]
-    keep, change, skip, other = reviewed[:4]
+    indices = [int(card.get_attribute("data-index")) for card in page.locator("#gallery li").all()]
+    keep, change, skip, other = indices[:4]
+    to = next(k for k in range(2) if k != issues.loc[other, "given_label"])
+    press(page, f"k c s {to}")
+    review, out = tmp_path / "review.csv", tmp_path / "labels.csv"
     with page.expect_download() as found:
         page.locator("#export").click()
-    found.value.save_as(tmp_path / "review.csv")
+    found.value.save_as(review)
     assert [line for line in complaints if not line.startswith("blob:")] == []
-    command = ["relabel", str(run), "--review", str(tmp_path / "review.csv")]
-    assert main([*command, "--out", str(tmp_path / "labels.csv")]) == 0
+
+    # Names are text that no spreadsheet computes, and UTF-8 where spreadsheets look for it.
+    rows = list(csv.DictReader(io.StringIO(review.read_bytes().decode("utf-8-sig"))))
+    assert [row["decision"] for row in rows] == ["keep", "change", "skip", "change"]
+    safe = ["'=1+1", *NAMES[1:]]
+    for row in rows:
+        assert row["given_name"] == safe[int(row["given_label"])]
+        assert row["label_name"] == ("" if row["label"] == "" else safe[int(row["label"])])
+    assert (
+        review.read_text(encoding="utf-8").isascii() or review.read_bytes()[:3] == b"\xef\xbb\xbf"
+    )
+
+    command = ["relabel", str(folder), "--review", str(review), "--out", str(out)]
+    assert main(command) == 0
     assert capsys.readouterr().out.strip().endswith("3 are as you decided")
-    labels = pd.read_csv(tmp_path / "labels.csv", index_col="index")
-    issues, plain = decoding.label_issues(), decoding.relabel()
+    labels = pd.read_csv(out, index_col="index")
     assert labels.index[labels["reviewed"]].tolist() == sorted([keep, change, other])
-    assert labels.loc[keep, "label"] == given[keep]
+    assert labels.loc[keep, "label"] == issues.loc[keep, "given_label"]
     assert labels.loc[change, "label"] == issues.loc[change, "predicted_label"]
-    assert labels.loc[other, "label"] == 7
+    assert labels.loc[other, "label"] == to
     rest = ~labels["reviewed"]
     assert (labels["label"][rest] == plain["label"][rest]).all()
     assert skip in labels.index[rest]
+    # Python takes the same file.
+    again = decoding.relabel(review)
+    pd.testing.assert_frame_equal(labels, again, check_index_type=False)

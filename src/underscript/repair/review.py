@@ -125,17 +125,17 @@ def _entries(review: str | os.PathLike[str] | pd.DataFrame) -> Iterator[_Entry]:
     path = Path(review)
     head: Sequence[str] = ()
     # As a spreadsheet counts: the heading is row 1.
-    for row, cells in enumerate(_lines(path), 1):
+    for row, line in enumerate(_lines(path), 1):
         if row == 1:
-            head = [cell.strip() for cell in cells]
+            head = [cell.strip() for cell in line]
             _check_columns(head, str(path))
-        elif any(cell.strip() for cell in cells):
-            if len(cells) != len(head):
+        elif any(cell.strip() for cell in line):
+            if len(line) != len(head):
                 raise DataError(
                     f"{path}: row {row}: expected {len(head)} columns, as in the heading; found "
-                    f"{len(cells)}"
+                    f"{len(line)}"
                 )
-            yield _Entry(f"{path}: row {row}", dict(zip(head, cells, strict=True)))
+            yield _Entry(f"{path}: row {row}", dict(zip(head, line, strict=True)))
 
 
 def _lines(path: Path) -> Iterator[Sequence[str]]:

@@ -133,7 +133,7 @@ def render_report(d: Run) -> str:
             pairs=some_pairs,
             matrix=_matrix(d, bool(some_pairs)),
             cards=_cards(d),
-            review_key=_review_key(d),
+            review_key=review_key(d),
             issues=_issues(d),
             histogram=_histogram(d),
             shapes=_shapes(d),
@@ -333,7 +333,7 @@ def _cards(d: Run) -> list[Card]:
     return cards
 
 
-def _review_key(d: Run) -> str:
+def review_key(d: Run) -> str:
     """Return what tells this run's gallery from others, for the browser's notes of its review."""
     shown = [(card.index, card.given, card.predicted) for card in d.examples]
     about = f"{d.summary['created']} {d.summary['verdict']} {shown}"
