@@ -34,7 +34,8 @@ from underscript.errors import DataError, OutputError
 from underscript.report import console_table, key_numbers, plots, terminal_report
 from underscript.report import render_report as render
 from underscript.report import write_report as write
-from underscript.report.facts import confusions, next_steps, reading
+from underscript.report.facts import confusions, reading
+from underscript.report.steps import cautions, next_steps
 from underscript.report.plots import COLOURS
 from underscript.report.plots.style import spread
 from underscript.utils.files import RUN_FORMAT
@@ -418,10 +419,11 @@ def test_table_read_back_from_csv_gives_the_same_page(tmp_path: Path) -> None:
 def test_an_audit_begins_with_the_labels() -> None:
     summary, table = digits()
     text = page_of(digits)
-    assert text.index("What each layer still knows") < text.index("How noisy the labels are")
+    assert text.index("What each layer still knows") < text.index("The most suspicious labels")
     summary["kind"] = "audit"
     text = render_report(summary, table)
-    assert text.index("What each layer still knows") > text.index("How noisy the labels are")
+    assert text.index("What each layer still knows") > text.index("The most suspicious labels")
+    assert text.index("What each layer still knows") < text.index('<details class="fold">')
 
 
 @sample

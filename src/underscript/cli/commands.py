@@ -275,14 +275,15 @@ def _transfer(options: argparse.Namespace) -> None:
 
 
 def _relabel(options: argparse.Namespace) -> None:
-    cleaned = load(options.folder).relabel()
+    cleaned = load(options.folder).relabel(options.review)
     write_text(options.out, cleaned.to_csv())
     changed = int(cleaned["changed"].sum())
-    _print_result(
-        options,
-        {"out": str(options.out), "n": len(cleaned), "changed": changed},
-        f"{options.out}: {changed:,} of {len(cleaned):,} labels changed",
-    )
+    result = {"out": str(options.out), "n": len(cleaned), "changed": changed}
+    line = f"{options.out}: {changed:,} of {len(cleaned):,} labels changed"
+    if options.review is not None:
+        result["reviewed"] = reviewed = int(cleaned["reviewed"].sum())
+        line += f"; {reviewed:,} are as you decided"
+    _print_result(options, result, line)
 
 
 def _retrain(options: argparse.Namespace) -> None:

@@ -77,6 +77,13 @@ def add_repair(commands: Any, add_command: AddCommand) -> None:
         commands, "relabel", "write the labels with the wrong ones replaced, as CSV"
     )
     _add_run(relabel)
+    relabel.add_argument(
+        "--review",
+        type=Path,
+        metavar="FILE.csv",
+        help="what you decided about single labels, as the report exports it: kept and changed "
+        "labels are yours, all others the decoder's",
+    )
     relabel.add_argument("--out", type=Path, required=True, metavar="FILE.csv", help=_WRITTEN)
 
     about = "train your network for some more epochs, on the cleaned labels"

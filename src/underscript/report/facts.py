@@ -9,7 +9,14 @@ from ..utils.intervals import of_share
 from .plots.style import printable
 from .words import between, decoder_name, percent, points, words
 
-__all__ = ["KeyNumber", "confusions", "five_numbers", "key_numbers", "noise_words", "reading"]
+__all__ = [
+    "KeyNumber",
+    "confusions",
+    "five_numbers",
+    "key_numbers",
+    "noise_words",
+    "reading",
+]
 
 MOST_PAIRS = 6
 _LESS = "less: what was decoded here is in the trained network."

@@ -6,11 +6,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..results.run import Run
+from ..results.verdict import needless, reads_only_input
+from .words import percent
 
-__all__ = ["Step", "cautions", "next_steps"]
+__all__ = ["Step", "cautions", "next_steps", "no_need"]
 
 # Fewer hold-out labels say little; so many give the accuracy to some two points.
 FEW_LABELS = 1_000
+_FEATURES_ONLY = "Use features only: you do not need this network."
+_ON_FEATURES = "underscript decode --train X.npy,Y.npy --out DIR"
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,40 @@ def next_steps(d: Run) -> list[Step]:
     return steps
 
 
+def no_need(d: Run) -> Step | None:
+    """Return in plain words that the network, or its training, is of no use here, if so.
+
+    See `needless`. Without test data it is so only if the decoder reads nothing but the input.
+
+    Returns
+    -------
+    Step or None
+        What was measured and what follows, and the command to go on with.
+    """
+    if reads_only_input(d.summary) and d.summary["model"]["accuracy"]["test"] is None:
+        read = "The decoder that was chosen reads the raw input alone, and no layer."
+        return Step(f"{read} {_FEATURES_ONLY}", _ON_FEATURES)
+    control = needless(d.summary, d.table)
+    if control is None:
+        return None
+    who = "decoded" if control.by_decoder else "by the network itself"
+    numbers = (
+        f"{percent(control.accuracy)}% of the test labels, against {percent(control.best)}% {who}"
+    )
+    beside = (
+        f"better: {numbers}."
+        if control.better
+        else f"as well: {numbers}, no clear difference on {control.n:,} examples."
+    )
+    if control.model == "trained":
+        return Step(f"The raw input alone does {beside} {_FEATURES_ONLY}", _ON_FEATURES)
+    return Step(
+        f"The same network, never trained, does {beside} You do not need what this one learned: "
+        "decode features of another network, if you have one.",
+        _ON_FEATURES,
+    )
+
+
 def cautions(d: Run) -> list[str]:
     """Return what would make the run's numbers surer, and what its reader should know."""
     summary, noise = d.summary, d.summary["noise"]
@@ -53,7 +91,7 @@ def cautions(d: Run) -> list[str]:
         return []
     lines = []
     network = summary["model"]["accuracy"]["train_given"] is not None
-    if network and selected["layers"] == ["input"]:
+    if reads_only_input(summary):
         lines.append("The decoder reads the input and not the network: you can do without it.")
     if network and summary.get("recorded"):
         lines.append(f"To predict, the run needs its network: {summary['recorded']}.")

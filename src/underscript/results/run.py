@@ -15,6 +15,7 @@ from ..errors import DataError, ModelError
 from ..noise.estimate import Noise
 from ..noise.posterior import posterior
 from ..repair.read_out import ReadOut, relabelled, transfer
+from ..repair.review import with_review
 from ..utils.class_names import with_names
 from ..utils.files import TABLE_COLUMNS
 from .decoder import Decoder
@@ -202,21 +203,44 @@ class Run:
         names = self.summary["model"]["class_names"]
         return pred_probs(self.best, train, index, where, names, self._odds)
 
-    def relabel(self) -> pd.DataFrame:
+    def relabel(self, review: str | os.PathLike[str] | pd.DataFrame | None = None) -> pd.DataFrame:
         """Return cleaned labels: the decoder's where a given one is flagged and less likely.
 
-        No label is changed where nothing seems wrong (``summary["noise"]["nothing_wrong"]``).
+        The decoder changes no label where nothing seems wrong
+        (``summary["noise"]["nothing_wrong"]``). Where a person has looked, the person decides.
+
+        Parameters
+        ----------
+        review : path or DataFrame, optional
+            What a person decided: the CSV file that the report's page exports, or such a table. It
+            has the columns ``index``, ``given_label``, ``decision`` and ``label``, one row a
+            sample; others are ignored. The decision is
+
+            - ``keep``: the given label stays, whatever the decoder says;
+            - ``change``: it becomes the class in ``label``;
+            - ``skip``: no decision, as for samples that are not in the review; the decoder's label
+              or the given one is taken, as without a review.
 
         Returns
         -------
         pandas.DataFrame
             One row a sample, in the data set's order and with its index: `given_label`, `label`
             (the cleaned one), `confidence` (the probability that it is right, 0 to 1; with
-            ``auto=False`` only a ranking) and `changed`.
+            ``auto=False`` only a ranking; 1 where a person decided) and `changed`. With a review
+            also `reviewed`: whether a person decided.
+
+        Raises
+        ------
+        DataError
+            If the review cannot be read, lacks a column, has an unknown index, decision or class,
+            names a sample twice, or has other given labels than this run: it is then another run's.
         """
         noise = self.summary["noise"]
         nothing = noise is not None and bool(noise["nothing_wrong"])
-        return relabelled(self._issues(), bool(self.summary["settings"]["auto"]), nothing)
+        cleaned = relabelled(self._issues(), bool(self.summary["settings"]["auto"]), nothing)
+        if review is None:
+            return cleaned
+        return with_review(cleaned, review, int(self.summary["model"]["n_classes"]))
 
     def predictions(self, x: Any) -> pd.DataFrame:
         """Return the decoder's class of each input, with its name and probability.

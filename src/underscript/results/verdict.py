@@ -1,18 +1,20 @@
 """The verdict: the result of a decode in a few plain sentences with their numbers."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
 from ..utils.intervals import of_share
 
-__all__ = ["of_what", "opening", "verdict"]
+__all__ = ["needless", "of_what", "opening", "reads_only_input", "verdict"]
 
 # Shares beyond these ends, and intervals narrower than this, need a decimal to be told apart.
 _HIGH, _LOW, _NARROW = 0.95, 0.05, 0.01
 # How far test accuracy must be below the fit of the training labels to be called "only".
 _FAR = 0.05
+# A control that is behind by more than this is not as good, however few test data there are.
+AS_GOOD = 0.02
 _HOPELESS = "Your labels fit the inputs no better than chance: do not use this decoder."
 
 
@@ -30,13 +32,13 @@ def verdict(summary: Mapping[str, Any], table: pd.DataFrame) -> str:
         _network(summary),
         _decoded(summary, table),
         _labels(summary),
-        _input_alone(summary) or _controls(summary, table),
+        _needless(summary, table) or _controls(summary, table),
         *_cautions(summary),
     )
 
 
 def opening(summary: Mapping[str, Any], table: pd.DataFrame) -> str:
-    """Return the first two sentences of the verdict, and its cautions; arguments as there."""
+    """Return the first two sentences of the verdict and what warns; arguments as there."""
     labels = summary["noise"] is not None and summary["noise"]["hopeless"] and _labels(summary)
     return _joined(_network(summary), _decoded(summary, table), labels or "", *_cautions(summary))
 
@@ -121,44 +123,82 @@ def _labels(summary: Mapping[str, Any]) -> str:
     return f"{text}; {flagged:,} {'is' if flagged == 1 else 'are'} flagged in label_issues.csv."
 
 
-def _input_alone(summary: Mapping[str, Any]) -> str:
-    """Return a sentence if the chosen decoder does not read the network at all."""
+class Needless(NamedTuple):
+    """A control that does as well as what was decoded: the network, or its training, is of no use.
+
+    Attributes
+    ----------
+    model : {"trained", "random"}
+        The raw input of the network, or an untrained network.
+    accuracy, best : float
+        Test accuracy of the control, and of the better of decoder and network, 0 to 1.
+    by_decoder : bool
+        Whether the better one is the decoder.
+    better : bool
+        Whether the control is clearly better.
+    n : int
+        Number of test samples.
+    """
+
+    model: str
+    accuracy: float
+    best: float
+    by_decoder: bool
+    better: bool
+    n: int
+
+
+def needless(summary: Mapping[str, Any], table: pd.DataFrame) -> Needless | None:
+    """Return the control that does as well as decoder and network on the test data, if one does.
+
+    As well means: not clearly less (95 %), and by at most `AS_GOOD`.
+    """
+    own, chosen, noise = summary["model"]["accuracy"], summary["selected"], summary["noise"]
+    if own["test"] is None or (noise is not None and noise["hopeless"]):
+        return None
+    rows = _same_decoder(summary, table)
+    by_decoder = chosen["test_accuracy"] >= own["test"] and chosen["layers"] != ["input"]
+    best, n = chosen["test_accuracy"] if by_decoder else own["test"], int(rows["n"].iloc[0])
+    low, high = of_share(best, n)
+    trained = rows["model"] == "trained"
+    for model, some in (
+        ("trained", rows[trained & (rows["layer"] == "input")]),
+        ("random", rows[~trained]),
+    ):
+        if len(some) and (share := float(some["accuracy"].max())) >= max(low, best - AS_GOOD):
+            return Needless(model, share, best, by_decoder, share > high, n)
+    return None
+
+
+def reads_only_input(summary: Mapping[str, Any]) -> bool:
+    """Return whether the decoder reads nothing of a network whose layers were decoded too."""
     decoded = [layer["layer"] for layer in summary["layers"]]
     network = summary["model"]["accuracy"]["train_given"] is not None
-    if not network or summary["selected"]["layers"] != ["input"] or decoded == ["input"]:
+    return network and summary["selected"]["layers"] == ["input"] and decoded != ["input"]
+
+
+def _needless(summary: Mapping[str, Any], table: pd.DataFrame) -> str:
+    """Return a sentence if the network or its training is of no use."""
+    if reads_only_input(summary):
+        return "The decoder reads only the raw input: no layer of your network adds to it."
+    control = needless(summary, table)
+    if control is None:
         return ""
-    return "The decoder reads only the raw input: no layer of your network adds to it."
+    well = f"{'better' if control.better else 'as well'} ({_percent(control.accuracy)})"
+    if control.model == "trained":
+        return f"The raw input alone does {well}: you do not need this network."
+    return f"An untrained network does {well}: what was decoded does not come from training."
 
 
 def _controls(summary: Mapping[str, Any], table: pd.DataFrame) -> str:
     """Return what the raw input and an untrained network give, with the same kind of decoder."""
-    chosen, own = summary["selected"], summary["model"]["accuracy"]["test"]
-    hopeless = summary["noise"] is not None and summary["noise"]["hopeless"]
-    if own is None or hopeless or chosen["layer"] == "input":
+    noise = summary["noise"]
+    hopeless = noise is not None and noise["hopeless"]
+    if summary["model"]["accuracy"]["test"] is None or hopeless:
         return ""
-    low, high = _interval(chosen, table)
-    rows = table[
-        (table["split"] == "test")
-        & (table["labels"] == "given")
-        & (table["subspace_labels"] == "corrupted")
-        & (table["probe"] == chosen["probe"])
-    ]
+    rows = _same_decoder(summary, table)
     raw = rows[(rows["layer"] == "input") & (rows["model"] == "trained")]["accuracy"]
     twin = rows[rows["model"] == "random"]["accuracy"]
-    # Where the network itself is ahead of the decoder, no control can replace it.
-    if own <= high:
-        if len(raw) and raw.max() >= low:
-            well = "better" if raw.max() > high else "as well"
-            return (
-                f"The raw input alone does {well} ({_percent(raw.max())}): you do not need this "
-                "network."
-            )
-        if len(twin) and twin.max() >= low:
-            well = "better" if twin.max() > high else "as well"
-            return (
-                f"An untrained network does {well} ({_percent(twin.max())}): what was decoded does "
-                "not come from training."
-            )
     parts = []
     if len(raw):
         parts.append(f"the raw input alone gets {_percent(raw.max())}")
@@ -167,6 +207,17 @@ def _controls(summary: Mapping[str, Any], table: pd.DataFrame) -> str:
         parts.append(f"an untrained network {gets}at best {_percent(twin.max())}")
     text = ", ".join(parts)
     return f"{text[0].upper()}{text[1:]}." if text else ""
+
+
+def _same_decoder(summary: Mapping[str, Any], table: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of the table for test data and the kind of decoder that was chosen."""
+    rows: pd.DataFrame = table[
+        (table["split"] == "test")
+        & (table["labels"] == "given")
+        & (table["subspace_labels"] == "corrupted")
+        & (table["probe"] == summary["selected"]["probe"])
+    ]
+    return rows
 
 
 def _interval(chosen: Mapping[str, Any], table: pd.DataFrame) -> tuple[float, float]:
