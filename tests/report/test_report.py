@@ -439,14 +439,18 @@ def test_a_notebook_shows_figure_and_table(make: Any) -> None:
 
 def test_what_is_to_do_next_depends_on_what_was_found() -> None:
     summary, table = digits()
-    text = " ".join(step.text for step in next_steps(run_of(summary, table)))
-    assert text.startswith("Classify with the decoder")
-    assert "The estimates rest on 144 held-out labels" in text
+    first, second = next_steps(run_of(summary, table))
+    assert first.text.startswith("Classify new inputs with the decoder")
+    assert first.code == "underscript.load('RUN').best.predict(inputs)"
+    assert second.text.startswith("Write cleaned labels (RUN/label_issues.csv lists the 51")
+    (caution,) = cautions(run_of(summary, table))
+    assert caution.startswith("The estimates rest on 144 held-out labels")
     summary["noise"] |= {"nothing_wrong": True}
     assert next_steps(run_of(summary, table))[0].text.startswith("Keep the network")
     summary["noise"] |= {"nothing_wrong": False, "hopeless": True}
     (only,) = next_steps(run_of(summary, table))
     assert only.text.startswith("Do not use this decoder")
+    assert cautions(run_of(summary, table)) == []
 
 
 def test_confusions_that_stand_out_are_named() -> None:

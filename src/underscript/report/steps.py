@@ -59,7 +59,10 @@ def no_need(d: Run) -> Step | None:
     Step or None
         What was measured and what follows, and the command to go on with.
     """
-    if reads_only_input(d.summary) and d.summary["model"]["accuracy"]["test"] is None:
+    noise, own = d.summary["noise"], d.summary["model"]["accuracy"]
+    if noise is not None and noise["hopeless"]:
+        return None
+    if reads_only_input(d.summary) and own["test"] is None:
         read = "The decoder that was chosen reads the raw input alone, and no layer."
         return Step(f"{read} {_FEATURES_ONLY}", _ON_FEATURES)
     control = needless(d.summary, d.table)

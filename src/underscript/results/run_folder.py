@@ -206,7 +206,7 @@ def _sorted(issues: pd.DataFrame) -> pd.DataFrame:
     return issues.sort_values(["label_quality", "margin"], kind="stable")
 
 
-def _read_decoder(folder: Path, model: nn.Module | None, why: str | None) -> Decoder:
+def _read_decoder(folder: Path, model: nn.Module | None, why: str | None = None) -> Decoder:
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     try:
         tensors = safetensors.torch.load_file(folder / "model.safetensors")
