@@ -17,6 +17,7 @@ from ..errors import DataError, DistributedError, UnderscriptError
 from ..experiments.catalogue import EXPERIMENTS, NOISES, PAIRS, SETTINGS
 from ..utils.memory_size import MEMORY, as_bytes
 from ..utils.options import POOL_CHOICES, PROBE_NAMES
+from .near_options import check_options
 from .output import sound_streams, to_nowhere
 from .repair import add_repair, add_weights
 
@@ -107,6 +108,12 @@ def _unraisable(about: Any) -> None:
 
 class _Parser(argparse.ArgumentParser):
     """One line for a bad argument, like every other error."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse arguments; refuse an option that does not exist before one that is missing."""
+        if self._subparsers is None:
+            check_options(args, self._option_string_actions, self.error)
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         raise DataError(f"{message} (see `{self.prog} --help`)")

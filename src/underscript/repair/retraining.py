@@ -24,7 +24,9 @@ from ..data.source import Source
 from ..errors import DataError, LabelError, ModelError
 from ..selection import held_out_tenth
 from ..utils.device import as_device, device_of, seeded
+from ..utils.hints import RETRAIN_ARGUMENTS
 from ..utils.labels import Labels, as_labels
+from ..utils.near_names import with_argument_hints
 from ..utils.progress import Progress
 from ..utils.versions import versions
 from .weights import write_weights
@@ -85,6 +87,7 @@ class Decoded(Protocol):
         """Return how likely each class is, float32 (n, K)."""
 
 
+@with_argument_hints(RETRAIN_ARGUMENTS)
 @plain_torch(grad=True)
 def retrain(
     model: nn.Module,
@@ -144,6 +147,8 @@ def retrain(
 
     Raises
     ------
+    ArgumentError
+        If it has no argument of a name that is given; it is a TypeError too.
     DataError, LabelError, ModelError
         If the data, the labels or the model cannot be used; the message says what to do.
     """

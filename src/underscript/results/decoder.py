@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
@@ -26,6 +26,8 @@ from ..repair.module import DecodedModule
 from ..repair.onnx import CHECKED, OnnxClassifier, export_onnx
 from ..selection import Key
 from ..utils.device import device_of
+from ..utils.hints import DECODER
+from ..utils.near_names import missing_attribute
 from ..utils.progress import Progress
 
 
@@ -105,6 +107,12 @@ class Decoder:
     def layers(self) -> tuple[str, ...]:
         """Names of the layers that are read."""
         return tuple(tap.name for tap in self.taps)
+
+    # Hidden from type checkers, which otherwise allow any attribute.
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name):
+            return missing_attribute(self, name, DECODER)
 
     def __repr__(self) -> str:
         return f"Decoder(layer={self.layer!r}, estimator={self.estimator!r})"
