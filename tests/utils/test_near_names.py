@@ -42,7 +42,7 @@ def test_an_attribute_that_people_try_says_what_to_use(decoding, name, hint):
 def test_the_decoder_says_what_belongs_to_the_decoding(decoding):
     with pytest.raises(AttributeError, match=r"Decoder has no .*: decoding\.label_issues\(\)"):
         decoding.best.label_issues  # noqa: B018
-    with pytest.raises(AttributeError, match="did you mean 'predict_proba'?"):
+    with pytest.raises(AttributeError, match=r"did you mean 'predict_proba'\?"):
         decoding.best.predict_probas  # noqa: B018
 
 

@@ -19,7 +19,7 @@ from ..utils.memory_size import MEMORY, as_bytes
 from ..utils.options import POOL_CHOICES, PROBE_NAMES
 from .near_options import check_options
 from .output import sound_streams, to_nowhere
-from .repair import add_repair, add_weights
+from .repair import add_classes, add_repair, add_weights
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -270,8 +270,7 @@ def _add_decode_options(command: argparse.ArgumentParser) -> None:
     add("--holdout", metavar="FILE.py:val", help=unseen)
     add("--labels", metavar="FILE.py:labels", help="training labels by index, if not in --train")
     add("--true-labels", metavar="FILE.py:clean", help="labels before corruption, where known")
-    names = "names of the classes in the read-out's order, one a line or a JSON list"
-    add("--classes", type=Path, metavar="FILE", help=names)
+    add_classes(command)
     add(
         "--layers",
         action="append",

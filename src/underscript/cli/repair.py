@@ -7,7 +7,7 @@ from typing import Any
 
 from ..utils.options import BIASES, WEIGHTS
 
-__all__ = ["add_repair", "add_weights"]
+__all__ = ["add_classes", "add_repair", "add_weights"]
 
 AddCommand = Callable[[Any, str, str], argparse.ArgumentParser]
 
@@ -27,6 +27,12 @@ def add_weights(command: argparse.ArgumentParser) -> None:
         help="safetensors, a state dict or a checkpoint with one, such as Lightning's; FILE:PART "
         "where it holds several models",
     )
+
+
+def add_classes(command: argparse.ArgumentParser) -> None:
+    """Add the option that names the classes, to every command that reads labels."""
+    names = "names of the classes in the read-out's order, one a line or a JSON list"
+    command.add_argument("--classes", type=Path, metavar="FILE", help=names)
 
 
 def add_repair(commands: Any, add_command: AddCommand) -> None:
@@ -62,6 +68,7 @@ def add_repair(commands: Any, add_command: AddCommand) -> None:
     add("--train", required=True, metavar="FILE.py:train", help="what the run decoded")
     add("--holdout", metavar="FILE.py:val", help="noisy labels, not trained on: says when to stop")
     add("--test", metavar="FILE.py:test", help="chooses nothing")
+    add_classes(again)
     add("--epochs", type=int, default=10, help="at most (default 10)")
     add("--learning-rate", type=float, default=1e-3, help="Adam's at the start (default 1e-3)")
     add("--batch-size", type=int, default=128)

@@ -199,8 +199,7 @@ class Run:
         """
         index = self._issues().index.to_numpy()
         where = None if path is None else Path(path)
-        names = self.summary["model"]["class_names"]
-        return pred_probs(self.best, train, index, where, names, self._odds)
+        return pred_probs(self.best, train, index, where, self._odds)
 
     def relabel(self) -> pd.DataFrame:
         """Return cleaned labels: the decoder's where a given one is flagged and less likely.
