@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from torch import nn
 
@@ -11,6 +12,8 @@ from .errors import ModelError
 from .results.exchange.exports import Exports
 from .results.run_folder import RunParts, is_run, read_run, write_run
 from .utils.files import fresh_folder
+from .utils.hints import DECODING
+from .utils.near_names import missing_attribute, with_argument_hints
 
 
 class Decoding(Exports):
@@ -34,6 +37,12 @@ class Decoding(Exports):
         Sizes of the class subspaces of the trained network's layers, and the angles between them;
         see `underscript.geometry.geometry`. None without MASC among the probes.
     """
+
+    # Hidden from type checkers, which otherwise allow any attribute.
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name):
+            return missing_attribute(self, name, DECODING)
 
     def _repr_html_(self) -> str:
         """Return the figure and the table, for a notebook."""
@@ -93,6 +102,7 @@ class Decoding(Exports):
         self.report(folder / "report.html")
 
 
+@with_argument_hints({"path": "use folder=", "network": "use model="})
 def load(folder: str | os.PathLike[str], model: nn.Module | None = None) -> Decoding:
     """Read a run folder.
 

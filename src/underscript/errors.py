@@ -6,6 +6,7 @@ is a failure of underscript itself (exit code 1).
 """
 
 __all__ = [
+    "ArgumentError",
     "DataError",
     "DistributedError",
     "LabelError",
@@ -20,6 +21,10 @@ __all__ = [
 
 class UnderscriptError(Exception):
     """Base of every error that a user can act on."""
+
+
+class ArgumentError(UnderscriptError, TypeError):
+    """A keyword argument that a function does not have."""
 
 
 class DataError(UnderscriptError, ValueError):

@@ -35,9 +35,9 @@ from underscript.report import console_table, key_numbers, plots, terminal_repor
 from underscript.report import render_report as render
 from underscript.report import write_report as write
 from underscript.report.facts import confusions, reading
-from underscript.report.steps import cautions, next_steps
 from underscript.report.plots import COLOURS
 from underscript.report.plots.style import spread
+from underscript.report.steps import cautions, next_steps
 from underscript.utils.files import RUN_FORMAT
 
 

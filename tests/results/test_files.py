@@ -12,7 +12,6 @@ from torch import nn
 import models
 import underscript as us
 from run_folders import FILES, GIVEN, X, Y, contents, make
-from underscript.errors import ModelError
 
 
 def test_a_run_folder_holds_the_files_of_the_contract(saved, found):

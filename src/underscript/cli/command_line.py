@@ -18,8 +18,9 @@ from ..experiments.catalogue import DEMOS, EXPERIMENTS, HUMAN_LABELS, NOISES, PA
 from ..utils.memory_size import MEMORY, as_bytes
 from ..utils.options import POOL_CHOICES, PROBE_NAMES
 from . import help_texts
+from .near_options import check_options
 from .output import sound_streams, to_nowhere
-from .repair import add_repair, add_weights
+from .repair import add_classes, add_repair, add_weights
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -108,6 +109,12 @@ def _unraisable(about: Any) -> None:
 
 class _Parser(argparse.ArgumentParser):
     """One line for a bad argument, like every other error."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse arguments; refuse an option that does not exist before one that is missing."""
+        if self._subparsers is None:
+            check_options(args, self._option_string_actions, self.error)
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         raise DataError(f"{message} (see `{self.prog} --help`)")
@@ -302,8 +309,7 @@ def _add_decode_options(command: argparse.ArgumentParser) -> None:
         help="training labels in the data set's order, in place of those in --train",
     )
     add("--true-labels", metavar="FILE.py:clean", help="the true labels, if you know them")
-    names = "file of class names in the order of the network's outputs: one a line, or a JSON list"
-    add("--classes", type=Path, metavar="FILE", help=names)
+    add_classes(command)
     add(
         "--layers",
         action="append",

@@ -29,7 +29,7 @@ from ..utils.distributed import joined
 from ..utils.files import fresh_folder, whole_file, write_text
 from . import audit as _audit
 from .output import print_json, print_line, printed
-from .user_objects import load_data, load_function, load_model, load_object
+from .user_objects import load_data, load_function, load_model
 
 __all__ = ["COMMANDS"]
 
@@ -142,7 +142,7 @@ def _decode(options: argparse.Namespace) -> None:
                 holdout = _optional(options.holdout, "--holdout")
                 labels = _optional(options.labels, "--labels", column=True)
                 true_labels = _optional(options.true_labels, "--true-labels", column=True)
-                names = None if options.classes is None else read_names(options.classes)
+                names = _class_names(options)
                 perturb = _perturbation(options.perturb)
             decoded = decode(
                 model,
@@ -256,7 +256,7 @@ def _predict(options: argparse.Namespace) -> None:
 
 def _export(options: argparse.Namespace) -> None:
     best = load(options.folder, load_model(options.model, options.weights)).best
-    best.export(options.out, load_object(options.example, "--example"))
+    best.export(options.out, load_data(options.example, "--example"))
     _print_result(
         options,
         {"onnx": str(options.out), "layers": list(best.layers), "probe": best.probe},
@@ -289,15 +289,16 @@ def _relabel(options: argparse.Namespace) -> None:
 def _retrain(options: argparse.Namespace) -> None:
     retrained = retrain(
         load_model(options.model, options.weights),
-        load_object(options.train, "--train"),
+        load_data(options.train, "--train"),
         load(options.folder),
-        _optional_object(options.holdout, "--holdout"),
-        _optional_object(options.test, "--test"),
+        _optional(options.holdout, "--holdout"),
+        _optional(options.test, "--test"),
         epochs=options.epochs,
         learning_rate=options.learning_rate,
         batch_size=options.batch_size,
         seed=options.seed,
         device=options.device,
+        class_names=_class_names(options),
     )
     retrained.save(options.out)
     _print_result(
@@ -361,8 +362,8 @@ def _optional(spec: str | None, what: str, *, column: bool = False) -> Any:
     return None if spec is None else load_data(spec, what, column=column)
 
 
-def _optional_object(spec: str | None, what: str) -> Any:
-    return None if spec is None else load_object(spec, what)
+def _class_names(options: argparse.Namespace) -> list[Any] | None:
+    return None if options.classes is None else read_names(options.classes)
 
 
 def _perturbation(choice: str) -> str | Callable[[Any], Any]:

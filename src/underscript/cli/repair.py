@@ -8,7 +8,7 @@ from typing import Any
 from ..utils.options import BIASES, WEIGHTS
 from . import help_texts
 
-__all__ = ["add_repair", "add_weights"]
+__all__ = ["add_classes", "add_repair", "add_weights"]
 
 _WRITTEN = "file to write"
 _HELD = "data with noisy labels that the network was not trained on; they choose the epoch"
@@ -30,6 +30,12 @@ def add_weights(command: argparse.ArgumentParser) -> None:
         help="weights to load into the network: a safetensors file, a state dict, or a checkpoint "
         "such as Lightning's; FILE:PART if it holds several networks",
     )
+
+
+def add_classes(command: argparse.ArgumentParser) -> None:
+    """Add the option that names the classes, to every command that reads labels."""
+    names = "file of class names in the order of the network's outputs: one a line, or a JSON list"
+    command.add_argument("--classes", type=Path, metavar="FILE", help=names)
 
 
 def add_repair(commands: Any, add_command: AddCommand) -> None:
@@ -99,6 +105,7 @@ def add_repair(commands: Any, add_command: AddCommand) -> None:
     )
     add("--holdout", metavar="FILE.py:val", help=_HELD)
     add("--test", metavar="FILE.py:test", help="test data: they only measure, and choose nothing")
+    add_classes(again)
     add("--epochs", type=int, default=10, help="largest number of epochs (default 10)")
     add("--learning-rate", type=float, default=1e-3, help="of Adam, at the start (default 1e-3)")
     add("--batch-size", type=int, default=128, help="samples for each step (default 128)")

@@ -200,8 +200,7 @@ class Run:
         """
         index = self._issues().index.to_numpy()
         where = None if path is None else Path(path)
-        names = self.summary["model"]["class_names"]
-        return pred_probs(self.best, train, index, where, names, self._odds)
+        return pred_probs(self.best, train, index, where, self._odds)
 
     def relabel(self, review: str | os.PathLike[str] | pd.DataFrame | None = None) -> pd.DataFrame:
         """Return cleaned labels: the decoder's where a given one is flagged and less likely.

@@ -12,6 +12,7 @@ import safetensors.torch
 from torch import nn
 
 from ..activations.hooks import Tap
+from ..data.input_form import InputForm
 from ..errors import ModelError, OutputError
 from ..probes.classifier import SubspaceClassifier
 from ..probes.ensemble import CombinedDiscriminant
@@ -171,7 +172,8 @@ def _write_decoder(best: Decoder, folder: Path) -> None:
         "parameters": best.estimator.get_params(),
         "width": int(best.estimator.n_features_in_),
         "n_classes": len(best.estimator.classes_),
-        "inputs": None if best.inputs is None else list(best.inputs),
+        "inputs": None if best.inputs is None else list(best.inputs.names),
+        "shapes": {} if best.inputs is None else best.inputs.shapes,
     }
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     write_tensors(folder / "model.safetensors", best.estimator.tensors())
@@ -231,6 +233,8 @@ def _read_decoder(folder: Path, model: nn.Module | None, why: str | None = None)
     if model is None:
         recorded = RecordedDecoder.read(folder) or why
     inputs = config.get("inputs")
+    known = dict(config.get("shapes", {}))
+    shapes = {name: tuple(map(int, shape)) for name, shape in known.items()}
     return Decoder(
         taps,
         config["layer"],
@@ -238,5 +242,5 @@ def _read_decoder(folder: Path, model: nn.Module | None, why: str | None = None)
         estimator,
         model,
         recorded=recorded,
-        inputs=None if inputs is None else tuple(map(str, inputs)),
+        inputs=None if inputs is None else InputForm(tuple(map(str, inputs)), shapes),
     )
