@@ -4,9 +4,15 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+INSTALL := -m pip install --quiet --disable-pip-version-check
+PIP := $(BIN)/python $(INSTALL) -c constraints.txt
+# Environments beside the main one: the tools that build what is published, and the oldest torch that
+# pyproject.toml allows.
+PACKAGING := build/packaging
+OLDEST := build/oldest
+OLDEST_TORCH := 2.4.1
 
-.PHONY: demo test test-full hostile data readme docs bench bench-audit reproduction estimate clean
+.PHONY: demo test test-full test-oldest hostile data readme docs dist check-dist bench bench-audit reproduction estimate clean
 
 demo: $(VENV)/.installed
 	$(BIN)/underscript demo
@@ -21,6 +27,10 @@ test: $(VENV)/.installed-test
 # Also what takes longer than some five seconds, and what needs all of MNIST and Fashion-MNIST.
 test-full: $(VENV)/.installed-test data
 	$(BIN)/python -m pytest -n 2 --dist loadscope -m "slow or not slow"
+
+# The quick tests with the oldest torch, and no ONNX, which needs a newer one. CPython 3.11 or 3.12.
+test-oldest: $(OLDEST)/.installed
+	$(OLDEST)/bin/python -m pytest -n 2 --dist loadscope
 
 # Bad inputs and faults, some four hundred of them: each must be right, told, or refused clearly. A part of
 # them: make hostile GROUPS="networks data". All are in make test-full.
@@ -38,6 +48,17 @@ readme: $(VENV)/.installed
 # The documentation's site, in build/site; what is not in order is an error.
 docs: $(VENV)/.installed-test
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# The wheel and the sdist that are published, in dist/; the wheel is built from the sdist.
+dist: $(PACKAGING)/.installed
+	rm -rf dist
+	$(PACKAGING)/bin/python -m build --quiet --dependency-constraints-txt constraints.txt
+	$(PACKAGING)/bin/python -m twine check --strict dist/*
+
+# What is in them, and that they work where there is no checkout: the demo from the wheel in an environment of
+# its own, then each command that the demo proposes. Some five minutes.
+check-dist: dist
+	$(PYTHON) tools/check_dist.py dist
 
 # Seconds, ratios, the floor, memory and agreement, side by side: about half an hour and 6 GiB, on an
 # otherwise idle machine; then what a default decode costs beside an epoch of training, 20 minutes more
@@ -70,5 +91,17 @@ $(VENV)/.installed-test: $(VENV)/.installed
 	$(PIP) -e '.[test]'
 	touch $@
 
+$(PACKAGING)/.installed: constraints.txt
+	$(PYTHON) -m venv $(PACKAGING)
+	$(PACKAGING)/bin/python $(INSTALL) -c constraints.txt build twine
+	touch $@
+
+$(OLDEST)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(OLDEST)
+	sed 's/^torch==.*/torch==$(OLDEST_TORCH)/' constraints.txt > $(OLDEST)/constraints.txt
+	$(OLDEST)/bin/python $(INSTALL) -c $(OLDEST)/constraints.txt -e '.[parquet,transformers]' \
+		beartype cleanlab hypothesis pytest pytest-xdist pyyaml
+	touch $@
+
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(PACKAGING) $(OLDEST) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -336,6 +336,7 @@ def test_no_layers_at_all_is_an_error():
 
 
 def test_a_layer_that_never_fires_is_an_error_only_if_asked_for():
+    torch.manual_seed(0)
     model, data = models.NeverCalledNet().eval(), models.data("rows")
     with pytest.raises(LayerError, match=r"spare.*never fires"):
         us.decode(model, data, layers="spare")

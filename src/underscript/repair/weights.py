@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -134,7 +135,7 @@ def write_weights(path: Path, model: nn.Module, metadata: dict[str, str] | None 
 
 def _unreadable(path: Path, error: Exception) -> str:
     """Return one line on why a file is no state dict, and what to do."""
-    classes = _classes_in(path)
+    classes = _classes_in(path, error)
     if not classes:
         return (
             f"--weights: {path} is not a safetensors file or a plain state dict, or is damaged "
@@ -152,10 +153,13 @@ def _unreadable(path: Path, error: Exception) -> str:
     )
 
 
-def _classes_in(path: Path) -> list[str]:
+def _classes_in(path: Path, error: Exception) -> list[str]:
     """Return the names that a torch file would import, without importing them."""
     if not zipfile.is_zipfile(path):
         return []
+    if not hasattr(torch.serialization, "get_unsafe_globals_in_checkpoint"):
+        # torch before 2.6 only says in its error which name it met first.
+        return re.findall(r"Unsupported global: GLOBAL (\S+) was not an allowed", str(error))
     try:
         return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
     except Exception:  # a damaged file may raise anything here
