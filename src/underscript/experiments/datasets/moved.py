@@ -1,7 +1,6 @@
 """scikit-learn's digits, moved about on a larger canvas, so that raw pixels do not solve them."""
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .catalogue import MOVED
 from .images import ImageData, Images
@@ -43,13 +42,14 @@ def moved(digits: ImageData) -> ImageData:
 
 
 def _at_random_places(images: Images, seed: int) -> Images:
-    """Return every image `TIMES` times on a canvas, all of them once before any comes again."""
+    """Return every image on a canvas at `TIMES` different places, all once before any again."""
     generator = np.random.default_rng(seed)
-    repeated: NDArray[np.uint8] = np.tile(images, (TIMES, 1, 1, 1))
-    n, channels, height, width = repeated.shape
-    canvas = np.zeros((n, channels, SIDE, SIDE), dtype=np.uint8)
-    tops = generator.integers(0, SIDE - height + 1, n)
-    lefts = generator.integers(0, SIDE - width + 1, n)
-    for place, (top, left) in enumerate(zip(tops, lefts, strict=True)):
-        canvas[place, :, top : top + height, left : left + width] = repeated[place]
+    n, channels, height, width = images.shape
+    rows, columns = SIDE - height + 1, SIDE - width + 1
+    # Twice at one place, with two labels, would be one input that nothing can fit.
+    places = np.array([generator.permutation(rows * columns)[:TIMES] for _ in range(n)])
+    canvas = np.zeros((TIMES * n, channels, SIDE, SIDE), dtype=np.uint8)
+    for number, place in enumerate(places.T.reshape(-1).tolist()):
+        top, left = divmod(place, columns)
+        canvas[number, :, top : top + height, left : left + width] = images[number % n]
     return canvas
