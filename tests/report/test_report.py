@@ -442,7 +442,7 @@ def test_what_is_to_do_next_depends_on_what_was_found() -> None:
     first, second = next_steps(run_of(summary, table))
     assert first.text.startswith("Classify new inputs with the decoder")
     assert first.code == "underscript.load('RUN').best.predict(inputs)"
-    assert second.text.startswith("Write cleaned labels (RUN/label_issues.csv lists the 51")
+    assert second.text.startswith("Write cleaned labels (the worst first: RUN/label_issues.csv)")
     (caution,) = cautions(run_of(summary, table))
     assert caution.startswith("The estimates rest on 144 held-out labels")
     summary["noise"] |= {"nothing_wrong": True}

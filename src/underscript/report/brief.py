@@ -1,5 +1,6 @@
 """A run on one screen: what happened, five numbers, ten samples, three steps."""
 
+import math
 from collections.abc import Sequence
 
 from rich.console import Console, RenderableType
@@ -26,9 +27,9 @@ _LEAST_TEXT = 20
 
 
 def print_brief(console: Console, d: Run, *, report: str | None) -> None:
-    """Print a run in at most 25 lines of at least 80 letters.
+    """Print a run in at most 25 lines, in a terminal of 80 letters or more.
 
-    Commands are printed in one line each, however long, so that they can be copied.
+    A command is printed as one line, however long, so that it can be copied.
 
     Parameters
     ----------
@@ -49,7 +50,8 @@ def print_brief(console: Console, d: Run, *, report: str | None) -> None:
     if report is not None:
         below.append(Text(f"All else: {report} (or --verbose)"))
     used = sum(len(console.render_lines(part, pad=False)) for part in above)
-    for part in (*above, *_samples(console, d, LINES - used - len(below))):
+    used += sum(max(1, math.ceil(line.cell_len / console.width)) for line in below)
+    for part in (*above, *_samples(console, d, LINES - used)):
         console.print(part)
     for line in below:
         console.print(line, soft_wrap=True)

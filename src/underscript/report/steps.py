@@ -40,10 +40,8 @@ def next_steps(d: Run) -> list[Step]:
             )
         ]
     steps = [_classify(d)]
-    issues = d.label_issues()
-    flagged = int(issues["is_label_issue"].sum())
-    if flagged:
-        steps.append(_clean_labels(d, flagged))
+    if d.label_issues()["is_label_issue"].any():
+        steps.append(_clean_labels(summary))
     if (repair := _repair(summary)) is not None:
         steps.append(repair)
     return steps
@@ -155,15 +153,12 @@ def _classify(d: Run) -> Step:
     return Step(text, _command(summary, *words, "--out", out))
 
 
-def _clean_labels(d: Run, flagged: int) -> Step:
-    summary = d.summary
+def _clean_labels(summary: Mapping[str, Any]) -> Step:
     where = f"{_folder(summary)}/label_issues.csv"
-    look = "looks" if flagged == 1 else "look"
-    listed = f"{where} lists the {flagged:,} that {look} wrong, the worst first"
+    text = f"Write cleaned labels (the worst first: {where}):"
     if not summary.get("written_to"):
-        return Step(f"Write cleaned labels ({listed}):", "decoding.relabel().to_csv('labels.csv')")
-    command = _command(summary, "relabel", "--out", _beside(summary, "-labels.csv"))
-    return Step(f"Write cleaned labels ({listed}):", command)
+        return Step(text, "decoding.relabel().to_csv('labels.csv')")
+    return Step(text, _command(summary, "relabel", "--out", _beside(summary, "-labels.csv")))
 
 
 def _repair(summary: Mapping[str, Any]) -> Step | None:
@@ -176,5 +171,5 @@ def _repair(summary: Mapping[str, Any]) -> Step | None:
         return None
     out = _beside(summary, "-repaired.safetensors")
     words = ["transfer", *_network_options(sources), "--out", out]
-    text = "Repair the network itself: the same weights, the read-out rewritten:"
+    text = "Repair the network itself (it keeps its weights but for the read-out):"
     return Step(text, _command(summary, *words))
