@@ -27,10 +27,13 @@ from .activations.layers import LayerChoice
 from .activations.pooling import PoolChoice
 from .decoding import Decoding
 from .selection.budget import give_back
+from .utils.hints import DECODE_ARGUMENTS
 from .utils.memory_size import MEMORY
+from .utils.near_names import with_argument_hints
 from .utils.notes import Clock, Notes
 
 
+@with_argument_hints(DECODE_ARGUMENTS)
 @plain_torch()
 def decode(
     model: nn.Module | None,
@@ -151,6 +154,8 @@ def decode(
 
     Raises
     ------
+    ArgumentError
+        If it has no argument of a name that is given; it is a TypeError too.
     DataError, LabelError, LayerError, ModelError
         If the input cannot be used, or `memory` is too little; the message says what is wrong,
         where, and what to do.

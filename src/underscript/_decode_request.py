@@ -15,10 +15,10 @@ from .activations.hooks import model_input, undisturbed
 from .activations.layers import LayerChoice
 from .activations.pooling import PoolChoice
 from .data.batches import Batch
-from .data.source import Source, is_pair
+from .data.source import Source, text_labels
 from .errors import DataError, LabelError
 from .probes.subspace import PROBES
-from .utils.class_names import as_names, names_in
+from .utils.class_names import as_names, texts_in
 from .utils.device import as_device, device_of
 from .utils.distributed import Processes
 from .utils.memory_size import as_bytes
@@ -98,9 +98,7 @@ class Request:
             raise DataError(f"pool: expected None without a model; found {pool!r}")
         names = as_names(class_names)
         if model is None and names is None:
-            # Without a read-out the order of the classes does not matter.
-            given = (others[role] for role in ("train", "holdout", "test"))
-            names = names_in(others["labels"], *(data[1] for data in given if is_pair(data)))
+            names = _text_classes(batch_size=batch_size, **others)
         if evaluate is None:
             only = others["test"] is None and others["holdout"] is None
             evaluate = ("train",) if only else ("test",)
@@ -124,6 +122,36 @@ class Request:
     def perturbs(self) -> bool:
         """Whether inputs may be perturbed."""
         return self.auto and self.model is not None and self.perturb != "none"
+
+
+def _text_classes(
+    *,
+    train: Any,
+    holdout: Any,
+    test: Any,
+    labels: Any,
+    true_labels: Any,
+    batch_size: int,
+    **_others: Any,
+) -> tuple[str, ...] | None:
+    """Return the different labels of all data, sorted, if they are text; else None.
+
+    Without a read-out the order of the classes does not matter.
+
+    Raises
+    ------
+    LabelError
+        If there is only one.
+    """
+    texts = {text for given in (labels, true_labels) for text in texts_in(given) or ()}
+    roles = {"holdout": holdout, "test": test} | ({"train": train} if labels is None else {})
+    with undisturbed(nn.Identity()):
+        for role, data in roles.items():
+            if data is not None:
+                texts |= text_labels(data, role, batch_size)
+    if len(texts) == 1:
+        raise LabelError(f"labels: expected at least two classes; found only {texts.pop()!r}")
+    return tuple(sorted(texts)) or None
 
 
 def _check_settings(

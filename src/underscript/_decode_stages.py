@@ -94,7 +94,7 @@ def trace_layers(request: Request, data: Data) -> Traced:
     seen = survey(
         network, data.example.take(np.arange(data.example.size) < 3), device, request.pool
     )
-    check_number(request.names, seen.n_classes)
+    check_number(request.names, seen.n_classes, alone=data.alone)
     # Without a network whole numbers are quantities, not names as a network would read them.
     layers = "input" if data.alone and request.layers is None else request.layers
     places = resolve(seen, network, layers)

@@ -2,18 +2,21 @@
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from torch import nn
 
 from .activations.copies import weights_of
 from .activations.given_model import as_module
 from .errors import ModelError
-from .results.run import Run
+from .results.exchange.exports import Exports
 from .results.run_folder import RunParts, is_run, read_run, write_run
 from .utils.files import fresh_folder
+from .utils.hints import DECODING
+from .utils.near_names import missing_attribute, with_argument_hints
 
 
-class Decoding(Run):
+class Decoding(Exports):
     """The result of `decode`.
 
     Attributes
@@ -35,6 +38,12 @@ class Decoding(Run):
         see `underscript.geometry.geometry`. None without MASC among the probes.
     """
 
+    # Hidden from type checkers, which otherwise allow any attribute.
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name):
+            return missing_attribute(self, name, DECODING)
+
     def _repr_html_(self) -> str:
         """Return the figure and the table, for a notebook."""
         from .report import notebook  # matplotlib takes a while to import
@@ -55,30 +64,30 @@ class Decoding(Run):
         self.complete()
         write_report(Path(path), self)
 
-    def save(self, folder: str | os.PathLike[str], *, onnx: bool = False) -> None:
+    def save(self, folder: str | os.PathLike[str], *, network: bool = True) -> None:
         """Write a run folder, whole or not at all; an earlier run there is replaced.
 
         Parameters
         ----------
         folder : path
             A new folder, or an earlier run's.
-        onnx : bool
-            Also write the decoder with its network as an ONNX file: then a loaded run can predict
-            without the model's class. It needs the extra ``onnx``.
+        network : bool
+            Keep the network with the decoder, as a list of torch's operators and their weights:
+            then a loaded run predicts without the model's class. Where that is not possible,
+            ``summary["recorded"]`` says why.
 
         Raises
         ------
         OutputError
             If the folder exists and is not a run, or cannot be written.
-        DataError, ModelError
-            If the ONNX file cannot be made; see `Decoder.export`.
         """
         with fresh_folder(Path(folder), is_run) as work:
-            self.write_into(work, onnx=onnx)
+            self.write_into(work, Path(folder), network=network)
 
-    def write_into(self, folder: Path, *, onnx: bool = False) -> None:
-        """Write the files of a run into an existing empty folder; see `save`."""
+    def write_into(self, folder: Path, final: Path, *, network: bool = True) -> None:
+        """Write the files of a run into an existing folder, which will be named `final`."""
         self.complete()
+        self.summary["written_to"] = str(final)
         run = RunParts(
             self.table,
             self.summary,
@@ -89,10 +98,11 @@ class Decoding(Run):
             self.examples,
             self._read_out(),
         )
-        write_run(run, folder, onnx=onnx)
+        write_run(run, folder, network=network)
         self.report(folder / "report.html")
 
 
+@with_argument_hints({"path": "use folder=", "network": "use model="})
 def load(folder: str | os.PathLike[str], model: nn.Module | None = None) -> Decoding:
     """Read a run folder.
 
@@ -101,8 +111,8 @@ def load(folder: str | os.PathLike[str], model: nn.Module | None = None) -> Deco
     folder : path
         Written by `Decoding.save` or the command line.
     model : torch.nn.Module, optional
-        The network, for `Decoding.best` to predict with. Without it the ONNX file predicts, if the
-        run was saved with one (and the extra ``onnx`` is installed).
+        The network. Without it `Decoding.best` predicts with what was kept of the network in the
+        run; the methods that change the network need it.
 
     Returns
     -------
@@ -118,6 +128,8 @@ def load(folder: str | os.PathLike[str], model: nn.Module | None = None) -> Deco
     if model is not None:
         model = as_module(model)
     decoding = Decoding(*read_run(Path(folder), model))
+    # It may have been moved since it was written.
+    decoding.summary["written_to"] = str(folder)
     weights = decoding.summary["model"].get("weights")
     if model is not None and weights is not None and weights_of(model).hex() != weights:
         raise ModelError(

@@ -6,12 +6,14 @@ is a failure of underscript itself (exit code 1).
 """
 
 __all__ = [
+    "ArgumentError",
     "DataError",
     "DistributedError",
     "LabelError",
     "LayerError",
     "ModelError",
     "OutputError",
+    "PackageError",
     "UnderscriptError",
     "UnderscriptWarning",
 ]
@@ -19,6 +21,10 @@ __all__ = [
 
 class UnderscriptError(Exception):
     """Base of every error that a user can act on."""
+
+
+class ArgumentError(UnderscriptError, TypeError):
+    """A keyword argument that a function does not have."""
 
 
 class DataError(UnderscriptError, ValueError):
@@ -39,6 +45,10 @@ class ModelError(UnderscriptError, ValueError):
 
 class OutputError(UnderscriptError, OSError):
     """A folder or file that cannot be written, or is not what it should be."""
+
+
+class PackageError(UnderscriptError, ImportError):
+    """An optional package that is not installed, or cannot be imported."""
 
 
 class DistributedError(UnderscriptError, RuntimeError):

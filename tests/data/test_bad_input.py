@@ -197,7 +197,7 @@ def test_a_data_set_of_length_zero_is_an_error(kind, role):
         42,
         "train.csv",
         {"x": "cat", "y": Y[:0]},
-        (X.tolist(), Y.tolist()),  # lists are no arrays
+        ([[0.5, 1.0], [2.0]], [0, 1]),  # rows of several lengths
         (X, Y, Y, Y),
         TensorDataset(X, Y, Y, Y),
         [("cat", 1), ("dog", 0)],

@@ -92,7 +92,7 @@ def _of_result(found: Result) -> tuple[str, str]:
     d = found.decoding
     if d is None:
         return RIGHT, ""
-    told = " But " in d.verdict
+    told = bool(d.summary["contradictions"])
     problems = []
     issues = d.label_issues()
     if found.given is not None:

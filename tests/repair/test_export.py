@@ -10,15 +10,14 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from onnx import TensorProto, helper
 from torch import nn
 
 import models
 import underscript as us
 from underscript.cli.command_line import main
-from underscript.errors import DataError, ModelError, OutputError
-from underscript.repair import onnx as _onnx
-from underscript.repair.onnx import OnnxClassifier
+from underscript.errors import DataError, ModelError
+from underscript.repair.onnx import OnnxFile
+from underscript.utils import extras
 
 MASC: dict[str, Any] = {"auto": False, "probes": ("masc",), "variance": 0.8}
 VELPIC: dict[str, Any] = {"auto": False, "probes": ("velpic",)}
@@ -174,8 +173,8 @@ def test_a_model_that_fixes_its_batch_is_told_what_to_write_instead(tmp_path):
 
 
 def test_a_file_that_answers_otherwise_is_not_left_behind(tmp_path, monkeypatch, found):
-    monkeypatch.setattr(OnnxClassifier, "decide", lambda self, batch: torch.ones(batch.size, 4))
-    with pytest.raises(ModelError, match="otherwise than torch"):
+    monkeypatch.setattr(OnnxFile, "decide", lambda self, batch: torch.ones(batch.size, 4))
+    with pytest.raises(ModelError, match="other values than torch"):
         found[0].best.export(tmp_path / "d.onnx")
     assert not list(tmp_path.iterdir())
 
@@ -184,99 +183,9 @@ def test_what_cannot_be_exported_is_said(tmp_path, found, monkeypatch):
     best = found[0].best
     with pytest.raises(DataError, match=r"ends in \.onnx"):
         best.export(tmp_path / "d.pt")
-    monkeypatch.setattr(_onnx.importlib, "import_module", without("onnxscript"))
+    monkeypatch.setattr(extras.importlib, "import_module", without("onnxscript"))
     with pytest.raises(ModelError, match=r"onnxscript is needed.*underscript\[onnx\]"):
         best.export(tmp_path / "d.onnx")
-
-
-# Run folders ----------------------------------------------------------------------------------
-
-
-def test_a_run_saved_with_onnx_predicts_without_the_models_class(tmp_path, found):
-    decoding, x, model = found
-    decoding.save(tmp_path / "run", onnx=True)
-    alone = us.load(tmp_path / "run")
-    assert alone.best.model is None
-    assert alone.best.predict(x).tolist() == decoding.best.predict(x).tolist()
-    np.testing.assert_allclose(
-        alone.best.predict_proba(x), decoding.best.predict_proba(x), atol=1e-5
-    )
-    again = us.load(tmp_path / "run", model=model)
-    np.testing.assert_array_equal(
-        again.best.decision_function(x), decoding.best.decision_function(x)
-    )
-    with pytest.raises(DataError, match="give example="):
-        again.best.export(tmp_path / "d.onnx")
-    with pytest.raises(DataError, match="onnxruntime cannot run"):
-        alone.best.predict(x[:, :5])
-    with pytest.raises(ModelError, match=r"us\.load\(folder, model=…\)"):
-        _ = alone.best.module
-
-
-def test_without_the_file_or_the_package_it_says_what_is_missing(tmp_path, found, monkeypatch):
-    decoding, x, _ = found
-    decoding.save(tmp_path / "plain")
-    with pytest.raises(ModelError, match=r"model=….*onnx=True"):
-        us.load(tmp_path / "plain").best.predict(x)
-    (tmp_path / "plain" / "decoder" / "decoder.onnx").write_bytes(b"")
-    monkeypatch.setattr(_onnx.importlib, "import_module", without("onnxruntime"))
-    loaded = us.load(tmp_path / "plain")
-    assert len(loaded.label_issues()) == len(x)
-    with pytest.raises(ModelError, match=r"onnxruntime is needed.*underscript\[onnx\]"):
-        loaded.best.predict(x)
-
-
-def graph(node: Any, initializer: Any = ()) -> bytes:
-    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 4])
-    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
-    made = helper.make_graph([node], "g", [x], [y], list(initializer))
-    return bytes(helper.make_model(made).SerializeToString())
-
-
-def outside() -> Any:
-    tensor = helper.make_tensor("w", TensorProto.FLOAT, [4], np.zeros(4, np.float32))
-    tensor.ClearField("float_data")
-    tensor.data_location = TensorProto.EXTERNAL
-    tensor.external_data.add(key="location", value="../../secrets")
-    return tensor
-
-
-FOREIGN = {
-    "not ONNX": (b"\x80\x04 pickled", "ONNX file"),
-    "a foreign operator": (graph(helper.make_node("Run", ["x"], ["y"], domain="evil")), "'Run'"),
-    "an operator of onnxruntime's own": (
-        graph(helper.make_node("EPContext", ["x"], ["y"], domain="com.microsoft")),
-        "'EPContext'",
-    ),
-    "numbers in another file": (
-        graph(helper.make_node("Add", ["x", "w"], ["y"]), [outside()]),
-        "another file",
-    ),
-    "a foreign operator in a branch": (
-        graph(
-            helper.make_node(
-                "If",
-                ["x"],
-                ["y"],
-                then_branch=helper.make_graph(
-                    [helper.make_node("Run", ["x"], ["z"], domain="evil")], "t", [], []
-                ),
-            )
-        ),
-        "'Run'",
-    ),
-}
-
-
-@pytest.mark.parametrize("kind", FOREIGN)
-def test_foreign_files_are_refused_before_they_are_loaded(tmp_path, found, kind, monkeypatch):
-    content, said = FOREIGN[kind]
-    found[0].save(tmp_path / "run")
-    (tmp_path / "run" / "decoder" / "decoder.onnx").write_bytes(content)
-    monkeypatch.setattr(onnxruntime, "InferenceSession", None)
-    with pytest.raises(OutputError, match=said) as caught:
-        us.load(tmp_path / "run")
-    assert "\n" not in str(caught.value)
 
 
 # The command ----------------------------------------------------------------------------------

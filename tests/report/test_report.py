@@ -34,9 +34,10 @@ from underscript.errors import DataError, OutputError
 from underscript.report import console_table, key_numbers, plots, terminal_report
 from underscript.report import render_report as render
 from underscript.report import write_report as write
-from underscript.report.facts import confusions, next_steps, reading
+from underscript.report.facts import confusions, reading
 from underscript.report.plots import COLOURS
 from underscript.report.plots.style import spread
+from underscript.report.steps import cautions, next_steps
 from underscript.utils.files import RUN_FORMAT
 
 
@@ -418,10 +419,11 @@ def test_table_read_back_from_csv_gives_the_same_page(tmp_path: Path) -> None:
 def test_an_audit_begins_with_the_labels() -> None:
     summary, table = digits()
     text = page_of(digits)
-    assert text.index("What each layer still knows") < text.index("How noisy the labels are")
+    assert text.index("What each layer still knows") < text.index("The most suspicious labels")
     summary["kind"] = "audit"
     text = render_report(summary, table)
-    assert text.index("What each layer still knows") > text.index("How noisy the labels are")
+    assert text.index("What each layer still knows") > text.index("The most suspicious labels")
+    assert text.index("What each layer still knows") < text.index('<details class="fold">')
 
 
 @sample
@@ -437,14 +439,18 @@ def test_a_notebook_shows_figure_and_table(make: Any) -> None:
 
 def test_what_is_to_do_next_depends_on_what_was_found() -> None:
     summary, table = digits()
-    text = " ".join(step.text for step in next_steps(run_of(summary, table)))
-    assert text.startswith("Classify with the decoder")
-    assert "The estimates rest on 144 held-out labels" in text
+    first, second = next_steps(run_of(summary, table))
+    assert first.text.startswith("Classify new inputs with the decoder")
+    assert first.code == "underscript.load('RUN').best.predict(inputs)"
+    assert second.text.startswith("Write cleaned labels (RUN/label_issues.csv lists the 51")
+    (caution,) = cautions(run_of(summary, table))
+    assert caution.startswith("The estimates rest on 144 held-out labels")
     summary["noise"] |= {"nothing_wrong": True}
     assert next_steps(run_of(summary, table))[0].text.startswith("Keep the network")
     summary["noise"] |= {"nothing_wrong": False, "hopeless": True}
     (only,) = next_steps(run_of(summary, table))
     assert only.text.startswith("Do not use this decoder")
+    assert cautions(run_of(summary, table)) == []
 
 
 def test_confusions_that_stand_out_are_named() -> None:

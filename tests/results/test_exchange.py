@@ -120,7 +120,7 @@ def test_names_survive_the_csv_and_the_report_without_running(tmp_path):
     with path.open(encoding="utf-8-sig", newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 900
-    for row, (index, issue) in zip(rows, found().label_issues().iterrows(), strict=True):
+    for row, (index, issue) in zip(rows, found().label_issues(sort=True).iterrows(), strict=True):
         assert row["index"] == str(index)
         for kind in ("given", "predicted", "second"):
             cell = row[f"{kind}_name"]
@@ -244,6 +244,7 @@ def test_audit_tells_counts_pairs_the_worst_and_where_the_csv_is(tmp_path, monke
         "mine.py:train",
         "--classes",
         "names.json",
+        "--verbose",
         "--out",
         "run",
     ]

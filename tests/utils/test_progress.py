@@ -4,6 +4,7 @@ import io
 import logging
 import math
 import re
+import subprocess
 import sys
 import time
 import types
@@ -184,7 +185,7 @@ def bars_of(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     class Counted(tqdm.auto.tqdm):  # type: ignore[type-arg]
         def __init__(self, *args: Any, **how: Any):
             made.append(self)
-            super().__init__(*args, **how, ncols=100)
+            super().__init__(*args, **how | {"ncols": 100})
 
     monkeypatch.setattr(tqdm.auto, "tqdm", Counted)
     monkeypatch.setattr(sys, "stderr", Terminal())
@@ -364,6 +365,80 @@ def test_a_notebook_has_a_bar_though_its_error_stream_is_no_terminal(monkeypatch
     with Progress.of_one("read"):
         pass
     assert len(bars) == 1
+
+
+NOTEBOOK = """
+import sys, types, warnings
+warnings.simplefilter("error")
+class ZMQInteractiveShell:
+    config = {config}
+    kernel = {kernel}
+shell = ZMQInteractiveShell()
+sys.modules["IPython"] = types.SimpleNamespace(get_ipython=lambda: shell)
+from underscript.utils.progress import Progress
+with Progress.of_one("reading layers") as bar:
+    bar.begin("reading layers", 4)
+    bar.advance(2)
+"""
+
+
+@pytest.mark.parametrize("config", ["{'IPKernelApp': {}}", "{}"])
+def test_without_widgets_a_notebook_has_a_bar_of_text_and_no_warning(config):
+    # Notebooks end a line with a return as terminals do; a kernel's error stream is no terminal.
+    code = NOTEBOOK.format(config=config, kernel="object()")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True)
+    said = done.stderr.decode()
+    assert done.returncode == 0, said
+    shown = [line for line in said.split("\r") if line.strip()]
+    assert shown
+    assert all(line.startswith(("reading layers |", " |")) for line in shown)
+    assert "100%" in shown[-1]
+    assert {len(line.rstrip()) for line in shown} <= set(range(60, 91))
+
+
+def test_a_log_file_of_ipython_without_a_kernel_has_no_bar():
+    code = NOTEBOOK.format(config="{}", kernel="None").replace("    kernel = None\n", "")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_a_saved_notebook_keeps_no_bar_at_zero(monkeypatch):
+    shown: list[Any] = []
+
+    class Handle:
+        def update(self, data: Any, *, raw: bool) -> None:
+            shown.append((data, raw))
+
+    class Widget(tqdm.auto.tqdm):  # type: ignore[type-arg]
+        """A bar as tqdm.notebook makes it: it has a container and shows it itself, unless told."""
+
+        def __init__(self, *args: Any, display: bool, **how: Any):
+            assert not display
+            self.container = "the container"
+            super().__init__(*args, **how, file=io.StringIO())
+
+        @staticmethod
+        def status_printer(file: Any) -> Any:
+            return lambda text: None
+
+    Widget.status_printer.__module__ = "tqdm.notebook"
+
+    def display(thing: Any, *, display_id: bool) -> Handle:
+        assert display_id
+        shown.append(thing)
+        return Handle()
+
+    shell = types.SimpleNamespace(config={"IPKernelApp": {}})
+    notebook = types.SimpleNamespace(
+        get_ipython=lambda: shell, display=types.SimpleNamespace(display=display)
+    )
+    monkeypatch.setitem(sys.modules, "IPython", notebook)
+    monkeypatch.setattr(tqdm.auto, "tqdm", Widget)
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    with Progress.of_one("read") as bar:
+        bar.begin("read", 4)
+        assert shown == ["the container"]
+    assert shown == ["the container", ({"text/plain": ""}, True)]
 
 
 def test_data_of_unknown_length_have_a_bar_without_time(monkeypatch):

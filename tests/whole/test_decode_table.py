@@ -3,6 +3,7 @@
 The expected numbers come from the estimators, fitted here on rows that a plain forward pass gives.
 """
 
+import re
 from typing import Any
 
 import pandas as pd
@@ -184,10 +185,16 @@ def test_the_summary_and_the_verdict_tell_the_tables_numbers():
         expected = by_split["holdout", "given"]
         assert summary["selected"]["criterion_accuracy"] == pytest.approx(expected, abs=0.15)
     assert summary["wrong_label_share"] == (Y.numpy() != GIVEN).mean()
-    assert f"{by_split['test', 'given']:.1%}" in found.verdict
-    assert f"{summary['wrong_label_share']:.1%}" in found.verdict
     assert "\n" not in found.verdict
     own = summary["model"]["accuracy"]["test"]
+    # What is before a per cent sign, in order, rounded to whole numbers or one decimal.
+    told = [float(number) for number in re.findall(r"([\d.]+)%", found.verdict)]
+    fits = summary["model"]["accuracy"]["train_given"]
+    expected = [fits, own, by_split["test", "given"], summary["noise"]["rate"]]
+    expected.append(summary["wrong_label_share"])
+    assert told[:5] == pytest.approx([100 * share for share in expected], abs=0.51)
+    flagged = int(found.label_issues()["is_label_issue"].sum())
+    assert f"; {flagged:,} are flagged in label_issues.csv." in found.verdict
     assert summary["gain_points"] == pytest.approx(100 * (by_split["test", "given"] - own))
 
 

@@ -14,11 +14,13 @@ from typing import Any, NoReturn
 
 from .._version import __version__
 from ..errors import DataError, DistributedError, UnderscriptError
-from ..experiments.catalogue import EXPERIMENTS, NOISES, PAIRS, SETTINGS
+from ..experiments.catalogue import DEMOS, EXPERIMENTS, HUMAN_LABELS, NOISES, PAIRS, SETTINGS
 from ..utils.memory_size import MEMORY, as_bytes
 from ..utils.options import POOL_CHOICES, PROBE_NAMES
+from . import help_texts
+from .near_options import check_options
 from .output import sound_streams, to_nowhere
-from .repair import add_repair, add_weights
+from .repair import add_classes, add_repair, add_weights
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -108,6 +110,12 @@ def _unraisable(about: Any) -> None:
 class _Parser(argparse.ArgumentParser):
     """One line for a bad argument, like every other error."""
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse arguments; refuse an option that does not exist before one that is missing."""
+        if self._subparsers is None:
+            check_options(args, self._option_string_actions, self.error)
+        return super().parse_known_args(args, namespace)
+
     def error(self, message: str) -> NoReturn:
         raise DataError(f"{message} (see `{self.prog} --help`)")
 
@@ -115,32 +123,45 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="underscript",
-        description="Read the generalization that a trained network hides under what it memorised.",
+        description="Find out what a trained network learned beneath the wrong labels that it "
+        "memorised.",
     )
     parser.add_argument("--version", action="version", version=f"underscript {__version__}")
     commands = parser.add_subparsers(
         title="commands", dest="command", required=True, metavar="COMMAND"
     )
 
-    demo = _command(commands, "demo", "train a network on wrong labels, then decode it")
-    demo.add_argument("--data", default="digits", choices=("digits", "mnist", "fashion-mnist"))
-    demo.add_argument("--arch", default="mlp", choices=("mlp", "cnn"))
-    redrawn = "share of training labels redrawn from all classes (default 0.4)"
-    demo.add_argument("--corruption", type=float, default=0.4, metavar="C", help=redrawn)
-    demo.add_argument("--seed", type=int, default=0)
-    demo.add_argument("--device", help="such as cpu or cuda")
-    demo.add_argument("--root", type=Path, help="where the data sets are")
-    demo.add_argument("--out", type=Path, metavar="DIR", help="default: underscript-demo")
-    demo.set_defaults(issues=False)
+    demo = _command(
+        commands,
+        "demo",
+        "train a small network on wrong labels and decode it, to see how this works",
+    )
+    sets = "data set (default moved-digits)"
+    demo.add_argument("--data", default="moved-digits", choices=tuple(DEMOS), help=sets)
+    kinds = "kind of network (default: the one that suits the data)"
+    demo.add_argument("--arch", choices=("mlp", "cnn", "small-cnn"), help=kinds)
+    redrawn = "replace this share of the training labels by random classes (default 0.4)"
+    demo.add_argument("--corruption", type=float, metavar="C", help=redrawn)
+    people = "with --data cifar10: take the labels that people gave (CIFAR-10N) instead"
+    demo.add_argument("--labels", choices=HUMAN_LABELS, help=people)
+    most = "take at most so many training images (default: all; of cifar10 10,000)"
+    demo.add_argument("--samples", type=_count, metavar="N", help=most)
+    demo.add_argument("--seed", type=int, default=0, help=help_texts.SEED)
+    demo.add_argument("--device", help="where to compute, such as cpu or cuda")
+    demo.add_argument("--root", type=Path, metavar="DIR", help=help_texts.ROOT)
+    out = "folder to write the result into (default underscript-demo)"
+    demo.add_argument("--out", type=Path, metavar="DIR", help=out)
+    demo.set_defaults(issues=False, keep_network=True)
 
-    layers = _command(commands, "layers", "list the layers of a model")
-    layers.add_argument("model", metavar="FILE.py:build")
-    layers.add_argument("--example", required=True, metavar="FILE.py:train")
+    layers = _command(commands, "layers", "list the layers of your network that can be decoded")
+    layers.add_argument("model", metavar="FILE.py:build", help=help_texts.MODEL)
+    example = "data to take a few inputs from"
+    layers.add_argument("--example", required=True, metavar="FILE.py:train", help=example)
     _add_pool(layers)
 
     for name, about, issues in (
-        ("decode", "decode a trained model, layer by layer", False),
-        ("audit", "the same, and say which labels are wrong and what they should be", True),
+        ("decode", "decode your trained network, layer by layer", False),
+        ("audit", "like decode, and show first which labels look wrong", True),
     ):
         command = _command(commands, name, about)
         command.set_defaults(issues=issues)
@@ -149,55 +170,67 @@ def _parser() -> argparse.ArgumentParser:
     _add_reproduce(commands)
     _add_study(commands)
 
-    data = _command(commands, "data", "find or download a data set")
+    data = _command(commands, "data", "find a data set on this machine, or download it")
     names = "mnist, fashion-mnist, cifar10, cifar100, tiny-imagenet, digits"
     data.add_argument("name", metavar="NAME", help=names)
-    data.add_argument("--root", type=Path, metavar="DIR")
+    data.add_argument("--root", type=Path, metavar="DIR", help=help_texts.ROOT)
 
-    about = "make the report of a run, grid or study again, or put runs side by side"
+    about = "write the report of a finished run again, or compare several runs"
     report = _command(commands, "report", about)
-    report.add_argument("folders", type=Path, metavar="DIR", nargs="+")
+    folders = "folder of a run or an experiment; several folders of runs are compared"
+    report.add_argument("folders", type=Path, metavar="DIR", nargs="+", help=folders)
     report.add_argument(
         "--out",
         type=Path,
         metavar="FILE",
-        help="default: DIR/report.html, of several runs comparison.html",
+        help="file to write (default DIR/report.html; comparison.html for several runs)",
     )
     add_repair(commands, _command)
     return parser
 
 
 def _add_reproduce(commands: Any) -> None:
-    about = "run experiments of the paper; what is finished in --out is not run again"
+    about = "run the experiments of the paper; skip those that --out has already"
     command = _command(commands, "reproduce", about)
     add = command.add_argument
-    add("experiment", metavar="EXPERIMENT", help=", ".join(PAIRS))
-    add("--corruption", type=_degrees, metavar="C,…", help="default: 0,0.2,0.4,0.6,0.8,1")
-    add("--runs", type=int, default=3, help="networks for each degree (default 3)")
-    add("--preset", default="quick", help="quick (default) or paper: how networks are trained")
+    add("experiment", metavar="EXPERIMENT", help=f"data set and network: {', '.join(PAIRS)}")
+    add(
+        "--corruption",
+        type=_degrees,
+        metavar="C,…",
+        help="shares of labels to make wrong (default 0,0.2,0.4,0.6,0.8,1)",
+    )
+    add("--runs", type=int, default=3, help="networks to train for each share (default 3)")
+    add("--preset", default="quick", help="how to train: quick (default) or paper, as in the paper")
     add(
         "--only",
         type=_names,
         default=("E1", "E2"),
         metavar="E,…",
-        help="; ".join(f"{name}: {what}" for name, what in EXPERIMENTS.items())
-        + " (default E1,E2)",
+        help="experiments to run (default E1,E2). "
+        + "; ".join(f"{name}: {what}" for name, what in EXPERIMENTS.items()),
     )
     add(
         "--noise",
         default="symmetric",
         metavar="KIND",
-        help=f"{', '.join(NOISES)}, or a CSV file of a transition matrix",
+        help=f"how labels are made wrong: {', '.join(NOISES)}, or a CSV file with a transition "
+        "matrix (default symmetric)",
     )
-    add("--variance", type=float, default=0.99, help="variance share of MASC (default 0.99)")
-    add("--samples", type=int, metavar="N", help="training samples, in place of the preset's")
+    add("--variance", type=float, default=0.99, help=f"{help_texts.VARIANCE} (default 0.99)")
+    add(
+        "--samples",
+        type=int,
+        metavar="N",
+        help="number of training samples (default: the preset's)",
+    )
     add(
         "--holdout",
         type=int,
         default=0,
         metavar="N",
-        help="so many of them are not trained on and have noisy labels: A1 chooses with them; "
-        "each run then draws labels of its own",
+        help="keep this many noisy samples out of training, for A1 to choose with; each run then "
+        "draws its own labels (default 0)",
     )
     add(
         "--compare",
@@ -205,21 +238,22 @@ def _add_reproduce(commands: Any) -> None:
         action="append",
         default=[],
         metavar="CSV",
-        help="published tables to compare with; may be repeated",
+        help="file of published results to compare with; repeat the option for more",
     )
-    add("--jobs", type=int, default=1, help="cells to run at once (default 1)")
-    add("--device", default="cpu", help="such as cpu (default) or cuda")
+    add("--jobs", type=int, default=1, help="networks to work on at once (default 1)")
+    add("--device", default="cpu", help="where to compute, such as cuda (default cpu)")
     add(
         "--compile",
         action="store_true",
-        help="compile the training step first, on cuda into graphs; takes a minute",
+        help="compile the training step first: takes a minute, then trains faster; on cuda it uses "
+        "CUDA graphs",
     )
-    add("--root", type=Path, metavar="DIR", help="where the data sets are")
-    add("--out", type=Path, required=True, metavar="DIR")
+    add("--root", type=Path, metavar="DIR", help=help_texts.ROOT)
+    add("--out", type=Path, required=True, metavar="DIR", help=help_texts.OUT)
 
 
 def _add_study(commands: Any) -> None:
-    about = "measure the decoder that chooses itself over data, networks, noise and seeds"
+    about = "measure how well decoding works over many networks, data sets and kinds of noise"
     command = _command(commands, "study", about)
     add = command.add_argument
     add(
@@ -227,20 +261,25 @@ def _add_study(commands: Any) -> None:
         type=_names,
         default=tuple(SETTINGS),
         metavar="NAME,…",
-        help=f"default: {','.join(SETTINGS)}",
+        help=f"data sets and networks (default {','.join(SETTINGS)})",
     )
-    add("--runs", type=int, default=3, help="networks for each cell (default 3)")
+    add(
+        "--runs",
+        type=int,
+        default=3,
+        help="networks to train for each kind and share of noise (default 3)",
+    )
     add(
         "--first-run",
         type=int,
         default=2,
         metavar="R",
-        help="number of the first (default 2: run 1 is what choices were tuned on)",
+        help="number of the first run (default 2, because run 1 was used for tuning)",
     )
-    add("--jobs", type=int, default=1, help="cells to run at once (default 1)")
-    add("--device", default="cpu", help="such as cpu (default) or cuda")
-    add("--root", type=Path, metavar="DIR", help="where the data sets are")
-    add("--out", type=Path, required=True, metavar="DIR")
+    add("--jobs", type=int, default=1, help="networks to work on at once (default 1)")
+    add("--device", default="cpu", help="where to compute, such as cuda (default cpu)")
+    add("--root", type=Path, metavar="DIR", help=help_texts.ROOT)
+    add("--out", type=Path, required=True, metavar="DIR", help=help_texts.OUT)
 
 
 def _add_decode_options(command: argparse.ArgumentParser) -> None:
@@ -248,88 +287,104 @@ def _add_decode_options(command: argparse.ArgumentParser) -> None:
     add(
         "--model",
         metavar="FILE.py:build",
-        help="a callable or nn.Module; without one, --train holds features to decode",
+        help=f"{help_texts.MODEL}; leave it out to decode features without a network",
     )
     add_weights(command)
     add(
         "--train",
         required=True,
         metavar="FILE.py:train",
-        help="what it was trained on; or features and labels from files: X.npy,Y.npy, "
-        "TABLE.parquet:LABEL or TABLE.csv:LABEL",
+        help="the data that the network was trained on, with the same labels; or files: "
+        "X.npy,Y.npy, TABLE.parquet:LABEL or TABLE.csv:LABEL",
     )
-    add("--test", metavar="FILE.py:test", help="chooses nothing")
-    unseen = "noisy labels that the network was not trained on: they choose the decoder"
+    add("--test", metavar="FILE.py:test", help="test data: they only measure, and choose nothing")
+    unseen = (
+        "data with noisy labels that the network was not trained on; they make the choice of the "
+        "decoder and the estimates surer"
+    )
     add("--holdout", metavar="FILE.py:val", help=unseen)
-    add("--labels", metavar="FILE.py:labels", help="training labels by index, if not in --train")
-    add("--true-labels", metavar="FILE.py:clean", help="labels before corruption, where known")
-    names = "names of the classes in the read-out's order, one a line or a JSON list"
-    add("--classes", type=Path, metavar="FILE", help=names)
+    add(
+        "--labels",
+        metavar="FILE.py:labels",
+        help="training labels in the data set's order, in place of those in --train",
+    )
+    add("--true-labels", metavar="FILE.py:clean", help="the true labels, if you know them")
+    add_classes(command)
     add(
         "--layers",
         action="append",
         metavar="NAMES",
-        help="names or globs, comma-separated; * within a component, ** across dots",
+        help="layers to decode, separated by commas; * stands for any part of a name without dots, "
+        "** also across dots",
     )
     _add_pool(command)
     add(
         "--probes",
         type=_names,
         metavar="NAMES",
-        help=f"comma-separated: {', '.join(PROBE_NAMES)} (default masc, at layers where that costs "
-        "next to nothing)",
+        help=f"the paper's decoders to show in the table, separated by commas: "
+        f"{', '.join(PROBE_NAMES)} (default masc, at layers where it costs next to nothing)",
     )
     add(
         "--variance",
         type=_shares,
         default=(0.99,),
         metavar="SHARES",
-        help="variance shares of MASC, comma-separated (default 0.99)",
+        help=f"{help_texts.VARIANCE}, one or several, separated by commas (default 0.99)",
     )
     add(
         "--perturb",
         default="auto",
         metavar="auto|none|FILE.py:fn",
-        help="how inputs are changed so that they still mean the same, which tells memory from "
-        "knowledge: by their kind (auto, the default), not at all (none), or by a function of "
-        "yours that takes and returns what the model takes",
+        help="how to change inputs a little, so that what the network memorised breaks and what it "
+        "learned stays: auto (default) chooses by the kind of input, none changes nothing, "
+        "FILE.py:fn is your own function from a batch of inputs to another of the same shape",
     )
     add(
         "--views",
-        type=_count,
+        type=_views,
         default=3,
         metavar="N",
-        help="perturbed copies of each training input (default 3); each costs a run of the network",
+        help="changed copies of each training input (default 3); each costs one more run of the "
+        "network over the data",
     )
-    add("--no-controls", dest="controls", action="store_false", help="no random twin, no input")
+    bare = "do not decode the raw input and an untrained network for comparison"
+    add("--no-controls", dest="controls", action="store_false", help=bare)
     add(
         "--full-controls",
         dest="controls",
         action="store_const",
         const="full",
         default=True,
-        help="the random twin at all layers, by all decoders, on all samples",
+        help="decode the untrained network at all layers, with all decoders, on all samples",
     )
     add(
         "--evaluate",
         type=_names,
         metavar="NAMES",
-        help="where all decoders of the table are tried, comma-separated: train, test, and "
-        "candidates, to try on test data all that could have been chosen (default: test; train "
-        "without test data and hold-out)",
+        help="data on which to measure the decoders of the table, separated by commas: train, "
+        "test; candidates also measures on test data everything that could have been chosen "
+        "(default: test; train if there are no test data and no hold-out)",
     )
-    add("--device", help="such as cpu or cuda; default: where the model is")
-    add("--batch-size", type=int, default=512)
-    add("--seed", type=int, default=0)
+    add("--device", help=help_texts.DEVICE)
+    add(
+        "--batch-size",
+        type=int,
+        default=512,
+        help="inputs for each run of the network (default 512)",
+    )
+    add("--seed", type=int, default=0, help=help_texts.SEED)
     add(
         "--memory",
         type=_bytes,
         default=MEMORY,
         metavar="SIZE",
-        help="what a process may take beside the model and the data, such as 2GiB (the default); "
-        "rows beyond it go to a temporary file, and too little of it is refused",
+        help="memory to use beside the network and the data (default 2GiB); what does not fit goes "
+        "to a temporary file, and a limit that is too low is an error",
     )
-    add("--out", type=Path, required=True, metavar="DIR")
+    bare = "do not keep the network in the run folder; to predict, give it again with --model"
+    add("--no-network", dest="keep_network", action="store_false", help=bare)
+    add("--out", type=Path, required=True, metavar="DIR", help=help_texts.OUT)
 
 
 def _add_pool(command: argparse.ArgumentParser) -> None:
@@ -337,18 +392,19 @@ def _add_pool(command: argparse.ArgumentParser) -> None:
         "--pool",
         type=_names,
         metavar="NAMES",
-        help=f"how tokens and feature maps are read, comma-separated: {POOL_CHOICES} (default: "
-        "maps as 4x4, tokens with an attention_mask as mean, all else as flatten); for one layer: "
-        "--layers NAME@mean",
+        help=f"how to shorten tokens and feature maps, separated by commas: {POOL_CHOICES} "
+        "(default: 4x4 for maps, mean for tokens with an attention_mask, flatten for all else); "
+        "for one layer write --layers NAME@mean",
     )
 
 
 def _command(commands: Any, name: str, about: str) -> argparse.ArgumentParser:
     command: argparse.ArgumentParser = commands.add_parser(name, help=about, description=about)
-    alone = "the result as JSON on standard output, all else on standard error"
+    alone = "print the result as JSON on standard output, everything else on standard error"
     command.add_argument("--json", action="store_true", help=alone)
-    command.add_argument("--verbose", action="store_true")
-    command.add_argument("--debug", action="store_true", help="show where a failure came from")
+    more = "print everything: all layers, controls and reasons, and what is being done"
+    command.add_argument("--verbose", action="store_true", help=more)
+    command.add_argument("--debug", action="store_true", help="show the full traceback of an error")
     return command
 
 
@@ -365,11 +421,17 @@ def _bytes(text: str) -> int:
 
 def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(
-            f"expected a whole number of at least 1; found {text!r}. --perturb none leaves inputs "
-            "as they are"
-        )
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1; found {text!r}")
     return int(text)
+
+
+def _views(text: str) -> int:
+    try:
+        return _count(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(
+            f"{error}. --perturb none leaves inputs as they are"
+        ) from None
 
 
 def _degrees(text: str) -> tuple[float, ...]:

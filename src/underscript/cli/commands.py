@@ -21,14 +21,15 @@ from ..repair.retraining import retrain
 from ..repair.weights import write_weights
 
 # Imported here, not where it is used: an import error must not come after minutes of work.
-from ..report import terminal_report
+from ..report import print_brief, terminal_report
+from ..results.export import write_spreadsheet
 from ..results.run_folder import is_run
 from ..utils.class_names import read_names
 from ..utils.distributed import joined
-from ..utils.files import fresh_folder, write_text
+from ..utils.files import fresh_folder, whole_file, write_text
 from . import audit as _audit
 from .output import print_json, print_line, printed
-from .user_objects import load_data, load_function, load_model, load_object
+from .user_objects import load_data, load_function, load_model
 
 __all__ = ["COMMANDS"]
 
@@ -36,19 +37,25 @@ logger = logging.getLogger("underscript")
 
 
 def _demo(options: argparse.Namespace) -> None:
-    from ..experiments.demo import run_demo
+    from ..experiments.demo import Demo, demo_files, demo_sources, run_demo
 
+    if options.labels is not None and options.corruption is not None:
+        raise DataError("--corruption redraws labels; people's (--labels) are taken as they are")
     out = options.out or Path("underscript-demo")
+    demo = Demo(
+        data=options.data,
+        arch=options.arch,
+        corruption=0.4 if options.corruption is None else options.corruption,
+        labels=options.labels,
+        samples=options.samples,
+        seed=options.seed,
+        root=None if options.root is None else str(options.root),
+    )
     with fresh_folder(out, is_run) as work:
-        decoding = run_demo(
-            data=options.data,
-            arch=options.arch,
-            corruption=options.corruption,
-            seed=options.seed,
-            device=options.device,
-            root=options.root,
-        )
-        _keep(decoding, options, work)
+        decoding, model = run_demo(demo, device=options.device)
+        demo_files(demo, model, work)
+        decoding.summary["sources"] = demo_sources(out)
+        _keep(decoding, options, work, out)
     _show(decoding, options, out)
 
 
@@ -135,7 +142,7 @@ def _decode(options: argparse.Namespace) -> None:
                 holdout = _optional(options.holdout, "--holdout")
                 labels = _optional(options.labels, "--labels", column=True)
                 true_labels = _optional(options.true_labels, "--true-labels", column=True)
-                names = None if options.classes is None else read_names(options.classes)
+                names = _class_names(options)
                 perturb = _perturbation(options.perturb)
             decoded = decode(
                 model,
@@ -161,7 +168,10 @@ def _decode(options: argparse.Namespace) -> None:
             )
             if work is not None:
                 result = decoded
-                _keep(result, options, work)
+                names_of = ("model", "weights", "train", "test", "holdout")
+                sources = {name: getattr(options, name) for name in names_of}
+                result.summary["sources"] = {k: v for k, v in sources.items() if v is not None}
+                _keep(result, options, work, options.out)
     except OutputError as error:
         if result is None:
             raise
@@ -229,9 +239,24 @@ def _report(options: argparse.Namespace) -> None:
             _console().print(f"{page}", markup=False, highlight=False)
 
 
+def _predict(options: argparse.Namespace) -> None:
+    model = None if options.model is None else load_model(options.model, options.weights)
+    if model is None and options.weights is not None:
+        raise DataError("--weights: expected --model FILE.py:build to load them into")
+    decoding = load(options.folder, model)
+    predictions = decoding.predictions(load_data(options.inputs, "--inputs"))
+    with whole_file(options.out) as work:
+        write_spreadsheet(predictions, work)
+    _print_result(
+        options,
+        {"out": str(options.out), "n": len(predictions)},
+        f"{options.out}: the classes of {len(predictions):,} inputs",
+    )
+
+
 def _export(options: argparse.Namespace) -> None:
     best = load(options.folder, load_model(options.model, options.weights)).best
-    best.export(options.out, load_object(options.example, "--example"))
+    best.export(options.out, load_data(options.example, "--example"))
     _print_result(
         options,
         {"onnx": str(options.out), "layers": list(best.layers), "probe": best.probe},
@@ -250,28 +275,30 @@ def _transfer(options: argparse.Namespace) -> None:
 
 
 def _relabel(options: argparse.Namespace) -> None:
-    cleaned = load(options.folder).relabel()
+    cleaned = load(options.folder).relabel(options.review)
     write_text(options.out, cleaned.to_csv())
     changed = int(cleaned["changed"].sum())
-    _print_result(
-        options,
-        {"out": str(options.out), "n": len(cleaned), "changed": changed},
-        f"{options.out}: {changed:,} of {len(cleaned):,} labels changed",
-    )
+    result = {"out": str(options.out), "n": len(cleaned), "changed": changed}
+    line = f"{options.out}: {changed:,} of {len(cleaned):,} labels changed"
+    if options.review is not None:
+        result["reviewed"] = reviewed = int(cleaned["reviewed"].sum())
+        line += f"; {reviewed:,} are as you decided"
+    _print_result(options, result, line)
 
 
 def _retrain(options: argparse.Namespace) -> None:
     retrained = retrain(
         load_model(options.model, options.weights),
-        load_object(options.train, "--train"),
+        load_data(options.train, "--train"),
         load(options.folder),
-        _optional_object(options.holdout, "--holdout"),
-        _optional_object(options.test, "--test"),
+        _optional(options.holdout, "--holdout"),
+        _optional(options.test, "--test"),
         epochs=options.epochs,
         learning_rate=options.learning_rate,
         batch_size=options.batch_size,
         seed=options.seed,
         device=options.device,
+        class_names=_class_names(options),
     )
     retrained.save(options.out)
     _print_result(
@@ -281,24 +308,25 @@ def _retrain(options: argparse.Namespace) -> None:
     )
 
 
-def _keep(decoding: Decoding, options: argparse.Namespace, work: Path) -> None:
-    """Write a result, before anything of it is printed."""
+def _keep(decoding: Decoding, options: argparse.Namespace, work: Path, out: Path) -> None:
+    """Write a result that will be in `out`, before anything of it is printed."""
     decoding.summary["command"] = options.command_line
     if options.issues:
         decoding.summary["kind"] = "audit"
-    decoding.write_into(work)
+    decoding.write_into(work, out, network=options.keep_network)
 
 
 def _show(decoding: Decoding, options: argparse.Namespace, out: Path, *, kept: bool = True) -> None:
     """Print a result, and where it is kept."""
     with printed(str(out) if kept else ""):
         console = _console(stderr=options.json)
-        console.print(Text(decoding.verdict, style="bold"), soft_wrap=True)
-        if options.issues:
-            audit: list[Any] = [*_audit.tables(decoding), Text(_audit.said(decoding)), Text()]
-            console.print(terminal_report(decoding, audit))
+        page = str(out / "report.html") if kept else None
+        if options.verbose:
+            _show_all(console, decoding, audit=options.issues)
+            if page is not None:
+                console.print(f"Report: {page}", markup=False, highlight=False, soft_wrap=True)
         else:
-            console.print(terminal_report(decoding))
+            print_brief(console, decoding, report=page)
         if options.json:
             rows = [
                 {key: None if _is_nan(value) else value for key, value in row.items()}
@@ -307,13 +335,14 @@ def _show(decoding: Decoding, options: argparse.Namespace, out: Path, *, kept: b
             more = {"worst": _audit.worst(decoding)} if options.issues else {}
             files = {"out": str(out), "label_issues_csv": str(out / "label_issues.csv")}
             print_json({**decoding.summary, "table": rows, **more, **files})
-        if not kept:
-            return
-        if options.issues:
-            console.print(
-                f"Label issues: {out / 'label_issues.csv'}", markup=False, highlight=False
-            )
-        console.print(f"Report: {out / 'report.html'}", markup=False, highlight=False)
+
+
+def _show_all(console: Console, decoding: Decoding, *, audit: bool) -> None:
+    console.print(Text(decoding.verdict, style="bold"), soft_wrap=True)
+    parts: list[Any] = []
+    if audit:
+        parts = [*_audit.tables(decoding), Text(_audit.said(decoding)), Text()]
+    console.print(terminal_report(decoding, parts))
 
 
 def _console(stderr: bool = False) -> Console:
@@ -333,8 +362,8 @@ def _optional(spec: str | None, what: str, *, column: bool = False) -> Any:
     return None if spec is None else load_data(spec, what, column=column)
 
 
-def _optional_object(spec: str | None, what: str) -> Any:
-    return None if spec is None else load_object(spec, what)
+def _class_names(options: argparse.Namespace) -> list[Any] | None:
+    return None if options.classes is None else read_names(options.classes)
 
 
 def _perturbation(choice: str) -> str | Callable[[Any], Any]:
@@ -373,6 +402,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "study": _study,
     "data": _data,
     "report": _report,
+    "predict": _predict,
     "export": _export,
     "transfer": _transfer,
     "relabel": _relabel,

@@ -6,16 +6,19 @@ from pathlib import Path
 from typing import Any
 
 from ..utils.options import BIASES, WEIGHTS
+from . import help_texts
 
-__all__ = ["add_repair", "add_weights"]
+__all__ = ["add_classes", "add_repair", "add_weights"]
+
+_WRITTEN = "file to write"
+_HELD = "data with noisy labels that the network was not trained on; they choose the epoch"
 
 AddCommand = Callable[[Any, str, str], argparse.ArgumentParser]
 
 
-def _add_model(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--model", required=True, metavar="FILE.py:build", help="a callable or nn.Module"
-    )
+def _add_model(command: argparse.ArgumentParser, *, required: bool = True) -> None:
+    add = command.add_argument
+    add("--model", required=required, metavar="FILE.py:build", help=help_texts.MODEL)
     add_weights(command)
 
 
@@ -24,51 +27,94 @@ def add_weights(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--weights",
         metavar="FILE",
-        help="safetensors, a state dict or a checkpoint with one, such as Lightning's; FILE:PART "
-        "where it holds several models",
+        help="weights to load into the network: a safetensors file, a state dict, or a checkpoint "
+        "such as Lightning's; FILE:PART if it holds several networks",
     )
+
+
+def add_classes(command: argparse.ArgumentParser) -> None:
+    """Add the option that names the classes, to every command that reads labels."""
+    names = "file of class names in the order of the network's outputs: one a line, or a JSON list"
+    command.add_argument("--classes", type=Path, metavar="FILE", help=names)
 
 
 def add_repair(commands: Any, add_command: AddCommand) -> None:
     """Add the commands."""
-    about = "write a run's decoder with its network as an ONNX file"
+    about = "classify inputs with a run's decoder, and write their classes as CSV"
+    predict = add_command(commands, "predict", about)
+    _add_run(predict)
+    predict.add_argument(
+        "--inputs",
+        required=True,
+        metavar="FILE.py:data",
+        help="inputs as the network takes them; or files, as decode takes them. Labels are ignored",
+    )
+    _add_model(predict, required=False)
+    predict.add_argument("--out", type=Path, required=True, metavar="FILE.csv", help=_WRITTEN)
+
+    about = "write the decoder and its network as one ONNX file"
     export = add_command(commands, "export", about)
     _add_run(export)
     _add_model(export)
     export.add_argument(
-        "--example", required=True, metavar="FILE.py:train", help="where to take a few inputs from"
+        "--example", required=True, metavar="FILE.py:train", help="data to take a few inputs from"
     )
-    export.add_argument("--out", type=Path, required=True, metavar="FILE.onnx")
+    export.add_argument("--out", type=Path, required=True, metavar="FILE.onnx", help=_WRITTEN)
 
-    about = "write the model's weights with its last linear layer rewritten"
+    about = "rewrite the last linear layer of your network, and write its weights"
     transfer = add_command(commands, "transfer", about)
     _add_run(transfer)
     _add_model(transfer)
     transfer.add_argument(
-        "--weights-from", choices=WEIGHTS, help="default: what noisy labels prefer"
+        "--weights-from",
+        choices=WEIGHTS,
+        help="where the new weights come from (default: chosen with the noisy labels)",
     )
-    transfer.add_argument("--bias", choices=BIASES, help="default: what noisy labels prefer")
-    transfer.add_argument("--out", type=Path, required=True, metavar="FILE.safetensors")
+    transfer.add_argument(
+        "--bias",
+        choices=BIASES,
+        help="what becomes of the bias (default: chosen with the noisy labels)",
+    )
+    transfer.add_argument(
+        "--out", type=Path, required=True, metavar="FILE.safetensors", help=_WRITTEN
+    )
 
-    relabel = add_command(commands, "relabel", "write a run's cleaned labels as CSV")
+    relabel = add_command(
+        commands, "relabel", "write the labels with the wrong ones replaced, as CSV"
+    )
     _add_run(relabel)
-    relabel.add_argument("--out", type=Path, required=True, metavar="FILE.csv")
+    relabel.add_argument(
+        "--review",
+        type=Path,
+        metavar="FILE.csv",
+        help="what you decided about single labels, as the report exports it: kept and changed "
+        "labels are yours, all others the decoder's",
+    )
+    relabel.add_argument("--out", type=Path, required=True, metavar="FILE.csv", help=_WRITTEN)
 
-    about = "train the model on for a few epochs on a run's cleaned labels"
+    about = "train your network for some more epochs, on the cleaned labels"
     again = add_command(commands, "retrain", about)
     _add_run(again)
     _add_model(again)
     add = again.add_argument
-    add("--train", required=True, metavar="FILE.py:train", help="what the run decoded")
-    add("--holdout", metavar="FILE.py:val", help="noisy labels, not trained on: says when to stop")
-    add("--test", metavar="FILE.py:test", help="chooses nothing")
-    add("--epochs", type=int, default=10, help="at most (default 10)")
-    add("--learning-rate", type=float, default=1e-3, help="Adam's at the start (default 1e-3)")
-    add("--batch-size", type=int, default=128)
-    add("--seed", type=int, default=0)
-    add("--device", help="such as cpu or cuda; default: where the model is")
-    add("--out", type=Path, required=True, metavar="FILE.safetensors")
+    add(
+        "--train",
+        required=True,
+        metavar="FILE.py:train",
+        help="the training data that were decoded",
+    )
+    add("--holdout", metavar="FILE.py:val", help=_HELD)
+    add("--test", metavar="FILE.py:test", help="test data: they only measure, and choose nothing")
+    add_classes(again)
+    add("--epochs", type=int, default=10, help="largest number of epochs (default 10)")
+    add("--learning-rate", type=float, default=1e-3, help="of Adam, at the start (default 1e-3)")
+    add("--batch-size", type=int, default=128, help="samples for each step (default 128)")
+    add("--seed", type=int, default=0, help=help_texts.SEED)
+    add("--device", help=help_texts.DEVICE)
+    add("--out", type=Path, required=True, metavar="FILE.safetensors", help=_WRITTEN)
 
 
 def _add_run(command: argparse.ArgumentParser) -> None:
-    command.add_argument("folder", type=Path, metavar="RUN", help="a run folder")
+    command.add_argument(
+        "folder", type=Path, metavar="RUN", help="folder that decode or audit wrote"
+    )

@@ -154,15 +154,22 @@ class ArrayBatches(_Stretch):
 
 
 class MappingBatches(_Stretch):
-    """Slices of a mapping of arrays, such as a tokenizer returns for all texts at once."""
+    """Slices of a mapping of arrays, such as a tokenizer returns for all texts at once.
 
-    def __init__(self, data: Any, role: str, batch_size: int):
+    Labels, if they stand apart from the mapping, take the place of those in it.
+    """
+
+    def __init__(self, data: Any, role: str, batch_size: int, labels: Any = None):
         self.values = {str(name): data[name] for name in data.keys()}  # noqa: SIM118 - a UserDict
-        sized = {
-            name: value if isinstance(value, Tensor) else np.asarray(value)
+        if labels is not None:
+            self.values = {k: v for k, v in self.values.items() if k not in LABEL_KEYS}
+            self.values["labels"] = labels if isinstance(labels, Tensor) else np.asarray(labels)
+        arrays = {
+            name: _array_of(value) if isinstance(value, list) else value
             for name, value in self.values.items()
-            if isinstance(value, Tensor | np.ndarray | list) and len(np.shape(value))
+            if isinstance(value, Tensor | np.ndarray | list)
         }
+        sized = {name: value for name, value in arrays.items() if value.ndim}
         lengths = {name: len(value) for name, value in sized.items()}
         if len(set(lengths.values())) != 1 or any(v.dtype == object for v in sized.values()):
             raise DataError(
@@ -185,11 +192,46 @@ class MappingBatches(_Stretch):
         return self.at(np.asarray(self.stretch), self.batch_size)
 
 
+def _array_of(values: list[Any]) -> NDArray[Any]:
+    """Return a list as an array: of objects, if its rows are of several lengths."""
+    try:
+        return np.asarray(values)
+    except ValueError:
+        return np.asarray([None] * len(values), dtype=object)
+
+
+class TupleBatches(_Stretch):
+    """Slices of several arrays, the inputs of one network, with or without labels."""
+
+    def __init__(self, inputs: Sequence[Any], labels: Any, role: str, batch_size: int):
+        arrays = [*inputs, *([] if labels is None else [labels])]
+        self.arrays = [a if isinstance(a, Tensor) else _as_array(a, role) for a in arrays]
+        self.labelled, self.batch_size = labels is not None, batch_size
+        lengths = [len(array) if array.ndim else 0 for array in self.arrays]
+        if len(set(lengths)) > 1:
+            raise DataError(
+                f"{role}: expected as many rows in each input, and as many labels; "
+                f"found {', '.join(map(str, lengths))}"
+            )
+        self.stretch = range(lengths[0])
+
+    def __len__(self) -> int:
+        return len(self.stretch)
+
+    def at(self, places: Labels, size: int) -> Iterator[Any]:
+        """Yield the samples at some positions, `size` at a time."""
+        for start in range(0, len(places), size):
+            chosen = [array[places[start : start + size]] for array in self.arrays]
+            inputs = chosen[: len(chosen) - self.labelled]
+            yield tuple(inputs), chosen[-1] if self.labelled else None
+
+    def __iter__(self) -> Iterator[Any]:
+        return self.at(np.asarray(self.stretch), self.batch_size)
+
+
 def _as_array(inputs: Any, role: str) -> NDArray[Any]:
     """Return inputs as an array; a table must hold numbers."""
-    if not hasattr(inputs, "dtypes") or not hasattr(inputs, "columns"):
-        return np.asarray(inputs)
-    return numbers_of(inputs, role)
+    return numbers_of(inputs, role) if is_table(inputs) else np.asarray(inputs)
 
 
 def as_batch(
@@ -230,9 +272,11 @@ def as_batch(
         )
     args = tuple(_as_tensor(value) for value in inputs)
     kwargs = {name: _as_tensor(value) for name, value in kwargs.items()}
-    sized = [value for value in [*args, *kwargs.values()] if isinstance(value, Tensor)]
+    values = [*args, *kwargs.values()]
+    sized = [value for value in values if isinstance(value, Tensor)]
     if not sized or sized[0].ndim == 0:
-        raise DataError(f"{where}: expected a tensor of inputs, shape (n, …); found none")
+        found = _in_place_of_tensors(values)
+        raise DataError(f"{where}: expected a tensor of inputs, shape (n, …); found {found}")
     size = len(sized[0])
     what = f"{where} labels"
     given = None
@@ -243,6 +287,22 @@ def as_batch(
         if array is not None and len(array) != size:
             raise LabelError(f"{where}: found {len(array)} {what} for {size} inputs")
     return Batch(args, kwargs, given, known, size)
+
+
+def labels_in(raw: Any) -> Any:
+    """Return the labels of a batch as they are; None if it has none."""
+    if is_mapping(raw):
+        return next((raw[key] for key in LABEL_KEYS if key in raw), None)
+    return raw[1] if isinstance(raw, tuple | list) and len(raw) in (2, 3) else None
+
+
+def _in_place_of_tensors(values: Sequence[Any]) -> str:
+    """Say what there is in place of a tensor."""
+    for value in values:
+        first = value[0] if isinstance(value, list | tuple) and value else value
+        if isinstance(first, str):
+            return f"text, {first[:30]!r}; give a tokenizer's output"
+    return "none"
 
 
 def _as_index(index: Any, where: str) -> Labels:
@@ -285,6 +345,11 @@ def _as_tensor(value: Any) -> Any:
 def per_sample(value: Any, size: int) -> TypeGuard[Tensor]:
     """Say whether a batch's value is a tensor with one row for each of `size` samples."""
     return isinstance(value, Tensor) and value.ndim > 0 and len(value) == size
+
+
+def is_table(data: Any) -> bool:
+    """Say whether data are a table of columns, such as pandas'."""
+    return hasattr(data, "dtypes") and hasattr(data, "columns")
 
 
 def is_mapping(data: Any) -> bool:

@@ -7,13 +7,12 @@ the order is fixed. A loader that only shuffles is read in the data set's order 
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import (
     DataLoader,
     Dataset,
@@ -21,17 +20,28 @@ from torch.utils.data import (
     Subset,
 )
 
-from ..data.batches import ArrayBatches, Batch, MappingBatches, as_batch, is_mapping, joined
+from ..data.batches import (
+    ArrayBatches,
+    Batch,
+    MappingBatches,
+    TupleBatches,
+    as_batch,
+    is_mapping,
+    joined,
+    labels_in,
+)
 from ..data.fingerprints import fingerprints_of
+from ..data.forms import arranged, is_array, is_inputs, is_pair
 from ..data.loaders import in_order, reading_of
 from ..errors import DataError, LabelError, UnderscriptError
-from ..utils.class_names import as_classes
+from ..utils.class_names import as_classes, texts_in
 from ..utils.labels import Labels, as_labels, pick
 
-__all__ = ["Source", "is_pair", "known_index"]
+__all__ = ["Source", "known_index", "text_labels"]
 
 # The first samples of a stream that are compared between two passes.
 _COMPARED = 16
+_READ_IN_ANY_ORDER = (ArrayBatches, MappingBatches, TupleBatches)
 
 
 class Source:
@@ -41,7 +51,8 @@ class Source:
     ----------
     data : Dataset, DataLoader or pair of arrays
         Batches are ``(x, y)``, ``(x, y, index)``, dicts, or bare inputs where labels are not
-        needed.
+        needed. A dict of arrays, a table and, with labels, a tuple of several inputs are like a
+        pair of arrays.
     role : str
         Name of the data in messages: ``"train"``, ``"test"``, ``"holdout"``, …
     labels : array-like of int, shape (n,), optional
@@ -54,6 +65,8 @@ class Source:
         Names of the classes 0 … K−1, for labels that are text.
     labelled : bool
         Whether to read labels.
+    prepare : callable, optional
+        Checks or changes each batch before it is given out.
 
     Raises
     ------
@@ -73,9 +86,13 @@ class Source:
         class_names: Sequence[str] | None = None,
         *,
         labelled: bool = True,
+        prepare: Callable[[Batch], Batch] | None = None,
     ):
-        self._names, self._labelled = class_names, labelled
+        # Labels that are replaced may be of any kind.
+        labelled = labelled and labels is None
+        self._names, self._labelled, self._prepare = class_names, labelled, prepare
         self.role = role
+        data = arranged(data, role)
         self.ordered = True
         self._reader: Any
         # Places of the samples in the data set, in reading order; and the data set.
@@ -87,8 +104,15 @@ class Source:
             given = data[1] if labelled else None
             self._reader = ArrayBatches(data[0], given, role, batch_size, class_names)
             self.length: int | None = len(self._reader)
-        elif _is_array(data):
+        elif is_array(data):
             self._reader = ArrayBatches(data, None, role, batch_size)
+            self.length = len(self._reader)
+        elif is_inputs(data):
+            inputs, given = data[0], data[1] if labelled else None
+            if is_mapping(inputs):
+                self._reader = MappingBatches(inputs, role, batch_size, given)
+            else:
+                self._reader = TupleBatches(inputs, given, role, batch_size)
             self.length = len(self._reader)
         elif isinstance(data, tuple):
             raise DataError(
@@ -198,7 +222,7 @@ class Source:
             return part
         part._start = self.length * rank // size
         stretch = range(part._start, self.length * (rank + 1) // size)
-        if isinstance(self._reader, ArrayBatches | MappingBatches):
+        if isinstance(self._reader, _READ_IN_ANY_ORDER):
             part._reader = self._reader.part(stretch)
         else:
             part._reader = in_order(self._reader, Subset(self._reader.dataset, stretch))
@@ -214,7 +238,7 @@ class Source:
             sample.
         """
         position = self._start
-        for number, raw in enumerate(self._read()):
+        for number, raw in enumerate(self.raw()):
             where = f"{self.role}, batch {number}"
             batch = as_batch(raw, where, position, self._names, labelled=self._labelled)
             index = batch.index
@@ -230,7 +254,8 @@ class Source:
             position += batch.size
             if number % self._turns != self._turn:
                 continue
-            yield Batch(batch.args, batch.kwargs, labels, index, batch.size)
+            found = Batch(batch.args, batch.kwargs, labels, index, batch.size)
+            yield found if self._prepare is None else self._prepare(found)
         if position == 0 and not self._partial:
             raise DataError(f"{self.role}: expected at least one sample; found none")
         for what, array in (("labels", self.override), ("true_labels", self.truth)):
@@ -279,7 +304,7 @@ class Source:
             If the data can only be read from start to end, or they raise.
         """
         reader: Any = self._reader
-        if isinstance(reader, ArrayBatches | MappingBatches):
+        if isinstance(reader, _READ_IN_ANY_ORDER):
             raw: Iterator[Any] = reader.at(places, size)
         elif self.ordered and self.length is not None and self._data is not None:
             chosen = DataLoader(
@@ -296,13 +321,14 @@ class Source:
                 "length or arrays; found data that come one after another"
             )
         done = 0
-        for number, item in enumerate(self._read(raw)):
-            batch = as_batch(item, f"{self.role}, batch {number}", done, self._names)
+        for number, item in enumerate(self.raw(raw)):
+            where = f"{self.role}, batch {number}"
+            batch = as_batch(item, where, done, self._names, labelled=self._labelled)
             index = places[done : done + batch.size] if batch.index is None else batch.index
             done += batch.size
             yield replace(batch, index=index)
 
-    def _read(self, reader: Any = None) -> Iterator[Any]:
+    def raw(self, reader: Any = None) -> Iterator[Any]:
         """Yield the reader's batches; turn its errors into errors about the user's data."""
         number = 0
         try:
@@ -355,6 +381,23 @@ class Source:
         return joined(parts)
 
 
+def text_labels(data: Any, role: str, batch_size: int) -> set[str]:
+    """Return the different labels of data if they are text, else an empty set.
+
+    The data are read to their end only if the labels of the first batch are text.
+    """
+    data = arranged(data, role)
+    if is_pair(data) or is_inputs(data):
+        return set(texts_in(data[1]) or ())
+    texts: set[str] = set()
+    for raw in Source(data, role, batch_size=batch_size, labelled=False).raw():
+        found = texts_in(labels_in(raw))
+        if found is None:
+            break
+        texts |= set(found)
+    return texts
+
+
 def known_index(batch: Batch, where: str, what: str, index: Labels | None = None) -> Labels:
     """Return the data set indices of a batch's samples.
 
@@ -370,12 +413,3 @@ def known_index(batch: Batch, where: str, what: str, index: Labels | None = None
             "batches carry no index: yield (x, y, index), or do not shuffle"
         )
     return index
-
-
-def _is_array(data: Any) -> bool:
-    return isinstance(data, Tensor | np.ndarray)
-
-
-def is_pair(data: Any) -> bool:
-    """Say whether data are inputs and labels in two arrays."""
-    return isinstance(data, tuple | list) and len(data) == 2 and hasattr(data[0], "shape")

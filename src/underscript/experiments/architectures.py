@@ -73,13 +73,7 @@ class CNN(nn.Module):
 
     def __init__(self, input_shape: Sequence[int], n_classes: int) -> None:
         super().__init__()
-        shape = _checked(input_shape, n_classes)
-        if len(shape) != 3 or min(shape[1:]) < 8:
-            raise ModelError(
-                "the CNN needs inputs of shape (channels, height, width) with height and width "
-                f"of at least 8, found {shape}; use the MLP for other inputs"
-            )
-        channels, height, width = shape
+        channels, height, width = _image_shape("CNN", input_shape, n_classes)
         self.features = nn.Sequential(
             OrderedDict(
                 conv1=_convolution(channels, 16),
@@ -103,6 +97,49 @@ class CNN(nn.Module):
         """Return the logits, (n, n_classes), of inputs of shape (n, *input_shape)."""
         x = self.flatten(self.features(x))
         logits: Tensor = self.readout(self.fc3(self.fc2(self.fc1(x))))
+        return logits
+
+
+class SmallCNN(nn.Module):
+    """Four convolutions with batch normalisation and three max-pools, then one hidden layer.
+
+    3×3 convolutions with padding 1, batch normalisation and ReLU: 32, 32, pool; 64, pool; 128,
+    pool; then 128 with ReLU and a linear read-out. It is ours: it memorises small images within
+    seconds.
+
+    Parameters
+    ----------
+    input_shape : sequence of int
+        Channels, height and width of one input; height and width of at least 8, as each pool
+        halves them.
+    n_classes : int
+        Width of the read-out.
+
+    Raises
+    ------
+    ModelError
+        If the shape is not (channels, height, width) or the image is too small for three pools.
+    """
+
+    def __init__(self, input_shape: Sequence[int], n_classes: int) -> None:
+        super().__init__()
+        channels, height, width = _image_shape("small CNN", input_shape, n_classes)
+        self.conv1 = _normalised(channels, 32)
+        self.conv2 = _normalised(32, 32)
+        self.pool1 = nn.MaxPool2d(2)
+        self.conv3 = _normalised(32, 64)
+        self.pool2 = nn.MaxPool2d(2)
+        self.conv4 = _normalised(64, 128)
+        self.pool3 = nn.MaxPool2d(2)
+        self.flatten = nn.Flatten()
+        self.fc1 = _hidden(128 * (height // 8) * (width // 8), 128)
+        self.readout = nn.Linear(128, n_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits, (n, n_classes), of inputs of shape (n, *input_shape)."""
+        x = self.pool1(self.conv2(self.conv1(x)))
+        x = self.pool3(self.conv4(self.pool2(self.conv3(x))))
+        logits: Tensor = self.readout(self.fc1(self.flatten(x)))
         return logits
 
 
@@ -275,6 +312,7 @@ class _ResidualBlock(nn.Module):
 _ARCHITECTURES: dict[str, Callable[[Sequence[int], int], nn.Module]] = {
     "mlp": MLP,
     "cnn": CNN,
+    "small-cnn": SmallCNN,
     "alexnet": AlexNet,
     "resnet18": ResNet18,
 }
@@ -285,7 +323,7 @@ def build(arch: str, input_shape: Sequence[int], n_classes: int, seed: int) -> n
 
     Parameters
     ----------
-    arch : {"mlp", "cnn", "alexnet", "resnet18"}
+    arch : {"mlp", "cnn", "small-cnn", "alexnet", "resnet18"}
         Which architecture.
     input_shape : sequence of int
         Channels, height and width of one input.
@@ -330,6 +368,24 @@ def _stage(channels_in: int, channels_out: int, stride: int) -> nn.Sequential:
         _ResidualBlock(channels_in, channels_out, stride),
         _ResidualBlock(channels_out, channels_out, 1),
     )
+
+
+def _normalised(channels_in: int, channels_out: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(channels_in, channels_out, 3, padding=1), nn.BatchNorm2d(channels_out), nn.ReLU()
+    )
+
+
+def _image_shape(name: str, input_shape: Sequence[int], n_classes: int) -> tuple[int, int, int]:
+    """Return channels, height and width of images that three pools can halve."""
+    shape = _checked(input_shape, n_classes)
+    if len(shape) != 3 or min(shape[1:]) < 8:
+        raise ModelError(
+            f"the {name} needs inputs of shape (channels, height, width) with height and width "
+            f"of at least 8, found {shape}; use the MLP for other inputs"
+        )
+    channels, height, width = shape
+    return channels, height, width
 
 
 def _checked(input_shape: Sequence[int], n_classes: int) -> tuple[int, ...]:

@@ -8,7 +8,9 @@ from typing import NamedTuple
 
 __all__ = [
     "CORRUPTIONS",
+    "DEMOS",
     "EXPERIMENTS",
+    "HUMAN_LABELS",
     "NOISES",
     "PAIRS",
     "PROBED",
@@ -20,10 +22,22 @@ __all__ = [
 PROBED = {
     "mlp": ("input", "fc1", "fc2", "fc3", "fc4"),
     "cnn": ("input", "flatten", "fc1", "fc2", "fc3"),
+    "small-cnn": ("input", "conv1", "conv2", "conv3", "conv4", "fc1"),
     "alexnet": ("input", "flatten", "fc1", "fc2"),
     "resnet18": ("input", "stem", "stage1.0", "stage1", "stage2", "stage3", "stage4", "pooled"),
 }
-"""The layers that the paper decodes, in execution order, for each architecture."""
+"""The layers to decode, in execution order; small-cnn is ours, the others are the paper's."""
+
+DEMOS = {
+    "moved-digits": "small-cnn",
+    "digits": "mlp",
+    "mnist": "mlp",
+    "fashion-mnist": "mlp",
+    "cifar10": "small-cnn",
+}
+"""Data sets of the demo, and the architecture that suits each."""
+HUMAN_LABELS = ("worse", "aggregate", "random1", "random2", "random3")
+"""Sets of labels that people gave to CIFAR-10's training images (CIFAR-10N)."""
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from sklearn.mixture import GaussianMixture
 from .._decode import decode
 from ..errors import DataError
 from ..probes.baselines import AlignmentClassifier, NearestNeighbours
+from ..utils.extras import optional_package
 from .probes import rows_of
 from .work import Work
 
@@ -226,21 +227,18 @@ def _neighbours(layer: str, rows: NDArray[np.float32], given: Ints) -> LabelPred
 
 def _cleanlab(work: Work) -> LabelPrediction:
     """Confident learning (Northcutt et al., JAIR 2021) on out-of-sample probabilities."""
-    try:
-        from cleanlab.filter import find_label_issues
-        from cleanlab.rank import get_label_quality_scores
-    except ImportError as error:
-        raise DataError(
-            "cleanlab is not installed; install it with pip install 'underscript[cleanlab]'"
-        ) from error
+    find, rank = (
+        optional_package(f"cleanlab.{part}", "cleanlab", "for confident learning", DataError)
+        for part in ("filter", "rank")
+    )
     folds = work.record("folds")
     began, cpu = _clock()
     stored = safetensors.torch.load_file(work.folder / "folds.safetensors")
     chances = stored["pred_probs"].double().numpy()
     chances /= chances.sum(1, keepdims=True)
     given = work.data.train.given
-    quality = get_label_quality_scores(given, chances)
-    flags = find_label_issues(given, chances, n_jobs=1)
+    quality = rank.get_label_quality_scores(given, chances)
+    flags = find.find_label_issues(given, chances, n_jobs=1)
     own = _since(began, cpu)
     return LabelPrediction(
         RETRAINED,

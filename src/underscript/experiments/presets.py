@@ -119,6 +119,7 @@ _ADAM = replace(_SGD, optimiser="adam", learning_rate=2e-4, momentum=0.0, batch_
 _RECIPES: dict[tuple[str, ...], Preset] = {
     ("quick", "mlp"): _QUICK,
     ("quick", "cnn"): replace(_QUICK_CONVOLUTIONS, batch_size=512),
+    ("quick", "small-cnn"): replace(_QUICK_CONVOLUTIONS, batch_size=512),
     ("quick", "alexnet"): replace(_QUICK_CONVOLUTIONS, learning_rate=5e-4, batch_size=256),
     ("quick", "resnet18"): replace(_QUICK_CONVOLUTIONS, batch_size=128),
     ("paper", "mlp"): _SGD,
@@ -140,7 +141,7 @@ def preset_for(name: str, arch: str, data: str | None = None) -> Preset:
     ----------
     name : {"quick", "paper"}
         Which kind of recipe.
-    arch : {"mlp", "cnn", "alexnet", "resnet18"}
+    arch : {"mlp", "cnn", "small-cnn", "alexnet", "resnet18"}
         Architecture.
     data : str, optional
         Data set.

@@ -16,7 +16,9 @@ import numpy.typing as npt
 from torch import Tensor
 
 from ..errors import LabelError
+from ..utils.hints import CORRUPT_ARGUMENTS
 from ..utils.labels import Labels, as_labels
+from ..utils.near_names import with_argument_hints
 
 __all__ = ["corrupt_labels", "transition_matrix", "wrong_share"]
 
@@ -27,6 +29,7 @@ _KINDS = ("symmetric", "pair", "transition", "instance")
 _SUM_TOLERANCE = 1e-6
 
 
+@with_argument_hints(CORRUPT_ARGUMENTS)
 def corrupt_labels(
     y: Any,
     degree: float,

@@ -4,18 +4,19 @@ Everything fitted is a buffer, so it moves with ``.to(device)``, and `torch.expo
 support every step.
 """
 
-import inspect
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..activations.copies import copied
 from ..activations.hooks import Reached, Tap, capture
-from ..data.batches import Batch
+from ..data.batches import Batch, is_mapping
+from ..data.input_form import InputForm, parameters_of
 from ..errors import DataError
 from ..probes.classifier import SubspaceClassifier
 from ..probes.discriminant import RidgeDiscriminant
@@ -42,6 +43,8 @@ class DecodedModule(nn.Module):
         The layers.
     estimator : CombinedDiscriminant or SubspaceClassifier
         The fitted decoder; its numbers are copied.
+    inputs : InputForm, optional
+        What the network was given when it was decoded, to check its inputs by.
 
     Raises
     ------
@@ -54,13 +57,14 @@ class DecodedModule(nn.Module):
         network: nn.Module,
         taps: Sequence[Tap],
         estimator: SubspaceClassifier | CombinedDiscriminant,
+        inputs: InputForm | None = None,
     ):
         super().__init__()
+        self.inputs = inputs
         self.network = copied(network)
         self.taps = tuple(taps)
         # A token mask is recognised by its name, even if it is passed by position.
-        parameters = inspect.signature(network.forward).parameters.values()
-        self.names = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+        self.names = parameters_of(network)
         self.head = _head_of(estimator, self.taps[0].name)
         self.eval()
 
@@ -72,9 +76,15 @@ class DecodedModule(nn.Module):
         """
         given = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
         if not given or not given[0].ndim:
-            raise DataError("expected a tensor of inputs, shape (n, …); found none")
-        named = {**dict(zip(self.names, args, strict=False)), **kwargs}
-        batch = Batch(args[len(self.names) :], named, None, None, given[0].shape[0])
+            raise DataError(f"expected a tensor of inputs, shape (n, …); found {_found(args)}")
+        batch = Batch(args, kwargs, None, None, given[0].shape[0])
+        if self.inputs is None:
+            named = {**dict(zip(self.names, args, strict=False)), **kwargs}
+            batch = Batch(args[len(self.names) :], named, None, None, batch.size)
+        elif torch.compiler.is_compiling():
+            batch = self.inputs.renamed(batch, self.names)
+        else:
+            batch = self.inputs.check(batch, self.names)
         # A traced pass must run to its end; unused computations are cut from the graph.
         stop = not torch.compiler.is_compiling()
         with capture(self.network, self.taps, stop=stop) as tapped:
@@ -85,6 +95,18 @@ class DecodedModule(nn.Module):
             rows = tapped.rows(batch, "batch")
         values: Tensor = self.head(rows)
         return values
+
+
+def _found(args: tuple[Any, ...]) -> str:
+    """Say what there is in place of a tensor, and what to do."""
+    if not args:
+        return "none"
+    kind = type(args[0]).__name__
+    if is_mapping(args[0]):
+        return f"{kind}; give what is in it by names: module(**inputs)"
+    if isinstance(args[0], np.ndarray):
+        return f"{kind}; torch.from_numpy makes a tensor of it"
+    return kind
 
 
 def _head_of(estimator: SubspaceClassifier | CombinedDiscriminant, layer: str) -> nn.Module:

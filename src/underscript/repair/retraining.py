@@ -23,8 +23,11 @@ from ..data.batches import Batch
 from ..data.source import Source
 from ..errors import DataError, LabelError, ModelError
 from ..selection import held_out_tenth
+from ..utils.class_names import as_classes, as_names
 from ..utils.device import as_device, device_of, seeded
+from ..utils.hints import RETRAIN_ARGUMENTS
 from ..utils.labels import Labels, as_labels
+from ..utils.near_names import with_argument_hints
 from ..utils.progress import Progress
 from ..utils.versions import versions
 from .weights import write_weights
@@ -77,6 +80,7 @@ class Decoded(Protocol):
     """A decoding: `decode`'s result."""
 
     best: Any
+    summary: dict[str, Any]
 
     def relabel(self) -> pd.DataFrame:
         """Return cleaned labels by index."""
@@ -85,6 +89,7 @@ class Decoded(Protocol):
         """Return how likely each class is, float32 (n, K)."""
 
 
+@with_argument_hints(RETRAIN_ARGUMENTS)
 @plain_torch(grad=True)
 def retrain(
     model: nn.Module,
@@ -100,6 +105,7 @@ def retrain(
     seed: int = 0,
     device: torch.device | str | None = None,
     progress: bool = True,
+    class_names: Sequence[str] | None = None,
 ) -> Retrained:
     """Train a copy of a network for a few more epochs on cleaned labels.
 
@@ -136,7 +142,10 @@ def retrain(
     device : torch.device or str, optional
         Where to train; by default where the model is.
     progress : bool
-        Show progress on a terminal.
+        Show progress on a terminal or in a notebook.
+    class_names : sequence of str, optional
+        Names of all classes in the order of the model's read-out, to read labels that are text; by
+        default those of the decoding.
 
     Returns
     -------
@@ -144,6 +153,8 @@ def retrain(
 
     Raises
     ------
+    ArgumentError
+        If it has no argument of a name that is given; it is a TypeError too.
     DataError, LabelError, ModelError
         If the data, the labels or the model cannot be used; the message says what to do.
     """
@@ -157,15 +168,19 @@ def retrain(
     if not 0 < learning_rate < math.inf:
         raise DataError(f"learning_rate: expected a positive number; found {learning_rate}")
     model = as_module(model)
-    source = Source(train, "train", batch_size=_MEASURED)
-    cleaned = _Cleaned.of(labels)
+    names = as_names(class_names)
+    if names is None and isinstance(labels, Decoded):
+        names = as_names(labels.summary["model"]["class_names"])
+    # Its own labels are those that were cleaned.
+    source = Source(train, "train", batch_size=_MEASURED, labelled=False)
+    cleaned = _Cleaned.of(labels, names)
     perturbation = labels.best.perturbation if isinstance(labels, Decoded) else None
     if perturbation is not None and not perturbation.fits:
         perturbation = None
     places = source.places
     criterion, n_choice = "noisy labels of a hold-out", 0
     if holdout is not None:
-        choice = Source(holdout, "holdout", batch_size=_MEASURED)
+        choice = Source(holdout, "holdout", batch_size=_MEASURED, class_names=names)
         kept_out = None
     else:
         kept_out = held_out_tenth(places, seed)
@@ -175,7 +190,9 @@ def retrain(
             )
         places, chosen_places = places[~kept_out], places[kept_out]
         criterion = "cleaned labels of a tenth of the training data that was not trained on"
-    tests = None if test is None else Source(test, "test", batch_size=_MEASURED)
+    tests = None
+    if test is not None:
+        tests = Source(test, "test", batch_size=_MEASURED, class_names=names)
     place = as_device(device) if device is not None else device_of(model)
     network = copied(model).to(place)
     kinds = {name: value.dtype for name, value in network.state_dict().items()}
@@ -299,14 +316,14 @@ class _Cleaned:
     chances: NDArray[np.float32] | None = None
 
     @classmethod
-    def of(cls, given: Any) -> "_Cleaned":
+    def of(cls, given: Any, names: Sequence[str] | None) -> "_Cleaned":
         soft: NDArray[np.float32] | None = None
         if isinstance(given, Decoded):
             with contextlib.suppress(DataError):
                 soft = given.soft_labels()
             given = given.relabel()
         if not isinstance(given, pd.DataFrame):
-            labels = as_labels(given, "labels")
+            labels = as_labels(as_classes(given, names, "labels"), "labels")
             return cls(np.arange(len(labels)), labels, np.ones(len(labels), np.float32), None)
         if "label" not in given:
             raise LabelError(
@@ -322,7 +339,7 @@ class _Cleaned:
             raise LabelError("labels: expected confidences from 0 to 1")
         changed = int(given["changed"].sum()) if "changed" in given else None
         order = np.argsort(index, kind="stable")
-        labels = as_labels(given["label"].to_numpy(), "labels")
+        labels = as_labels(as_classes(given["label"].to_numpy(), names, "labels"), "labels")
         if soft is None:
             return cls(index[order], labels[order], weights[order], changed)
         return cls(

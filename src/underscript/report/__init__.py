@@ -5,6 +5,7 @@ again at any time. The numbers, their order and the words are decided once, for 
 """
 
 from .beside import render_beside
+from .brief import print_brief
 from .facts import KeyNumber, key_numbers
 from .layers import LayerGroup, LayerRow, layer_groups
 from .page import page_of, write_page
@@ -22,6 +23,7 @@ __all__ = [
     "layer_groups",
     "notebook",
     "page_of",
+    "print_brief",
     "render_beside",
     "render_report",
     "terminal_report",

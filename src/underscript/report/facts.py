@@ -9,10 +9,15 @@ from ..utils.intervals import of_share
 from .plots.style import printable
 from .words import between, decoder_name, percent, points, words
 
-__all__ = ["KeyNumber", "Step", "confusions", "key_numbers", "next_steps", "noise_words", "reading"]
+__all__ = [
+    "KeyNumber",
+    "confusions",
+    "five_numbers",
+    "key_numbers",
+    "noise_words",
+    "reading",
+]
 
-# Fewer hold-out labels say little; so many give the accuracy to some two points.
-FEW_LABELS = 1_000
 MOST_PAIRS = 6
 _LESS = "less: what was decoded here is in the trained network."
 
@@ -24,14 +29,6 @@ class KeyNumber:
     name: str
     value: str
     note: str
-
-
-@dataclass(frozen=True)
-class Step:
-    """Something to do next, and the code for it, if any."""
-
-    text: str
-    code: str | None = None
 
 
 def key_numbers(d: Run) -> list[KeyNumber]:
@@ -86,6 +83,49 @@ def key_numbers(d: Run) -> list[KeyNumber]:
         flagged = int(issues["is_label_issue"].sum())
         note = f"of {len(issues):,} training labels"
         numbers.append(KeyNumber("Labels flagged", f"{flagged:,}", note))
+    return numbers
+
+
+def five_numbers(d: Run) -> list[KeyNumber]:
+    """Return at most five numbers with short names: what a terminal shows first.
+
+    Returns
+    -------
+    list of KeyNumber
+        The network's own accuracy and the decoded one; with test data the same kind of decoder on
+        the raw input and on an untrained network; the share of labels that look wrong.
+    """
+    summary, table = d.summary, d.table
+    own, chosen, noise = summary["model"]["accuracy"], summary["selected"], summary["noise"]
+    numbers = []
+
+    def add(name: str, share: float, note: str = "") -> None:
+        numbers.append(KeyNumber(name, f"{percent(share)}%", note))
+
+    if own["test"] is not None:
+        add("network", own["test"])
+    elif own["train_given"] is not None:
+        add("network fits", own["train_given"])
+    if chosen["test_accuracy"] is not None:
+        add("decoded", chosen["test_accuracy"])
+        rows = table[
+            (table["split"] == "test")
+            & (table["labels"] == "given")
+            & (table["subspace_labels"] == "corrupted")
+            & (table["probe"] == chosen["probe"])
+        ]
+        raw = rows[(rows["layer"] == "input") & (rows["model"] == "trained")]["accuracy"]
+        twin = rows[rows["model"] == "random"]["accuracy"]
+        if len(raw) and own["train_given"] is not None:
+            add("raw input", raw.max())
+        if len(twin):
+            add("untrained", twin.max())
+    elif noise is not None and not noise["hopeless"]:
+        add("decoded (est.)", noise["accuracy"])
+    else:
+        add("decoded, noisy", chosen["criterion_accuracy"])
+    if noise is not None:
+        add("labels wrong", noise["rate"], "estimated")
     return numbers
 
 
@@ -190,59 +230,3 @@ def confusions(d: Run) -> tuple[str, list[tuple[str, str, str]]]:
     return f"{few} out from the rest by more than three standard errors.", [
         as_text(pair) for pair in clear
     ]
-
-
-def next_steps(d: Run) -> list[Step]:
-    """Return what the owner of this network and these labels should do next."""
-    summary, noise = d.summary, d.summary["noise"]
-    selected, gain = summary["selected"], summary["gain_points"]
-    issues = d.label_issues()
-    flagged = int(issues["is_label_issue"].sum())
-    steps: list[Step] = []
-    if noise is not None and noise["hopeless"]:
-        return [
-            Step(
-                "Do not use this decoder. Check that the labels belong to these inputs and are in "
-                "the same order: they agree with the data no more than by chance."
-            )
-        ]
-    network = summary["model"]["accuracy"]["train_given"] is not None
-    alone = selected["layers"] == ["input"]
-    code = f'underscript.load("RUN"{"" if alone else ", model=network"}).best.predict(inputs)'
-    if noise is not None and noise["nothing_wrong"]:
-        keep = "Keep the network: so few" if network else "So few"
-        steps.append(Step(f"{keep} labels are wrong that nothing is to repair."))
-    elif gain is not None and gain < 0:
-        steps.append(Step("Keep the network: on the test data the decoder is behind it."))
-    elif not network:
-        steps.append(Step("Classify features with the decoder:", code))
-    else:
-        steps.append(
-            Step("Classify with the decoder in place of the network’s own read-out:", code)
-        )
-        if alone:
-            steps.append(
-                Step("It reads the input and not the network: you can do without the network.")
-            )
-    if flagged:
-        what = (
-            "the label that is flagged as wrong"
-            if flagged == 1
-            else (f"the {flagged:,} labels that are flagged as wrong, the most suspicious first")
-        )
-        steps.append(Step(f"Look at {what} (label_issues.csv)."))
-    if selected["criterion"] != "holdout":
-        steps.append(
-            Step(
-                "To be surer, keep some thousand samples with their noisy labels from training and "
-                "pass them as the hold-out."
-            )
-        )
-    elif selected["n"] < FEW_LABELS and noise is not None and not noise["nothing_wrong"]:
-        steps.append(
-            Step(
-                f"The estimates rest on {selected['n']:,} held-out labels; some thousand would "
-                "narrow them."
-            )
-        )
-    return steps

@@ -1,6 +1,7 @@
 """The report of a decode run."""
 
 import base64
+import hashlib
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,7 +21,6 @@ from .facts import (
     chosen_words,
     confusions,
     key_numbers,
-    next_steps,
     noise_words,
     oracle_words,
     reading,
@@ -38,6 +38,7 @@ from .plots import (
 )
 from .plots.rows import main_rows
 from .plots.style import printable
+from .steps import cautions, next_steps, no_need
 from .svg import inline
 from .words import decoder_name, percent, size
 
@@ -113,6 +114,8 @@ def render_report(d: Run) -> str:
             names=names,
             numbers=key_numbers(d),
             steps=next_steps(d),
+            cautions=cautions(d),
+            advice=no_need(d),
             chosen=chosen_words(d),
             oracle=oracle_words(d),
             reading=reading(d),
@@ -120,7 +123,8 @@ def render_report(d: Run) -> str:
             candidates=_candidates(d),
             split={"test": "test", "holdout": "held-out", "train": "training"}[split],
             n=int(rows["n"].iloc[0]),
-            curves=_curves(d, summary, rows),
+            curves=_curves(d, summary, rows, "main", controls=False),
+            all_curves=_curves(d, summary, rows, "all", controls=True),
             memory=memory,
             meters=[] if memory is None else _meters(d, memory),
             shown=_what_is_drawn(summary, table, split),
@@ -128,8 +132,8 @@ def render_report(d: Run) -> str:
             likely=likely,
             pairs=some_pairs,
             matrix=_matrix(d, bool(some_pairs)),
-            clear=likely.startswith(("One", "Some")),
             cards=_cards(d),
+            review_key=review_key(d),
             issues=_issues(d),
             histogram=_histogram(d),
             shapes=_shapes(d),
@@ -152,22 +156,25 @@ def notebook(d: Run) -> str:
         "notebook.html.j2",
         summary=d.summary,
         numbers=key_numbers(d),
-        curve=_curves(d, d.summary, rows)[0],
+        curve=_curves(d, d.summary, rows, "all", controls=True)[0],
         head=head,
         groups=groups,
     )
 
 
-def _curves(d: Run, summary: Mapping[str, Any], rows: pd.DataFrame) -> tuple[Markup, Markup]:
+def _curves(
+    d: Run, summary: Mapping[str, Any], rows: pd.DataFrame, name: str, *, controls: bool
+) -> tuple[Markup, Markup]:
     """Return the figure for wide windows and paper, and for phones, where text must not shrink."""
     label = _in_words(summary, rows)
+    high = 4.1 if controls else 3.6
 
     def draw(ax: Any) -> None:
-        layer_curve(d, ax)
+        layer_curve(d, ax, controls=controls)
 
     return (
-        inline(draw, "wide", (7.6, 4.1), label=label, kind="wide"),
-        inline(draw, "narrow", (4.2, 4.1), label=label, kind="narrow"),
+        inline(draw, f"{name}-wide", (7.6, high), label=label, kind="wide"),
+        inline(draw, f"{name}-narrow", (4.2, high), label=label, kind="narrow"),
     )
 
 
@@ -324,6 +331,13 @@ def _cards(d: Run) -> list[Card]:
             )
         )
     return cards
+
+
+def review_key(d: Run) -> str:
+    """Return what tells this run's gallery from others, for the browser's notes of its review."""
+    shown = [(card.index, card.given, card.predicted) for card in d.examples]
+    about = f"{d.summary['created']} {d.summary['verdict']} {shown}"
+    return hashlib.sha256(about.encode("utf-8", "replace")).hexdigest()[:16]
 
 
 def _quality(value: float) -> str:

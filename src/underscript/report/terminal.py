@@ -14,7 +14,6 @@ from .facts import (
     chosen_words,
     confusions,
     key_numbers,
-    next_steps,
     noise_words,
     oracle_words,
     reading,
@@ -22,6 +21,7 @@ from .facts import (
 from .layers import NUMERIC, layer_groups
 from .memory import meter
 from .plots.style import printable
+from .steps import cautions, next_steps
 
 __all__ = ["console_table", "terminal_report"]
 
@@ -103,12 +103,12 @@ def _issues(d: Run) -> Table | Text:
 
 
 def _steps(d: Run) -> Group:
-    lines = [Text("What to do next", style="bold")]
     parts: list[Text | Padding] = []
     for number, step in enumerate(next_steps(d), 1):
-        text = f"{number}. {step.text}" + (f" {step.code}" if step.code else "")
-        parts.append(Padding(Text(text), (0, 0, 0, 2)))
-    return Group(*lines, *parts)
+        parts.append(Text(f"{number}. {step.text}"))
+        if step.code is not None:
+            parts.append(Padding(Text(step.code, overflow="fold"), (0, 0, 0, 4)))
+    return Group(Text("What to do next", style="bold"), *parts, *map(Text, cautions(d)))
 
 
 def console_table(d: Run) -> Table:

@@ -31,9 +31,9 @@ def at_chance(right: float, counts: NDArray[np.int64]) -> str | None:
     if right > chance + _BEYOND * (chance * (1 - chance) / n) ** 0.5:
         return None
     return (
-        f"the network predicts {right:.1%} of its training labels, no more than chance "
-        f"({chance:.1%} are of one class): either it was not trained on these labels, or weights, "
-        "order of classes and labels do not belong together"
+        f"the network predicts {right:.1%} of its training labels, no better than chance (the "
+        f"largest class has {chance:.1%}); either it was not trained on these labels, or its "
+        "weights, the order of classes and the labels do not belong together"
     )
 
 
@@ -42,8 +42,8 @@ def cleaner_holdout(noise: Noise | None) -> str | None:
     if noise is None or noise.holdout_rate is None:
         return None
     return (
-        f"the hold-out is far cleaner than the training data: {noise.holdout_rate:.1%} of its "
-        f"labels are estimated to be wrong, of the training labels {noise.rate:.1%}"
+        f"the hold-out is far cleaner than the training data: about {noise.holdout_rate:.1%} of "
+        f"its labels look wrong, against {noise.rate:.1%} of the training labels"
     )
 
 
@@ -68,10 +68,10 @@ def overlaps(fingerprints: Mapping[str, Prints]) -> tuple[list[str], list[str]]:
         if not shared:
             continue
         line = (
-            f"{shared:,} of the {len(inputs):,} inputs of the {names[second]} are in the "
-            f"{names[first]} too"
+            f"{shared:,} of the {len(inputs):,} inputs of the {names[second]} are also in the "
+            f"{names[first]}"
         )
         if first == "train":
-            line += ", where their labels were seen"
+            line += ", so they are not new"
         (warnings if shared > len(inputs) ** 0.5 / 2 else notes).append(line)
     return warnings, notes

@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
@@ -17,15 +17,19 @@ from ..activations.hooks import Tap, undisturbed
 from ..activations.perturbation import Perturbation
 from ..activations.stream import stream_views
 from ..data.batches import Batch
-from ..data.samples import named_inputs
+from ..data.input_form import InputForm, parameters_of
 from ..data.source import Source
 from ..errors import DataError, ModelError
 from ..probes.classifier import SubspaceClassifier
 from ..probes.ensemble import COMBINED, CombinedDiscriminant, rows_for
 from ..repair.module import DecodedModule
-from ..repair.onnx import CHECKED, OnnxClassifier, export_onnx
+from ..repair.onnx import export_onnx
+from ..repair.recording import RecordedDecoder
+from ..repair.tracing import CHECKED
 from ..selection import Key
 from ..utils.device import device_of
+from ..utils.hints import DECODER
+from ..utils.near_names import missing_attribute
 from ..utils.progress import Progress
 
 
@@ -48,11 +52,11 @@ class Decoder:
         A few inputs, for `export`; None after loading.
     perturbation : Perturbation or None
         How inputs were changed to choose it; None after loading.
-    inputs : tuple of str or None
-        Names of the model's inputs when it was decoded; places of those without a name.
-    onnx : OnnxClassifier, str or None
-        Predicts in place of the network, or the reason why it cannot; None unless the run was
-        loaded without a network.
+    inputs : InputForm or None
+        Names and shapes of the model's inputs when it was decoded.
+    recorded : RecordedDecoder, str or None
+        Predicts in place of the network, or the reason why the run folder has no such recording;
+        None unless the run was loaded without a network.
     """
 
     def __init__(
@@ -64,16 +68,15 @@ class Decoder:
         model: nn.Module | None,
         *,
         example: Batch | None = None,
-        onnx: OnnxClassifier | str | None = None,
+        recorded: RecordedDecoder | str | None = None,
         perturbation: Perturbation | None = None,
-        inputs: Sequence[str] | None = None,
+        inputs: InputForm | None = None,
     ):
         self.perturbation = perturbation
-        # Names or places of what the model was given, when it was decoded.
-        self.inputs = tuple(named_inputs(example)) if example is not None else inputs
+        self.inputs = InputForm.of(example) if example is not None else inputs
         self.taps, self.layer, self.probe = tuple(taps), layer, probe
         self.estimator, self.model = estimator, model
-        self.example, self.onnx = example, onnx
+        self.example, self.recorded = example, recorded
 
     @classmethod
     def of(
@@ -106,6 +109,17 @@ class Decoder:
         """Names of the layers that are read."""
         return tuple(tap.name for tap in self.taps)
 
+    @property
+    def reads_only_input(self) -> bool:
+        """Whether it reads nothing but the network's input, so that it needs no network."""
+        return all(tap.side == "model" for tap in self.taps)
+
+    # Hidden from type checkers, which otherwise allow any attribute.
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name):
+            return missing_attribute(self, name, DECODER)
+
     def __repr__(self) -> str:
         return f"Decoder(layer={self.layer!r}, estimator={self.estimator!r})"
 
@@ -115,7 +129,9 @@ class Decoder:
         Parameters
         ----------
         x : array or Tensor of inputs, Dataset, DataLoader or pair of arrays
-            Inputs as the model takes them; labels, if any, are ignored.
+            Inputs as the model takes them: also a dict of tensors, such as a tokenizer returns, a
+            tuple of a model's several inputs, or a table of features. The first dimension is that
+            of the samples. Labels, if any, are ignored.
         views : int
             Also decode so many perturbed copies of each input, and average all decision values.
             Each copy costs a run of the network.
@@ -125,7 +141,7 @@ class Decoder:
         ModelError
             If there is no model, or it raises.
         DataError
-            If the inputs cannot be read.
+            If the inputs cannot be read, one is missing, or it is one sample that is no batch.
         """
         return np.asarray(self.decision_function(x, views).argmax(1), dtype=np.int64)
 
@@ -135,40 +151,27 @@ class Decoder:
         For MASC these are cos²θ_k; −inf for a class that the training data lacked.
         """
         changes = self._changes(views)
-        source = Source(x, "inputs", labelled=False)
+        x = x if self.inputs is None else self.inputs.arranged(x)
+        source = Source(x, "inputs", labelled=False, prepare=self._prepared)
         parts = []
-        if not changes and self.model is None and isinstance(self.onnx, OnnxClassifier):
+        if not changes and self.model is None and isinstance(self.recorded, RecordedDecoder):
             for batch in source.batches():
-                self._check(batch)
-                parts.append(self.onnx.decide(batch))
+                parts.append(self.recorded.decide(batch))
             return np.asarray(torch.cat(parts).numpy())
         model = self._model()
         with undisturbed(model), Progress.of_one("decoding") as bar:
             for seen in stream_views(
                 model, source, self.taps, device_of(model), changes, stage="decoding", progress=bar
             ):
-                self._check(seen[0].batch)
                 values = [self.estimator.decide(rows_for(self.layer, r.layers)) for r in seen]
                 parts.append((torch.stack(values).sum(0) / len(values)).cpu())
         return np.asarray(torch.cat(parts).numpy())
 
-    def _check(self, batch: Batch) -> None:
-        """Check that a batch has all inputs that the model was decoded with.
-
-        Raises
-        ------
-        DataError
-            If one is missing: a model may run without it, but predict differently.
-        """
-        given = tuple(named_inputs(batch))
-        if self.inputs is None or len(given) >= len(self.inputs):
-            return
-        missing = [name for name in self.inputs if name not in given]
-        names = ", ".join(missing[len(given) if all(name.isdecimal() for name in given) else 0 :])
-        raise DataError(
-            f"inputs: expected {', '.join(self.inputs)}, as when it was decoded; {names} is "
-            "missing. Give a dict of all, such as a tokenizer returns"
-        )
+    def _prepared(self, batch: Batch) -> Batch:
+        """Return a batch with its inputs as when the model was decoded, after checking them."""
+        if self.inputs is None:
+            return batch
+        return self.inputs.check(batch, parameters_of(self.model))
 
     def _changes(self, views: int) -> list[Callable[[Batch], Batch]]:
         """Return the functions that make the perturbed copies of a batch.
@@ -190,7 +193,7 @@ class Decoder:
             )
         return [partial(self.perturbation, view=view) for view in range(views)]
 
-    def predict_proba(self, x: Any) -> NDArray[np.floating[Any]]:
+    def predict_proba(self, x: Any, views: int = 0) -> NDArray[np.floating[Any]]:
         """Return the probability of each class for each input, shape (n, K); see `predict`.
 
         The decoder that `decode` chooses by default is calibrated on noisy labels. MASC and VeLPIC
@@ -203,17 +206,18 @@ class Decoder:
         """
         if not hasattr(self.estimator, "predict_proba"):
             raise AttributeError(f"{self.probe} has no probabilities; decode with auto=True")
-        values = torch.from_numpy(self.decision_function(x))
+        values = torch.from_numpy(self.decision_function(x, views))
         return np.asarray(torch.softmax(values, 1).numpy())
 
     @cached_property
     def module(self) -> DecodedModule:
         """An `nn.Module` that runs a copy of the model up to the layers and decodes there.
 
-        It takes what the model takes and returns decision values (n, K). Its buffers hold what was
+        It takes what the model takes, as tensors, and returns decision values (n, K); a tokenizer's
+        output is given by names, ``module(**encoding)``. Its buffers hold what was
         fitted. Moving or changing it does not change the model.
         """
-        return DecodedModule(self._model(), self.taps, self.estimator)
+        return DecodedModule(self._model(), self.taps, self.estimator, self.inputs)
 
     def export(self, path: str | os.PathLike[str], example: Any = None) -> None:
         """Write an ONNX file that predicts as `module` does, for batches of any size.
@@ -266,7 +270,7 @@ class Decoder:
         ModelError
             If it was loaded without one.
         """
-        if self.model is None and all(tap.side == "model" for tap in self.taps):
+        if self.model is None and self.reads_only_input:
             return Features(len(self.estimator.classes_))
         return self._network()
 
@@ -279,13 +283,9 @@ class Decoder:
             If it was loaded without one.
         """
         if self.model is None:
-            instead = (
-                self.onnx
-                if isinstance(self.onnx, str)
-                else ("save the run with onnx=True, which predicts without it")
-            )
+            why = f" ({self.recorded})" if isinstance(self.recorded, str) else ""
             raise ModelError(
-                "this decoder was loaded without its network; give it: us.load(folder, model=…). "
-                f"Or {instead}"
+                "this needs the network, and the decoder was loaded without it: give it, "
+                f"us.load(folder, model=…){why}"
             )
         return self.model

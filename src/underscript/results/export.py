@@ -1,7 +1,7 @@
 """Exports for other tools: probabilities of all training samples, tables for spreadsheets."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,6 @@ def pred_probs(
     data: Any,
     index: NDArray[np.int64],
     path: Path | None,
-    class_names: Sequence[str] | None = None,
     odds: Tensor | None = None,
 ) -> Probabilities:
     """Return a decoder's probabilities (n, K), a row for each entry of `index`.
@@ -46,7 +45,7 @@ def pred_probs(
     if not hasattr(best.estimator, "predict_proba"):
         raise AttributeError(f"{best.probe} has no probabilities; decode with auto=True")
     shape = len(index), len(best.estimator.classes_)
-    source = Source(data, "train", class_names=class_names)
+    source = Source(data, "train", labelled=False)
     if path is None:
         if 4 * shape[0] * shape[1] > _ROOM:
             raise DataError(

@@ -15,6 +15,7 @@ from ..errors import DataError, ModelError
 from ..noise.estimate import Noise
 from ..noise.posterior import posterior
 from ..repair.read_out import ReadOut, relabelled, transfer
+from ..repair.review import with_review
 from ..utils.class_names import with_names
 from ..utils.files import TABLE_COLUMNS
 from .decoder import Decoder
@@ -101,7 +102,7 @@ class Run:
 
     @property
     def verdict(self) -> str:
-        """One sentence with its numbers."""
+        """The result in a few sentences with their numbers."""
         return str(self._summary["verdict"])
 
     @property
@@ -199,24 +200,72 @@ class Run:
         """
         index = self._issues().index.to_numpy()
         where = None if path is None else Path(path)
-        names = self.summary["model"]["class_names"]
-        return pred_probs(self.best, train, index, where, names, self._odds)
+        return pred_probs(self.best, train, index, where, self._odds)
 
-    def relabel(self) -> pd.DataFrame:
+    def relabel(self, review: str | os.PathLike[str] | pd.DataFrame | None = None) -> pd.DataFrame:
         """Return cleaned labels: the decoder's where a given one is flagged and less likely.
 
-        No label is changed where nothing seems wrong (``summary["noise"]["nothing_wrong"]``).
+        The decoder changes no label where nothing seems wrong
+        (``summary["noise"]["nothing_wrong"]``). Where a person has looked, the person decides.
+
+        Parameters
+        ----------
+        review : path or DataFrame, optional
+            What a person decided: the CSV file that the report's page exports, or such a table. It
+            has the columns ``index``, ``given_label``, ``decision`` and ``label``, one row a
+            sample; others are ignored. The decision is
+
+            - ``keep``: the given label stays, whatever the decoder says;
+            - ``change``: it becomes the class in ``label``;
+            - ``skip``: no decision, as for samples that are not in the review; the decoder's label
+              or the given one is taken, as without a review.
 
         Returns
         -------
         pandas.DataFrame
             One row a sample, in the data set's order and with its index: `given_label`, `label`
             (the cleaned one), `confidence` (the probability that it is right, 0 to 1; with
-            ``auto=False`` only a ranking) and `changed`.
+            ``auto=False`` only a ranking; 1 where a person decided) and `changed`. With a review
+            also `reviewed`: whether a person decided.
+
+        Raises
+        ------
+        DataError
+            If the review cannot be read, lacks a column, has an unknown index, decision or class,
+            names a sample twice, or has other given labels than this run: it is then another run's.
         """
         noise = self.summary["noise"]
         nothing = noise is not None and bool(noise["nothing_wrong"])
-        return relabelled(self._issues(), bool(self.summary["settings"]["auto"]), nothing)
+        cleaned = relabelled(self._issues(), bool(self.summary["settings"]["auto"]), nothing)
+        if review is None:
+            return cleaned
+        return with_review(cleaned, review, int(self.summary["model"]["n_classes"]))
+
+    def predictions(self, x: Any) -> pd.DataFrame:
+        """Return the decoder's class of each input, with its name and probability.
+
+        Parameters
+        ----------
+        x : array or Tensor of inputs, Dataset, DataLoader or pair of arrays
+            As `Decoder.predict` takes them.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One row an input: `predicted_label`; with class names `predicted_name`; with the decoder
+            that `decode` chooses by default `confidence`, its probability, 0 to 1. The index counts
+            the inputs.
+
+        Raises
+        ------
+        ModelError, DataError
+            As `Decoder.predict`.
+        """
+        values = self.best.decision_function(x)
+        found = pd.DataFrame({"predicted_label": values.argmax(1)})
+        if hasattr(self.best.estimator, "predict_proba"):
+            found["confidence"] = torch.softmax(torch.from_numpy(values), 1).amax(1).numpy()
+        return with_names(found.rename_axis("index"), self.summary["model"]["class_names"])
 
     def soft_labels(self) -> NDArray[np.float32]:
         """Return the probability of each class for each training sample, given also its label.

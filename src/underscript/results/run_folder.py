@@ -12,12 +12,13 @@ import safetensors.torch
 from torch import nn
 
 from ..activations.hooks import Tap
+from ..data.input_form import InputForm
 from ..errors import ModelError, OutputError
 from ..probes.classifier import SubspaceClassifier
 from ..probes.ensemble import CombinedDiscriminant
 from ..probes.subspace import PROBES
-from ..repair.onnx import OnnxClassifier
 from ..repair.read_out import ReadOut
+from ..repair.recording import RecordedDecoder, record
 from ..utils.class_names import with_names
 from ..utils.files import RUN_FORMAT, TABLE_COLUMNS, write_tensors
 from .decoder import Decoder
@@ -27,8 +28,6 @@ from .geometry import COLUMNS as GEOMETRY
 from .issues import COLUMNS
 
 __all__ = ["RunParts", "is_run", "read_run", "write_run"]
-
-ONNX_FILE = "decoder.onnx"
 
 
 class RunParts(NamedTuple):
@@ -53,24 +52,33 @@ def is_run(folder: Path) -> bool:
     return isinstance(results, dict) and isinstance(results.get("underscript"), dict)
 
 
-def write_run(run: RunParts, folder: Path, *, onnx: bool = False) -> None:
-    """Write a run's files, except the report, into an existing empty folder."""
+def write_run(run: RunParts, folder: Path, *, network: bool = True) -> None:
+    """Write a run's files, except the report, into an existing empty folder.
+
+    Parameters
+    ----------
+    run : RunParts
+        The run; its summary gains `recorded`: None if the decoder predicts by itself, else why not.
+    folder : Path
+        An existing empty folder.
+    network : bool
+        Whether to keep the network with the decoder, so that it predicts by itself.
+    """
+    (folder / "decoder").mkdir()
+    run.summary["recorded"] = _record(run.best, folder / "decoder", network)
     text = json.dumps(run.summary, indent=2, ensure_ascii=False, allow_nan=False)
     (folder / "results.json").write_text(text + "\n", encoding="utf-8")
     run.table.to_csv(folder / "layers.csv", index=False)
-    issues = with_names(run.issues, run.summary["model"]["class_names"])
+    issues = with_names(_sorted(run.issues), run.summary["model"]["class_names"])
     write_spreadsheet(issues, folder / "label_issues.csv")
     if run.candidates is not None:
         run.candidates.to_csv(folder / "candidates.csv", index=False)
     if run.geometry is not None:
         run.geometry.to_csv(folder / "geometry.csv", index=False)
     save_examples(run.examples, folder / "examples")
-    (folder / "decoder").mkdir()
     _write_decoder(run.best, folder / "decoder")
     if isinstance(run.read_out, ReadOut):
         write_tensors(folder / "decoder" / "readout.safetensors", run.read_out.tensors)
-    if onnx:
-        run.best.export(folder / "decoder" / ONNX_FILE)
 
 
 def read_run(folder: Path, model: nn.Module | None) -> RunParts:
@@ -104,7 +112,7 @@ def read_run(folder: Path, model: nn.Module | None) -> RunParts:
         # Somebody may have removed the examples, to share the run without its data.
         has_examples = (folder / "examples").exists()
         examples = load_examples(folder / "examples") if has_examples else []
-        best = _read_decoder(folder / "decoder", model)
+        best = _read_decoder(folder / "decoder", model, summary.get("recorded"))
         read_out = _read_read_out(folder / "decoder", summary["transfer"])
     except OutputError:
         raise
@@ -141,7 +149,7 @@ def _read_issues(path: Path) -> pd.DataFrame:
     issues = pd.read_csv(path, index_col="index", keep_default_na=False)
     if list(issues.columns)[: len(COLUMNS)] != list(COLUMNS):
         raise ValueError(f"{path.name}: expected columns index, {', '.join(COLUMNS)}")
-    issues = issues[list(COLUMNS)]
+    issues = issues[list(COLUMNS)].sort_index()
     _check_kinds(issues, path.name, COLUMNS)
     if issues.index.dtype.kind not in "iu" or not issues.index.is_unique:
         raise ValueError(f"{path.name}: expected a different integer for each sample as index")
@@ -164,7 +172,8 @@ def _write_decoder(best: Decoder, folder: Path) -> None:
         "parameters": best.estimator.get_params(),
         "width": int(best.estimator.n_features_in_),
         "n_classes": len(best.estimator.classes_),
-        "inputs": None if best.inputs is None else list(best.inputs),
+        "inputs": None if best.inputs is None else list(best.inputs.names),
+        "shapes": {} if best.inputs is None else best.inputs.shapes,
     }
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     write_tensors(folder / "model.safetensors", best.estimator.tensors())
@@ -176,7 +185,30 @@ def _read_read_out(folder: Path, stored: Mapping[str, Any]) -> ReadOut | str:
     return ReadOut.restored(stored, safetensors.torch.load_file(folder / "readout.safetensors"))
 
 
-def _read_decoder(folder: Path, model: nn.Module | None) -> Decoder:
+def _record(best: Decoder, folder: Path, wanted: bool) -> str | None:
+    """Write the decoder with its network; return why it cannot predict by itself, if so."""
+    if best.reads_only_input:
+        return None
+    if isinstance(best.recorded, RecordedDecoder):
+        best.recorded.write(folder)
+        return None
+    if not wanted:
+        return "the run was saved without its network"
+    if best.model is None or best.example is None:
+        return best.recorded or "the run was loaded before it was saved again"
+    try:
+        record(best.module, best.example).write(folder)
+    except ModelError as error:
+        return f"the network could not be kept in the run: {error}"
+    return None
+
+
+def _sorted(issues: pd.DataFrame) -> pd.DataFrame:
+    """Return label issues, the most suspicious first. Their own order is that of the index."""
+    return issues.sort_values(["label_quality", "margin"], kind="stable")
+
+
+def _read_decoder(folder: Path, model: nn.Module | None, why: str | None = None) -> Decoder:
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     try:
         tensors = safetensors.torch.load_file(folder / "model.safetensors")
@@ -197,20 +229,18 @@ def _read_decoder(folder: Path, model: nn.Module | None) -> Decoder:
             f"classes; found {shape[0]} and {shape[1]}"
         )
     taps = [Tap(**{**tap, "path": tuple(tap["path"])}) for tap in config["taps"]]
-    onnx: OnnxClassifier | str | None = None
-    if model is None and (folder / ONNX_FILE).is_file():
-        try:
-            onnx = OnnxClassifier(folder / ONNX_FILE)
-        except ModelError as error:
-            # The tables can still be read; only predicting raises this message.
-            onnx = str(error)
+    recorded: RecordedDecoder | str | None = None
+    if model is None:
+        recorded = RecordedDecoder.read(folder) or why
     inputs = config.get("inputs")
+    known = dict(config.get("shapes", {}))
+    shapes = {name: tuple(map(int, shape)) for name, shape in known.items()}
     return Decoder(
         taps,
         config["layer"],
         config["probe"],
         estimator,
         model,
-        onnx=onnx,
-        inputs=None if inputs is None else tuple(map(str, inputs)),
+        recorded=recorded,
+        inputs=None if inputs is None else InputForm(tuple(map(str, inputs)), shapes),
     )

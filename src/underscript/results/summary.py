@@ -160,11 +160,12 @@ def run_of(
     fits = None if known is None or own.empty else at_chance(known, findings.counts)
     lines = [fits, cleaner_holdout(noise), *against]
     summary["contradictions"] = [line for line in lines if line is not None]
-    summary["verdict"] = verdict(summary, table)
     shown: Sequence[Example] = ()
     if issues is not None and findings.read_out is not None:
         add_training_predictions(summary, chosen, issues, noise, findings.read_out)
         shown = flagged(evaluation.worst.examples(), issues)
+    # After the label issues: it tells how many labels are flagged.
+    summary["verdict"] = verdict(summary, table)
     return {
         "table": table,
         "summary": summary,

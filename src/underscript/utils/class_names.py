@@ -37,8 +37,17 @@ def as_names(names: Any) -> tuple[str, ...] | None:
     return tuple(str(name) for name in given)
 
 
-def check_number(names: Sequence[str] | None, n_classes: int) -> None:
+def check_number(names: Sequence[str] | None, n_classes: int, *, alone: bool = False) -> None:
     """Check that there is one name for each class.
+
+    Parameters
+    ----------
+    names : sequence of str or None
+        The names; None is right for any number of classes.
+    n_classes : int
+        Number of classes.
+    alone : bool
+        Whether there is no model, only labels.
 
     Raises
     ------
@@ -46,9 +55,14 @@ def check_number(names: Sequence[str] | None, n_classes: int) -> None:
         If there are more or fewer.
     """
     if names is not None and len(names) != n_classes:
+        whose = (
+            "of the labels, in the order of their numbers"
+            if alone
+            else "that the model's read-out knows, in its order"
+        )
         raise DataError(
-            f"class_names: expected {n_classes} names, one for each class that the model's "
-            f"read-out knows, in its order; found {len(names)}"
+            f"class_names: expected {n_classes} names, one for each class {whose}; "
+            f"found {len(names)}"
         )
 
 
@@ -89,13 +103,14 @@ def as_classes(labels: Any, names: Sequence[str] | None, what: str, start: int =
     LabelError
         If they are text and there are no names, or a label matches none of the names or two.
     """
-    texts = _texts(labels)
+    texts = texts_in(labels)
     if texts is None:
         return labels
     if names is None:
         raise LabelError(
             f"{what}: expected integer classes 0 … K−1; found text such as {texts[0]!r}; give "
-            "class_names (--classes), in the order of the model's read-out"
+            "class_names=[…], the names of all classes in the order of the model's read-out (on "
+            "the command line --classes FILE, one name a line)"
         )
     places = {name: place for place, name in reversed(list(enumerate(names)))}
     numbers = np.empty(len(texts), dtype=np.int64)
@@ -116,15 +131,7 @@ def as_classes(labels: Any, names: Sequence[str] | None, what: str, start: int =
     return numbers
 
 
-def names_in(*labels: Any) -> tuple[str, ...] | None:
-    """Return the different texts among labels, sorted; None if labels are not text."""
-    texts: set[str] = set()
-    for array in labels:
-        texts |= set(_texts(array) or ())
-    return tuple(sorted(texts)) or None
-
-
-def _texts(labels: Any) -> list[str] | None:
+def texts_in(labels: Any) -> list[str] | None:
     """Return the labels as a list if they are text, else None."""
     if hasattr(labels, "detach"):  # a tensor holds no text
         return None
@@ -139,11 +146,11 @@ def _texts(labels: Any) -> list[str] | None:
 
 
 def with_names(issues: pd.DataFrame, names: Sequence[str] | None) -> pd.DataFrame:
-    """Return a copy of the label issues, with class names if there are any."""
+    """Return a copy of a table with `given_label` and the like, with class names."""
     if names is None:
         return issues.copy()
     by_number = np.asarray(names, dtype=object)
-    kinds = ("given", "predicted", "second")
+    kinds = [k for k in ("given", "predicted", "second") if f"{k}_label" in issues]
     return issues.assign(**{f"{kind}_name": by_number[issues[f"{kind}_label"]] for kind in kinds})
 
 

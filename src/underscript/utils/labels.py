@@ -34,7 +34,7 @@ def as_labels(labels: Any, what: str, start: int = 0) -> Labels:
     if array.size and array.dtype.kind not in "iu":
         raise LabelError(
             f"{what}: expected integer classes 0 … K−1; found dtype {array.dtype}"
-            + ("; convert them with .astype(int)" if array.dtype.kind == "f" else "")
+            + ("; convert them with .astype(int)" if array.dtype.kind in "bf" else "")
         )
     if len(array) and array.min() < 0:
         at = int(np.argmin(array))

@@ -15,6 +15,7 @@ import math
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -39,6 +40,8 @@ _AMONG_ALL = 1.6
 _PRIOR = 1.0
 # Seconds between two updates of the bar.
 _TICK = 0.2
+# Width of a bar of text in a notebook, whose own nothing tells.
+_COLUMNS = 90
 _FORMAT = "{desc} |{bar}| {percentage:3.0f}% [{elapsed}{postfix}]"
 _WITHOUT_TOTAL = "{desc} [{elapsed}]"
 
@@ -255,6 +258,8 @@ class Progress:
         self._device = torch.device(device)
         self._estimate: Estimate | None = None
         self._bar: Any = None
+        # Where a notebook shows the bar.
+        self._display: Any = None
         self._prefix = self._note = ""
         self._lock = threading.RLock()
         self._over = threading.Event()
@@ -274,12 +279,19 @@ class Progress:
         product = product_seconds(self._device, torch.float32) if countable else 0.0
         self._estimate = Estimate(self._stages, product)
         if visible:
-            # Imported here because it is only needed for a bar.
-            from tqdm.auto import tqdm
-
+            tqdm = _bars()
+            widget = tqdm.status_printer.__module__ == "tqdm.notebook"
             if any(not bar.disable for bar in getattr(tqdm, "_instances", ())):
                 self._what = ""
-            self._bar = tqdm(total=1.0, leave=False, dynamic_ncols=True, bar_format=_FORMAT)
+            how: dict[str, Any] = {"dynamic_ncols": True}
+            if widget:
+                how["display"] = False
+            elif not _on_terminal():
+                how = {"ncols": _COLUMNS}
+            self._bar = tqdm(total=1.0, leave=False, bar_format=_FORMAT, **how)
+            if widget:
+                show = sys.modules["IPython"].display.display
+                self._display = show(self._bar.container, display_id=True)
             self._ticker = threading.Thread(target=self._tick, daemon=True)
             # If no thread can start, the bar moves from stage to stage.
             with contextlib.suppress(RuntimeError):
@@ -297,6 +309,10 @@ class Progress:
                 self._bar.set_postfix_str("")
             self._bar.close()
             self._bar = None
+        if self._display is not None:
+            # A saved notebook would show the bar as it was at first.
+            self._display.update({"text/plain": ""}, raw=True)
+            self._display = None
 
     def begin(self, name: str, steps: float | None = None) -> None:
         """Begin a stage; see `Estimate.begin`."""
@@ -390,6 +406,22 @@ def _on_terminal() -> bool:
 
 
 def _in_notebook() -> bool:
-    """Say whether this is a notebook; its standard error is not a terminal."""
+    """Say whether this is a notebook; its standard error is not a terminal.
+
+    A kernel knows itself in one of two ways: by the application that started it, or, where another
+    program did (an editor, a server in the same process), by its shell.
+    """
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
-    return "IPKernelApp" in getattr(shell, "config", {})
+    return "IPKernelApp" in getattr(shell, "config", {}) or hasattr(shell, "kernel")
+
+
+def _bars() -> Any:
+    """Return tqdm's kind of bar for here: of a notebook with ipywidgets, else of a terminal.
+
+    It is imported when it is first needed. Without ipywidgets tqdm warns, although its bar of text
+    is as good.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "IProgress not found")
+        from tqdm.auto import tqdm
+    return tqdm

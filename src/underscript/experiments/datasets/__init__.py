@@ -10,14 +10,17 @@
 """
 
 from .catalogue import dataset_names, default_root
+from .human_labels import HUMAN, human_labels
 from .images import ImageData, describe, to_float
 from .load import load_dataset
 
 __all__ = [
+    "HUMAN",
     "ImageData",
     "dataset_names",
     "default_root",
     "describe",
+    "human_labels",
     "load_dataset",
     "to_float",
 ]

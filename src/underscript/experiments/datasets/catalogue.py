@@ -203,7 +203,7 @@ _TINY_IMAGENET = DatasetFiles(
 CATALOGUE = {
     files.name: files for files in (_MNIST, _FASHION_MNIST, _CIFAR10, _CIFAR100, _TINY_IMAGENET)
 }
-DIGITS = "digits"
+DIGITS, MOVED = "digits", "moved-digits"
 
 
 def dataset_names() -> tuple[str, ...]:
@@ -212,9 +212,9 @@ def dataset_names() -> tuple[str, ...]:
     Examples
     --------
     >>> dataset_names()
-    ('digits', 'mnist', 'fashion-mnist', 'cifar10', 'cifar100', 'tiny-imagenet')
+    ('digits', 'moved-digits', 'mnist', 'fashion-mnist', 'cifar10', 'cifar100', 'tiny-imagenet')
     """
-    return (DIGITS, *CATALOGUE)
+    return (DIGITS, MOVED, *CATALOGUE)
 
 
 def check_name(name: str) -> None:

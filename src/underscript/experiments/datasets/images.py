@@ -33,6 +33,9 @@ class ImageData:
         One name for each class number.
     source : str
         The file or folder that the images were read from.
+    train_drawings : ndarray of int64, shape (n_train,), optional
+        The number of the drawing that a training image shows, where one drawing is in several
+        images. All images of a drawing belong into the same part of a split.
 
     Raises
     ------
@@ -49,6 +52,7 @@ class ImageData:
     test_labels: Labels
     class_names: tuple[str, ...]
     source: str
+    train_drawings: Labels | None = None
 
     def __post_init__(self) -> None:
         for split, images, labels in (

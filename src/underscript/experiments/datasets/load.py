@@ -11,6 +11,7 @@ from ...errors import DataError, OutputError, UnderscriptWarning
 from .catalogue import (
     CATALOGUE,
     DIGITS,
+    MOVED,
     DatasetFiles,
     check_name,
     default_root,
@@ -22,6 +23,7 @@ from .catalogue import (
 )
 from .download import fetch, unpack
 from .images import ImageData
+from .moved import moved
 from .readers import read_bytes, read_cifar, read_idx_pair, read_tiny_imagenet
 
 _DIGITS_TEST_SHARE = 0.2
@@ -39,7 +41,8 @@ def load_dataset(
 
     ``digits`` comes with scikit-learn: 1,797 images of 8 × 8 pixels, whose values 0..16 are
     scaled to 0..255 and rounded. The split is always the same: 20 % of each class (360 images)
-    are the test split, drawn with seed 0.
+    are the test split, drawn with seed 0. ``moved-digits`` shows each of them three times at
+    random places of 16 × 16 pixels; the places are always the same, and others in the test split.
 
     The other data sets are searched under `root` in torchvision's layouts (``MNIST/raw/``,
     ``FashionMNIST/raw/``, ``cifar-10-batches-bin/``, ``cifar-100-binary/``,
@@ -78,6 +81,8 @@ def load_dataset(
     check_name(name)
     if name == DIGITS:
         return _load_digits()
+    if name == MOVED:
+        return moved(_load_digits())
     files = CATALOGUE[name]
     base = default_root() if root is None else Path(root).expanduser()
     folder = find_folder(files, base)

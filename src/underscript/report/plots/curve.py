@@ -19,6 +19,7 @@ from .style import COLOURS, axes, plain_text, quiet, short_names, spread
 __all__ = ["layer_curve"]
 
 _MOST_TICKS = 14
+_DECODED = "decoded, given labels"
 ROOM_FOR_LABELS = 5.0  # inches of figure; below that the curves are named in a legend
 
 
@@ -43,7 +44,7 @@ class _Curve:
         return math.isfinite(self.last)
 
 
-def layer_curve(d: Run | Sequence[Run], ax: Axes | None = None) -> Axes:
+def layer_curve(d: Run | Sequence[Run], ax: Axes | None = None, *, controls: bool = True) -> Axes:
     """Draw accuracy against depth: what each layer still knows, beside the model itself.
 
     The figure shows what the table has: the layers decoded from the given labels by the chosen kind
@@ -58,6 +59,9 @@ def layer_curve(d: Run | Sequence[Run], ax: Axes | None = None) -> Axes:
         deviation (n − 1) as bars.
     ax : Axes, optional
         Where to draw. By default a new figure of 6.8 × 4 inches, without pyplot.
+    controls : bool
+        Draw all that the table has. If false there are two lines: the model's own accuracy and
+        what is decoded from the given labels.
 
     Returns
     -------
@@ -78,6 +82,8 @@ def layer_curve(d: Run | Sequence[Run], ax: Axes | None = None) -> Axes:
     main = [rows for _, rows in parts]
     beside = [plain_rows(run.summary, run.table, split) for run in runs]
     curves = [curve for curve in _curves(main, beside, layers) if curve.drawn]
+    if not controls:
+        curves = [curve for curve in curves if curve.name == _DECODED]
     own = [
         rows.loc[(rows["probe"] == "model") & (rows["model"] == "trained"), "accuracy"].dropna()
         for rows in main
@@ -90,7 +96,8 @@ def layer_curve(d: Run | Sequence[Run], ax: Axes | None = None) -> Axes:
         point = frame_layers(ax, layers, chosen, SPLIT_TITLES[split])
 
         ends: list[tuple[float, str, str]] = []
-        if n_classes := runs[0].summary["model"]["n_classes"]:
+        n_classes = runs[0].summary["model"]["n_classes"]
+        if controls and n_classes:
             chance = 100 / n_classes
             ax.axhline(
                 chance, color=COLOURS["faint"], linewidth=1.1, linestyle=(0, (1, 2.2)), zorder=1
@@ -208,7 +215,7 @@ def _curves(
         )
     curves.append(
         curve(
-            "decoded, given labels",
+            _DECODED,
             main,
             "trained",
             "corrupted",
