@@ -131,7 +131,8 @@ def test_the_transitions_found_are_the_likeliest(kind):
         return float((chances @ mine)[torch.arange(len(labels)), labels].log().mean())
 
     best, generator = likelihood(found), torch.Generator().manual_seed(0)
-    assert best >= likelihood(matrix) - 1e-6
+    # K pseudo-samples a row take a little from the likelihood where what is true is 0.
+    assert best >= likelihood(matrix) - 5e-4
     for _ in range(20):
         other = found * (1 + 0.2 * torch.rand(K, K, dtype=torch.float64, generator=generator))
         assert likelihood(other / other.sum(1, keepdim=True)) < best

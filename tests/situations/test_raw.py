@@ -100,7 +100,7 @@ class Tied(nn.Module):
         self.out = nn.Linear(20, 4)
     def forward(self, x):
         return self.out(torch.relu(self.b(torch.relu(self.a(x)))))
-data = torch.load("data.pt")
+data = torch.load("data.pt", weights_only=True)
 train = data["x"], data["given"]
 """
 

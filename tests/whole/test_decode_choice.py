@@ -152,6 +152,7 @@ def test_the_input_is_a_control_and_is_chosen_only_if_it_is_all_there_is():
     assert run(layers="input").best.layer == "input"
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 2**40), min_size=1, max_size=50, unique=True), st.integers(0, 99))
 def test_the_held_out_tenth_depends_on_index_and_seed_alone(index, seed):
     whole = held_out_tenth(np.array(index), seed)
