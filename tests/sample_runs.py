@@ -27,6 +27,7 @@ def run_of(summary: dict[str, Any], table: pd.DataFrame, **parts: Any) -> Decodi
                 "given_label": given,
                 "predicted_label": predicted,
                 "second_label": (predicted + 1) % 10,
+                "margin": quality - 0.3,
             },
             index=pd.RangeIndex(200, name="index"),
         )

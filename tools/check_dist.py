@@ -31,7 +31,6 @@ NEEDED = (
     "underscript/report/templates/report.js",
 )
 METADATA = {"METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE"}
-HEADING = "What to do next"
 COMMAND = re.compile(r"\s+((?:underscript|python) .*)")
 LIMIT_S = 1200
 
@@ -135,10 +134,7 @@ def try_wheel(wheel: Path, place: Path) -> None:
             raise CheckError(f"underscript demo wrote no {name} in {out}")
     steps = next_steps(printed)
     if not steps:
-        raise CheckError(
-            f'the demo prints no command under "{HEADING}"; expected lines such as '
-            '"    underscript export …"'
-        )
+        raise CheckError('the demo proposes no command: no line such as "  underscript export …"')
     for step in steps:
         run(step, tools, away)
 
@@ -149,14 +145,10 @@ def try_sdist(sdist: Path, place: Path) -> None:
 
 
 def next_steps(printed: str) -> list[str]:
-    """Return the commands that are printed after the heading of the next steps.
-
-    A command is an indented line that begins with ``underscript`` or ``python``.
-    """
-    lines = printed.splitlines()
-    starts = [n for n, line in enumerate(lines) if line.strip() == HEADING]
-    after = lines[starts[-1] + 1 :] if starts else []
-    return [found[1].rstrip() for line in after if (found := COMMAND.fullmatch(line))]
+    """Return the commands that are proposed: indented lines of ``underscript`` or ``python``."""
+    return [
+        found[1].rstrip() for line in printed.splitlines() if (found := COMMAND.fullmatch(line))
+    ]
 
 
 def installed(archive: Path, folder: Path) -> Path:

@@ -206,21 +206,19 @@ def test_a_folder_without_archives_says_what_to_do(tmp_path, capsys):
 def test_the_commands_of_the_next_steps_are_found():
     printed = """\
 underscript decoded this network; not a command
-  underscript is no step above the heading
 
-What to do next
-  1. Look at the labels that look wrong.
-       underscript report '/tmp/a b/demo' --out beside
-  2. Use the decoder.
-       python -c "import underscript"
-     underscript_x is no command, nor is this: run underscript
+Look at the labels that look wrong.
+  underscript report '/tmp/a b/demo' --out beside
+Use the decoder.
+  python -c "import underscript"
+  underscript_x is no command, nor is this: run underscript
 Report: demo/report.html
 """
     assert CHECK.next_steps(printed) == [
         "underscript report '/tmp/a b/demo' --out beside",
         'python -c "import underscript"',
     ]
-    assert CHECK.next_steps("  underscript demo\n") == []
+    assert CHECK.next_steps("underscript demo\n") == []
 
 
 def test_a_step_that_fails_is_an_error_that_shows_it(tmp_path, capsys):

@@ -105,7 +105,7 @@ def _subject(chosen: Mapping[str, Any], *, network: bool) -> str:
 def _labels(summary: Mapping[str, Any]) -> str:
     """Return how many labels look wrong, and where they are listed."""
     noise, known = summary["noise"], summary["wrong_label_share"]
-    issues = summary["label_issues"]
+    issues = summary.get("label_issues")
     if noise is None:
         return "" if known is None else f"{_percent(known)} of your labels are wrong."
     if noise["hopeless"]:
