@@ -1,6 +1,7 @@
 """Out-of-fold probabilities by retraining, which label-error tools need, and their cost."""
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from .training import (
 )
 from .work import Work
 
-__all__ = ["run_folds"]
+__all__ = ["FOLDS", "run_folds", "train_and_stop"]
 
 FOLDS = 5
 # Epochs without a better agreement with the held-out labels after which a fold's training ends.
@@ -53,12 +54,10 @@ def run_folds(work: Work) -> dict[str, Any]:
             n_classes,
             work.cell.seed + 1000 * (number + 1),
         )
-        chances[held], trained = _held_out(
+        (chances[held],), trained = train_and_stop(
             model,
-            images[rest],
-            given[rest],
-            images[held],
-            given[held],
+            (images[rest], given[rest]),
+            (images[held], given[held]),
             preset,
             work.cell.seed,
             torch.device(work.plan.device),
@@ -75,33 +74,59 @@ def run_folds(work: Work) -> dict[str, Any]:
     }
 
 
-def _held_out(
+def train_and_stop(
     model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    held_images: Tensor,
-    held_labels: Tensor,
+    train: tuple[Tensor, Tensor],
+    held: tuple[Tensor, Tensor],
     preset: Preset,
     seed: int,
     device: torch.device,
-) -> tuple[Tensor, dict[str, int]]:
-    """Return held-out probabilities (n, K) at the best epoch, and the best and last epoch."""
+    others: Sequence[Tensor] = (),
+) -> tuple[list[Tensor], dict[str, int]]:
+    """Train until held-out labels are no longer predicted better, and predict as at the best epoch.
+
+    Parameters
+    ----------
+    model : nn.Module
+        It is trained in place, beyond the best epoch.
+    train, held : pair of Tensor
+        Inputs and noisy labels.
+    preset : Preset
+        The recipe; it ends after `PATIENCE` epochs without a better one.
+    seed : int
+        Seed of the order of the samples.
+    device : torch.device
+        Where to train.
+    others : sequence of Tensor
+        More inputs to predict.
+
+    Returns
+    -------
+    list of Tensor, dict
+        Probabilities (n, K) of the held-out inputs and of each of `others`; the `best` and the last
+        (`trained`) epoch.
+    """
+    images, labels = (part.to(device) for part in train)
     precision = matrix_precision(device) if preset.fast_products else torch.float32
     model.to(device)
     lay_out(model, torch.channels_last)
-    images, labels, held_images = images.to(device), labels.to(device), held_images.to(device)
+    asked = [inputs.to(device) for inputs in (held[0], *others)]
     state = State(model, optimiser_for(model, preset), torch.Generator().manual_seed(seed))
     step = training_step(model, device, precision, compiled=False)
-    best, best_chances, best_epoch = -1.0, torch.empty(0), 0
+    best, best_chances, best_epoch = -1.0, list[Tensor](), 0
     with own_randomness(device, seed):
         while len(state.history) < min(preset.max_epochs, best_epoch + PATIENCE):
             loss, state.fitted = train_epoch(state, step, images, labels, preset)
             state.history.append({"loss": loss})
             model.eval()
-            with torch.no_grad():
-                parts = [model(part).float() for part in torch.split(held_images, 2048)]
-            chances = torch.softmax(torch.cat(parts), 1).cpu()
-            agreement = float((chances.argmax(1) == held_labels).double().mean())
+            chances = [_chances(model, inputs) for inputs in asked]
+            agreement = float((chances[0].argmax(1) == held[1]).double().mean())
             if agreement > best:
                 best, best_chances, best_epoch = agreement, chances, len(state.history)
     return best_chances, {"best": best_epoch, "trained": len(state.history)}
+
+
+def _chances(model: nn.Module, inputs: Tensor) -> Tensor:
+    with torch.no_grad():
+        logits = [model(part).float() for part in torch.split(inputs, 2048)]
+    return torch.softmax(torch.cat(logits), 1).cpu()

@@ -45,7 +45,9 @@ class Calibration:
         return float(self.likelihoods.mean())
 
 
-def calibrate(scores: Float[Tensor, "n classes"], labels: Int[Tensor, " n"]) -> Calibration:
+def calibrate(
+    scores: Float[Tensor, "n classes"], labels: Int[Tensor, " n"], redrawn: float | None = None
+) -> Calibration:
     """Fit temperature and noise to out-of-fold scores: not fitted to these noisy labels.
 
     Parameters
@@ -54,6 +56,8 @@ def calibrate(scores: Float[Tensor, "n classes"], labels: Int[Tensor, " n"]) -> 
         Larger for likelier classes; −inf for an impossible class.
     labels : Tensor of int64, shape (n,)
         Noisy labels.
+    redrawn : float, optional
+        The share of redrawn labels, where it is known: then the temperature alone is fitted.
 
     Returns
     -------
@@ -67,9 +71,12 @@ def calibrate(scores: Float[Tensor, "n classes"], labels: Int[Tensor, " n"]) -> 
             for relative in _TEMPERATURES
         ]
     )
-    redrawn, likelihoods = label_share(of_label, scores.shape[1])
+    shares, likelihoods = label_share(of_label, scores.shape[1])
+    if redrawn is not None:
+        shares = torch.full_like(shares, redrawn)
+        likelihoods = ((1 - redrawn) * of_label + redrawn / scores.shape[1]).clamp(min=1e-300).log()
     best = int(likelihoods.mean(1).argmax())
-    return Calibration(_TEMPERATURES[best] / spread, float(redrawn[best]), likelihoods[best])
+    return Calibration(_TEMPERATURES[best] / spread, float(shares[best]), likelihoods[best])
 
 
 def class_bias(

@@ -56,7 +56,9 @@ def estimate(
     """Estimate noise and calibration of an ensemble's summed scores.
 
     They come from the readers' out-of-fold scores of training inputs, and from a hold-out, which
-    has the same weight as in the choice of members. A far cleaner hold-out gives the accuracy
+    has the same weight as in the choice of members. Where perturbed inputs or a hold-out show
+    clearly more noise (the intervals do not overlap), the readers remember labels, and the noise is
+    theirs. A far cleaner hold-out gives the accuracy
     alone. Some training inputs whose label is predicted are left out: as many as are predicted from
     memory. The labels of nearest neighbours give a second estimate of the rate; the interval
     includes it.
@@ -88,6 +90,16 @@ def estimate(
     expected = _without(share, remembered)
     kept = _thinned(agrees, expected)
     noise, temperature, bias = _fitted(over_views[kept], labels[kept], seed, most)
+    # Memory only makes labels look right: a reader that remembers is surer where a label is right,
+    # and doubts where it is wrong. Inputs without memory that show clearly more noise are believed.
+    held = None
+    if scores.held is not None:
+        held = _fitted(_summed(scores.holdout, members), scores.held, seed, most)
+    freer = [_fitted(moved, scores.labels, seed, most)[0], *([] if held is None else [held[0]])]
+    shown = max(freer, key=lambda each: each.rate_low)
+    if shown.rate_low > noise.rate_high:
+        noise, redrawn = shown, shown.rate * shown.n_occurring / (shown.n_occurring - 1)
+        temperature, bias = _calibrated(over_views[kept], labels[kept], most, redrawn)
     out_of_fold = temperature, bias
     # Memory is not known exactly: half of what was left out counts as an error.
     noise = noise.widened((share - expected) / 2)
@@ -96,19 +108,19 @@ def estimate(
     beyond = beyond_chance(least, moved.argmax(1), scores.labels) * (1 - memory.survival)
     noise = replace(noise, beyond_chance=max(beyond, memory.beyond_chance))
     # New inputs resemble those of a hold-out, or one perturbed view.
-    if scores.held is not None:
-        held, temperature, bias = _fitted(_summed(scores.holdout, members), scores.held, seed, most)
-        if held.rate_high < noise.rate_low and held.rate < _FAR * noise.rate:
+    if held is not None:
+        new, temperature, bias = held
+        if new.rate_high < noise.rate_low and new.rate < _FAR * noise.rate:
             # Far less noisy than the training labels: it gives the accuracy, not their noise.
             noise = replace(
                 noise,
-                accuracy=held.accuracy,
-                accuracy_low=held.accuracy_low,
-                accuracy_high=held.accuracy_high,
-                holdout_rate=held.rate,
+                accuracy=new.accuracy,
+                accuracy_low=new.accuracy_low,
+                accuracy_high=new.accuracy_high,
+                holdout_rate=new.rate,
             )
         else:
-            noise = noise.averaged(held, memory.weight)
+            noise = noise.averaged(new, memory.weight)
     else:
         of_one = moved.argmax(1) == scores.labels
         memorised = _remembered(as_they_are, perturbed, memory.likely)
@@ -161,14 +173,17 @@ def _fitted(
 
 
 def _calibrated(
-    scores: Float[Tensor, "n classes"], labels: Int[Tensor, " n"], most: int
+    scores: Float[Tensor, "n classes"],
+    labels: Int[Tensor, " n"],
+    most: int,
+    redrawn: float | None = None,
 ) -> tuple[float, Tensor]:
     """Return the temperature and the classes' biases, which are added to log-odds."""
     step = max(1, len(labels) // most)
     scores, labels = scores[::step].double(), labels[::step]
-    calibration = calibrate(scores, labels)
+    calibration = calibrate(scores, labels, redrawn)
     bias = class_bias(scores, labels, calibration)
-    again = calibrate(scores + bias / calibration.temperature, labels)
+    again = calibrate(scores + bias / calibration.temperature, labels, redrawn)
     return again.temperature, bias * (again.temperature / calibration.temperature)
 
 

@@ -1,0 +1,86 @@
+"""The noise of an ensemble's labels: memory in what readers say must not hide it."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from underscript.noise.calibration import calibrate
+from underscript.selection.calibration import Estimates, estimate
+from underscript.selection.greedy import Scores
+from underscript.selection.memorisation import Memory
+
+N, K, RATE = 4_000, 5, 0.32
+
+
+def case(boost: float, *, seed: int = 0, held: bool = False) -> tuple[Scores, Tensor]:
+    """Scores of one candidate that mostly knows the classes, and what its layer remembers.
+
+    `boost` is added to the given label's score on inputs as they are, and to no perturbed one.
+    """
+    rng = np.random.default_rng(seed)
+    true = rng.integers(0, K, N)
+    given = np.where(rng.random(N) < RATE * K / (K - 1), rng.integers(0, K, N), true)
+
+    def known(n: int, classes: np.ndarray) -> np.ndarray:
+        scores = rng.normal(size=(n, K))
+        # Some samples are hard: nothing is known of them for sure.
+        scores[np.arange(n), classes] += np.where(rng.random(n) < 0.15, 1.0, 6.0)
+        return scores
+
+    plain, moved = known(N, true), known(N, true)
+    plain[np.arange(N), given] += boost
+    new = rng.integers(0, K, 600)
+    noisy = np.where(rng.random(600) < RATE * K / (K - 1), rng.integers(0, K, 600), new)
+    return (
+        Scores(
+            [torch.from_numpy(plain).float()],
+            [torch.from_numpy(moved).float()],
+            torch.from_numpy(given),
+            [torch.from_numpy(known(600, new)).float()] if held else [],
+            torch.from_numpy(noisy) if held else None,
+        ),
+        torch.from_numpy(plain),
+    )
+
+
+def estimated(scores: Scores, readers: Tensor) -> Estimates:
+    agreement = torch.zeros(1, dtype=torch.float64)
+    memory = Memory(agreement, agreement, agreement, None, survival=0.05, likely=0.02, trust=0.5)
+    return estimate(scores, memory, [0], (readers, scores.labels), remembered=0.0, seed=0)
+
+
+@pytest.mark.parametrize("held", [False, True], ids=["alone", "hold-out"])
+def test_readers_without_memory_give_the_rate(held):
+    scores, readers = case(0.0, held=held)
+    assert estimated(scores, readers).noise.rate == pytest.approx(RATE, abs=0.03)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_readers_that_remember_do_not_hide_the_noise(seed):
+    scores, readers = case(3.5, seed=seed)
+    # Alone, they show hardly any: they are sure where a label is right, and doubt elsewhere.
+    hidden = estimated(Scores(scores.plain, scores.plain, scores.labels, [], None), readers)
+    assert hidden.noise.rate < 0.6 * RATE
+    found = estimated(scores, readers)
+    assert found.noise.rate == pytest.approx(RATE, abs=0.03)
+    assert found.noise.rate_low < RATE < found.noise.rate_high
+    # Known noise leaves less doubt to the readers.
+    assert found.out_of_fold_temperature > hidden.out_of_fold_temperature
+
+
+def test_a_hold_out_shows_it_where_nothing_is_perturbed():
+    scores, readers = case(3.5, held=True)
+    unmoved = Scores(scores.plain, scores.plain, scores.labels, scores.holdout, scores.held)
+    assert estimated(unmoved, readers).noise.rate == pytest.approx(RATE, abs=0.06)
+
+
+def test_a_known_share_of_redrawn_labels_is_kept_in_the_calibration():
+    scores, readers = case(0.0)
+    free = calibrate(readers, scores.labels)
+    known = calibrate(readers, scores.labels, redrawn=0.4)
+    assert known.redrawn == 0.4
+    assert known.mean <= free.mean + 1e-9
+    again = calibrate(readers, scores.labels, redrawn=free.redrawn)
+    assert again.temperature == free.temperature
+    assert again.mean == pytest.approx(free.mean)
