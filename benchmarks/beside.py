@@ -1,6 +1,7 @@
 """Decoding beside other answers to wrong labels, on the demo's network: `docs/comparison.md`.
 
     python -m benchmarks.beside --out runs/beside [--seeds 0,1,2,3,4] [--data moved-digits]
+    python -m benchmarks.beside --features        # without a network: seconds and scores
 
 For each seed: the network that memorised its labels; the epoch at which one should have stopped, by
 held-out noisy labels and by an oracle; SAP, RoG and a read-out that was fitted again; the decoder;
@@ -13,6 +14,7 @@ import argparse
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +23,14 @@ import pandas as pd
 import torch
 from cleanlab.filter import find_label_issues
 from cleanlab.rank import get_label_quality_scores
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
-from sklearn.model_selection import StratifiedKFold
+from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from torch import Tensor, nn
 
 import underscript as us
 from benchmarks.rivals import rivals
+from underscript.experiments.datasets import load_dataset, to_float
 from underscript.experiments.demo import Demo, DemoData
 from underscript.experiments.folds import FOLDS, train_and_stop
 from underscript.experiments.presets import preset_for
@@ -40,14 +44,20 @@ Row = dict[str, Any]
 def main() -> None:
     """Measure what is not measured yet, and print means and standard deviations."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=Path("runs/beside"))
+    parser.add_argument("--features", action="store_true")
     parser.add_argument("--seeds", default="0,1,2,3,4")
     parser.add_argument("--data", default="moved-digits")
     parser.add_argument("--root")
     arguments = parser.parse_args()
+    seeds = [int(seed) for seed in arguments.seeds.split(",")]
+    if arguments.features:
+        table = pd.concat([pd.DataFrame(of_features(seed)) for seed in seeds])
+        print(summary(table, "seconds"))
+        return
     arguments.out.mkdir(parents=True, exist_ok=True)
     tables = []
-    for seed in map(int, arguments.seeds.split(",")):
+    for seed in seeds:
         path = arguments.out / f"{arguments.data}-{seed}.csv"
         if not path.exists():
             demo = Demo(data=arguments.data, seed=seed, root=arguments.root)
@@ -69,13 +79,7 @@ def measured(demo: Demo) -> Iterator[Row]:
     def row(way: str, accuracy: float, spent: float, **scores: Any) -> Row:
         return {"way": way, "accuracy": 100 * accuracy, "epochs": spent, **scores}
 
-    def found(quality: np.ndarray, flags: np.ndarray) -> dict[str, float]:
-        hits = (flags & wrong).sum()
-        return {
-            "auroc": 100 * roc_auc_score(wrong, -quality),
-            "f1": 100 * 2 * hits / (flags.sum() + wrong.sum()),
-        }
-
+    found = partial(scores_of, wrong)
     history = pd.DataFrame(record.history)
     chances = _softmax(model, data.train[0]).numpy()
     in_sample = get_label_quality_scores(given, chances)
@@ -99,6 +103,41 @@ def measured(demo: Demo) -> Iterator[Row]:
     right = np.mean(decoding.best.predict(data.test[0]) == data.test[1].numpy())
     yield row("decoded", float(right), spent, **found(quality, flagged))
     yield from retrained(demo, data, epoch, found)
+
+
+def scores_of(wrong: np.ndarray, quality: np.ndarray, flags: np.ndarray) -> dict[str, float]:
+    """Return AUROC of the qualities and F1 of the flags, in %."""
+    hits = (flags & wrong).sum()
+    return {
+        "auroc": 100 * roc_auc_score(wrong, -quality),
+        "f1": 100 * 2 * hits / (flags.sum() + wrong.sum()),
+    }
+
+
+def of_features(seed: int) -> Iterator[Row]:
+    """Yield rows of scikit-learn's digits without a network: ours, and cleanlab with five folds."""
+    digits = load_dataset("digits")
+    features = to_float(digits.train_images).reshape(len(digits.train_labels), -1)
+    given = us.corrupt_labels(digits.train_labels, 0.4, 10, seed=42 + seed)
+    tests = to_float(digits.test_images).reshape(len(digits.test_labels), -1)
+    found = partial(scores_of, given != digits.train_labels)
+    began = time.perf_counter()
+    decoding = us.decode(None, (features, given), seed=seed, progress=False)
+    issues = decoding.label_issues()
+    quality, flags = issues["label_quality"].to_numpy(), issues["is_label_issue"].to_numpy()
+    right = np.mean(decoding.best.predict(tests) == digits.test_labels)
+    spent = time.perf_counter() - began
+    row = {"way": "decoded", "accuracy": 100 * right, "seconds": spent}
+    yield {**row, **found(quality, flags)}
+    began = time.perf_counter()
+    model = LogisticRegression(max_iter=1_000)
+    chances = cross_val_predict(model, features, given, cv=FOLDS, method="predict_proba")
+    flags = find_label_issues(given, chances, n_jobs=1)
+    quality = get_label_quality_scores(given, chances)
+    right = np.mean(model.fit(features[~flags], given[~flags]).predict(tests) == digits.test_labels)
+    spent = time.perf_counter() - began
+    row = {"way": "cleanlab, five folds of logistic regression, fitted again without its flags"}
+    yield {**row, "accuracy": 100 * right, "seconds": spent, **found(quality, flags)}
 
 
 def memorised(demo: Demo, data: DemoData) -> tuple[nn.Module, TrainingRecord, float]:
@@ -166,14 +205,14 @@ def _softmax(model: nn.Module, inputs: Tensor) -> Tensor:
         return torch.softmax(model.eval()(inputs).double(), 1)
 
 
-def summary(table: pd.DataFrame) -> str:
+def summary(table: pd.DataFrame, cost: str = "epochs") -> str:
     """Return means and standard deviations over the seeds, as a table in Markdown."""
-    lines = ["| way | test accuracy | AUROC of wrong labels | F1 of flags | cost, epochs |"]
+    lines = [f"| way | test accuracy | AUROC of wrong labels | F1 of flags | cost, {cost} |"]
     lines.append("|---|---|---|---|---|")
     for way, rows in table.groupby("way", sort=False):
         cells = [
             "" if rows[name].isna().all() else f"{rows[name].mean():.1f} ± {rows[name].std():.1f}"
-            for name in ("accuracy", "auroc", "f1", "epochs")
+            for name in ("accuracy", "auroc", "f1", cost)
         ]
         lines.append(f"| {way} | {' | '.join(cells)} |")
     return "\n".join(lines)
