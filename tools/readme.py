@@ -44,9 +44,26 @@ def row(name: str, cells: list[str]) -> str:
     return f"| {name} | {' | '.join(cells)} |"
 
 
+def opening(found: us.Decoding) -> None:
+    """Draw the README's picture: network and decoded layers, and ten labels that look wrong."""
+    figure = Figure(figsize=(11.0, 3.3), dpi=140, layout="constrained")
+    figure.patch.set_facecolor("white")
+    left, right = figure.subfigures(1, 2, width_ratios=(3, 2))
+    curve = left.subplots()
+    us.plots.layer_curve(found, curve, controls=False)
+    curve.tick_params(axis="x", rotation=20)
+    for axes, example in zip(right.subplots(2, 5).flat, found.examples, strict=False):
+        axes.imshow(example.picture, cmap="gray")
+        axes.set_title(f"{example.given} → {example.predicted}", fontsize=11)
+        axes.set_axis_off()
+    right.suptitle("Labels that look wrong: given → proposed", fontsize=11)
+    figure.savefig(ROOT / "docs" / "opening.png", metadata={"Software": None})
+
+
 def main() -> None:
     """Draw the picture and print the table."""
     runs = [run("--seed", str(seed)) for seed in SEEDS]
+    opening(runs[0])
     figure = Figure(figsize=(7.2, 3.8), dpi=160, layout="constrained")
     figure.patch.set_facecolor("white")
     us.plots.layer_curve(runs[0], figure.subplots())
