@@ -45,7 +45,7 @@ def test_photographs_come_first_and_retraining_is_beside_them():
 @pytest.mark.parametrize("row", range(3))
 def test_every_number_of_the_table_is_on_the_page_that_has_its_command(row):
     page = PAGES["photographs.md" if row < 2 else "comparison.md"]
-    assert re.search(r"^python -m benchmarks\.", page, flags=re.M)
+    assert re.search(r"^(?:\w+=\d+ )?python -m benchmarks\.", page, flags=re.M)
     for number in table()[row][1:]:
         assert number in page, number
 
@@ -66,4 +66,5 @@ def test_pages_lead_to_each_other(page):
     if page == "index.md":
         return
     others = "".join(text for name, text in PAGES.items() if name != page)
-    assert f"({page}" in others or f"(docs/{page}" in README
+    guide = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    assert f"({page}" in others or f"(docs/{page}" in README + guide
