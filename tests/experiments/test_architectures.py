@@ -278,7 +278,11 @@ def test_one_training_step_changes_all_weights_and_has_a_finite_loss(arch, shape
 @pytest.mark.parametrize(
     ("arch", "shape", "message"),
     [
-        ("resnet", (1, 8, 8), r"'resnet'; choose one of \['mlp', 'cnn', 'alexnet', 'resnet18'\]"),
+        (
+            "resnet",
+            (1, 8, 8),
+            r"'resnet'; choose one of \['mlp', 'cnn', 'small-cnn', 'alexnet', 'resnet18'\]",
+        ),
         ("cnn", (1, 7, 8), r"at least 8, found \(1, 7, 8\)"),
         ("cnn", (64,), r"found \(64,\)"),
         ("alexnet", (3, 48, 48), r"\(channels, 64, 64\), found \(3, 48, 48\); resize"),

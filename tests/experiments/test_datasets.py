@@ -107,7 +107,7 @@ def test_arrays_are_as_promised(tmp_path):
 
 
 def test_class_names():
-    assert dataset_names() == ("digits", *WRITERS)
+    assert dataset_names() == ("digits", "moved-digits", *WRITERS)
     names = catalogue.CATALOGUE["cifar100"].class_names
     assert len(set(names)) == 100
     assert list(names) == sorted(names)
