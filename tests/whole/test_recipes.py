@@ -122,7 +122,7 @@ def test_features_from_disk_in_python_and_on_the_command_line(run, capsys):
     assert found["decoding"].summary["selected"]["test_accuracy"] > 0.9
     assert "gets" in capsys.readouterr().out
     assert main(_command("--train features.npy,labels.npy")) == 0
-    issues = pd.read_csv("my-audit/label_issues.csv", index_col="index")
+    issues = pd.read_csv("my-audit/label_issues.csv", index_col="index").sort_index()
     ours = found["decoding"].label_issues()
     assert (issues["is_label_issue"] == ours["is_label_issue"]).mean() > 0.98
 
