@@ -5,7 +5,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from underscript.noise.calibration import calibrate
 from underscript.selection.calibration import Estimates, estimate
 from underscript.selection.greedy import Scores
 from underscript.selection.memorisation import Memory
@@ -65,22 +64,9 @@ def test_readers_that_remember_do_not_hide_the_noise(seed):
     found = estimated(scores, readers)
     assert found.noise.rate == pytest.approx(RATE, abs=0.03)
     assert found.noise.rate_low < RATE < found.noise.rate_high
-    # Known noise leaves less doubt to the readers.
-    assert found.out_of_fold_temperature > hidden.out_of_fold_temperature
 
 
 def test_a_hold_out_shows_it_where_nothing_is_perturbed():
     scores, readers = case(3.5, held=True)
     unmoved = Scores(scores.plain, scores.plain, scores.labels, scores.holdout, scores.held)
     assert estimated(unmoved, readers).noise.rate == pytest.approx(RATE, abs=0.06)
-
-
-def test_a_known_share_of_redrawn_labels_is_kept_in_the_calibration():
-    scores, readers = case(0.0)
-    free = calibrate(readers, scores.labels)
-    known = calibrate(readers, scores.labels, redrawn=0.4)
-    assert known.redrawn == 0.4
-    assert known.mean <= free.mean + 1e-9
-    again = calibrate(readers, scores.labels, redrawn=free.redrawn)
-    assert again.temperature == free.temperature
-    assert again.mean == pytest.approx(free.mean)

@@ -45,9 +45,7 @@ class Calibration:
         return float(self.likelihoods.mean())
 
 
-def calibrate(
-    scores: Float[Tensor, "n classes"], labels: Int[Tensor, " n"], redrawn: float | None = None
-) -> Calibration:
+def calibrate(scores: Float[Tensor, "n classes"], labels: Int[Tensor, " n"]) -> Calibration:
     """Fit temperature and noise to out-of-fold scores: not fitted to these noisy labels.
 
     Parameters
@@ -56,8 +54,6 @@ def calibrate(
         Larger for likelier classes; −inf for an impossible class.
     labels : Tensor of int64, shape (n,)
         Noisy labels.
-    redrawn : float, optional
-        The share of redrawn labels, where it is known: then the temperature alone is fitted.
 
     Returns
     -------
@@ -71,12 +67,9 @@ def calibrate(
             for relative in _TEMPERATURES
         ]
     )
-    shares, likelihoods = label_share(of_label, scores.shape[1])
-    if redrawn is not None:
-        shares = torch.full_like(shares, redrawn)
-        likelihoods = ((1 - redrawn) * of_label + redrawn / scores.shape[1]).clamp(min=1e-300).log()
+    redrawn, likelihoods = label_share(of_label, scores.shape[1])
     best = int(likelihoods.mean(1).argmax())
-    return Calibration(_TEMPERATURES[best] / spread, float(shares[best]), likelihoods[best])
+    return Calibration(_TEMPERATURES[best] / spread, float(redrawn[best]), likelihoods[best])
 
 
 def class_bias(

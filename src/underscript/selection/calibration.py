@@ -98,8 +98,7 @@ def estimate(
     freer = [_fitted(moved, scores.labels, seed, most)[0], *([] if held is None else [held[0]])]
     shown = max(freer, key=lambda each: each.rate_low)
     if shown.rate_low > noise.rate_high:
-        noise, redrawn = shown, shown.rate * shown.n_occurring / (shown.n_occurring - 1)
-        temperature, bias = _calibrated(over_views[kept], labels[kept], most, redrawn)
+        noise = shown
     out_of_fold = temperature, bias
     # Memory is not known exactly: half of what was left out counts as an error.
     noise = noise.widened((share - expected) / 2)
@@ -173,17 +172,14 @@ def _fitted(
 
 
 def _calibrated(
-    scores: Float[Tensor, "n classes"],
-    labels: Int[Tensor, " n"],
-    most: int,
-    redrawn: float | None = None,
+    scores: Float[Tensor, "n classes"], labels: Int[Tensor, " n"], most: int
 ) -> tuple[float, Tensor]:
     """Return the temperature and the classes' biases, which are added to log-odds."""
     step = max(1, len(labels) // most)
     scores, labels = scores[::step].double(), labels[::step]
-    calibration = calibrate(scores, labels, redrawn)
+    calibration = calibrate(scores, labels)
     bias = class_bias(scores, labels, calibration)
-    again = calibrate(scores + bias / calibration.temperature, labels, redrawn)
+    again = calibrate(scores + bias / calibration.temperature, labels)
     return again.temperature, bias * (again.temperature / calibration.temperature)
 
 
