@@ -10,6 +10,8 @@ from underscript.results.verdict import verdict
 
 NOISE = {
     "rate": 0.41,
+    "rate_low": 0.39,
+    "rate_high": 0.44,
     "accuracy": 0.64,
     "accuracy_low": 0.61,
     "accuracy_high": 0.68,
@@ -90,7 +92,7 @@ def test_the_usual_case_is_four_short_sentences():
     assert text == (
         "Your network fits 98.7% of its labels but gets only 47% of the test inputs right. "
         "Decoded, it gets 64% (63 to 65). "
-        "About 41% of your labels look wrong; 7,900 are flagged in label_issues.csv. "
+        "About 41% (39 to 44) of your labels look wrong; 7,900 are flagged in label_issues.csv. "
         "The raw input alone gets 41%, an untrained network at best 44%."
     )
     assert len(text.split()) <= 60

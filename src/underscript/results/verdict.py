@@ -115,7 +115,9 @@ def _labels(summary: Mapping[str, Any]) -> str:
     if noise["nothing_wrong"]:
         text = f"Hardly any of your labels look wrong{truth}: there is nothing to repair"
     else:
-        about = f"{share:.0%}" if share >= 0.1 else f"{share:.1%}"
+        digits = 0 if share >= 0.1 else 1
+        ends = [f"{100 * noise[end]:.{digits}f}" for end in ("rate_low", "rate_high")]
+        about = f"{share:.{digits}%} ({ends[0]} to {ends[1]})"
         text = f"About {about} of your labels look wrong{truth}"
     flagged = 0 if issues is None else issues["flagged"]
     if not flagged:
