@@ -70,3 +70,25 @@ def test_a_hold_out_shows_it_where_nothing_is_perturbed():
     scores, readers = case(3.5, held=True)
     unmoved = Scores(scores.plain, scores.plain, scores.labels, scores.holdout, scores.held)
     assert estimated(unmoved, readers).noise.rate == pytest.approx(RATE, abs=0.06)
+
+
+def unsure(n: int, rate: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Scores that know half of the classes, never surely, and labels of which a share is wrong."""
+    rng = np.random.default_rng(seed)
+    true = rng.integers(0, K, n)
+    scores = rng.normal(size=(n, K))
+    scores[np.arange(n), true] += 1.2
+    given = np.where(rng.random(n) < rate * K / (K - 1), rng.integers(0, K, n), true)
+    return torch.from_numpy(scores).float(), torch.from_numpy(given)
+
+
+@pytest.mark.parametrize(("rate", "cleaner"), [(RATE, False), (0.0, True)])
+def test_only_a_hold_out_whose_labels_are_predicted_more_often_is_cleaner(rate, cleaner):
+    scores, readers = case(0.0)
+    new, held = unsure(300, RATE, 1) if not cleaner else (None, None)
+    if cleaner:
+        sure, _ = case(0.0, seed=1)
+        new = sure.plain[0][:600]
+        held = torch.from_numpy(np.random.default_rng(1).integers(0, K, N))[:600]
+    both = Scores(scores.plain, scores.moved, scores.labels, [new], held)
+    assert (estimated(both, readers).noise.holdout_rate is not None) == cleaner

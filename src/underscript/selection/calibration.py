@@ -107,9 +107,12 @@ def estimate(
     beyond = beyond_chance(least, moved.argmax(1), scores.labels) * (1 - memory.survival)
     noise = replace(noise, beyond_chance=max(beyond, memory.beyond_chance))
     # New inputs resemble those of a hold-out, or one perturbed view.
-    if held is not None:
+    if held is not None and scores.held is not None:
         new, temperature, bias = held
-        if new.rate_high < noise.rate_low and new.rate < _FAR * noise.rate:
+        far = new.rate_high < noise.rate_low and new.rate < _FAR * noise.rate
+        # Cleaner labels are predicted more often. An unsure decoder alone may also seem to see less
+        # noise in few labels.
+        if far and _more_often(_summed(scores.holdout, members), scores.held, share):
             # Far less noisy than the training labels: it gives the accuracy, not their noise.
             noise = replace(
                 noise,
@@ -133,6 +136,15 @@ def estimate(
         rate_high=max(noise.rate_high, second),
     )
     return Estimates(noise, temperature, bias, *out_of_fold)
+
+
+def _more_often(
+    scores: Float[Tensor, "n classes"], labels: Int[Tensor, " n"], share: float
+) -> bool:
+    """Return whether labels are predicted clearly more often than a share of them (95 %)."""
+    agreed = (scores.argmax(1) == labels).double().mean().item()
+    error = (agreed * (1 - agreed) / len(labels)) ** 0.5
+    return bool(agreed - 1.96 * error > share)
 
 
 def _remembered(plain: float, moved: float, survival: float) -> float:
