@@ -241,6 +241,8 @@ class_names, perturb, views
     steps: list[dict[str, Any]] = []
     rows: list[dict[str, Any]] = []
     last: dict[str, Any] = {}
+    # What the decodes warn of, and at which steps.
+    told: dict[str, list[int]] = {}
     numbers = [f"checkpoint {place + 1} of {len(found)}" for place in range(len(found))]
     bar = Progress([Stage(number, {RUNS: 1.0}) for number in numbers], shown=progress)
     with bar:
@@ -249,7 +251,7 @@ class_names, perturb, views
             kept = _read_step(folder, checkpoint, weights, key)
             if kept is None:
                 logger.info("%s: step %s, %s", number, checkpoint.step, checkpoint.source)
-                with _named(checkpoint), _gathered(notes):
+                with _named(checkpoint), _gathered(told, checkpoint.step):
                     checkpoint.load_into(network, quiet=True)
                     decoding = decode(
                         network,
@@ -267,12 +269,14 @@ class_names, perturb, views
             else:
                 logger.info("%s: step %s is decoded already", number, checkpoint.step)
                 summary, table = kept
-                notes += [line for line in summary["warnings"] if line not in notes]
+                for line in summary["warnings"]:
+                    told.setdefault(line, []).append(checkpoint.step)
             bar.advance()
             about = step_of(checkpoint.step, summary, reused=kept is not None)
             steps.append({**about, "source": checkpoint.source, "file": checkpoint.file})
             rows += rows_of(checkpoint.step, summary, table)
             last = {"summary": summary, "table": table}
+    notes += [_at_steps(line, where, len(found)) for line, where in told.items()]
     found_trace = Trace(
         pd.DataFrame(rows, columns=list(COLUMNS)),
         _summary(steps, last["summary"], last["table"], notes, time.perf_counter() - began),
@@ -346,8 +350,8 @@ def _named(checkpoint: Checkpoint) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _gathered(notes: list[str]) -> Iterator[None]:
-    """Collect what each decode warns of, so that it is told once."""
+def _gathered(told: dict[str, list[int]], step: int) -> Iterator[None]:
+    """Collect what the decode of a step warns of, so that it is told once."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UnderscriptWarning)
         yield
@@ -355,8 +359,16 @@ def _gathered(notes: list[str]) -> Iterator[None]:
         message = str(warning.message)
         if not issubclass(warning.category, UnderscriptWarning):
             warnings.warn_explicit(message, warning.category, warning.filename, warning.lineno)
-        elif message not in notes:
-            notes.append(message)
+        elif step not in told.setdefault(message, []):
+            told[message].append(step)
+
+
+def _at_steps(line: str, steps: Sequence[int], n: int) -> str:
+    """Return a warning with the steps that it is about, if it is not about all of them."""
+    if len(steps) == n:
+        return line
+    shown = ", ".join(map(str, steps[:5])) + (" …" if len(steps) > 5 else "")
+    return f"step {shown}: {line}"
 
 
 def _check_folder(folder: Path) -> None:

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -256,13 +257,13 @@ def _steps(paths: Sequence[Path], ordered: bool, notes: list[str]) -> list[int]:
     own = _own(paths)
     if own is not None and len(set(own)) == len(own):
         return own
-    for steps in (own, *(_read(paths, find) for find in _readers())):
+    for steps in (own, *(_read(paths, find) for find in _readers(paths))):
         if steps is not None and (twice := _twice(steps, paths)):
             raise DataError(
                 f"checkpoints: expected one a step; {twice[0]} and {twice[1]} are both of step "
                 f"{twice[2]}"
             )
-    without = [path for path in paths if _last_number(path) is None]
+    without = [path for path in paths if _last_number(path.name) is None]
     if 0 < len(without) < len(paths) and not ordered:
         raise DataError(
             f"checkpoints: neither the name of {without[0]} nor the file tells its step, as others "
@@ -294,24 +295,29 @@ def steps_in_names(paths: Sequence[Path]) -> list[int] | None:
     [12, 13]
     >>> steps_in_names([Path("best.pt"), Path("mlp2_0013.pt")])
     """
-    for find in _readers():
+    for find in _readers(paths):
         steps = _read(paths, find)
         if steps is not None and len(set(steps)) == len(steps):
             return steps
     return None
 
 
-def _readers() -> list[Callable[[Path], int | None]]:
-    """Return what reads a step from a name, the surest first."""
+def _readers(paths: Sequence[Path]) -> list[Callable[[Path], int | None]]:
+    """Return what reads a step from a path, the surest first.
 
-    def spelled(spelling: re.Pattern[str]) -> Callable[[Path], int | None]:
-        def find(path: Path) -> int | None:
-            found = spelling.findall(path.name) or spelling.findall(path.parent.name)
-            return int(found[-1]) if found else None
+    The name of a folder counts only if no two files share one.
+    """
+    apart = len({path.parent for path in paths}) == len(paths)
 
-        return find
+    def reader(find: Callable[[str], int | None], *, folders: bool) -> Callable[[Path], int | None]:
+        def read(path: Path) -> int | None:
+            step = find(path.name)
+            return find(path.parent.name) if step is None and folders else step
 
-    return [*map(spelled, _SPELLINGS), _last_number]
+        return read
+
+    spelled = [reader(partial(_spelled, how), folders=apart) for how in _SPELLINGS]
+    return [*spelled, reader(_last_number, folders=apart and len(paths) > 1)]
 
 
 def _read(paths: Sequence[Path], find: Callable[[Path], int | None]) -> list[int] | None:
@@ -320,15 +326,18 @@ def _read(paths: Sequence[Path], find: Callable[[Path], int | None]) -> list[int
     return steps if len(steps) == len(found) else None
 
 
-def _last_number(path: Path) -> int | None:
-    """Return the last whole number in a file's name, or in that of its folder."""
-    stem = path.name.removesuffix(path.suffix).removesuffix(".index")
-    for name in (stem, path.parent.name):
-        # A loss or an accuracy, and Lightning's version of a name, are no steps.
-        whole = re.sub(r"\d+\.\d+|[-_]v\d+$", "", name)
-        if numbers := re.findall(r"\d+", whole):
-            return int(numbers[-1])
-    return None
+def _spelled(spelling: re.Pattern[str], name: str) -> int | None:
+    found = spelling.findall(name)
+    return int(found[-1]) if found else None
+
+
+def _last_number(name: str) -> int | None:
+    """Return the last whole number in a name; its ending does not count."""
+    for ending in (*_SUFFIXES, ".index.json"):
+        name = name.removesuffix(ending)
+    # A loss or an accuracy, and Lightning's version of a name, are no steps.
+    numbers = re.findall(r"\d+", re.sub(r"\d+\.\d+|[-_]v\d+$", "", name))
+    return int(numbers[-1]) if numbers else None
 
 
 def _own(paths: Sequence[Path]) -> list[int] | None:

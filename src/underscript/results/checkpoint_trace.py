@@ -102,7 +102,8 @@ def rows_of(step: int, summary: Mapping[str, Any], table: pd.DataFrame) -> list[
     noise = summary["noise"]
     if noise is not None:
         chosen = summary["selected"]
-        rows.append(row(chosen["layer"], chosen["probe"], "train", "estimated", noise["accuracy"]))
+        split = "holdout" if chosen["criterion"] == "holdout" else "train"
+        rows.append(row(chosen["layer"], chosen["probe"], split, "estimated", noise["accuracy"]))
     return rows
 
 
