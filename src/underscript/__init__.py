@@ -7,6 +7,7 @@ from .errors import UnderscriptError, UnderscriptWarning
 
 if TYPE_CHECKING:
     from ._decode import decode
+    from ._trace import Trace, load_trace, trace
     from .activations.from_sklearn import from_sklearn
     from .activations.layers import list_layers
     from .decoding import Decoding, load
@@ -26,6 +27,7 @@ __all__ = [
     "PrincipalVectorClassifier",
     "Retrained",
     "RidgeDiscriminant",
+    "Trace",
     "UnderscriptError",
     "UnderscriptWarning",
     "corrupt_labels",
@@ -33,8 +35,10 @@ __all__ = [
     "from_sklearn",
     "list_layers",
     "load",
+    "load_trace",
     "plots",
     "retrain",
+    "trace",
 ]
 
 # Imported when first asked for: torch, scikit-learn and pandas take seconds, which `--version` and
@@ -47,12 +51,15 @@ _MODULES = {
     "PrincipalVectorClassifier": "probes.subspace",
     "Retrained": "repair.retraining",
     "RidgeDiscriminant": "probes.discriminant",
+    "Trace": "_trace",
     "corrupt_labels": "noise.corruption",
     "decode": "_decode",
     "from_sklearn": "activations.from_sklearn",
     "list_layers": "activations.layers",
     "load": "decoding",
+    "load_trace": "_trace",
     "retrain": "repair.retraining",
+    "trace": "_trace",
 }
 
 

@@ -167,6 +167,7 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(issues=issues)
         _add_decode_options(command)
 
+    _add_trace(commands)
     _add_reproduce(commands)
     _add_study(commands)
 
@@ -290,6 +291,66 @@ def _add_decode_options(command: argparse.ArgumentParser) -> None:
         help=f"{help_texts.MODEL}; leave it out to decode features without a network",
     )
     add_weights(command)
+    _add_data(command)
+    add(
+        "--probes",
+        type=_names,
+        metavar="NAMES",
+        help=f"the paper's decoders to show in the table, separated by commas: "
+        f"{', '.join(PROBE_NAMES)} (default masc, at layers where it costs next to nothing)",
+    )
+    add(
+        "--variance",
+        type=_shares,
+        default=(0.99,),
+        metavar="SHARES",
+        help=f"{help_texts.VARIANCE}, one or several, separated by commas (default 0.99)",
+    )
+    _add_perturbation(command)
+    bare = "do not decode the raw input and an untrained network for comparison"
+    add("--no-controls", dest="controls", action="store_false", help=bare)
+    add(
+        "--full-controls",
+        dest="controls",
+        action="store_const",
+        const="full",
+        default=True,
+        help="decode the untrained network at all layers, with all decoders, on all samples",
+    )
+    add(
+        "--evaluate",
+        type=_names,
+        metavar="NAMES",
+        help="data on which to measure the decoders of the table, separated by commas: train, "
+        "test; candidates also measures on test data everything that could have been chosen "
+        "(default: test; train if there are no test data and no hold-out)",
+    )
+    _add_computing(command)
+    bare = "do not keep the network in the run folder; to predict, give it again with --model"
+    add("--no-network", dest="keep_network", action="store_false", help=bare)
+    add("--out", type=Path, required=True, metavar="DIR", help=help_texts.OUT)
+
+
+def _add_trace(commands: Any) -> None:
+    about = "decode every checkpoint that a training run kept, and recommend one"
+    command = _command(commands, "trace", about)
+    add = command.add_argument
+    add("--model", required=True, metavar="FILE.py:build", help=help_texts.MODEL)
+    files = (
+        "the checkpoints: a quoted pattern such as 'ckpt/*.safetensors', or a folder of Lightning, "
+        "of Hugging Face's Trainer or of files; repeat the option for more files"
+    )
+    add("--weights", required=True, action="append", metavar="PATTERN", help=files)
+    _add_data(command)
+    _add_perturbation(command)
+    _add_computing(command)
+    again = f"{help_texts.OUT}; what is decoded there already is not decoded again"
+    add("--out", type=Path, required=True, metavar="DIR", help=again)
+
+
+def _add_data(command: argparse.ArgumentParser) -> None:
+    """Add the options of the data and the layers to read."""
+    add = command.add_argument
     add(
         "--train",
         required=True,
@@ -318,20 +379,11 @@ def _add_decode_options(command: argparse.ArgumentParser) -> None:
         "** also across dots",
     )
     _add_pool(command)
-    add(
-        "--probes",
-        type=_names,
-        metavar="NAMES",
-        help=f"the paper's decoders to show in the table, separated by commas: "
-        f"{', '.join(PROBE_NAMES)} (default masc, at layers where it costs next to nothing)",
-    )
-    add(
-        "--variance",
-        type=_shares,
-        default=(0.99,),
-        metavar="SHARES",
-        help=f"{help_texts.VARIANCE}, one or several, separated by commas (default 0.99)",
-    )
+
+
+def _add_perturbation(command: argparse.ArgumentParser) -> None:
+    """Add the options of how inputs are changed."""
+    add = command.add_argument
     add(
         "--perturb",
         default="auto",
@@ -348,24 +400,11 @@ def _add_decode_options(command: argparse.ArgumentParser) -> None:
         help="changed copies of each training input (default 3); each costs one more run of the "
         "network over the data",
     )
-    bare = "do not decode the raw input and an untrained network for comparison"
-    add("--no-controls", dest="controls", action="store_false", help=bare)
-    add(
-        "--full-controls",
-        dest="controls",
-        action="store_const",
-        const="full",
-        default=True,
-        help="decode the untrained network at all layers, with all decoders, on all samples",
-    )
-    add(
-        "--evaluate",
-        type=_names,
-        metavar="NAMES",
-        help="data on which to measure the decoders of the table, separated by commas: train, "
-        "test; candidates also measures on test data everything that could have been chosen "
-        "(default: test; train if there are no test data and no hold-out)",
-    )
+
+
+def _add_computing(command: argparse.ArgumentParser) -> None:
+    """Add the options of where and how to compute."""
+    add = command.add_argument
     add("--device", help=help_texts.DEVICE)
     add(
         "--batch-size",
@@ -382,9 +421,6 @@ def _add_decode_options(command: argparse.ArgumentParser) -> None:
         help="memory to use beside the network and the data (default 2GiB); what does not fit goes "
         "to a temporary file, and a limit that is too low is an error",
     )
-    bare = "do not keep the network in the run folder; to predict, give it again with --model"
-    add("--no-network", dest="keep_network", action="store_false", help=bare)
-    add("--out", type=Path, required=True, metavar="DIR", help=help_texts.OUT)
 
 
 def _add_pool(command: argparse.ArgumentParser) -> None:

@@ -3,6 +3,7 @@
 import argparse
 import logging
 import math
+import os
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -14,14 +15,15 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from .._decode import decode
+from .._trace import trace
 from ..activations.layers import list_layers
 from ..decoding import Decoding, load
-from ..errors import DataError, OutputError
+from ..errors import DataError, ModelError, OutputError
 from ..repair.retraining import retrain
 from ..repair.weights import write_weights
 
 # Imported here, not where it is used: an import error must not come after minutes of work.
-from ..report import print_brief, terminal_report
+from ..report import print_brief, print_trace, terminal_report
 from ..results.export import write_spreadsheet
 from ..results.run_folder import is_run
 from ..utils.class_names import read_names
@@ -181,6 +183,52 @@ def _decode(options: argparse.Namespace) -> None:
         _show(result, options, options.out, kept=failed is None)
     if failed is not None:
         raise failed
+
+
+def _trace(options: argparse.Namespace) -> None:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise DataError("trace runs in one process; start it without torchrun")
+    weights = options.weights[0] if len(options.weights) == 1 else options.weights
+    try:
+        traced = trace(
+            load_model(options.model, None),
+            weights,
+            load_data(options.train, "--train"),
+            _optional(options.test, "--test"),
+            _optional(options.holdout, "--holdout"),
+            layers=options.layers,
+            pool=options.pool,
+            labels=_optional(options.labels, "--labels", column=True),
+            true_labels=_optional(options.true_labels, "--true-labels", column=True),
+            device=options.device,
+            batch_size=options.batch_size,
+            seed=options.seed,
+            memory=options.memory,
+            class_names=_class_names(options),
+            perturb=_perturbation(options.perturb),
+            views=options.views,
+            out=options.out,
+        )
+    except (DataError, ModelError) as error:
+        # The option has another name than the argument.
+        raise type(error)(str(error).replace("checkpoints: ", "--weights: ", 1)) from error
+    except KeyboardInterrupt:
+        kept = len(list(options.out.glob("steps/[0-9]*")))
+        raise KeyboardInterrupt(
+            f"interrupted; {kept} decoded checkpoints are kept in {options.out}: the same command "
+            "goes on from there"
+        ) from None
+    names = ("model", "train", "test", "holdout", "labels", "true_labels", "classes", "layers")
+    sources = {name: getattr(options, name) for name in names}
+    sources["layers"] = None if options.layers is None else ",".join(options.layers)
+    traced.summary["sources"] = {k: str(v) for k, v in sources.items() if v is not None}
+    traced.summary["command"] = options.command_line
+    traced.save(options.out)
+    with printed(str(options.out)):
+        print_trace(_console(stderr=options.json), traced, report=str(options.out / "report.html"))
+        if options.json:
+            files = {"out": str(options.out), "trace_csv": str(options.out / "trace.csv")}
+            print_json({**traced.summary, **files})
 
 
 def _layers(options: argparse.Namespace) -> None:
@@ -398,6 +446,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "layers": _layers,
     "decode": _decode,
     "audit": _decode,
+    "trace": _trace,
     "reproduce": _reproduce,
     "study": _study,
     "data": _data,

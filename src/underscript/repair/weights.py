@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
 
 
-def load_weights(model: nn.Module, spec: str) -> None:
+def load_weights(model: nn.Module, spec: str, *, quiet: bool = False) -> None:
     """Load weights into a model, all of them or none.
 
     Parameters
@@ -33,6 +33,8 @@ def load_weights(model: nn.Module, spec: str) -> None:
     spec : str
         A file; or ``FILE:PART`` if it holds the weights of several models, such as a Lightning
         module's ``model`` and ``teacher``.
+    quiet : bool
+        Do not tell which part of a larger model was taken.
 
     Raises
     ------
@@ -55,7 +57,7 @@ def load_weights(model: nn.Module, spec: str) -> None:
             parts = ", ".join(dict.fromkeys(key.partition(".")[0] for key in weights))
             raise ModelError(f"--weights: {path} has no part {part!r}; its parts are {parts}")
         weights = chosen
-    fit_weights(model, weights, spec)
+    fit_weights(model, weights, spec, quiet=quiet)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -166,7 +168,9 @@ def _classes_in(path: Path, error: Exception) -> list[str]:
         return []
 
 
-def fit_weights(model: nn.Module, weights: Mapping[str, Tensor], name: str) -> None:
+def fit_weights(
+    model: nn.Module, weights: Mapping[str, Tensor], name: str, *, quiet: bool = False
+) -> None:
     """Load weights into a model, all of them or none.
 
     Names may begin with the prefix that the model had in a larger one (``module.`` of
@@ -218,7 +222,7 @@ def fit_weights(model: nn.Module, weights: Mapping[str, Tensor], name: str) -> N
             f"--weights: {name} does not fit {type(model).__name__}; {'; '.join(problems)}"
         )
     model.load_state_dict(weights)
-    if left:
+    if left and not quiet:
         logger.warning(
             "--weights: the part %s of %s was taken; left: %s%s",
             start.rstrip("."),

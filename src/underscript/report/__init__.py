@@ -12,6 +12,7 @@ from .page import page_of, write_page
 from .run import notebook, render_report, write_report
 from .svg import inline_figure
 from .terminal import console_table, terminal_report
+from .trace import print_trace, render_trace, trace_notebook
 
 __all__ = [
     "KeyNumber",
@@ -24,9 +25,12 @@ __all__ = [
     "notebook",
     "page_of",
     "print_brief",
+    "print_trace",
     "render_beside",
     "render_report",
+    "render_trace",
     "terminal_report",
+    "trace_notebook",
     "write_page",
     "write_report",
 ]

@@ -27,7 +27,7 @@ from .export import write_spreadsheet
 from .geometry import COLUMNS as GEOMETRY
 from .issues import COLUMNS
 
-__all__ = ["RunParts", "is_run", "read_run", "write_run"]
+__all__ = ["RunParts", "is_run", "read_run", "results_of", "write_run"]
 
 
 class RunParts(NamedTuple):
@@ -44,12 +44,18 @@ class RunParts(NamedTuple):
 
 
 def is_run(folder: Path) -> bool:
-    """Say whether a folder is a run of ours."""
+    """Say whether a folder is a run of ours; that of a trace of checkpoints is none."""
+    results = results_of(folder)
+    return isinstance(results.get("underscript"), dict) and results.get("kind") != "trace"
+
+
+def results_of(folder: Path) -> dict[str, Any]:
+    """Return what ``results.json`` of a folder holds; empty if there is no such file."""
     try:
         results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return False
-    return isinstance(results, dict) and isinstance(results.get("underscript"), dict)
+        return {}
+    return results if isinstance(results, dict) else {}
 
 
 def write_run(run: RunParts, folder: Path, *, network: bool = True) -> None:
@@ -89,6 +95,11 @@ def read_run(folder: Path, model: nn.Module | None) -> RunParts:
     OutputError
         If the folder is not a run, is damaged, or is of another format.
     """
+    if results_of(folder).get("kind") == "trace":
+        raise OutputError(
+            f"{folder}: expected an underscript run; found a trace of checkpoints, which "
+            "us.load_trace reads"
+        )
     if not is_run(folder):
         raise OutputError(f"{folder}: expected an underscript run (a folder with results.json)")
     try:

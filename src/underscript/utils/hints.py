@@ -7,6 +7,7 @@ __all__ = [
     "DECODING",
     "OPTIONS",
     "RETRAIN_ARGUMENTS",
+    "TRACE_ARGUMENTS",
 ]
 
 _ISSUES = "label issues are in a table: decoding.label_issues()"
@@ -157,6 +158,18 @@ DECODE_ARGUMENTS = {
     "weights": "load them first: model.load_state_dict(…)",
     "checkpoint": "load it first: model.load_state_dict(…)",
 }
+
+#: Keyword arguments of `trace`.
+TRACE_ARGUMENTS = {
+    **DECODE_ARGUMENTS,
+    **dict.fromkeys(
+        ("weights", "checkpoint", "ckpt", "ckpts", "paths", "files", "folder"), "use checkpoints="
+    ),
+    **dict.fromkeys(("output", "save", "path"), "use out=: a folder"),
+    "steps": "give checkpoints= as a mapping from step to file",
+    "controls": "leave it out: only the network's checkpoints are decoded; us.decode has controls",
+}
+TRACE_ARGUMENTS.pop("out")
 
 #: Keyword arguments of `retrain`.
 RETRAIN_ARGUMENTS = {

@@ -7,7 +7,7 @@ a column in print. Nothing here touches pyplot, the global settings of matplotli
 >>> from underscript import plots
 >>> sorted(plots.__all__)  # doctest: +NORMALIZE_WHITESPACE
 ['COLOURS', 'angle_map', 'layer_curve', 'memory_meter', 'noise_matrix', 'quality_histogram',
- 'rank_curve']
+ 'rank_curve', 'trace_curves', 'trace_map']
 """
 
 from .curve import layer_curve
@@ -15,6 +15,7 @@ from .distributions import quality_histogram, rank_curve
 from .maps import angle_map, noise_matrix
 from .memory import memory_meter
 from .style import COLOURS
+from .trace import trace_curves, trace_map
 
 __all__ = [
     "COLOURS",
@@ -24,4 +25,6 @@ __all__ = [
     "noise_matrix",
     "quality_histogram",
     "rank_curve",
+    "trace_curves",
+    "trace_map",
 ]
