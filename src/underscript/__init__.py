@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .probes.subspace import MinimumAngleSubspaceClassifier, PrincipalVectorClassifier
     from .repair.retraining import Retrained, retrain
     from .report import plots
+    from .results.monitor.monitor import Monitor
 
 from ._version import __version__ as __version__
 
@@ -23,6 +24,7 @@ __all__ = [
     "ClassMoments",
     "Decoding",
     "MinimumAngleSubspaceClassifier",
+    "Monitor",
     "PrincipalVectorClassifier",
     "Retrained",
     "RidgeDiscriminant",
@@ -44,6 +46,7 @@ _MODULES = {
     "ClassMoments": "linalg.moments",
     "Decoding": "decoding",
     "MinimumAngleSubspaceClassifier": "probes.subspace",
+    "Monitor": "results.monitor.monitor",
     "PrincipalVectorClassifier": "probes.subspace",
     "Retrained": "repair.retraining",
     "RidgeDiscriminant": "probes.discriminant",
