@@ -200,3 +200,13 @@ def test_logits_are_kept_if_asked_for():
     assert list(found[0]) == list(index)
     assert list(found[1]) == list(labels)
     assert (found[2] == logits[0]).all()
+
+
+@pytest.mark.parametrize("k", [2, 3, 10])
+def test_what_goes_to_the_processor_in_one_copy_keeps_every_bit(k):
+    logits, index = torch.randn(9, k), torch.randint(-(2**62), 2**62, (9,))
+    labels = torch.randint(k, (9,))
+    bits = samples._packed(logits.T.contiguous().T, labels, index)
+    assert bits.shape == (9, k + 4)
+    for found, given in zip(samples._unpacked(bits), (logits, labels, index), strict=True):
+        assert torch.equal(found, given)

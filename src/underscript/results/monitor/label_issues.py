@@ -28,7 +28,9 @@ def quality_of(aum: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
     if len(values) > _FITTED:
         some = np.random.default_rng(seed).choice(values, _FITTED, replace=False)
     start = np.quantile(some, [0.1, 0.9])[:, None]
-    mixture = GaussianMixture(2, covariance_type="tied", means_init=start, random_state=seed)
+    mixture = GaussianMixture(
+        2, covariance_type="tied", means_init=start, max_iter=1000, random_state=seed
+    )
     chances: Any = mixture.fit(some[:, None]).predict_proba(values[:, None])
     return np.asarray(chances[:, int(mixture.means_[:, 0].argmax())], dtype=np.float64)
 

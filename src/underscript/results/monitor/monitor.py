@@ -419,7 +419,7 @@ class Monitor:
             ],
             "alarm": None if when is None else dict(vars(when)),
             "recommended": None if kept is None else kept.as_dict(),
-            "notes": [*self._notes, *self._records.notes.values()],
+            "notes": list(dict.fromkeys([*self._notes, *self._records.notes.values()])),
             "seconds": {name: round(value, 3) for name, value in self._seconds.items()},
         }
 

@@ -369,14 +369,21 @@ def _on_cpu(logits: Tensor, labels: Tensor, index: Tensor) -> tuple[Tensor, Tens
     logits, labels, index = logits.float(), labels.long(), index.long()
     devices = {part.device for part in (logits, labels, index)}
     if len(devices) == 1 and logits.device.type != "cpu":
-        # The bits of all three side by side: float64 would not hold every integer.
-        parts = [part.contiguous().view(torch.int32) for part in (labels[:, None], index[:, None])]
-        bits = torch.cat([logits.contiguous().view(torch.int32), *parts], 1).cpu()
-        k = logits.shape[1]
-        logits = bits[:, :k].contiguous().view(torch.float32)
-        labels = bits[:, k : k + 2].contiguous().view(torch.int64)[:, 0]
-        index = bits[:, k + 2 :].contiguous().view(torch.int64)[:, 0]
+        logits, labels, index = _unpacked(_packed(logits, labels, index).cpu())
     return logits.cpu(), labels.cpu(), index.cpu().numpy()
+
+
+def _packed(logits: Tensor, labels: Tensor, index: Tensor) -> Tensor:
+    """Return the bits of float32 logits and int64 labels and indices side by side, int32."""
+    # As numbers, float64 would not hold every index.
+    whole = torch.stack([labels, index], 1).view(torch.int32)
+    return torch.cat([logits.contiguous().view(torch.int32), whole], 1)
+
+
+def _unpacked(bits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what `_packed` was given."""
+    whole = bits[:, -4:].contiguous().view(torch.int64)
+    return bits[:, :-4].contiguous().view(torch.float32), whole[:, 0], whole[:, 1]
 
 
 def _longer(values: NDArray[np.float32] | None, shape: tuple[int, int]) -> NDArray[np.float32]:
