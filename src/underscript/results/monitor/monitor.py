@@ -58,7 +58,8 @@ class Monitor:
         Changed copies of each sample.
     holdout : Dataset, DataLoader or pair of arrays, optional
         Data with equally noisy labels that the network is not trained on; at most `n_probe`
-        samples are read. It makes the recommendation surer.
+        samples are read. It then decides alone which epoch to keep; with a few hundred samples its
+        standard error is larger than that of the probe.
     keep_logits : bool
         Whether to keep all logits of `update`, for `to_cartography_jsonl`: n × K numbers an epoch,
         in the folder if there is one, else in memory.
@@ -245,7 +246,10 @@ class Monitor:
         self._history += found or []
         self._seconds["end_epoch"] += time.perf_counter() - began
         if self.folder is not None:
+            # What writing costs is in the next epoch's file.
+            began = time.perf_counter()
             self.save(self.folder)
+            self._seconds["end_epoch"] += time.perf_counter() - began
 
     @property
     def history(self) -> pd.DataFrame:
