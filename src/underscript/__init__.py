@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .probes.subspace import MinimumAngleSubspaceClassifier, PrincipalVectorClassifier
     from .repair.retraining import Retrained, retrain
     from .report import plots
+    from .results.monitor.monitor import Monitor
 
 from ._version import __version__ as __version__
 
@@ -24,6 +25,7 @@ __all__ = [
     "ClassMoments",
     "Decoding",
     "MinimumAngleSubspaceClassifier",
+    "Monitor",
     "PrincipalVectorClassifier",
     "Retrained",
     "RidgeDiscriminant",
@@ -48,6 +50,7 @@ _MODULES = {
     "ClassMoments": "linalg.moments",
     "Decoding": "decoding",
     "MinimumAngleSubspaceClassifier": "probes.subspace",
+    "Monitor": "results.monitor.monitor",
     "PrincipalVectorClassifier": "probes.subspace",
     "Retrained": "repair.retraining",
     "RidgeDiscriminant": "probes.discriminant",

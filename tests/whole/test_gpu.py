@@ -1,4 +1,4 @@
-"""A decode on a GPU is the one on the processor, wherever the data are."""
+"""A decode or a monitor on a GPU is the one on the processor, wherever the data are."""
 
 import numpy as np
 import pytest
@@ -44,3 +44,22 @@ def test_a_gpu_decodes_as_the_processor_does(where):
     same = np.asarray(found["cpu"][0]) == np.asarray(found["cuda"][0])
     assert same.mean() > 0.98
     assert np.abs(found["cpu"][1] - found["cuda"][1]).mean() < 0.02
+
+
+def test_a_gpu_is_watched_as_the_processor_is():
+    rng = np.random.default_rng(0)
+    true = rng.integers(0, 4, 600)
+    patterns = rng.normal(size=(4, 1, 12, 12))
+    images = torch.from_numpy(patterns[true] + rng.normal(size=(600, 1, 12, 12))).float()
+    given = torch.from_numpy(np.where(rng.random(600) < 0.3, rng.integers(0, 4, 600), true))
+    found = {}
+    for device in ("cpu", "cuda"):
+        monitor, model = us.Monitor((images, given), n_probe=300), network().to(device).eval()
+        with torch.no_grad():
+            logits = model(images.to(device))
+        monitor.update(logits, given.to(device), torch.arange(600, device=device))
+        monitor.end_epoch(model)
+        found[device] = monitor.samples, monitor.history
+    np.testing.assert_allclose(found["cpu"][0]["aum"], found["cuda"][0]["aum"], atol=1e-3)
+    columns = ["plain", "perturbed"]
+    np.testing.assert_allclose(found["cpu"][1][columns], found["cuda"][1][columns], atol=0.02)

@@ -4,6 +4,6 @@ A memorised label depends on the exact input, knowledge does not: what a network
 a perturbed input is not memorised.
 """
 
-from .choosing import FLIP_KEEPS, Perturbation, choose_perturbation
+from .choosing import FLIP_KEEPS, Perturbation, choose_perturbation, perturbation_by_kind
 
-__all__ = ["FLIP_KEEPS", "Perturbation", "choose_perturbation"]
+__all__ = ["FLIP_KEEPS", "Perturbation", "choose_perturbation", "perturbation_by_kind"]

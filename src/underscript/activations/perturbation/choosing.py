@@ -23,7 +23,7 @@ from .numbers import Noise, spreads
 from .own import changed_by
 from .words import WordsDropped
 
-__all__ = ["FLIP_KEEPS", "Perturbation", "choose_perturbation"]
+__all__ = ["FLIP_KEEPS", "Perturbation", "choose_perturbation", "perturbation_by_kind"]
 
 # Flips keep the meaning if predictions for flipped and shifted images agree beyond chance, at least
 # this fraction as often as for two shifts of one image. The fraction was at most 0.33 for digits,
@@ -145,7 +145,7 @@ def choose_perturbation(
     if callable(choice):
         chosen: Perturbation | None = Perturbation("own", True, seed, own=choice)
     elif choice == "auto":
-        chosen = _by_kind(network, example, seed, notes)
+        chosen = perturbation_by_kind(network, example, seed, notes)
     else:
         raise DataError(f"perturb: expected auto, none or a function; found {choice!r}")
     if chosen is None:
@@ -156,7 +156,9 @@ def choose_perturbation(
         return trial.passed(chosen, notes)
 
 
-def _by_kind(network: nn.Module, example: Batch, seed: int, notes: Notes) -> Perturbation | None:
+def perturbation_by_kind(
+    network: nn.Module, example: Batch, seed: int, notes: Notes
+) -> Perturbation | None:
     """Return the perturbation that suits the inputs' kinds, or None with a note."""
     mask = word_mask(example)
     sequences = reads_sequences(network)

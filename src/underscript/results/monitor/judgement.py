@@ -1,0 +1,188 @@
+r"""When memorising starts, and which epoch to keep; both without clean labels.
+
+Let w be the probability that a given label is wrong, by the layer that knows most at that epoch,
+from a decoder that has not seen the label. On inputs as they are the network predicts a share S₀ of
+the wrong labels (weighted by w), on perturbed inputs a share S.
+
+*Alarm.* Knowledge predicts a wrong label no more often on the exact input than on a perturbed one;
+memory does. Memorising has started when S₀ − S is above zero by more than two standard errors, in
+two readings in a row, while some labels are surely wrong (the noise rate's lower limit is above
+2 %). With clean labels the latter never holds.
+
+*Epoch to keep.* Let A₀ and A be the agreement with given labels, on inputs as they are and
+perturbed, and R the agreement on perturbed inputs with right labels (weighted by 1 − w). Without
+memory a wrong label of K classes would be predicted at a rate of b = (1 − R) / (K − 1). So a share
+ρ = (S − b) / (S₀ − b) of what is remembered survives the perturbation, and
+A\* = (A − ρ A₀) / (1 − ρ) is the agreement with labels of new inputs. The epoch with the largest
+A\* is best, or with a hold-out that with the largest agreement there. The earliest epoch that is
+within one standard error of it (of their difference, sample by sample) is kept.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import NDArray
+
+from ...noise.estimate import SMALLEST
+
+__all__ = ["Alarm", "Reading", "Recommended", "alarm", "recommended"]
+
+# Standard errors beyond which a difference counts.
+_BEYOND = 2.0
+# A larger share ρ is not used: differences would count tenfold.
+_MOST = 0.9
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The network's agreement with the probe's labels at one epoch.
+
+    Attributes
+    ----------
+    epoch, step : int
+        When.
+    plain, perturbed, right : ndarray of float32, shape (n,)
+        Whether the network predicts each given label, as it is, and perturbed (a share of views);
+        and the probability that the label is right.
+    n_classes : int
+        Classes that occur.
+    rate, rate_low : float
+        Estimated noise rate, and the lower end of its interval.
+    hopeless : bool
+        Whether labels seem to say no more than chance.
+    holdout : ndarray of float32, shape (m,), or None
+        Whether the network predicts each label of the hold-out.
+    """
+
+    epoch: int
+    step: int
+    plain: NDArray[np.float32]
+    perturbed: NDArray[np.float32]
+    right: NDArray[np.float32]
+    n_classes: int
+    rate: float
+    rate_low: float
+    hopeless: bool
+    holdout: NDArray[np.float32] | None = field(default=None)
+
+    @property
+    def wrong_labels(self) -> tuple[float, float, float]:
+        """S₀, S, and the standard error of their difference; NaN if no label looks wrong."""
+        wrong = 1.0 - self.right.astype(np.float64)
+        total = wrong.sum()
+        if total <= 0:
+            return float("nan"), float("nan"), float("nan")
+        plain, perturbed = (
+            float(wrong @ each.astype(np.float64) / total) for each in (self.plain, self.perturbed)
+        )
+        apart = wrong * (self.plain - self.perturbed - (plain - perturbed))
+        return plain, perturbed, float(np.sqrt(np.square(apart).sum()) / total)
+
+    @property
+    def memorises(self) -> bool:
+        """Whether more wrong labels are predicted on exact inputs than on perturbed ones."""
+        plain, perturbed, error = self.wrong_labels
+        surely_wrong = self.rate_low > SMALLEST and not self.hopeless
+        return surely_wrong and plain - perturbed > _BEYOND * error
+
+    @property
+    def survival(self) -> float:
+        """The share ρ of memory that survives the perturbation; 0 without memory."""
+        plain, perturbed, _ = self.wrong_labels
+        right = self.right.astype(np.float64)
+        if not self.memorises or right.sum() <= 0:
+            return 0.0
+        agreement = float(right @ self.perturbed.astype(np.float64) / right.sum())
+        by_chance = (1 - agreement) / max(1, self.n_classes - 1)
+        if plain <= by_chance:
+            return 0.0
+        return float(np.clip((perturbed - by_chance) / (plain - by_chance), 0.0, _MOST))
+
+    def worth(self) -> Float[NDArray[np.float64], " n"]:
+        """Return what each sample adds to the mean A*, or to the agreement on the hold-out."""
+        if self.holdout is not None:
+            return self.holdout.astype(np.float64)
+        share = self.survival
+        return np.asarray((self.perturbed - share * self.plain) / (1 - share), dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """When memorising started: the `epoch` and its `step`, and the `evidence` in a sentence."""
+
+    epoch: int
+    step: int
+    evidence: str
+
+
+@dataclass(frozen=True)
+class Recommended:
+    """The epoch to keep.
+
+    Attributes
+    ----------
+    epoch, step : int
+        When.
+    agreement, error : float
+        Agreement with noisy labels of new inputs that is expected of it, and its standard error.
+    why : str
+        The reason in a sentence.
+    """
+
+    epoch: int
+    step: int
+    agreement: float
+    error: float
+    why: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the parts by name."""
+        return dict(vars(self))
+
+
+def alarm(readings: Sequence[Reading]) -> Alarm | None:
+    """Return when memorising started; None if nothing shows it."""
+    for one, other in pairwise(readings):
+        if one.memorises and other.memorises:
+            plain, perturbed, error = one.wrong_labels
+            return Alarm(
+                one.epoch,
+                one.step,
+                f"from epoch {one.epoch} on, the network predicts {plain:.1%} of the labels that "
+                f"look wrong for exact inputs, and {perturbed:.1%} for slightly changed ones "
+                f"(difference {plain - perturbed:.1%} ± {error:.1%}); at least "
+                f"{one.rate_low:.0%} of the labels look wrong",
+            )
+    return None
+
+
+def recommended(readings: Sequence[Reading]) -> Recommended | None:
+    """Return the epoch to keep; None before the first reading."""
+    if not readings:
+        return None
+    worths = [reading.worth() for reading in readings]
+    means = [float(worth.mean()) for worth in worths]
+    best = int(np.argmax(means))
+
+    def error(values: NDArray[np.float64]) -> float:
+        return float(values.std() / len(values) ** 0.5)
+
+    kept = next(
+        at
+        for at, worth in enumerate(worths)
+        if means[best] - means[at] <= error(worths[best] - worth)
+    )
+    reading, own = readings[kept], error(worths[kept])
+    labels = "the hold-out's labels" if reading.holdout is not None else "labels of new inputs"
+    why = f"epoch {reading.epoch} agrees with {means[kept]:.1%} ± {own:.1%} of {labels}"
+    if reading.holdout is None:
+        why += ", estimated from slightly changed inputs less memory"
+    if kept != best:
+        why += f"; epoch {readings[best].epoch} has {means[best]:.1%}, within one standard error"
+    else:
+        why += "; no other epoch has more"
+    return Recommended(reading.epoch, reading.step, means[kept], own, why)

@@ -1,0 +1,210 @@
+"""How much of the given labels each layer knows, and how much of it is memory, at one epoch."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from ...noise.calibration import calibrate
+from ...noise.estimate import Noise, chance_right, estimate_noise
+from ...probes.discriminant import ClassSums, PooledMoments
+from ...utils.distributed import ALONE
+from .probe import ProbeRows
+
+__all__ = ["Epoch", "Layer", "effective_rank", "principal_angles", "read_layers"]
+
+# Of the discriminant; in units of the mean variance. Large, for few rows and noisy labels.
+RIDGE = 0.3
+# Rows for effective ranks: the time grows with their cube.
+_FOR_RANKS = 512
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer at one epoch.
+
+    Attributes
+    ----------
+    plain, perturbed : float
+        Share of given labels that an out-of-fold decoder predicts for inputs as they are, and
+        perturbed.
+    accuracy, accuracy_low, accuracy_high : float
+        Estimated accuracy of that decoder, and a 95 % interval.
+    effective_rank : float
+        Exponential of the entropy of the eigenvalues' shares.
+    angle : float
+        Mean principal angle, in degrees, between the spaces of the class means of this epoch and
+        the last that was read; NaN at first.
+    """
+
+    plain: float
+    perturbed: float
+    accuracy: float
+    accuracy_low: float
+    accuracy_high: float
+    effective_rank: float
+    angle: float
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one reading of the probe shows.
+
+    Attributes
+    ----------
+    layers : dict of str to Layer
+        By name, in the order in which they run.
+    noise : Noise
+        Of the given labels, estimated from the best layer.
+    best : str
+        That layer.
+    right : Tensor of float32, shape (n,)
+        The probability by that layer that each given label is right.
+    plain, perturbed : Tensor of float32, shape (n,)
+        Whether the network predicts each given label for inputs as they are; and for which share
+        of perturbed views.
+    bases : dict of str to Tensor, shape (width, K - 1) or smaller
+        Orthonormal bases of the class means.
+    """
+
+    layers: dict[str, Layer]
+    noise: Noise
+    best: str
+    right: Tensor
+    plain: Tensor
+    perturbed: Tensor
+    bases: dict[str, Tensor]
+
+
+def read_layers(rows: ProbeRows, labels: Int[Tensor, " n"], before: dict[str, Tensor]) -> Epoch:
+    """Measure all layers.
+
+    The best layer has the largest 2 A − A₀: agreement on perturbed inputs, less what the
+    perturbation removes. For as much memory again may have survived it.
+
+    Parameters
+    ----------
+    rows : ProbeRows
+        What the network gave.
+    labels : Tensor of int64, shape (n,)
+        Given labels.
+    before : dict of str to Tensor
+        The last epoch's `bases`.
+    """
+    classes, places = torch.unique(labels, return_inverse=True)
+    # Samples of every class in both halves.
+    half = torch.empty(len(labels), dtype=torch.bool)
+    half[torch.argsort(places, stable=True)] = torch.arange(len(labels)) % 2 == 0
+    agreements, scores, both, ranks, bases = {}, {}, {}, {}, {}
+    for name, (plain, *moved) in rows.layers.items():
+        of_plain, of_moved = cross_fitted(
+            plain, moved, places.to(plain.device), half, len(classes), rows.fits
+        )
+        # Samples chosen by one kind of input would look different on the other by that alone.
+        scores[name], both[name] = of_moved, of_plain + of_moved
+        agreements[name] = [
+            float((values.argmax(1) == places).double().mean()) for values in (of_plain, of_moved)
+        ]
+        ranks[name] = effective_rank(plain)
+        bases[name] = class_basis(plain, places, len(classes))
+    best = max(agreements, key=lambda name: 2 * agreements[name][1] - agreements[name][0])
+    noise = estimate_noise(scores[best], places, calibrate(scores[best], places))
+    layers = {}
+    for name, (plain_share, moved_share) in agreements.items():
+        of_layer = noise if name == best else noise.of_decoder(moved_share, len(labels))
+        angles = principal_angles(before[name], bases[name]) if name in before else None
+        layers[name] = Layer(
+            plain_share,
+            moved_share,
+            of_layer.accuracy,
+            of_layer.accuracy_low,
+            of_layer.accuracy_high,
+            ranks[name],
+            float("nan") if angles is None or not len(angles) else float(angles.mean()),
+        )
+    own = [(logits.argmax(1).cpu() == labels).float() for logits in rows.logits]
+    return Epoch(
+        layers,
+        noise,
+        best,
+        chance_right(both[best], places).float(),
+        own[0],
+        torch.stack(own[1:] or own).mean(0),
+        bases,
+    )
+
+
+def cross_fitted(
+    plain: Float[Tensor, "n width"],
+    moved: list[Tensor],
+    labels: Int[Tensor, " n"],
+    half: Bool[Tensor, " n"],
+    n_classes: int,
+    fits: bool,
+) -> tuple[Float[Tensor, "n classes"], Float[Tensor, "n classes"]]:
+    """Return scores of all rows by a discriminant fitted to the other half of the samples.
+
+    Returns
+    -------
+    tuple of Tensor, float32, on the CPU
+        For rows as they are, and the mean over perturbed ones.
+    """
+    parts = [plain, *(moved if fits else [])]
+    rows = torch.cat(parts)
+    # The covariance knows no labels, so both halves may share that of all rows.
+    moments = PooledMoments(rows.mean(0))
+    moments.update(rows)
+    covariance = moments.covariance([RIDGE])
+    labellings = []
+    for fold in (half, ~half):
+        there = (~fold).to(plain.device)
+        sums = ClassSums(n_classes, moments.centre)
+        sums.update(rows[there.repeat(len(parts))], labels[there].repeat(len(parts)))
+        means, counts = sums.total(ALONE)
+        labellings.append((means, counts * (len(plain) / max(1, int(there.sum())))))
+    of_plain = torch.zeros(len(plain), n_classes)
+    of_moved = torch.zeros(len(plain), n_classes)
+    fitted = covariance.discriminants(labellings)
+    for fold, by_ridge in zip((half, ~half), fitted, strict=True):
+        linear, here = by_ridge[RIDGE], fold.to(plain.device)
+        of_plain[fold] = linear(plain[here]).cpu()
+        views = moved or [plain]
+        of_moved[fold] = torch.stack([linear(each[here]).cpu() for each in views]).mean(0)
+    return of_plain, of_moved
+
+
+def effective_rank(rows: Float[Tensor, "n width"]) -> float:
+    """Return the exponential of the entropy of the covariance's eigenvalues (Roy, Vetterli 2007).
+
+    Of the first 512 rows at most; 1 for rows that do not vary.
+    """
+    rows = rows[:_FOR_RANKS] - rows[:_FOR_RANKS].mean(0)
+    products = rows @ rows.T if len(rows) < rows.shape[1] else rows.T @ rows
+    values = torch.linalg.eigvalsh(products.double().cpu()).clamp(min=0)
+    if float(values.sum()) <= 0:
+        return 1.0
+    shares = values / values.sum()
+    return float(torch.special.entr(shares).sum().exp())
+
+
+def class_basis(
+    rows: Float[Tensor, "n width"], labels: Int[Tensor, " n"], n_classes: int
+) -> Float[Tensor, "width k"]:
+    """Return an orthonormal basis of the class means minus their mean, float32 on the CPU."""
+    sums = torch.zeros(n_classes, rows.shape[1], device=rows.device)
+    sums.index_add_(0, labels.to(rows.device), rows)
+    counts = torch.bincount(labels, minlength=n_classes).clamp(min=1)
+    means = (sums / counts.to(rows.device)[:, None]).double().cpu()
+    _, values, right = torch.linalg.svd(means - means.mean(0), full_matrices=False)
+    kept = values > 1e-6 * values.max().clamp(min=1e-30)
+    basis: Tensor = right[kept].T.float().contiguous()
+    return basis
+
+
+def principal_angles(one: Tensor, other: Tensor) -> Float[Tensor, " k"]:
+    """Return the principal angles between two spaces, in degrees, ascending."""
+    if one.shape[0] != other.shape[0]:
+        return torch.empty(0, dtype=torch.float64)
+    cosines = torch.linalg.svdvals(one.double().T @ other.double()).clamp(0, 1)
+    return torch.rad2deg(torch.arccos(cosines))
