@@ -19,7 +19,9 @@ def datalab_of(labels: np.ndarray, probabilities: np.ndarray) -> pd.DataFrame:
         warnings.simplefilter("ignore")
         cleanlab = pytest.importorskip("cleanlab", reason="the extra underscript[cleanlab]")
         lab = cleanlab.Datalab({"label": labels}, label_name="label", verbosity=0)
-        lab.find_issues(pred_probs=probabilities, issue_types={"label": {}})
+        # Processes forked from this one, whose threads hold locks, might never end.
+        one_process = {"clean_learning_kwargs": {"find_label_issues_kwargs": {"n_jobs": 1}}}
+        lab.find_issues(pred_probs=probabilities, issue_types={"label": one_process})
         return lab.get_issues("label")
 
 
