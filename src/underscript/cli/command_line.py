@@ -143,7 +143,7 @@ def _parser() -> argparse.ArgumentParser:
     redrawn = "replace this share of the training labels by random classes (default 0.4)"
     demo.add_argument("--corruption", type=float, metavar="C", help=redrawn)
     people = "with --data cifar10: take the labels that people gave (CIFAR-10N) instead"
-    demo.add_argument("--labels", choices=HUMAN_LABELS, help=people)
+    demo.add_argument("--labels", choices=tuple(HUMAN_LABELS), help=people)
     most = "take at most so many training images (default: all; of cifar10 10,000)"
     demo.add_argument("--samples", type=_count, metavar="N", help=most)
     demo.add_argument("--seed", type=int, default=0, help=help_texts.SEED)

@@ -36,8 +36,17 @@ DEMOS = {
     "cifar10": "small-cnn",
 }
 """Data sets of the demo, and the architecture that suits each."""
-HUMAN_LABELS = ("worse", "aggregate", "random1", "random2", "random3")
-"""Sets of labels that people gave to CIFAR-10's training images (CIFAR-10N)."""
+HUMAN_LABELS = {
+    "worse": "worse_label",
+    "aggregate": "aggre_label",
+    "random1": "random_label1",
+    "random2": "random_label2",
+    "random3": "random_label3",
+}
+"""Labels that people gave to CIFAR-10's training images (CIFAR-10N), and their files.
+
+A wrong one of three labels where there is one; the majority; one person's.
+"""
 
 
 @dataclass(frozen=True)

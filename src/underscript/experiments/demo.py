@@ -22,7 +22,7 @@ from .datasets import human_labels, load_dataset, to_float
 from .presets import preset_for
 from .training import TrainingRecord, train
 
-__all__ = ["Demo", "DemoData", "demo_files", "run_demo"]
+__all__ = ["Demo", "DemoData", "demo_files", "demo_sources", "run_demo"]
 
 # 42 is the paper's corruption seed.
 LABEL_SEED = 42

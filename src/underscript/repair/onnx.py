@@ -1,6 +1,5 @@
 """Write a decoder with its network as an ONNX file, and check the file with onnxruntime."""
 
-import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,14 +8,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..activations.hooks import undisturbed
-from ..activations.runner import placed
 from ..data.batches import Batch
 from ..errors import DataError, ModelError
 from ..utils.extras import optional_package
 from ..utils.files import whole_file
 from .module import DecodedModule
-from .tracing import TRACED, check_same_values, input_names, of_size, quiet, traced
+from .tracing import (
+    TRACED,
+    alone_on_cpu,
+    by_name,
+    check_same_values,
+    input_names,
+    of_size,
+    quiet,
+    traced,
+)
 
 __all__ = ["OnnxFile", "export_onnx"]
 
@@ -49,9 +55,7 @@ def export_onnx(
     onnx = _import("onnx")
     _import("onnxruntime")
     _import("onnxscript")
-    with undisturbed(module):
-        alone = copy.deepcopy(module).to("cpu").eval()
-        batch = placed(alone.network, example, torch.device("cpu"))
+    with alone_on_cpu(module, example) as (alone, batch):
         proto = _as_onnx(alone, batch)
         for key, text in metadata.items():
             proto.metadata_props.add(key=key, value=text)
@@ -121,15 +125,9 @@ class OnnxFile:
         DataError
             If onnxruntime cannot run the inputs.
         """
-        given = [value for value in batch.args if isinstance(value, Tensor)]
-        feed: dict[str, Any] = {}
-        for place in self._session.get_inputs():
-            value = batch.kwargs.get(place.name)
-            if value is None and given:
-                value = given.pop(0)
-            if not isinstance(value, Tensor):
-                raise DataError(f"{self.path}: expected an input {place.name!r}; found none")
-            feed[place.name] = _as_typed(value, place.type)
+        types = {place.name: place.type for place in self._session.get_inputs()}
+        given = by_name(batch, list(types), str(self.path))
+        feed = {name: _as_typed(value, types[name]) for name, value in given.items()}
         try:
             values = self._session.run(None, feed)[0]
         except Exception as error:

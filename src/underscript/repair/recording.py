@@ -5,7 +5,6 @@ guards, symbolic expressions. Here a file names operators of torch that only com
 else in it is run.
 """
 
-import copy
 import json
 import operator
 from collections.abc import Callable, Mapping
@@ -17,13 +16,20 @@ import safetensors.torch
 import torch
 from torch import Tensor, fx
 
-from ..activations.hooks import undisturbed
-from ..activations.runner import placed
 from ..data.batches import Batch
 from ..errors import DataError, ModelError, OutputError
 from ..utils.files import write_tensors
 from .module import DecodedModule
-from .tracing import FIXED_BATCH, check_same_values, input_names, of_size, tensors_of, traced
+from .tracing import (
+    FIXED_BATCH,
+    alone_on_cpu,
+    by_name,
+    check_same_values,
+    input_names,
+    of_size,
+    tensors_of,
+    traced,
+)
 
 __all__ = ["RecordedDecoder", "record"]
 
@@ -124,14 +130,11 @@ class RecordedDecoder:
         return found
 
     def _inputs(self, batch: Batch) -> dict[str, Tensor]:
-        given = [value for value in batch.args if isinstance(value, Tensor)]
+        places = self.graph["inputs"]
+        given = by_name(batch, [place["name"] for place in places], "inputs")
         found = {}
-        for place in self.graph["inputs"]:
-            value = batch.kwargs.get(place["name"])
-            if value is None and given:
-                value = given.pop(0)
-            if not isinstance(value, Tensor):
-                raise DataError(f"inputs: expected {place['name']!r}; found none")
+        for place in places:
+            value = given[place["name"]]
             dtype = getattr(torch, place["dtype"])
             if dtype.is_floating_point != value.is_floating_point():
                 raise DataError(
@@ -194,9 +197,7 @@ def record(module: DecodedModule, example: Batch) -> RecordedDecoder:
         If the network cannot be traced, uses an operator that is not torch's own, or the values
         differ; the message says which.
     """
-    with undisturbed(module):
-        alone = copy.deepcopy(module).to("cpu").eval()
-        batch = placed(alone.network, example, torch.device("cpu"))
+    with alone_on_cpu(module, example) as (alone, batch):
         program = _program(alone, batch)
         recording = _Recorder(program, input_names(alone.network, batch)).recording()
         check_same_values(alone, recording.decide, batch, "the recorded network")

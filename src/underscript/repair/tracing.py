@@ -1,9 +1,9 @@
 """Trace a decoder's module with torch.export, and compare what was made of it with the module."""
 
-import inspect
+import copy
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,12 +11,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..activations.hooks import undisturbed
+from ..activations.runner import placed
 from ..data.batches import Batch, per_sample
+from ..data.input_form import parameters_of
 from ..errors import DataError, ModelError
 from .module import DecodedModule
 
 __all__ = [
     "CHECKED",
+    "FIXED_BATCH",
+    "TRACED",
+    "alone_on_cpu",
+    "by_name",
     "check_same_values",
     "input_names",
     "of_size",
@@ -112,6 +119,53 @@ FIXED_BATCH = (
 )
 
 
+@contextmanager
+def alone_on_cpu(module: DecodedModule, example: Batch) -> Iterator[tuple[DecodedModule, Batch]]:
+    """Give a copy of a module on the CPU, in evaluation mode, and inputs as its network takes them.
+
+    Parameters
+    ----------
+    module : DecodedModule
+        It is left as it is.
+    example : Batch
+        Inputs.
+    """
+    with undisturbed(module):
+        alone = copy.deepcopy(module).to("cpu").eval()
+        yield alone, placed(alone.network, example, torch.device("cpu"))
+
+
+def by_name(batch: Batch, names: Sequence[str], what: str) -> dict[str, Tensor]:
+    """Return a batch's tensors under the names that something takes them by.
+
+    Tensors by position take the names that are not given, in their order.
+
+    Parameters
+    ----------
+    batch : Batch
+        Inputs.
+    names : sequence of str
+        As `input_names` gives them.
+    what : str
+        What takes them, for messages.
+
+    Raises
+    ------
+    DataError
+        If there is none for a name.
+    """
+    given = [value for value in batch.args if isinstance(value, Tensor)]
+    found = {}
+    for name in names:
+        value = batch.kwargs.get(name)
+        if value is None and given:
+            value = given.pop(0)
+        if not isinstance(value, Tensor):
+            raise DataError(f"{what}: expected an input {name!r}; found none")
+        found[name] = value
+    return found
+
+
 def tensors_of(batch: Batch) -> list[Tensor]:
     """Return a batch's tensors, those by position first."""
     return [v for v in (*batch.args, *batch.kwargs.values()) if isinstance(v, Tensor)]
@@ -131,8 +185,7 @@ def of_size(batch: Batch, size: int) -> Batch:
 
 def input_names(network: nn.Module, batch: Batch) -> list[str]:
     """Return the tensors' names in the network's forward pass."""
-    parameters = inspect.signature(network.forward).parameters.values()
-    places = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+    places = parameters_of(network)
     places += [f"input{number}" for number in range(len(places), len(batch.args))]
     named = [*zip(places, batch.args, strict=False), *batch.kwargs.items()]
     return [name for name, value in named if isinstance(value, Tensor)]

@@ -81,11 +81,11 @@ def _numbers(d: Run) -> Table:
 
 def _samples(console: Console, d: Run, room: int) -> list[Text]:
     """Return a title and the worst samples, in at most `room` lines."""
-    issues = d.label_issues()
+    issues = d.label_issues(sort=True)
     flagged = issues[issues["is_label_issue"]]
     if not len(flagged):
         return [Text("No label looks wrong.")]
-    worst = flagged.sort_values(["label_quality", "margin"], kind="stable").head(SAMPLES)
+    worst = flagged.head(SAMPLES)
     few = "" if len(flagged) <= len(worst) else "; the worst"
     look = "label looks" if len(flagged) == 1 else "labels look"
     title = Text(f"{len(flagged):,} of {len(issues):,} {look} wrong{few} (given → proposed):")

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from ..results.run import Run
-from ..results.verdict import of_what
+from ..results.verdict import of_what, same_decoder
 from ..utils.classes import Pair, class_names, pairs
 from ..utils.intervals import of_share
 from .plots.style import printable
@@ -108,12 +108,7 @@ def five_numbers(d: Run) -> list[KeyNumber]:
         add("network fits", own["train_given"])
     if chosen["test_accuracy"] is not None:
         add("decoded", chosen["test_accuracy"])
-        rows = table[
-            (table["split"] == "test")
-            & (table["labels"] == "given")
-            & (table["subspace_labels"] == "corrupted")
-            & (table["probe"] == chosen["probe"])
-        ]
+        rows = same_decoder(summary, table)
         raw = rows[(rows["layer"] == "input") & (rows["model"] == "trained")]["accuracy"]
         twin = rows[rows["model"] == "random"]["accuracy"]
         if len(raw) and own["train_given"] is not None:
@@ -162,12 +157,7 @@ def reading(d: Run) -> list[str]:
     chosen = summary["selected"]
     if chosen["test_accuracy"] is None:
         return []
-    rows = table[
-        (table["split"] == "test")
-        & (table["labels"] == "given")
-        & (table["subspace_labels"] == "corrupted")
-        & (table["probe"] == chosen["probe"])
-    ]
+    rows = same_decoder(summary, table)
     own = rows["model"] == "trained"
     low, high = of_share(chosen["test_accuracy"], int(rows["n"].iloc[0]))
     clauses: dict[str, list[str]] = {}

@@ -217,6 +217,10 @@ class Decoder:
         output is given by names, ``module(**encoding)``. Its buffers hold what was
         fitted. Moving or changing it does not change the model.
         """
+        return self.new_module()
+
+    def new_module(self) -> DecodedModule:
+        """Return a new `module`, which is not kept: it holds a copy of the network."""
         return DecodedModule(self._model(), self.taps, self.estimator, self.inputs)
 
     def export(self, path: str | os.PathLike[str], example: Any = None) -> None:

@@ -29,6 +29,12 @@ COLUMNS = {
 }
 """The columns of label issues, and the kinds of their values."""
 
+
+def most_suspicious_first(issues: pd.DataFrame) -> pd.DataFrame:
+    """Return label issues by their quality, the lowest first; of equal ones by the margin."""
+    return issues.sort_values(["label_quality", "margin"], kind="stable")
+
+
 # Larger log-odds are cut off here, so that no margin is infinite.
 _MOST = 700.0
 # Samples in one of the arrays that gather predictions.

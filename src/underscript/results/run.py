@@ -21,7 +21,7 @@ from ..utils.files import TABLE_COLUMNS
 from .decoder import Decoder
 from .examples import Example
 from .export import pred_probs
-from .issues import confused_pairs
+from .issues import confused_pairs, most_suspicious_first
 from .training_predictions import TrainingPredictions, add_training_predictions, flagged
 
 
@@ -153,7 +153,7 @@ class Run:
             With class names also `given_name`, `predicted_name` and `second_name`.
         """
         issues = with_names(self._issues(), self.summary["model"]["class_names"])
-        return issues.sort_values(["label_quality", "margin"], kind="stable") if sort else issues
+        return most_suspicious_first(issues) if sort else issues
 
     def confused_pairs(self) -> pd.DataFrame:
         """Return the pairs of given and predicted class of flagged samples, most frequent first.

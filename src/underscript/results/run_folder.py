@@ -25,7 +25,7 @@ from .decoder import Decoder
 from .examples import Example, load_examples, save_examples
 from .export import write_spreadsheet
 from .geometry import COLUMNS as GEOMETRY
-from .issues import COLUMNS
+from .issues import COLUMNS, most_suspicious_first
 
 __all__ = ["RunParts", "is_run", "read_run", "results_of", "write_run"]
 
@@ -45,7 +45,10 @@ class RunParts(NamedTuple):
 
 def is_run(folder: Path) -> bool:
     """Say whether a folder is a run of ours; that of a trace of checkpoints is none."""
-    results = results_of(folder)
+    return _is_run(results_of(folder))
+
+
+def _is_run(results: Mapping[str, Any]) -> bool:
     return isinstance(results.get("underscript"), dict) and results.get("kind") != "trace"
 
 
@@ -75,7 +78,7 @@ def write_run(run: RunParts, folder: Path, *, network: bool = True) -> None:
     text = json.dumps(run.summary, indent=2, ensure_ascii=False, allow_nan=False)
     (folder / "results.json").write_text(text + "\n", encoding="utf-8")
     run.table.to_csv(folder / "layers.csv", index=False)
-    issues = with_names(_sorted(run.issues), run.summary["model"]["class_names"])
+    issues = with_names(most_suspicious_first(run.issues), run.summary["model"]["class_names"])
     write_spreadsheet(issues, folder / "label_issues.csv")
     if run.candidates is not None:
         run.candidates.to_csv(folder / "candidates.csv", index=False)
@@ -95,15 +98,15 @@ def read_run(folder: Path, model: nn.Module | None) -> RunParts:
     OutputError
         If the folder is not a run, is damaged, or is of another format.
     """
-    if results_of(folder).get("kind") == "trace":
+    summary = results_of(folder)
+    if summary.get("kind") == "trace":
         raise OutputError(
             f"{folder}: expected an underscript run; found a trace of checkpoints, which "
             "us.load_trace reads"
         )
-    if not is_run(folder):
+    if not _is_run(summary):
         raise OutputError(f"{folder}: expected an underscript run (a folder with results.json)")
     try:
-        summary = json.loads((folder / "results.json").read_text(encoding="utf-8"))
         stored = summary["underscript"]["format"]
         if stored != RUN_FORMAT:
             raise OutputError(
@@ -208,15 +211,10 @@ def _record(best: Decoder, folder: Path, wanted: bool) -> str | None:
     if best.model is None or best.example is None:
         return best.recorded or "the run was loaded before it was saved again"
     try:
-        record(best.module, best.example).write(folder)
+        record(best.new_module(), best.example).write(folder)
     except ModelError as error:
         return f"the network could not be kept in the run: {error}"
     return None
-
-
-def _sorted(issues: pd.DataFrame) -> pd.DataFrame:
-    """Return label issues, the most suspicious first. Their own order is that of the index."""
-    return issues.sort_values(["label_quality", "margin"], kind="stable")
 
 
 def _read_decoder(folder: Path, model: nn.Module | None, why: str | None = None) -> Decoder:

@@ -7,7 +7,7 @@ import pandas as pd
 
 from ..utils.intervals import of_share
 
-__all__ = ["needless", "of_what", "opening", "reads_only_input", "verdict"]
+__all__ = ["needless", "of_what", "opening", "reads_only_input", "same_decoder", "verdict"]
 
 # Shares beyond these ends, and intervals narrower than this, need a decimal to be told apart.
 _HIGH, _LOW, _NARROW = 0.95, 0.05, 0.01
@@ -158,7 +158,7 @@ def needless(summary: Mapping[str, Any], table: pd.DataFrame) -> Needless | None
     own, chosen, noise = summary["model"]["accuracy"], summary["selected"], summary["noise"]
     if own["test"] is None or (noise is not None and noise["hopeless"]):
         return None
-    rows = _same_decoder(summary, table)
+    rows = same_decoder(summary, table)
     by_decoder = chosen["test_accuracy"] >= own["test"] and chosen["layers"] != ["input"]
     best, n = chosen["test_accuracy"] if by_decoder else own["test"], int(rows["n"].iloc[0])
     low, high = of_share(best, n)
@@ -198,7 +198,7 @@ def _controls(summary: Mapping[str, Any], table: pd.DataFrame) -> str:
     hopeless = noise is not None and noise["hopeless"]
     if summary["model"]["accuracy"]["test"] is None or hopeless:
         return ""
-    rows = _same_decoder(summary, table)
+    rows = same_decoder(summary, table)
     raw = rows[(rows["layer"] == "input") & (rows["model"] == "trained")]["accuracy"]
     twin = rows[rows["model"] == "random"]["accuracy"]
     parts = []
@@ -211,7 +211,7 @@ def _controls(summary: Mapping[str, Any], table: pd.DataFrame) -> str:
     return f"{text[0].upper()}{text[1:]}." if text else ""
 
 
-def _same_decoder(summary: Mapping[str, Any], table: pd.DataFrame) -> pd.DataFrame:
+def same_decoder(summary: Mapping[str, Any], table: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of the table for test data and the kind of decoder that was chosen."""
     rows: pd.DataFrame = table[
         (table["split"] == "test")

@@ -20,10 +20,12 @@ which costs one or two.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
+from numpy.typing import NDArray
 from torch import Tensor
 
 __all__ = [
@@ -94,7 +96,7 @@ class Memory:
         return corrected(self.base, self.moved, self.survival)
 
 
-T = TypeVar("T", float, Tensor)
+T = TypeVar("T", float, Tensor, NDArray[np.floating[Any]])
 
 
 def corrected(plain: T, moved: T, survival: float) -> T:

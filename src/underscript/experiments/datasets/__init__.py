@@ -10,12 +10,11 @@
 """
 
 from .catalogue import dataset_names, default_root
-from .human_labels import HUMAN, human_labels
+from .human_labels import human_labels
 from .images import ImageData, describe, to_float
 from .load import load_dataset
 
 __all__ = [
-    "HUMAN",
     "ImageData",
     "dataset_names",
     "default_root",

@@ -6,19 +6,12 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import DataError, LabelError
+from ..catalogue import HUMAN_LABELS
 from .catalogue import default_root
 from .images import ImageData, Labels
 
-__all__ = ["HUMAN", "human_labels"]
+__all__ = ["human_labels"]
 
-HUMAN = {
-    "worse": "worse_label",
-    "aggregate": "aggre_label",
-    "random1": "random_label1",
-    "random2": "random_label2",
-    "random3": "random_label3",
-}
-"""Sets of labels and their files: a wrong one of three labels, the majority, one person's."""
 FOLDER = "cifar-10n"
 _TRUE = "clean_label"
 
@@ -52,17 +45,18 @@ def human_labels(
     LabelError
         If the file does not hold a class for each image, or belongs to images in another order.
     """
-    if name not in HUMAN:
-        raise DataError(f"labels: expected one of {', '.join(HUMAN)}; found {name!r}")
+    if name not in HUMAN_LABELS:
+        raise DataError(f"labels: expected one of {', '.join(HUMAN_LABELS)}; found {name!r}")
     base = default_root() if root is None else Path(root).expanduser()
     places = [base / FOLDER, base, Path("data") / FOLDER]
-    folder = next((p for p in places if (p / f"{HUMAN[name]}.npy").is_file()), None)
+    file = f"{HUMAN_LABELS[name]}.npy"
+    folder = next((place for place in places if (place / file).is_file()), None)
     if folder is None:
         raise DataError(
-            f"labels: no file {FOLDER}/{HUMAN[name]}.npy under {base} or ./data; save that array "
-            "of CIFAR-10N's CIFAR-10_human.pt with numpy.save and put it there"
+            f"labels: no file {FOLDER}/{file} under {base} or ./data; save that array of "
+            "CIFAR-10N's CIFAR-10_human.pt with numpy.save and put it there"
         )
-    found = _read(folder / f"{HUMAN[name]}.npy", images)
+    found = _read(folder / file, images)
     true = folder / f"{_TRUE}.npy"
     if true.is_file() and not np.array_equal(_read(true, images), images.train_labels):
         raise LabelError(

@@ -28,6 +28,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 
 from ...noise.estimate import SMALLEST
+from ...selection.memorisation import corrected
 
 __all__ = ["Alarm", "Reading", "Recommended", "alarm", "recommended"]
 
@@ -106,8 +107,7 @@ class Reading:
         """Return what each sample adds to the mean A*, or to the agreement on the hold-out."""
         if self.holdout is not None:
             return self.holdout.astype(np.float64)
-        share = self.survival
-        return np.asarray((self.perturbed - share * self.plain) / (1 - share), dtype=np.float64)
+        return corrected(self.plain, self.perturbed, self.survival).astype(np.float64)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from ...noise.calibration import calibrate
 from ...noise.estimate import Noise, chance_right, estimate_noise
 from ...probes.discriminant import ClassSums, PooledMoments
 from ...utils.distributed import ALONE
+from .. import geometry
 from .probe import ProbeRows
 
 __all__ = ["Epoch", "Layer", "effective_rank", "principal_angles", "read_layers"]
@@ -184,8 +185,7 @@ def effective_rank(rows: Float[Tensor, "n width"]) -> float:
     values = torch.linalg.eigvalsh(products.double().cpu()).clamp(min=0)
     if float(values.sum()) <= 0:
         return 1.0
-    shares = values / values.sum()
-    return float(torch.special.entr(shares).sum().exp())
+    return geometry.effective_rank(values.numpy())
 
 
 def class_basis(
