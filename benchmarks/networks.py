@@ -15,6 +15,7 @@ import gzip
 import json
 import os
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -254,24 +255,25 @@ def augmented(x: Tensor, generator: torch.Generator) -> Tensor:
 
 
 @torch.no_grad()
-def predictions(model: nn.Module, x: Tensor) -> Tensor:
-    """Return logits (n, K) in evaluation mode."""
+def predictions(model: nn.Module, x: Tensor, fast: bool = False) -> Tensor:
+    """Return logits (n, K) in evaluation mode; `fast`: with products in bfloat16."""
     model.eval()
-    return torch.cat([model(part).float() for part in x.split(2_000)])
+    with torch.autocast(x.device.type, torch.bfloat16, fast):
+        return torch.cat([model(part).float() for part in x.split(2_000)])
 
 
 class _Step:
-    """One step of Adam; on CUDA a graph of it, with products in bfloat16.
+    """One step of Adam; on CUDA a graph of it. `fast`: with products in bfloat16.
 
-    It gives how many labels of the batch were predicted before the step.
+    It gives the logits of the batch from before the step.
     """
 
-    def __init__(self, model: nn.Module, x: Tensor, y: Tensor):
-        self.model, self.fast = model, x.is_cuda
-        rate = torch.tensor(1e-3, device=x.device) if self.fast else 1e-3
-        self.optimiser = torch.optim.Adam(model.parameters(), rate, capturable=self.fast)
+    def __init__(self, model: nn.Module, x: Tensor, y: Tensor, fast: bool):
+        self.model, self.fast, self.graphed = model, fast, x.is_cuda
+        rate = torch.tensor(1e-3, device=x.device) if self.graphed else 1e-3
+        self.optimiser = torch.optim.Adam(model.parameters(), rate, capturable=self.graphed)
         self.graph = None
-        if not self.fast:
+        if not self.graphed:
             return
         self.x, self.y = x.clone(), y.clone()
         model.train()
@@ -283,7 +285,7 @@ class _Step:
         torch.cuda.current_stream().wait_stream(side)
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph):
-            self.hits = self._run(self.x, self.y)
+            self.logits = self._run(self.x, self.y)
 
     def _run(self, x: Tensor, y: Tensor) -> Tensor:
         self.optimiser.zero_grad(set_to_none=True)
@@ -291,7 +293,7 @@ class _Step:
             logits = self.model(x).float()
         cross_entropy(logits, y).backward()
         self.optimiser.step()
-        return (logits.detach().argmax(1) == y).sum()
+        return logits.detach()
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
         if self.graph is None:
@@ -299,7 +301,7 @@ class _Step:
         self.x.copy_(x)
         self.y.copy_(y)
         self.graph.replay()
-        return self.hits
+        return self.logits
 
     @property
     def rate(self) -> float:
@@ -308,7 +310,7 @@ class _Step:
     @rate.setter
     def rate(self, rate: float) -> None:
         for group in self.optimiser.param_groups:
-            if self.fast:
+            if self.graphed:
                 group["lr"].fill_(rate)
             else:
                 group["lr"] = rate
@@ -322,17 +324,22 @@ def train(
     test: tuple[Tensor, Tensor] | None = None,
     epochs: int | None = None,
     seconds: float = float("inf"),
+    fast: bool | None = None,
+    seen: Callable[[Tensor, Tensor], None] = lambda index, logits: None,
+    ended: Callable[[dict[str, float]], None] = lambda line: None,
 ) -> list[dict[str, float]]:
     """Train until a share of the labels is fitted, or for some epochs; return a line an epoch.
 
     Adam at 1e-3, batches of 128 (MLP 512); below 20 % of labels still to be fitted the rate shrinks
     with their share, to a twentieth at least. No weight decay, augmentation only where the recipe
-    says so.
+    says so. `fast`: products in bfloat16, by default on CUDA. `seen` gets each batch's places and
+    logits, `ended` each epoch's line.
     """
     device = x.device
+    fast = x.is_cuda if fast is None else fast
     generator = torch.Generator(device).manual_seed(recipe.seed)
     size = min(len(x), 512 if recipe.arch == "mlp" else 128)
-    step = _Step(model, x[:size], y[:size])
+    step = _Step(model, x[:size], y[:size], fast)
     lines: list[dict[str, float]] = []
     began = time.perf_counter()
     for epoch in range(epochs or recipe.epochs):
@@ -343,17 +350,20 @@ def train(
         for batch in torch.randperm(len(x), generator=generator, device=device).split(size):
             if len(batch) == size:
                 inputs = augmented(x[batch], generator) if recipe.augment else x[batch]
-                hits += step(inputs, y[batch])
+                logits = step(inputs, y[batch])
+                hits += (logits.argmax(1) == y[batch]).sum()
+                seen(batch, logits)
         left = 1 - float(hits) / (len(x) // size * size)
         step.rate = 1e-3 * min(1.0, max(0.05, left / 0.2))
         line = {"epoch": epoch + 1, "seconds": time.perf_counter() - start, "running": 1 - left}
         if test is not None:
-            line["test"] = _accuracy(predictions(model, test[0]), test[1])
-        lines.append(line)
+            line["test"] = _accuracy(predictions(model, test[0], fast), test[1])
         if epochs is None and left < 3 * (1 - recipe.stop):
-            line["fitted"] = _accuracy(predictions(model, x), y)
-            if line["fitted"] >= recipe.stop:
-                break
+            line["fitted"] = _accuracy(predictions(model, x, fast), y)
+        lines.append(line)
+        ended(line)
+        if line.get("fitted", 0.0) >= recipe.stop:
+            break
     return lines
 
 

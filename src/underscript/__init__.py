@@ -7,6 +7,7 @@ from .errors import UnderscriptError, UnderscriptWarning
 
 if TYPE_CHECKING:
     from ._decode import decode
+    from ._monitor import Monitor
     from ._trace import Trace, load_trace, trace
     from .activations.from_sklearn import from_sklearn
     from .activations.layers import list_layers
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from .probes.subspace import MinimumAngleSubspaceClassifier, PrincipalVectorClassifier
     from .repair.retraining import Retrained, retrain
     from .report import plots
-    from .results.monitor.monitor import Monitor
 
 from ._version import __version__ as __version__
 
@@ -50,7 +50,7 @@ _MODULES = {
     "ClassMoments": "linalg.moments",
     "Decoding": "decoding",
     "MinimumAngleSubspaceClassifier": "probes.subspace",
-    "Monitor": "results.monitor.monitor",
+    "Monitor": "_monitor",
     "PrincipalVectorClassifier": "probes.subspace",
     "Retrained": "repair.retraining",
     "RidgeDiscriminant": "probes.discriminant",

@@ -13,7 +13,7 @@ import models
 import underscript as us
 from left_as_found import assert_left_as_found
 from underscript.errors import ArgumentError, DataError, LabelError, OutputError
-from underscript.results.monitor import monitor as monitor_module
+from underscript.results.monitor import folder as folder_module
 from underscript.results.monitor.layers import effective_rank, principal_angles
 
 N = 200
@@ -100,14 +100,14 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(tmp_path, monkeypatch):
     class Killed(BaseException):
         pass
 
-    real = monitor_module.write_folder.__globals__["write_text"]
+    real = folder_module.write_text
 
     def dies(target, text):
         if target.name == "monitor.json":
             raise Killed
         real(target, text)
 
-    monkeypatch.setitem(monitor_module.write_folder.__globals__, "write_text", dies)
+    monkeypatch.setattr(folder_module, "write_text", dies)
     with pytest.raises(Killed):
         trained_for(broken, 1, 2, model)
     monkeypatch.undo()
@@ -251,3 +251,18 @@ def test_cartography_reads_every_epoch(tmp_path, where):
     np.testing.assert_allclose(monitor.samples["aum"], margins)
     with pytest.raises(DataError, match="keep_logits"):
         us.Monitor(data(), n_probe=50).to_cartography_jsonl(tmp_path)
+
+
+def test_the_numbers_for_a_logger_are_those_of_the_last_reading():
+    monitor = us.Monitor(data(), n_probe=100, holdout=data(1))
+    assert monitor.scalars() == {}
+    trained_for(monitor, 2)
+    found = monitor.scalars()
+    last = monitor.history[monitor.history["epoch"] == 2].set_index("layer")
+    for name in ("plain", "perturbed", "memory", "accuracy", "holdout"):
+        assert found[f"network_{name}"] == last.loc["(network)", name]
+    assert found["noise_rate"] == last.loc["(network)", "noise_rate"]
+    assert found["decoded_accuracy"] == last["accuracy"].drop("(network)").max()
+    assert found["alarm"] == 0.0
+    assert found["recommended_step"] == monitor.recommended.step
+    assert all(isinstance(value, float) for value in found.values())

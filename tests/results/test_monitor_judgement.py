@@ -7,7 +7,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 import underscript as us
-from underscript.results.monitor.judgement import Reading, alarm, recommended
+from underscript.results.monitor.judgement import Reading, alarm, recommended, stop
 
 N, K, NOISE = 2000, 10, 0.4
 
@@ -97,6 +97,21 @@ def test_a_holdout_decides_where_there_is_one():
     assert kept.agreement == pytest.approx(0.5)
     assert "hold-out" in kept.why
     assert recommended([]) is None
+
+
+def test_training_may_stop_once_two_epochs_in_a_row_are_worse():
+    accuracy = [0.4, 0.7, 0.9, 0.7, 0.6, 0.6]
+    memory = [0.0, 0.0, 0.05, 0.3, 0.6, 0.9]
+    readings = [
+        reading(epoch, *each) for epoch, each in enumerate(zip(accuracy, memory, strict=True), 1)
+    ]
+    stopped = [stop(readings[:seen]) for seen in range(len(readings) + 1)]
+    assert stopped[:5] == [None] * 5
+    assert stopped[5].epoch == 5
+    assert "than epoch 3" in stopped[5].why
+    # It goes on as long as it becomes better, and as long as nothing is remembered.
+    assert stop([reading(e, 0.4 + e / 20, e / 20) for e in range(1, 9)]) is None
+    assert stop([reading(e, 0.9 - e / 20, 0.0) for e in range(1, 9)]) is None
 
 
 def watched(degree, epochs, seed=0):

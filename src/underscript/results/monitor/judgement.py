@@ -16,6 +16,9 @@ memory a wrong label of K classes would be predicted at a rate of b = (1 − R) 
 A\* = (A − ρ A₀) / (1 − ρ) is the agreement with labels of new inputs. The epoch with the largest
 A\* is best, or with a hold-out that with the largest agreement there. The earliest epoch that is
 within one standard error of it (of their difference, sample by sample) is kept.
+
+*Stop.* Once the alarm has gone off, training may stop when two readings in a row are worse than the
+epoch to keep by more than two standard errors of the difference.
 """
 
 from collections.abc import Sequence
@@ -30,7 +33,7 @@ from numpy.typing import NDArray
 from ...noise.estimate import SMALLEST
 from ...selection.memorisation import corrected
 
-__all__ = ["Alarm", "Reading", "Recommended", "alarm", "recommended"]
+__all__ = ["Alarm", "Reading", "Recommended", "Stop", "alarm", "recommended", "stop"]
 
 # Standard errors beyond which a difference counts.
 _BEYOND = 2.0
@@ -144,6 +147,15 @@ class Recommended:
         return dict(vars(self))
 
 
+@dataclass(frozen=True)
+class Stop:
+    """When training may stop: the `epoch` and its `step`, and `why` in a sentence."""
+
+    epoch: int
+    step: int
+    why: str
+
+
 def alarm(readings: Sequence[Reading]) -> Alarm | None:
     """Return when memorising started; None if nothing shows it."""
     for one, other in pairwise(readings):
@@ -167,10 +179,7 @@ def recommended(readings: Sequence[Reading]) -> Recommended | None:
     worths = [reading.worth() for reading in readings]
     means = [float(worth.mean()) for worth in worths]
     best = int(np.argmax(means))
-
-    def error(values: NDArray[np.float64]) -> float:
-        return float(values.std() / len(values) ** 0.5)
-
+    error = _standard_error
     kept = next(
         at
         for at, worth in enumerate(worths)
@@ -186,3 +195,26 @@ def recommended(readings: Sequence[Reading]) -> Recommended | None:
     else:
         why += "; no other epoch has more"
     return Recommended(reading.epoch, reading.step, means[kept], own, why)
+
+
+def stop(readings: Sequence[Reading]) -> Stop | None:
+    """Return when training may stop; None if it should go on."""
+    kept, when = recommended(readings), alarm(readings)
+    if kept is None or when is None or len(readings) < 2:
+        return None
+    best = next(reading for reading in readings if reading.epoch == kept.epoch).worth()
+    apart = [best - reading.worth() for reading in readings[-2:]]
+    if not all(float(each.mean()) > _BEYOND * _standard_error(each) for each in apart):
+        return None
+    last = readings[-1]
+    return Stop(
+        last.epoch,
+        last.step,
+        f"memorising since epoch {when.epoch}; epoch {last.epoch} agrees with "
+        f"{float(apart[-1].mean()):.1%} ± {_standard_error(apart[-1]):.1%} fewer labels of new "
+        f"inputs than epoch {kept.epoch}, which is the one to keep",
+    )
+
+
+def _standard_error(values: NDArray[np.float64]) -> float:
+    return float(values.std() / len(values) ** 0.5)

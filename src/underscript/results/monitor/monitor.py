@@ -1,5 +1,6 @@
-"""`Monitor`: watches a network while it trains, and says when it begins to memorise labels."""
+"""What `Monitor` does while a network trains; what it shows is added in `_monitor.py`."""
 
+import math
 import time
 import warnings
 from collections.abc import Callable
@@ -7,7 +8,6 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
@@ -16,22 +16,22 @@ from ...activations.given_model import as_module
 from ...activations.layers import LayerChoice
 from ...errors import ArgumentError, DataError, OutputError, UnderscriptWarning
 from ...noise.estimate import SMALLEST
-from ...utils.versions import versions
 from .exports import KeptLogits, write_aum, write_cartography
-from .folder import is_monitor, read_folder, write_folder
-from .history import COLUMNS, history_rows
-from .judgement import Alarm, Reading, Recommended, alarm, recommended
+from .folder import is_monitor, read_folder
+from .history import NETWORK, history_rows
+from .judgement import Reading, Stop, stop
 from .label_issues import issues_of
 from .layers import read_layers
 from .probe import ProbeReader, ProbeSet
 from .samples import SampleRecords
+from .state import MonitorState
 
-__all__ = ["Monitor"]
+__all__ = ["MonitorRun"]
 
 _OWN = "a function"
 
 
-class Monitor:
+class MonitorRun(MonitorState):
     """Watches a network while it trains.
 
     Call `update` for each batch and `end_epoch` after each epoch. What each sample did (margins,
@@ -252,20 +252,6 @@ class Monitor:
             self._seconds["end_epoch"] += time.perf_counter() - began
 
     @property
-    def history(self) -> pd.DataFrame:
-        """What was read: one row per epoch and layer.
-
-        `step`, `epoch`, `layer` ("(network)" is the network's own predictions); `plain` and
-        `perturbed`, the share of the probe's given labels that a decoder of the layer predicts out
-        of fold for exact and for changed inputs; `memory`, their difference; `accuracy`,
-        `accuracy_low`, `accuracy_high`, its estimated accuracy with a 95 % interval;
-        `effective_rank`; `angle`, the mean principal angle in degrees between the spaces of class
-        means of this reading and the last; `noise_rate` and `holdout`, the agreement with its
-        labels, of the network only.
-        """
-        return pd.DataFrame(self._history, columns=list(COLUMNS))
-
-    @property
     def samples(self) -> pd.DataFrame:
         """One row per training sample, in the order of the index.
 
@@ -275,24 +261,44 @@ class Monitor:
         return self._records.table()
 
     @property
-    def alarm(self) -> Alarm | None:
-        """When memorising started, with the evidence; None if nothing shows it.
+    def stop(self) -> Stop | None:
+        """Whether training may stop, and why; None as long as it should go on.
 
-        The network then predicts labels that look wrong more often for the exact training inputs
-        than for slightly changed ones, by more than two standard errors and in two readings in a
-        row, while more than 2 % of the labels are surely wrong. See `judgement` for the formula.
+        The network memorises (`alarm`), and the last two readings agree with fewer labels of new
+        inputs than the recommended epoch, by more than two standard errors of the difference.
         """
-        return alarm(self._readings)
+        return stop(self._readings)
 
-    @property
-    def recommended(self) -> Recommended | None:
-        """The epoch to keep, and why; None before the first reading.
+    def scalars(self) -> dict[str, float]:
+        """Return the numbers of the last reading, for a logger; empty before the first.
 
-        It has the largest A* = (A − ρ A₀) / (1 − ρ): the agreement A with given labels on changed
-        inputs, less the memory that survives the change. With a hold-out it has the largest
-        agreement there. The earliest epoch within one standard error is taken.
+        Returns
+        -------
+        dict of str to float
+            `network_plain`, `network_perturbed`, `network_memory`, `network_accuracy`: the row of
+            the network in `history`. `decoded_accuracy`: the largest estimated accuracy of a layer.
+            `noise_rate`. `alarm`: 1 once memorising has started, else 0. `recommended_step`. With a
+            hold-out, `network_holdout`.
         """
-        return recommended(self._readings)
+        last = self._readings[-1] if self._readings else None
+        kept = self.recommended
+        if last is None or kept is None:
+            return {}
+        rows = [row for row in self._history if row["epoch"] == last.epoch]
+        own = next(row for row in rows if row["layer"] == NETWORK)
+        of_layers = [row["accuracy"] for row in rows if row["layer"] != NETWORK]
+        found = {
+            f"network_{name}": float(own[name])
+            for name in ("plain", "perturbed", "memory", "accuracy", "holdout")
+            if own[name] is not None and not math.isnan(own[name])
+        }
+        return {
+            **found,
+            "decoded_accuracy": float(max(of_layers)),
+            "noise_rate": last.rate,
+            "alarm": float(self.alarm is not None),
+            "recommended_step": float(kept.step),
+        }
 
     def label_issues(self, sort: bool = False) -> pd.DataFrame:
         """Return which labels look wrong by the area under the margin.
@@ -327,22 +333,6 @@ class Monitor:
             self.samples, self._records.mean_chances(), nothing_wrong, self._settings["seed"]
         )
         return issues.sort_values("label_quality", kind="stable") if sort else issues
-
-    def save(self, folder: str | PathLike[str]) -> None:
-        """Write the state to a folder: `history.csv`, `monitor.json` and a file of tensors.
-
-        Raises
-        ------
-        OutputError
-            If it cannot be written; an earlier state there is left as it was.
-        """
-        state = {f"samples/{name}": part for name, part in self._records.state().items()}
-        state |= {f"bases/{name}": basis for name, basis in self._bases.items()}
-        for name in ("plain", "perturbed", "right", "holdout"):
-            parts = [getattr(reading, name) for reading in self._readings]
-            if parts and parts[0] is not None:
-                state[f"readings/{name}"] = torch.from_numpy(np.stack(parts))
-        write_folder(Path(folder), self._summary(), self.history, state)
 
     def to_aum_csv(self, path: str | PathLike[str]) -> None:
         """Write `sample_id` and `aum`, sorted by it in descending order, as the package aum does.
@@ -400,73 +390,6 @@ class Monitor:
         )
         self._readings.append(reading)
         return history_rows(found, reading)
-
-    def _fingerprints(self) -> dict[str, str | None]:
-        holdout = None if self._holdout is None else self._holdout.fingerprint
-        return {"probe": self._probe.fingerprint, "holdout": holdout}
-
-    def _summary(self) -> dict[str, Any]:
-        when, kept = self.alarm, self.recommended
-        return {
-            "versions": versions(),
-            "settings": self._settings,
-            "data": self._fingerprints(),
-            "epoch": self._epoch,
-            "step": self._step,
-            "n_classes": self._records.n_classes,
-            "readings": [
-                {
-                    name: getattr(reading, name)
-                    for name in ("epoch", "step", "n_classes", "rate", "rate_low", "hopeless")
-                }
-                for reading in self._readings
-            ],
-            "alarm": None if when is None else dict(vars(when)),
-            "recommended": None if kept is None else kept.as_dict(),
-            "notes": list(dict.fromkeys([*self._notes, *self._records.notes.values()])),
-            "seconds": {name: round(value, 3) for name, value in self._seconds.items()},
-        }
-
-    def _take(
-        self, summary: dict[str, Any], history: pd.DataFrame, state: dict[str, Tensor]
-    ) -> None:
-        """Take over what a folder keeps.
-
-        Raises
-        ------
-        DataError
-            If parts are missing.
-        """
-        try:
-            self._epoch, self._step = summary["epoch"], summary["step"]
-            self._seconds = dict(summary["seconds"])
-            self._notes = list(summary["notes"])
-            self._history = [
-                {str(name): value for name, value in row.items()}
-                for row in history.to_dict("records")
-            ]
-            parts = {
-                name: state[f"readings/{name}"].numpy()
-                for name in ("plain", "perturbed", "right", "holdout")
-                if f"readings/{name}" in state
-            }
-            self._readings = [
-                Reading(**{name: part[at] for name, part in parts.items()}, **each)
-                for at, each in enumerate(summary["readings"])
-            ]
-            samples = {
-                name.removeprefix("samples/"): part
-                for name, part in state.items()
-                if name.startswith("samples/")
-            }
-            self._records.load_state(samples, summary["n_classes"])
-        except (KeyError, IndexError, TypeError) as error:
-            raise DataError(f"{self.folder}: a part of the state is missing ({error})") from error
-        self._bases = {
-            name.removeprefix("bases/"): part
-            for name, part in state.items()
-            if name.startswith("bases/")
-        }
 
     def _warn(self, note: str) -> None:
         """Warn once of each thing."""

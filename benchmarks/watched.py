@@ -1,0 +1,133 @@
+"""Training runs of which every epoch is kept, to judge rules that watch a network while it trains.
+
+    python -m benchmarks.watched --root ROOT --out runs/watched worse-0 moved-0 …
+
+Each run becomes a folder: the weights after each epoch, the logits of each training batch, a line
+an epoch, and test accuracy, which only an oracle knows. `benchmarks.watching` judges the rules on
+them. A run that is there is not trained again. Products are in bfloat16, weights are kept in
+float16. ROOT is what `data/unpack.py` wrote; see `benchmarks.networks`.
+"""
+
+import argparse
+import json
+import shutil
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from underscript.experiments.demo import Demo
+
+from . import networks
+from .networks import RECIPES, Data, Recipe
+
+
+def _runs() -> dict[str, Recipe]:
+    """Return all runs; those named ``tune-…`` are the ones that constants may be looked at with."""
+    digits = Recipe("", "moved-digits", "c0.4", 0, arch="small-cnn", stop=0.99, epochs=40)
+    clean = {"labels": "c0", "stop": 2.0}
+    runs: dict[str, Recipe] = {}
+    for seed in range(3):
+        runs[f"worse-{seed}"] = replace(RECIPES["worse-0"], seed=seed)
+        runs[f"random1-{seed}"] = replace(RECIPES["random1-0"], seed=seed)
+        runs[f"mnist-c0.4-{seed}"] = replace(RECIPES["mnist-c0.4"], seed=seed)
+        runs[f"mnist-c0.8-{seed}"] = replace(RECIPES["mnist-c0.8"], seed=seed)
+        runs[f"moved-c0.4-{seed}"] = replace(digits, seed=seed)
+    for seed in range(5):
+        runs[f"moved-clean-{seed}"] = replace(digits, seed=seed, epochs=20, **clean)
+    for seed in range(4):
+        runs[f"mnist-clean-{seed}"] = replace(RECIPES["mnist-c0.4"], seed=seed, epochs=20, **clean)
+    runs["clean-0"] = replace(RECIPES["clean-0"], epochs=15, **clean)
+    for name in ("worse", "random1"):
+        runs[f"tune-{name}-10"] = replace(RECIPES[f"tune-{name}-1"], seed=10)
+    runs["tune-mnist-c0.8-10"] = replace(RECIPES["tune-mnist-c0.8-1"], seed=10)
+    for seed in (10, 11):
+        runs[f"tune-moved-c0.4-{seed}"] = replace(digits, seed=seed)
+        runs[f"tune-moved-clean-{seed}"] = replace(digits, seed=seed, epochs=20, **clean)
+    return {name: replace(run, name=name) for name, run in runs.items()}
+
+
+RUNS = _runs()
+
+
+def load(run: Recipe, root: Path) -> tuple[nn.Module, Data]:
+    """Return the untrained network of a run, and its data."""
+    if run.data != "moved-digits":
+        return networks.network(run), networks.load(run, root)
+    demo = Demo(arch=run.arch, corruption=float(run.labels[1:]), seed=run.seed)
+    data = demo.load()
+    held = (*data.holdout, data.holdout[1])
+    return demo.build(data), Data((*data.train, data.true), held, data.test)
+
+
+class Kept:
+    """A run that was kept: `lines`, and per epoch (from 1) the weights, and logits (n, K)."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        facts = json.loads((folder / "run.json").read_text())
+        self.lines: list[dict[str, Any]] = facts["epochs"]
+        self.test = np.array([line["test"] for line in self.lines])
+
+    def weights(self, epoch: int) -> dict[str, Tensor]:
+        """Return the weights after an epoch."""
+        state = load_file(self.folder / f"epoch-{epoch:03d}.safetensors")
+        return {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
+
+    def batches(self, epoch: int) -> tuple[Tensor, Tensor]:
+        """Return places and logits in the order in which they were seen."""
+        kept = load_file(self.folder / f"logits-{epoch:03d}.safetensors")
+        return kept["index"].long(), kept["logits"]
+
+
+def keep(run: Recipe, root: Path, out: Path) -> None:
+    """Train a run and write its folder."""
+    model, data = load(run, root)
+    work = out / f"{run.name}.partial"
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    index: list[Tensor] = []
+    logits: list[Tensor] = []
+    lines = []
+
+    def seen(batch: Tensor, given: Tensor) -> None:
+        index.append(batch.int())
+        logits.append(given.clone())
+
+    def ended(line: dict[str, float]) -> None:
+        lines.append(line)
+        number = f"{int(line['epoch']):03d}"
+        state = {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}
+        save_file(state, work / f"epoch-{number}.safetensors")
+        kept = {"index": torch.cat(index), "logits": torch.cat(logits)}
+        save_file(kept, work / f"logits-{number}.safetensors")
+        index.clear()
+        logits.clear()
+        print(f"{run.name}: {line}", flush=True)
+
+    x, given, _ = data.train
+    networks.train(model, x, given, run, data.test, fast=True, seen=seen, ended=ended)
+    facts = {"recipe": asdict(run), "epochs": lines, "torch": torch.__version__}
+    (work / "run.json").write_text(json.dumps(facts, indent=1))
+    shutil.rmtree(out / run.name, ignore_errors=True)
+    work.rename(out / run.name)
+
+
+def main() -> None:
+    """Train what is asked for and not there yet."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("runs", nargs="*", default=[*RUNS])
+    parser.add_argument("--root", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    for name in arguments.runs:
+        if not (arguments.out / name / "run.json").exists():
+            keep(RUNS[name], arguments.root, arguments.out)
+
+
+if __name__ == "__main__":
+    main()
