@@ -66,6 +66,7 @@ check-dist: dist
 bench: $(VENV)/.installed data
 	$(BIN)/python -m benchmarks $(CASES)
 	$(BIN)/python -m benchmarks.baselines
+	$(BIN)/python -m benchmarks.overhead
 	$(BIN)/python -m benchmarks.cost $(if $(ROOT),--root $(ROOT)) $(COST)
 
 # Who finds wrong labels, and in what time (docs/detection.md), in runs/audit. It goes on where it was

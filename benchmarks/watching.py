@@ -21,6 +21,7 @@ import argparse
 import copy
 import json
 import warnings
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +115,7 @@ def label_wave(changes: list[int | None]) -> int:
         (known[at][0], np.mean([value for _, value in known[at - AVERAGED + 1 : at + 1]]))
         for at in range(AVERAGED - 1, len(known))
     ]
-    for (epoch, value), (_, after) in zip(smooth, smooth[1:], strict=False):
+    for (epoch, value), (_, after) in pairwise(smooth):
         if after > value:
             return epoch
     return known[-1][0]

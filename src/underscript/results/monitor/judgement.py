@@ -14,8 +14,8 @@ perturbed, and R the agreement on perturbed inputs with right labels (weighted b
 memory a wrong label of K classes would be predicted at a rate of b = (1 − R) / (K − 1). So a share
 ρ = (S − b) / (S₀ − b) of what is remembered survives the perturbation, and
 A\* = (A − ρ A₀) / (1 − ρ) is the agreement with labels of new inputs. The epoch with the largest
-A\* is best, or with a hold-out that with the largest agreement there. The earliest epoch that is
-within one standard error of it (of their difference, sample by sample) is kept.
+A\* is kept, or with a hold-out that with the largest agreement there: that makes the expected loss
+smallest. Epochs within one standard error (of the difference, sample by sample) are named.
 
 *Stop.* Once the alarm has gone off, training may stop when two readings in a row are worse than the
 epoch to keep by more than two standard errors of the difference.
@@ -179,22 +179,22 @@ def recommended(readings: Sequence[Reading]) -> Recommended | None:
     worths = [reading.worth() for reading in readings]
     means = [float(worth.mean()) for worth in worths]
     best = int(np.argmax(means))
-    error = _standard_error
-    kept = next(
-        at
-        for at, worth in enumerate(worths)
-        if means[best] - means[at] <= error(worths[best] - worth)
-    )
-    reading, own = readings[kept], error(worths[kept])
+    reading, own = readings[best], _standard_error(worths[best])
     labels = "the hold-out's labels" if reading.holdout is not None else "labels of new inputs"
-    why = f"epoch {reading.epoch} agrees with {means[kept]:.1%} ± {own:.1%} of {labels}"
+    why = f"epoch {reading.epoch} agrees with {means[best]:.1%} ± {own:.1%} of {labels}"
     if reading.holdout is None:
         why += ", estimated from slightly changed inputs less memory"
-    if kept != best:
-        why += f"; epoch {readings[best].epoch} has {means[best]:.1%}, within one standard error"
+    near = [
+        other.epoch
+        for other, worth, mean in zip(readings, worths, means, strict=True)
+        if other is not reading and means[best] - mean <= _standard_error(worths[best] - worth)
+    ]
+    if near:
+        shown = ", ".join(map(str, near[:5])) + (" …" if len(near) > 5 else "")
+        why += f", the most; within one standard error: epoch {shown}"
     else:
-        why += "; no other epoch has more"
-    return Recommended(reading.epoch, reading.step, means[kept], own, why)
+        why += "; no other epoch is within one standard error"
+    return Recommended(reading.epoch, reading.step, means[best], own, why)
 
 
 def stop(readings: Sequence[Reading]) -> Stop | None:

@@ -13,7 +13,7 @@ from ...utils.distributed import ALONE
 from .. import geometry
 from .probe import ProbeRows
 
-__all__ = ["Epoch", "Layer", "effective_rank", "principal_angles", "read_layers"]
+__all__ = ["Epoch", "Layer", "LayerReader", "effective_rank", "principal_angles"]
 
 # Of the discriminant; in units of the mean variance. Large, for few rows and noisy labels.
 RIDGE = 0.3
@@ -65,8 +65,6 @@ class Epoch:
     plain, perturbed : Tensor of float32, shape (n,)
         Whether the network predicts each given label for inputs as they are; and for which share
         of perturbed views.
-    bases : dict of str to Tensor, shape (width, K - 1) or smaller
-        Orthonormal bases of the class means.
     """
 
     layers: dict[str, Layer]
@@ -75,65 +73,106 @@ class Epoch:
     right: Tensor
     plain: Tensor
     perturbed: Tensor
-    bases: dict[str, Tensor]
 
 
-def read_layers(rows: ProbeRows, labels: Int[Tensor, " n"], before: dict[str, Tensor]) -> Epoch:
-    """Measure all layers.
+class LayerReader:
+    """Measures all layers at each epoch.
 
     The best layer has the largest 2 A − A₀: agreement on perturbed inputs, less what the
     perturbation removes. For as much memory again may have survived it.
 
     Parameters
     ----------
-    rows : ProbeRows
-        What the network gave.
     labels : Tensor of int64, shape (n,)
-        Given labels.
-    before : dict of str to Tensor
-        The last epoch's `bases`.
+        Given labels of the probe.
+
+    Attributes
+    ----------
+    bases : dict of str to Tensor
+        Those of the last reading.
     """
-    classes, places = torch.unique(labels, return_inverse=True)
-    # Samples of every class in both halves.
-    half = torch.empty(len(labels), dtype=torch.bool)
-    half[torch.argsort(places, stable=True)] = torch.arange(len(labels)) % 2 == 0
-    agreements, scores, both, ranks, bases = {}, {}, {}, {}, {}
-    for name, (plain, *moved) in rows.layers.items():
-        of_plain, of_moved = cross_fitted(
-            plain, moved, places.to(plain.device), half, len(classes), rows.fits
-        )
+
+    def __init__(self, labels: Int[Tensor, " n"]):
+        self.labels = labels
+        self.bases: dict[str, Tensor] = {}
+        classes, self._places = torch.unique(labels, return_inverse=True)
+        self._n_classes = len(classes)
+        # Samples of every class in both halves.
+        self._half = torch.empty(len(labels), dtype=torch.bool)
+        order = torch.argsort(self._places, stable=True)
+        self._half[order] = torch.arange(len(labels)) % 2 == 0
+        # Of layers whose rows never change.
+        self._known: dict[str, _Measured] = {}
+
+    def read(self, rows: ProbeRows) -> Epoch:
+        """Return what the layers hold now.
+
+        Parameters
+        ----------
+        rows : ProbeRows
+            What the network gave.
+        """
+        found = {
+            name: self._known.get(name) or self._measure(parts, rows.fits)
+            for name, parts in rows.layers.items()
+        }
+        self._known = {name: found[name] for name in rows.unchanged}
+        best = max(found, key=lambda name: 2 * found[name].moved_share - found[name].plain_share)
+        of_moved = found[best].of_moved
         # Samples chosen by one kind of input would look different on the other by that alone.
-        scores[name], both[name] = of_moved, of_plain + of_moved
-        agreements[name] = [
-            float((values.argmax(1) == places).double().mean()) for values in (of_plain, of_moved)
-        ]
-        ranks[name] = effective_rank(plain)
-        bases[name] = class_basis(plain, places, len(classes))
-    best = max(agreements, key=lambda name: 2 * agreements[name][1] - agreements[name][0])
-    noise = estimate_noise(scores[best], places, calibrate(scores[best], places))
-    layers = {}
-    for name, (plain_share, moved_share) in agreements.items():
-        of_layer = noise if name == best else noise.of_decoder(moved_share, len(labels))
-        angles = principal_angles(before[name], bases[name]) if name in before else None
-        layers[name] = Layer(
-            plain_share,
-            moved_share,
-            of_layer.accuracy,
-            of_layer.accuracy_low,
-            of_layer.accuracy_high,
-            ranks[name],
-            float("nan") if angles is None or not len(angles) else float(angles.mean()),
+        both = found[best].of_plain + of_moved
+        noise = estimate_noise(of_moved, self._places, calibrate(of_moved, self._places))
+        layers = {}
+        for name, layer in found.items():
+            of_layer = noise
+            if name != best:
+                of_layer = noise.of_decoder(layer.moved_share, len(self.labels))
+            angles = None
+            if name in self.bases:
+                angles = principal_angles(self.bases[name], layer.basis)
+            layers[name] = Layer(
+                layer.plain_share,
+                layer.moved_share,
+                of_layer.accuracy,
+                of_layer.accuracy_low,
+                of_layer.accuracy_high,
+                layer.rank,
+                float("nan") if angles is None or not len(angles) else float(angles.mean()),
+            )
+        self.bases = {name: layer.basis for name, layer in found.items()}
+        own = [(logits.argmax(1).cpu() == self.labels).float() for logits in rows.logits]
+        return Epoch(
+            layers,
+            noise,
+            best,
+            chance_right(both, self._places).float(),
+            own[0],
+            torch.stack(own[1:] or own).mean(0),
         )
-    own = [(logits.argmax(1).cpu() == labels).float() for logits in rows.logits]
-    return Epoch(
-        layers,
-        noise,
-        best,
-        chance_right(both[best], places).float(),
-        own[0],
-        torch.stack(own[1:] or own).mean(0),
-        bases,
-    )
+
+    def _measure(self, parts: list[Tensor], fits: bool) -> "_Measured":
+        plain, *moved = parts
+        of_plain, of_moved = cross_fitted(
+            plain, moved, self._places.to(plain.device), self._half, self._n_classes, fits
+        )
+        shares = [
+            float((values.argmax(1) == self._places).double().mean())
+            for values in (of_plain, of_moved)
+        ]
+        basis = class_basis(plain, self._places, self._n_classes)
+        return _Measured(of_plain, of_moved, shares[0], shares[1], effective_rank(plain), basis)
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """Scores of a layer, out of fold, the shares of given labels they predict, rank and basis."""
+
+    of_plain: Tensor
+    of_moved: Tensor
+    plain_share: float
+    moved_share: float
+    rank: float
+    basis: Tensor
 
 
 def cross_fitted(

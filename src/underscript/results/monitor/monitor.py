@@ -10,7 +10,7 @@ from typing import Any, Self
 
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ...activations.given_model import as_module
 from ...activations.layers import LayerChoice
@@ -21,7 +21,7 @@ from .folder import is_monitor, read_folder
 from .history import NETWORK, history_rows
 from .judgement import Reading, Stop, stop
 from .label_issues import issues_of
-from .layers import read_layers
+from .layers import LayerReader
 from .probe import ProbeReader, ProbeSet
 from .samples import SampleRecords
 from .state import MonitorState
@@ -124,7 +124,7 @@ class MonitorRun(MonitorState):
         self._step: int | None = None
         self._history: list[dict[str, Any]] = []
         self._readings: list[Reading] = []
-        self._bases: dict[str, Tensor] = {}
+        self._layers = LayerReader(torch.from_numpy(self._probe.labels))
         self._logits = KeptLogits()
         self._logits.folder = self.folder
         self._notes: list[str] = []
@@ -368,13 +368,12 @@ class MonitorRun(MonitorState):
                 "were not read. Check the loss and the step size"
             )
             return []
-        found = read_layers(rows, torch.from_numpy(self._probe.labels), self._bases)
+        found = self._layers.read(rows)
         for note in self._reader.notes.messages:
             self._warn(note)
         holdout = None
         if self._holdout is not None:
             holdout = self._reader.agrees(network, self._holdout)
-        self._bases = found.bases
         noise = found.noise
         reading = Reading(
             epoch,

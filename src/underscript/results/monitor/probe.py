@@ -21,6 +21,7 @@ from ...errors import DataError, LabelError
 from ...utils.device import device_of
 from ...utils.labels import Labels, check_range
 from ...utils.notes import Notes
+from .narrowing import Narrowing
 
 __all__ = ["ProbeReader", "ProbeRows", "ProbeSet"]
 
@@ -125,16 +126,24 @@ class ProbeRows:
 
     Attributes
     ----------
-    layers : dict of str to list of Tensor, float32, shape (n, width)
-        Each layer's rows: for inputs as they are, then for each perturbed view.
+    layers : dict of str to list of Tensor, float32, shape (n, at most 512)
+        Each layer's rows, narrowed: for inputs as they are, then for each perturbed view.
     logits : list of Tensor, float32, shape (n, K)
         The same for the network's logits.
     fits : bool
         Whether decoders may be fitted to perturbed rows.
+    unchanged : tuple of str
+        Layers whose rows are the same at every epoch: the input.
     """
 
-    def __init__(self, layers: dict[str, list[Tensor]], logits: list[Tensor], fits: bool):
-        self.layers, self.logits, self.fits = layers, logits, fits
+    def __init__(
+        self,
+        layers: dict[str, list[Tensor]],
+        logits: list[Tensor],
+        fits: bool,
+        unchanged: tuple[str, ...] = (),
+    ):
+        self.layers, self.logits, self.fits, self.unchanged = layers, logits, fits, unchanged
 
 
 class ProbeReader:
@@ -165,8 +174,12 @@ class ProbeReader:
     ):
         self.probe, self.views, self.seed = probe, views, seed
         self.notes = Notes()
+        self._fixed: tuple[str, ...] = ()
         self._layers, self._perturb = layers, perturb
         self._taps: list[Tap] = []
+        self._narrow: dict[str, Narrowing] = {}
+        # The input never changes, so it is read once.
+        self._input: dict[str, list[Tensor]] = {}
         self._perturbation: Perturbation | None = None
 
     def read(self, model: nn.Module) -> ProbeRows:
@@ -182,10 +195,11 @@ class ProbeReader:
         device = device_of(model)
         if not self._taps:
             self._begin(model)
-        layers: dict[str, list[list[Tensor]]] = {tap.name: [] for tap in self._taps}
+        taps = [tap for tap in self._taps if tap.name not in self._input]
+        layers: dict[str, list[list[Tensor]]] = {tap.name: [] for tap in taps}
         logits: list[list[Tensor]] = []
         views = range(self.views if self._perturbation is not None else 0)
-        with undisturbed(model), capture(model, self._taps) as tapped:
+        with undisturbed(model), capture(model, taps) as tapped:
             run = Runner(model, tapped, device, divisible=True)
             for batch in self.probe.batches():
                 changed = [batch]
@@ -194,13 +208,16 @@ class ProbeReader:
                 found = [run(each, "probe") for each in changed]
                 logits.append([values.float() for _, values in found])
                 for name, parts in layers.items():
-                    parts.append([rows[name].float() for rows, _ in found])
-        joined = {
+                    narrow = self._narrow[name]
+                    parts.append([narrow(rows[name].float()) for rows, _ in found])
+        joined = self._input | {
             name: [torch.cat(part) for part in zip(*parts, strict=True)]
             for name, parts in layers.items()
         }
+        self._input = {name: rows for name, rows in joined.items() if name in self._fixed}
         fits = self._perturbation is not None and self._perturbation.fits
-        return ProbeRows(joined, [torch.cat(part) for part in zip(*logits, strict=True)], fits)
+        both = [torch.cat(part) for part in zip(*logits, strict=True)]
+        return ProbeRows(joined, both, fits, tuple(self._input))
 
     def agrees(self, model: nn.Module, data: ProbeSet) -> NDArray[np.float32]:
         """Return whether the network predicts each given label of other data, float32 (m,)."""
@@ -221,7 +238,10 @@ class ProbeReader:
             self._perturbation = Perturbation("own", True, self.seed, own=self._perturb)
         elif self._perturb == "auto":
             self._perturbation = perturbation_by_kind(model, example, self.seed, self.notes)
-        self._taps = [place.tap for place in resolve(seen, model, self._layers)]
+        places = resolve(seen, model, self._layers)
+        self._taps = [place.tap for place in places]
+        self._fixed = tuple(tap.name for tap in self._taps if tap.side == "model")
+        self._narrow = {place.tap.name: Narrowing(place, seen.axes, self.seed) for place in places}
 
 
 def _bytes_of(batch: Batch) -> int:

@@ -14,6 +14,7 @@ from ...utils.versions import versions
 from .folder import write_folder
 from .history import COLUMNS
 from .judgement import Alarm, Reading, Recommended, alarm, recommended
+from .layers import LayerReader
 from .probe import ProbeSet
 from .samples import SampleRecords
 
@@ -32,7 +33,7 @@ class MonitorState:
     _step: int | None
     _history: list[dict[str, Any]]
     _readings: list[Reading]
-    _bases: dict[str, Tensor]
+    _layers: LayerReader
     _notes: list[str]
     _seconds: dict[str, float]
 
@@ -66,7 +67,7 @@ class MonitorState:
 
         It has the largest A* = (A − ρ A₀) / (1 − ρ): the agreement A with given labels on changed
         inputs, less the memory that survives the change. With a hold-out it has the largest
-        agreement there. The earliest epoch within one standard error is taken.
+        agreement there.
         """
         return recommended(self._readings)
 
@@ -79,7 +80,7 @@ class MonitorState:
             If it cannot be written; an earlier state there is left as it was.
         """
         state = {f"samples/{name}": part for name, part in self._records.state().items()}
-        state |= {f"bases/{name}": basis for name, basis in self._bases.items()}
+        state |= {f"bases/{name}": basis for name, basis in self._layers.bases.items()}
         for name in ("plain", "perturbed", "right", "holdout"):
             parts = [getattr(reading, name) for reading in self._readings]
             if parts and parts[0] is not None:
@@ -147,7 +148,7 @@ class MonitorState:
             self._records.load_state(samples, summary["n_classes"])
         except (KeyError, IndexError, TypeError) as error:
             raise DataError(f"{self.folder}: a part of the state is missing ({error})") from error
-        self._bases = {
+        self._layers.bases = {
             name.removeprefix("bases/"): part
             for name, part in state.items()
             if name.startswith("bases/")
