@@ -23,8 +23,8 @@ from .words import percent
 
 __all__ = ["MOST_ISSUES", "monitor_notebook", "render_monitor"]
 
-#: Rows of the table of suspicious labels.
-MOST_ISSUES = 60
+#: Rows of the table of suspicious labels; and how many of them are not folded.
+MOST_ISSUES, _FIRST_ISSUES = 60, 10
 _ISSUE_HEAD = ("index", "given label", "proposed label", "quality", "margin", "confidence")
 _LAYER_HEAD = (
     *("layer", "exact inputs", "changed inputs", "memory", "accuracy", "95 %"),
@@ -52,6 +52,7 @@ def render_monitor(m: MonitorRecord) -> str:
         layers=_layers(m),
         layer_head=_LAYER_HEAD,
         issues=issues,
+        first=_FIRST_ISSUES,
         issue_head=_ISSUE_HEAD,
         next_steps=_steps(m, bool(issues[1])),
     )
@@ -88,10 +89,11 @@ def _film_label(m: MonitorRecord, of: str) -> str:
     """Describe a film strip to those who cannot see it."""
     what = {"accuracy": "estimated accuracy", "memory": "memory"}[of]
     layers = m.history[m.history["layer"] != NETWORK]
-    most = layers.loc[layers[of].idxmax()]
+    most = layers.iloc[int(layers[of].to_numpy().argmax())]
+    where = f"in layer {printable(str(most['layer']))} at epoch {most['epoch']}"
     return (
         f"Film strip of the {what} of each layer, epoch by epoch. The largest is "
-        f"{percent(most[of])} % in layer {printable(str(most['layer']))} at epoch {most['epoch']}. {_marks(m)}"
+        f"{percent(most[of])} % {where}. {_marks(m)}"
     )
 
 
@@ -115,21 +117,21 @@ def _marks(m: MonitorRecord) -> str:
     kept, when = m.recommended, m.alarm
     parts = []
     if kept is not None:
-        parts.append(f"Orange marks epoch {kept.epoch}, the one to keep")
+        parts.append(f"Orange marks epoch {kept.epoch}, the one to keep.")
     if when is not None:
-        parts.append(f"{'the' if parts else 'The'} dashes epoch {when.epoch}, the first of memory")
-    return "; ".join(parts) + "." if parts else ""
+        parts.append(f"The dashes mark epoch {when.epoch}, the first that memorises.")
+    return " ".join(parts)
 
 
-def _evidence(m: MonitorRecord) -> list[str]:
-    """Return the reasons of the verdict as sentences."""
+def _evidence(m: MonitorRecord) -> list[tuple[str, str]]:
+    """Return the reasons of the verdict: of each a title and a sentence."""
     kept, when, end = m.recommended, m.alarm, m.stop
-    found = [
-        (f"Why epoch {kept.epoch}", kept.why) if kept is not None else None,
-        ("Why it is memory", when.evidence) if when is not None else None,
-        ("Why it may stop", end.why) if end is not None else None,
-    ]
-    return [f"{title}: {text}." for title, text in filter(None, found)]
+    reasons = {
+        "To keep": "" if kept is None else kept.why,
+        "Memory": "" if when is None else when.evidence,
+        "To stop": "" if end is None else end.why,
+    }
+    return [(name, f"{why[0].upper()}{why[1:]}.") for name, why in reasons.items() if why]
 
 
 def _numbers(m: MonitorRecord) -> list[KeyNumber]:
@@ -137,8 +139,8 @@ def _numbers(m: MonitorRecord) -> list[KeyNumber]:
     if kept is None:
         return []
     own = m.history[m.history["layer"] == NETWORK].set_index("epoch")
-    best, last = own.loc[kept.epoch], own.iloc[-1]
-    wrong = float(best["noise_rate"])
+    last = own.iloc[-1]
+    wrong = float(dict(zip(own.index, own["noise_rate"], strict=True))[kept.epoch])
     few = wrong < SMALLEST
     return [
         KeyNumber("Epoch to keep", f"{kept.epoch}", f"of {m.summary['epoch']} so far"),
@@ -147,7 +149,9 @@ def _numbers(m: MonitorRecord) -> list[KeyNumber]:
             "no sign" if when is None else f"since {when.epoch}",
             "of wrong labels learned by heart" if when is None else "the first epoch that shows it",
         ),
-        KeyNumber("Memory", f"{percent(last['memory'])}%", f"of given labels, epoch {own.index[-1]}"),
+        KeyNumber(
+            "Memory", f"{percent(last['memory'])}%", f"of given labels, epoch {own.index[-1]}"
+        ),
         KeyNumber(
             "Wrong labels",
             "few" if few else f"{percent(wrong)}%",
@@ -167,7 +171,7 @@ def _epochs(m: MonitorRecord) -> tuple[list[str], list[list[str]]]:
     for epoch, part in history.groupby("epoch", sort=True):
         own = part[part["layer"] == NETWORK].iloc[0]
         layers = part[part["layer"] != NETWORK]
-        best = layers.loc[layers["accuracy"].idxmax()]
+        best = layers.iloc[int(layers["accuracy"].to_numpy().argmax())]
         mark = "*" if kept is not None and epoch == kept.epoch else ""
         rows.append(
             [

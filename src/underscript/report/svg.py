@@ -20,9 +20,6 @@ from .plots import COLOURS
 
 __all__ = ["inline", "inline_figure"]
 
-# Text stays text, and pictures are in the page, whatever the user has set.
-_OWN = {"svg.fonttype": "none", "svg.image_inline": True}
-
 
 def inline(
     draw: Callable[[Axes], object],
@@ -51,7 +48,8 @@ def inline_figure(figure: Figure, name: str, *, label: str, kind: str = "") -> M
     FigureCanvasSVG(figure)
     drawn = io.BytesIO()
     with (
-        mpl.rc_context(_OWN | {"svg.hashsalt": name}),
+        # Text stays text, and pictures are in the page, whatever the user has set.
+        mpl.rc_context({"svg.fonttype": "none", "svg.image_inline": True, "svg.hashsalt": name}),
         warnings.catch_warnings(),
     ):
         _let_glyphs_miss()

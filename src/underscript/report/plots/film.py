@@ -1,5 +1,6 @@
 """A training run drawn: layers × steps as a film strip, and curves along the steps."""
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,11 +19,13 @@ __all__ = ["Curve", "Marks", "draw_curves", "draw_film", "film_height"]
 # With at most so many steps and layers, cells are large enough for a number.
 _NUMBERED, _NUMBERED_LAYERS = 16, 24
 _MOST_TICKS = 12
-_DARKEST, _READABLE, _LIGHTEST = 0.95, 0.5, 0.04
+_STRONGEST, _READABLE, _FAINTEST = 0.95, 0.5, 0.04
 # With more steps, markers of curves would be one band.
 _MOST_MARKERS = 40
 # Points that a layer's name needs, and a letter of a step's.
 _LINE, _LETTER = 11.5, 5.6
+# Of the width, what the title may take.
+_TITLE = 0.64
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ def draw_film(
     limits: tuple[float, float] | None = None,
     apart: int = 0,
 ) -> Axes:
-    """Draw layers × steps: the darker, the larger a value.
+    """Draw layers × steps: the stronger the colour, the larger a value.
 
     Parameters
     ----------
@@ -83,7 +86,7 @@ def draw_film(
     colour : str
         One of `COLOURS`.
     limits : pair of float, optional
-        The lightest and the darkest value; by default the smallest and the largest.
+        The faintest and the strongest value; by default the smallest and the largest.
     apart : int
         So many rows at the top are set apart from those below.
     """
@@ -97,7 +100,9 @@ def draw_film(
     top = at[-1] + 0.5
     with plain_text():
         ax, figure = axes(ax, 6.8, film_height(len(layers), 3.2))
-        quiet(ax, title, grid=None)
+        # It begins above the first column, so long names of layers leave it less room.
+        letters = int(72 * figure.get_figwidth() * _TITLE / _LETTER)
+        quiet(ax, textwrap.fill(title, letters), grid=None)
         ax.spines["bottom"].set_visible(False)
         if numbered:
             _paint_numbers(ax, at, values, shares, colour)
@@ -115,9 +120,10 @@ def draw_film(
         height = 72 * figure.get_figheight() * ax.get_position().height
         every = max(1, int(np.ceil(_LINE * (top + 0.5) / max(height, 1.0))))
         own = len(layers) - apart
-        shown = [*range(own - 1, -1, -every)][::-1] + [*range(own, len(layers))]
+        shown = [*reversed(range(own - 1, -1, -every)), *range(own, len(layers))]
         names = short_names(layers)
-        ax.set_yticks([at[place] for place in shown], [names[place] for place in shown])
+        ax.set_yticks([at[place] for place in shown])
+        ax.set_yticklabels([names[place] for place in shown], parse_math=False)
         _name_steps(ax, steps, unit, marks, "frame")
         ax.set_ylim(-0.5, top)  # the deepest on top
     return ax
@@ -134,12 +140,13 @@ def _paint_numbers(
     for (row, column), value in np.ndenumerate(values):
         if not np.isfinite(value):
             continue
-        box = Rectangle((column - 0.48, at[row] - 0.46), 0.96, 0.92, linewidth=0)
-        alpha = _LIGHTEST + (_READABLE - _LIGHTEST) * shares[row, column]
+        height = float(at[row])
+        box = Rectangle((column - 0.48, height - 0.46), 0.96, 0.92, linewidth=0)
+        alpha = _FAINTEST + (_READABLE - _FAINTEST) * shares[row, column]
         box.set(facecolor=COLOURS[colour], alpha=alpha)
         ax.add_patch(box)
         style: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 9}
-        ax.text(column, at[row], f"{round(value)}", color=COLOURS["ink"], **style)
+        ax.text(column, height, f"{round(value)}", color=COLOURS["ink"], **style)
 
 
 def _paint(
@@ -152,7 +159,7 @@ def _paint(
     """Draw the cells as pictures of one colour and many opacities; ten thousand stay small."""
     pixels = np.zeros((*shares.shape, 4))
     pixels[..., :3] = to_rgb(COLOURS[colour])
-    alphas = _LIGHTEST + (_DARKEST - _LIGHTEST) * shares
+    alphas = _FAINTEST + (_STRONGEST - _FAINTEST) * shares
     pixels[..., 3] = np.where(np.isfinite(shares), alphas, 0.0)
     rows, columns = shares.shape
     for begin, end in ((0, rows - apart), (rows - apart, rows)):
@@ -162,9 +169,8 @@ def _paint(
             how: Any = {"aspect": "auto", "interpolation": "none", "origin": "lower"}
             ax.imshow(pixels[begin:end], extent=extent, **how)
     if rows <= _NUMBERED_LAYERS:
-        style = {"color": COLOURS["paper"], "linewidth": 1.8, "zorder": 2}
         for place in (*(at - 0.5), *(at + 0.5)):
-            ax.axhline(place, **style)
+            ax.axhline(place, color=COLOURS["paper"], linewidth=1.8, zorder=2)
 
 
 def draw_curves(
@@ -214,9 +220,7 @@ def draw_curves(
             ax.axvline(marks.kept, color=COLOURS["true"], linewidth=1.2, zorder=0)
         if marks.alarm is not None:
             dashed: Any = (0, (3, 2))
-            ax.axvline(
-                marks.alarm, color=COLOURS["ink"], linewidth=1.2, linestyle=dashed, zorder=0
-            )
+            ax.axvline(marks.alarm, color=COLOURS["ink"], linewidth=1.2, linestyle=dashed, zorder=0)
         _name_steps(ax, steps, unit, marks, "line")
         ax.set_ylim(0, 100)
         ax.set_yticks(range(0, 101, 20))

@@ -15,17 +15,17 @@ __all__ = ["MAPS", "monitor_curves", "monitor_map"]
 
 #: The columns of the history that a film strip can show, and what they are.
 MAPS = {
-    "accuracy": "estimated accuracy",
-    "memory": "memory",
+    "accuracy": "accuracy by layer, estimated",
+    "memory": "memory by layer",
     "perturbed": "given labels predicted on changed inputs",
     "plain": "given labels predicted on exact inputs",
 }
-# A film of less memory than this many per cent is not dark.
+# A film of less memory than this many per cent stays faint.
 _LEAST_MEMORY = 20.0
 
 
 def monitor_map(monitor: MonitorRecord, ax: Axes | None = None, *, of: str = "accuracy") -> Axes:
-    """Draw layers × epochs as a film strip: the darker, the more.
+    """Draw layers × epochs as a film strip: the stronger the colour, the more.
 
     The row on top is the network's own predictions. A frame marks the epoch to keep so far, a
     dashed line the epoch in which memorising starts.
@@ -62,7 +62,7 @@ def monitor_map(monitor: MonitorRecord, ax: Axes | None = None, *, of: str = "ac
         low, high = 0.0, max(high, _LEAST_MEMORY)
         look = {"colour": "true"}
     epochs = [int(epoch) for epoch in table.columns]
-    title = f"{MAPS[of][0].upper()}{MAPS[of][1:]}, {low:.0f} (light) to {high:.0f} % (dark)"
+    title = f"{MAPS[of][0].upper()}{MAPS[of][1:]}: {low:.0f} (faint) to {high:.0f} % (strong)"
     return draw_film(
         ax,
         title,

@@ -16,7 +16,7 @@ __all__ = ["trace_curves", "trace_map"]
 
 
 def trace_map(t: TraceRun, ax: Axes | None = None) -> Axes:
-    """Draw layers × steps as a film strip: the darker, the more generalization a layer holds.
+    """Draw layers × steps as a film strip: the stronger the colour, the more a layer still knows.
 
     A cell is the accuracy of a layer's ensemble on test data (its MASC subspaces where it has no
     ensemble), or on the hold-out's labels; with neither it is how often a discriminant agrees with

@@ -25,8 +25,8 @@ def verdict(readings: Sequence[Reading], epochs: int) -> str:
     best = next(reading for reading in readings if reading.epoch == kept.epoch)
     if best.hopeless:
         return (
-            f"{trained} no layer predicts the labels better than by chance. Either it is too early, "
-            "or the labels do not belong to these inputs."
+            f"{trained} no layer predicts the labels better than by chance. Either it is too "
+            "early, or the labels do not belong to these inputs."
         )
     when, end = alarm(readings), stop(readings)
     if when is not None:
@@ -40,7 +40,7 @@ def verdict(readings: Sequence[Reading], epochs: int) -> str:
     if end is not None:
         keep = f"Keep epoch {kept.epoch}; training may stop."
     elif kept.epoch == readings[-1].epoch:
-        keep = f"Epoch {kept.epoch}, the last, is the best so far; go on."
+        keep = f"Epoch {kept.epoch}, the last, is the best so far: go on."
     else:
-        keep = f"Keep epoch {kept.epoch} so far; it is too early to stop."
+        keep = f"Keep epoch {kept.epoch} so far; nothing says yet that training should stop."
     return f"{memory} {wrong} {keep}"
