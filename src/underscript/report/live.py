@@ -53,7 +53,7 @@ class Live:
         cells = _cells(m)
         text = [] if self._lines else textwrap.wrap(_LEGEND, _WIDTH)
         if self._lines % _AGAIN == 0:
-            text.append("  ".join(name.rjust(width) for name, width, _ in cells))
+            text.append("  ".join(name.rjust(width) for name, width, _ in cells).rstrip())
         self._lines += 1
         text.append("  ".join(value.rjust(width) for _, width, value in cells).rstrip())
         when, end = m.alarm, m.stop
@@ -88,7 +88,7 @@ def _cells(m: MonitorRecord) -> list[tuple[str, int, str]]:
         if key != "network_holdout" or held:
             cells.append((name, len(name), f"{100 * numbers[key]:.1f}"))
     if kept is not None:
-        cells.append(("keep", 7, f"{kept.epoch} {'*' if kept.epoch == epoch else ' '}"))
+        cells.append(("keep  ", 7, f"{kept.epoch} {'*' if kept.epoch == epoch else ' '}"))
     return cells
 
 

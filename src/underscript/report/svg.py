@@ -1,8 +1,8 @@
 """matplotlib's figures as SVG that fits into a page."""
 
 import base64
+import hashlib
 import io
-import itertools
 import re
 import warnings
 import xml.etree.ElementTree as ET
@@ -57,11 +57,10 @@ def inline_figure(figure: Figure, name: str, *, label: str, kind: str = "") -> M
     root = ET.fromstring(drawn.getvalue())
     width, height = root.attrib["viewBox"].split()[2:]
     variables = {value: f"var(--{key})" for key, value in COLOURS.items()}
-    pictures = itertools.count()
     for parent in list(root.iter()):
         for place, child in reversed([*enumerate(parent)]):
             if child.tag.endswith("}image"):
-                parent[place : place + 1] = _masked(child, f"mask-{next(pictures)}")
+                parent[place : place + 1] = _masked(child)
     for parent in list(root.iter()):
         for child in list(parent):
             if child.tag.endswith(("}metadata", "}style")):
@@ -90,12 +89,14 @@ def inline_figure(figure: Figure, name: str, *, label: str, kind: str = "") -> M
     return Markup(ET.tostring(root, encoding="unicode"))
 
 
-def _masked(image: ET.Element, name: str) -> list[ET.Element]:
+def _masked(image: ET.Element) -> list[ET.Element]:
     """Return a picture of one colour and many opacities as that colour behind a mask.
 
-    So the colour is a variable of the page, like every other.
+    So the colour is a variable of the page, like every other. The mask is named by what it holds:
+    in a notebook several figures of one name are on one page.
     """
     data = next(value for key, value in image.attrib.items() if key.endswith("href"))
+    name = f"mask-{hashlib.sha256(data.encode()).hexdigest()[:16]}"
     pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(data.partition(",")[2]))))
     red, green, blue = pixels.reshape(-1, 4)[0, :3].tolist()
     box = {key: image.attrib[key] for key in ("width", "height", "transform")}

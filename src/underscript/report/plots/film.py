@@ -24,8 +24,8 @@ _STRONGEST, _READABLE, _FAINTEST = 0.95, 0.5, 0.04
 _MOST_MARKERS = 40
 # Points that a layer's name needs, and a letter of a step's.
 _LINE, _LETTER = 11.5, 5.6
-# Of the width, what the title may take.
-_TITLE = 0.64
+# Of a figure's width, what a line of text may take; and points of its letters.
+_TEXT, _TEXT_LETTER = 0.68, 5.3
 
 
 @dataclass(frozen=True)
@@ -100,9 +100,7 @@ def draw_film(
     top = at[-1] + 0.5
     with plain_text():
         ax, figure = axes(ax, 6.8, film_height(len(layers), 3.2))
-        # It begins above the first column, so long names of layers leave it less room.
-        letters = int(72 * figure.get_figwidth() * _TITLE / _LETTER)
-        quiet(ax, textwrap.fill(title, letters), grid=None)
+        quiet(ax, _filled(title, figure), grid=None)
         ax.spines["bottom"].set_visible(False)
         if numbered:
             _paint_numbers(ax, at, values, shares, colour)
@@ -239,12 +237,19 @@ def _name_steps(ax: Axes, steps: Sequence[int], unit: str, marks: Marks, mark: s
     shown = _round(steps, max(2, min(_MOST_TICKS, int(room / longest))))
     ax.set_xticks(shown, [f"{steps[place]}" for place in shown])
     ax.set_xlim(-0.5, len(steps) - 0.5)
-    words = unit
+    words = [unit]
     if marks.kept is not None:
-        words += f" · {mark}: {steps[marks.kept]}, {marks.purpose}"
+        words.append(f"{mark}: {steps[marks.kept]}, {marks.purpose}")
     if marks.alarm is not None:
-        words += f" · dashes: {steps[marks.alarm]}, memorises"
-    ax.set_xlabel(words, fontsize=10, color=COLOURS["muted"])
+        words.append(f"dashes: {steps[marks.alarm]}, memorises")
+    # Lines are broken between these, not within.
+    whole = _filled(" · ".join(word.replace(" ", "\xa0") for word in words), figure)
+    ax.set_xlabel(whole.replace("\xa0", " "), fontsize=10, color=COLOURS["muted"])
+
+
+def _filled(text: str, figure: Any) -> str:
+    """Break a text into lines that have room: long names of layers take some of the width."""
+    return textwrap.fill(text, int(72 * figure.get_figwidth() * _TEXT / _TEXT_LETTER))
 
 
 def _round(steps: Sequence[int], most: int) -> list[int]:

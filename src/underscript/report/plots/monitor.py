@@ -15,8 +15,8 @@ __all__ = ["MAPS", "monitor_curves", "monitor_map"]
 
 #: The columns of the history that a film strip can show, and what they are.
 MAPS = {
-    "accuracy": "accuracy by layer, estimated",
-    "memory": "memory by layer",
+    "accuracy": "estimated accuracy",
+    "memory": "memory",
     "perturbed": "given labels predicted on changed inputs",
     "plain": "given labels predicted on exact inputs",
 }
