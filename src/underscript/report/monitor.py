@@ -25,7 +25,7 @@ __all__ = ["MOST_ISSUES", "monitor_notebook", "render_monitor"]
 
 #: Rows of the table of suspicious labels; and how many of them are not folded.
 MOST_ISSUES, _FIRST_ISSUES = 60, 10
-_ISSUE_HEAD = ("index", "given label", "proposed label", "quality", "margin", "confidence")
+_ISSUE_HEAD = ("index", "given label", "proposed label", "quality", "margin", "confidence, %")
 _LAYER_HEAD = (
     *("layer", "exact inputs", "changed inputs", "memory", "accuracy", "95 %"),
     *("effective rank", "angle, °"),
@@ -166,7 +166,7 @@ def _epochs(m: MonitorRecord) -> tuple[list[str], list[list[str]]]:
     held, kept = bool(history["holdout"].notna().any()), m.recommended
     stepped = bool((history["step"] != history["epoch"]).any())
     head = ["epoch", *(["step"] if stepped else []), "exact inputs", "changed inputs", "memory"]
-    head += ["estimated", *(["hold-out"] if held else []), "decoded", "wrong labels", "best layer"]
+    head += ["accuracy", *(["hold-out"] if held else []), "decoded", "wrong labels", "best layer"]
     rows = []
     for epoch, part in history.groupby("epoch", sort=True):
         own = part[part["layer"] == NETWORK].iloc[0]
