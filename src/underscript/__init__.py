@@ -7,7 +7,7 @@ from .errors import UnderscriptError, UnderscriptWarning
 
 if TYPE_CHECKING:
     from ._decode import decode
-    from ._monitor import Monitor
+    from ._monitor import Monitor, load_monitor
     from ._trace import Trace, load_trace, trace
     from .activations.from_sklearn import from_sklearn
     from .activations.layers import list_layers
@@ -37,6 +37,7 @@ __all__ = [
     "from_sklearn",
     "list_layers",
     "load",
+    "load_monitor",
     "load_trace",
     "plots",
     "retrain",
@@ -60,6 +61,7 @@ _MODULES = {
     "from_sklearn": "activations.from_sklearn",
     "list_layers": "activations.layers",
     "load": "decoding",
+    "load_monitor": "_monitor",
     "load_trace": "_trace",
     "retrain": "repair.retraining",
     "trace": "_trace",

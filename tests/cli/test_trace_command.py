@@ -81,6 +81,11 @@ def test_json_is_alone_on_standard_output_and_nothing_is_done_twice(folder, caps
             "why": "not known without a hold-out, whose labels choose it",
         }
         assert "decode step" in captured.err
+    page = Path("run/report.html")
+    first = page.read_text()
+    page.unlink()
+    assert main(["report", "run"]) == 0
+    assert page.read_text() == first
 
 
 def test_many_steps_still_fit_on_a_small_terminal(folder, capsys, monkeypatch):

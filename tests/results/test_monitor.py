@@ -14,7 +14,8 @@ import underscript as us
 from left_as_found import assert_left_as_found
 from underscript.errors import ArgumentError, DataError, LabelError, OutputError
 from underscript.results.monitor import folder as folder_module
-from underscript.results.monitor.layers import effective_rank, principal_angles
+from underscript.results.monitor.layers import LayerReader, effective_rank, principal_angles
+from underscript.results.monitor.probe import ProbeRows
 
 N = 200
 
@@ -266,3 +267,18 @@ def test_the_numbers_for_a_logger_are_those_of_the_last_reading():
     assert found["alarm"] == 0.0
     assert found["recommended_step"] == monitor.recommended.step
     assert all(isinstance(value, float) for value in found.values())
+
+
+def test_layers_of_classes_far_apart_are_read_right():
+    # With means of one half and the covariance of all, scores changed their sign here.
+    rng = torch.Generator().manual_seed(1)
+    labels = torch.arange(400) % 10
+    centres = torch.relu(3 * torch.randn(10, 64, generator=rng))
+    rows = centres[labels] * torch.exp(0.5 * torch.randn(400, 1, generator=rng))
+    rows += 0.01 * torch.randn(400, 64, generator=rng)
+    changed = rows + 0.01 * torch.randn(400, 64, generator=rng)
+    found = LayerReader(labels).read(
+        ProbeRows({"far": [rows, changed]}, [torch.zeros(400, 10)] * 2, True)
+    )
+    assert found.layers["far"].plain > 0.95
+    assert found.layers["far"].perturbed > 0.95

@@ -178,7 +178,9 @@ def _parser() -> argparse.ArgumentParser:
 
     about = "write the report of a finished run again, or compare several runs"
     report = _command(commands, "report", about)
-    folders = "folder of a run or an experiment; several folders of runs are compared"
+    folders = (
+        "folder of a run, a trace, a monitor or an experiment; several folders of runs are compared"
+    )
     report.add_argument("folders", type=Path, metavar="DIR", nargs="+", help=folders)
     report.add_argument(
         "--out",

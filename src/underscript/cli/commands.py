@@ -15,7 +15,8 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from .._decode import decode
-from .._trace import trace
+from .._monitor import load_monitor
+from .._trace import load_trace, trace
 from ..activations.layers import list_layers
 from ..decoding import Decoding, load
 from ..errors import DataError, ModelError, OutputError
@@ -25,7 +26,8 @@ from ..repair.weights import write_weights
 # Imported here, not where it is used: an import error must not come after minutes of work.
 from ..report import print_brief, print_trace, terminal_report
 from ..results.export import write_spreadsheet
-from ..results.run_folder import is_run
+from ..results.monitor.folder import is_monitor
+from ..results.run_folder import is_run, results_of
 from ..utils.class_names import read_names
 from ..utils.distributed import joined
 from ..utils.files import fresh_folder, whole_file, write_text
@@ -278,6 +280,10 @@ def _report(options: argparse.Namespace) -> None:
         write_page(page, render_beside({str(path): load(path) for path in options.folders}))
     elif (again := remade(folder)) is not None:
         write_page(page, again)
+    elif is_monitor(folder):
+        load_monitor(folder).report(page)
+    elif results_of(folder).get("kind") == "trace":
+        load_trace(folder).report(page)
     else:
         load(folder).report(page)
     with printed(str(page)):

@@ -8,6 +8,8 @@ from .beside import render_beside
 from .brief import print_brief
 from .facts import KeyNumber, key_numbers
 from .layers import LayerGroup, LayerRow, layer_groups
+from .live import Live
+from .monitor import monitor_notebook, render_monitor
 from .page import page_of, write_page
 from .run import notebook, render_report, write_report
 from .svg import inline_figure
@@ -18,15 +20,18 @@ __all__ = [
     "KeyNumber",
     "LayerGroup",
     "LayerRow",
+    "Live",
     "console_table",
     "inline_figure",
     "key_numbers",
     "layer_groups",
+    "monitor_notebook",
     "notebook",
     "page_of",
     "print_brief",
     "print_trace",
     "render_beside",
+    "render_monitor",
     "render_report",
     "render_trace",
     "terminal_report",

@@ -1,5 +1,7 @@
 """matplotlib's figures as SVG that fits into a page."""
 
+import base64
+import hashlib
 import io
 import re
 import warnings
@@ -7,10 +9,12 @@ import xml.etree.ElementTree as ET
 from collections.abc import Callable
 
 import matplotlib as mpl
+import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from PIL import Image
 
 from .plots import COLOURS
 
@@ -44,7 +48,8 @@ def inline_figure(figure: Figure, name: str, *, label: str, kind: str = "") -> M
     FigureCanvasSVG(figure)
     drawn = io.BytesIO()
     with (
-        mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}),
+        # Text stays text, and pictures are in the page, whatever the user has set.
+        mpl.rc_context({"svg.fonttype": "none", "svg.image_inline": True, "svg.hashsalt": name}),
         warnings.catch_warnings(),
     ):
         _let_glyphs_miss()
@@ -52,6 +57,10 @@ def inline_figure(figure: Figure, name: str, *, label: str, kind: str = "") -> M
     root = ET.fromstring(drawn.getvalue())
     width, height = root.attrib["viewBox"].split()[2:]
     variables = {value: f"var(--{key})" for key, value in COLOURS.items()}
+    for parent in list(root.iter()):
+        for place, child in reversed([*enumerate(parent)]):
+            if child.tag.endswith("}image"):
+                parent[place : place + 1] = _masked(child)
     for parent in list(root.iter()):
         for child in list(parent):
             if child.tag.endswith(("}metadata", "}style")):
@@ -62,13 +71,13 @@ def inline_figure(figure: Figure, name: str, *, label: str, kind: str = "") -> M
             key = key.rpartition("}")[2]
             if key == "id":
                 value = f"{name}-{value}"
-            elif key == "href":
+            elif key == "href" and value.startswith("#"):
                 value = f"#{name}-{value.removeprefix('#')}"
             elif key == "style":
                 value = re.sub(r"#[0-9a-f]{6}", lambda m: variables.get(m[0], m[0]), value)
                 value = re.sub(r"font-family: [^;]*(; )?", "", value)
                 value = re.sub(r"font: ((?:bold |\d+ )*)([\d.]+px)[^;]*", _own_font, value)
-            elif key == "clip-path":
+            elif key in ("clip-path", "mask"):
                 value = value.replace("url(#", f"url(#{name}-")
             attributes[key] = value
         parent.attrib.clear()
@@ -78,6 +87,25 @@ def inline_figure(figure: Figure, name: str, *, label: str, kind: str = "") -> M
     root.attrib |= {"role": "img", "aria-label": label}
     # Markup, as the text in it was escaped by matplotlib and again by ElementTree.
     return Markup(ET.tostring(root, encoding="unicode"))
+
+
+def _masked(image: ET.Element) -> list[ET.Element]:
+    """Return a picture of one colour and many opacities as that colour behind a mask.
+
+    So the colour is a variable of the page, like every other. The mask is named by what it holds:
+    in a notebook several figures of one name are on one page.
+    """
+    data = next(value for key, value in image.attrib.items() if key.endswith("href"))
+    name = f"mask-{hashlib.sha256(data.encode()).hexdigest()[:16]}"
+    pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(data.partition(",")[2]))))
+    red, green, blue = pixels.reshape(-1, 4)[0, :3].tolist()
+    box = {key: image.attrib[key] for key in ("width", "height", "transform")}
+    box["style"] = f"fill: #{red:02x}{green:02x}{blue:02x}"
+    mask = ET.Element("mask", {"id": name, "style": "mask-type: alpha"})
+    mask.append(image)
+    image.attrib.pop("transform")
+    image.attrib.pop("id")
+    return [mask, ET.Element("rect", {**box, "mask": f"url(#{name})"})]
 
 
 def _let_glyphs_miss() -> None:

@@ -26,6 +26,7 @@ from .examples import Example, load_examples, save_examples
 from .export import write_spreadsheet
 from .geometry import COLUMNS as GEOMETRY
 from .issues import COLUMNS, most_suspicious_first
+from .monitor.folder import is_monitor
 
 __all__ = ["RunParts", "is_run", "read_run", "results_of", "write_run"]
 
@@ -105,7 +106,10 @@ def read_run(folder: Path, model: nn.Module | None) -> RunParts:
             "us.load_trace reads"
         )
     if not _is_run(summary):
-        raise OutputError(f"{folder}: expected an underscript run (a folder with results.json)")
+        found = "; found a monitor, which us.load_monitor reads" if is_monitor(folder) else ""
+        raise OutputError(
+            f"{folder}: expected an underscript run (a folder with results.json){found}"
+        )
     try:
         stored = summary["underscript"]["format"]
         if stored != RUN_FORMAT:

@@ -24,7 +24,7 @@ import torch
 
 from .device import product_seconds
 
-__all__ = ["PRODUCTS", "RUNS", "SILENT", "Estimate", "Progress", "Stage", "roughly"]
+__all__ = ["PRODUCTS", "RUNS", "SILENT", "Estimate", "Progress", "Stage", "in_notebook", "roughly"]
 
 logger = logging.getLogger(__name__)
 
@@ -271,7 +271,7 @@ class Progress:
         return cls([Stage(name, {RUNS: 1.0})], shown=shown)
 
     def __enter__(self) -> "Progress":
-        visible = self._shown and (_in_notebook() or _on_terminal())
+        visible = self._shown and (in_notebook() or _on_terminal())
         logged = self._shown and self._what and logger.isEnabledFor(logging.INFO)
         if not visible and not logged:
             return self
@@ -405,7 +405,7 @@ def _on_terminal() -> bool:
     return sys.stderr is not None and sys.stderr.isatty()
 
 
-def _in_notebook() -> bool:
+def in_notebook() -> bool:
     """Say whether this is a notebook; its standard error is not a terminal.
 
     A kernel knows itself in one of two ways: by the application that started it, or, where another

@@ -6,23 +6,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.patches import Rectangle
 
 from ...errors import DataError
 from ...results.checkpoint_trace import TraceRun
-from .curve import ROOM_FOR_LABELS, legend_above, name_ends
-from .style import COLOURS, axes, plain_text, quiet, short_names
+from .film import Curve, Marks, draw_curves, draw_film
+from .style import COLOURS
 
 __all__ = ["trace_curves", "trace_map"]
 
-# With at most so many steps, cells are wide enough for a number.
-_NUMBERED = 16
-_MOST_TICKS = 12
-_DARKEST, _READABLE = 0.95, 0.5
-
 
 def trace_map(t: TraceRun, ax: Axes | None = None) -> Axes:
-    """Draw layers × steps as a film strip: the darker, the more generalization a layer holds.
+    """Draw layers × steps as a film strip: the stronger the colour, the more a layer still knows.
 
     A cell is the accuracy of a layer's ensemble on test data (its MASC subspaces where it has no
     ensemble), or on the hold-out's labels; with neither it is how often a discriminant agrees with
@@ -51,32 +45,7 @@ def trace_map(t: TraceRun, ax: Axes | None = None) -> Axes:
     values = np.full((len(layers), len(steps)), np.nan)
     for one in cells.to_dict("records"):
         values[layers.index(str(one["layer"])), steps.index(one["step"])] = 100 * one["value"]
-    low, high = float(np.nanmin(values)), float(np.nanmax(values))
-    numbered = len(steps) <= _NUMBERED
-    most = _READABLE if numbered else _DARKEST
-    with plain_text():
-        ax, _ = axes(ax, 6.8, 3.2)
-        quiet(ax, title, grid=None)
-        ax.spines["bottom"].set_visible(False)
-        for (row, column), value in np.ndenumerate(values):
-            if not np.isfinite(value):
-                continue
-            share = (value - low) / (high - low) if high > low else 1.0
-            box = Rectangle((column - 0.48, row - 0.46), 0.96, 0.92, linewidth=0)
-            box.set(facecolor=COLOURS["given"], alpha=0.04 + (most - 0.04) * share)
-            ax.add_patch(box)
-            if numbered:
-                style: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 9}
-                ax.text(column, row, f"{value:.0f}", color=COLOURS["ink"], **style)
-        at = t.recommended["step"]
-        if at in steps:
-            frame = Rectangle((steps.index(at) - 0.5, -0.5), 1, len(layers), fill=False)
-            frame.set(edgecolor=COLOURS["true"], linewidth=2.0, clip_on=False, zorder=5)
-            ax.add_patch(frame)
-        ax.set_yticks(range(len(layers)), short_names(layers))
-        _name_steps(ax, steps)
-        ax.set_ylim(-0.5, len(layers) - 0.5)  # the deepest on top
-    return ax
+    return draw_film(ax, title, layers, steps, values, marks=_marks(t, steps))
 
 
 def _cells(table: pd.DataFrame) -> tuple[str, pd.DataFrame]:
@@ -120,7 +89,6 @@ def trace_curves(t: TraceRun, ax: Axes | None = None) -> Axes:
     Axes
     """
     told, steps = t.steps, _steps(t)
-    at = np.arange(len(steps))
     held = "holdout" if told["network_test"].isna().all() else "test"
     words = {"holdout": "network, hold-out", "test": "network, test"}
     shown: list[tuple[str, str, dict[str, Any]]] = [
@@ -130,38 +98,16 @@ def trace_curves(t: TraceRun, ax: Axes | None = None) -> Axes:
         ("decoded, estimated", "estimate", {"color": COLOURS["given"], "marker": "D"}),
         ("decoded, test", "decoded_test", {"color": COLOURS["plain"], "marker": "o"}),
     ]
-    with plain_text():
-        ax, figure = axes(ax, 6.8, 3.2)
-        quiet(ax, "Along training, %")
-        low, high = (100 * told[f"estimate_{end}"].to_numpy(float) for end in ("low", "high"))
-        ax.fill_between(at, low, high, color=COLOURS["given"], alpha=0.12, linewidth=0)
-        ends = []
-        for name, column, look in shown:
-            values = 100 * told[column].to_numpy(float)
-            if np.isfinite(values).any():
-                style = {"markersize": 5, "linewidth": 1.6, "clip_on": False, **look}
-                ax.plot(at, values, label=name, **style)
-                ends.append((float(values[np.isfinite(values)][-1]), name, look["color"]))
-        best = t.recommended["step"]
-        if best in steps:
-            ax.axvline(steps.index(best), color=COLOURS["true"], linewidth=1.2, zorder=0)
-        _name_steps(ax, steps)
-        ax.set_ylim(0, 100)
-        ax.set_yticks(range(0, 101, 20))
-        if figure.get_figwidth() >= ROOM_FOR_LABELS:
-            name_ends(ax, ends, 15 * 100 / max(72 * 0.8 * figure.get_figheight(), 30))
-        else:
-            legend_above(ax, ends)
-    return ax
+    curves = [Curve(name, 100 * told[column].to_numpy(float), look) for name, column, look in shown]
+    low, high = (100 * told[f"estimate_{end}"].to_numpy(float) for end in ("low", "high"))
+    marks = _marks(t, steps)
+    return draw_curves(ax, "Along training, %", steps, curves, band=(low, high), marks=marks)
 
 
 def _steps(t: TraceRun) -> list[int]:
     return [int(step) for step in t.steps["step"]]
 
 
-def _name_steps(ax: Axes, steps: Sequence[int]) -> None:
-    every = -(-len(steps) // _MOST_TICKS)
-    shown = range(0, len(steps), every)
-    ax.set_xticks(shown, [f"{steps[place]}" for place in shown])
-    ax.set_xlim(-0.5, len(steps) - 0.5)
-    ax.set_xlabel("step", fontsize=10, color=COLOURS["muted"])
+def _marks(t: TraceRun, steps: Sequence[int]) -> Marks:
+    at = t.recommended["step"]
+    return Marks(steps.index(at) if at in steps else None, purpose="to decode")

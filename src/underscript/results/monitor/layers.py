@@ -191,22 +191,18 @@ def cross_fitted(
         For rows as they are, and the mean over perturbed ones.
     """
     parts = [plain, *(moved if fits else [])]
-    rows = torch.cat(parts)
-    # The covariance knows no labels, so both halves may share that of all rows.
-    moments = PooledMoments(rows.mean(0))
-    moments.update(rows)
-    covariance = moments.covariance([RIDGE])
-    labellings = []
-    for fold in (half, ~half):
-        there = (~fold).to(plain.device)
-        sums = ClassSums(n_classes, moments.centre)
-        sums.update(rows[there.repeat(len(parts))], labels[there].repeat(len(parts)))
-        means, counts = sums.total(ALONE)
-        labellings.append((means, counts * (len(plain) / max(1, int(there.sum())))))
     of_plain = torch.zeros(len(plain), n_classes)
     of_moved = torch.zeros(len(plain), n_classes)
-    fitted = covariance.discriminants(labellings)
-    for fold, by_ridge in zip((half, ~half), fitted, strict=True):
+    for fold in (half, ~half):
+        # Means and covariance are of the same rows: with the covariance of all, classes that are
+        # far apart could vary between more than in total, and scores would change their sign.
+        there = (~fold).to(plain.device)
+        rows, its_labels = torch.cat([each[there] for each in parts]), labels[there]
+        moments = PooledMoments(rows.mean(0))
+        moments.update(rows)
+        sums = ClassSums(n_classes, moments.centre)
+        sums.update(rows, its_labels.repeat(len(parts)))
+        (by_ridge,) = moments.covariance([RIDGE]).discriminants([sums.total(ALONE)])
         linear, here = by_ridge[RIDGE], fold.to(plain.device)
         of_plain[fold] = linear(plain[here]).cpu()
         views = moved or [plain]

@@ -1,6 +1,5 @@
 """What `Monitor` does while a network trains; what it shows is added in `_monitor.py`."""
 
-import math
 import time
 import warnings
 from collections.abc import Callable
@@ -8,30 +7,27 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Self
 
-import pandas as pd
 import torch
 from torch import nn
 
 from ...activations.given_model import as_module
 from ...activations.layers import LayerChoice
 from ...errors import ArgumentError, DataError, OutputError, UnderscriptWarning
-from ...noise.estimate import SMALLEST
-from .exports import KeptLogits, write_aum, write_cartography
+from .exports import KeptLogits
 from .folder import is_monitor, read_folder
-from .history import NETWORK, history_rows
-from .judgement import Reading, Stop, stop
-from .label_issues import issues_of
+from .history import history_rows
+from .judgement import Reading
 from .layers import LayerReader
 from .probe import ProbeReader, ProbeSet
+from .record import MonitorRecord
 from .samples import SampleRecords
-from .state import MonitorState
 
 __all__ = ["MonitorRun"]
 
 _OWN = "a function"
 
 
-class MonitorRun(MonitorState):
+class MonitorRun(MonitorRecord):
     """Watches a network while it trains.
 
     Call `update` for each batch and `end_epoch` after each epoch. What each sample did (margins,
@@ -65,6 +61,9 @@ class MonitorRun(MonitorState):
         in the folder if there is one, else in memory.
     seed : int
         Seed of all choices.
+    live : bool
+        Whether to show each epoch as it is read: in a notebook the film strip and the curves, which
+        are drawn anew; elsewhere a line on standard error.
 
     Raises
     ------
@@ -87,6 +86,7 @@ class MonitorRun(MonitorState):
         holdout: Any = None,
         keep_logits: bool = False,
         seed: int = 0,
+        live: bool = False,
     ):
         for name, value, least in (
             ("n_probe", n_probe, 2),
@@ -119,6 +119,8 @@ class MonitorRun(MonitorState):
             "keep_logits": keep_logits,
             "seed": seed,
         }
+        # What only concerns the display is no setting: a run may be resumed with another.
+        self._live = live
         self._records = SampleRecords(keep_logits)
         self._epoch = 0
         self._step: int | None = None
@@ -163,9 +165,10 @@ class MonitorRun(MonitorState):
         folder = Path(folder)
         summary, history, state = read_folder(folder)
         before = summary["settings"]
+        known = [*before, "live"]
         for name in settings:
-            if name not in before:
-                raise ArgumentError(f"resume: unknown setting {name!r}; known: {', '.join(before)}")
+            if name not in known:
+                raise ArgumentError(f"resume: unknown setting {name!r}; known: {', '.join(known)}")
         for name in ("layers", "perturb"):
             if before[name] == _OWN and not callable(settings.get(name)):
                 raise DataError(f"{name}: was a function; give the same again to resume {folder}")
@@ -250,113 +253,8 @@ class MonitorRun(MonitorState):
             began = time.perf_counter()
             self.save(self.folder)
             self._seconds["end_epoch"] += time.perf_counter() - began
-
-    @property
-    def samples(self) -> pd.DataFrame:
-        """One row per training sample, in the order of the index.
-
-        `index`, `epochs`, `aum`, `forgetting_events`, `learned_epoch` (0: never), `confidence`,
-        `variability`, `correctness`, `given_label`, `predicted_label`.
-        """
-        return self._records.table()
-
-    @property
-    def stop(self) -> Stop | None:
-        """Whether training may stop, and why; None as long as it should go on.
-
-        The network memorises (`alarm`), and the last two readings agree with fewer labels of new
-        inputs than the recommended epoch, by more than two standard errors of the difference.
-        """
-        return stop(self._readings)
-
-    def scalars(self) -> dict[str, float]:
-        """Return the numbers of the last reading, for a logger; empty before the first.
-
-        Returns
-        -------
-        dict of str to float
-            `network_plain`, `network_perturbed`, `network_memory`, `network_accuracy`: the row of
-            the network in `history`. `decoded_accuracy`: the largest estimated accuracy of a layer.
-            `noise_rate`. `alarm`: 1 once memorising has started, else 0. `recommended_step`. With a
-            hold-out, `network_holdout`.
-        """
-        last = self._readings[-1] if self._readings else None
-        kept = self.recommended
-        if last is None or kept is None:
-            return {}
-        rows = [row for row in self._history if row["epoch"] == last.epoch]
-        own = next(row for row in rows if row["layer"] == NETWORK)
-        of_layers = [row["accuracy"] for row in rows if row["layer"] != NETWORK]
-        found = {
-            f"network_{name}": float(own[name])
-            for name in ("plain", "perturbed", "memory", "accuracy", "holdout")
-            if own[name] is not None and not math.isnan(own[name])
-        }
-        return {
-            **found,
-            "decoded_accuracy": float(max(of_layers)),
-            "noise_rate": last.rate,
-            "alarm": float(self.alarm is not None),
-            "recommended_step": float(kept.step),
-        }
-
-    def label_issues(self, sort: bool = False) -> pd.DataFrame:
-        """Return which labels look wrong by the area under the margin.
-
-        Parameters
-        ----------
-        sort : bool
-            The most suspicious labels first.
-
-        Returns
-        -------
-        pandas.DataFrame
-            Indexed by the samples' index: `is_label_issue`; `label_quality`, the probability that
-            the label is right if margins of right and wrong labels are two normal distributions;
-            `given_label`; `predicted_label`, by the mean probabilities over epochs, for flagged
-            samples the best other class; `margin`, the area under the margin; `confidence`, the
-            mean probability of the predicted label.
-
-        Raises
-        ------
-        DataError
-            If no epoch has ended.
-        """
-        kept = self.recommended
-        reading = (
-            None
-            if kept is None
-            else next(each for each in self._readings if each.epoch == kept.epoch)
-        )
-        nothing_wrong = reading is not None and reading.rate < SMALLEST and not reading.hopeless
-        issues = issues_of(
-            self.samples, self._records.mean_chances(), nothing_wrong, self._settings["seed"]
-        )
-        return issues.sort_values("label_quality", kind="stable") if sort else issues
-
-    def to_aum_csv(self, path: str | PathLike[str]) -> None:
-        """Write `sample_id` and `aum`, sorted by it in descending order, as the package aum does.
-
-        Raises
-        ------
-        OutputError
-            If it cannot be written.
-        """
-        write_aum(self.samples, Path(path))
-
-    def to_cartography_jsonl(self, folder: str | PathLike[str]) -> None:
-        """Write each epoch's logits as cartography reads them: `dynamics_epoch_0.jsonl`, ….
-
-        Raises
-        ------
-        DataError
-            If logits were not kept (`keep_logits=True`), or an epoch's file is missing.
-        OutputError
-            If a file cannot be written.
-        """
-        if not self._settings["keep_logits"]:
-            raise DataError("to_cartography_jsonl: no logits were kept: Monitor(keep_logits=True)")
-        write_cartography(self._logits, self._epoch, Path(folder))
+        if found and self._live:
+            self._show()
 
     def _read(self, network: nn.Module, epoch: int, step: int) -> list[dict[str, Any]]:
         """Read the layers and return the history's rows."""
@@ -389,6 +287,9 @@ class MonitorRun(MonitorState):
         )
         self._readings.append(reading)
         return history_rows(found, reading)
+
+    def _show(self) -> None:
+        """Show the epoch that was read; `_monitor.py` can, which is above the report."""
 
     def _warn(self, note: str) -> None:
         """Warn once of each thing."""

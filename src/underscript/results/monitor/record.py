@@ -1,0 +1,178 @@
+"""What a monitor tells: of samples, labels and epochs, while it watches or read from its folder."""
+
+import math
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ...errors import DataError
+from ...noise.estimate import SMALLEST
+from .exports import KeptLogits, write_aum, write_cartography
+from .folder import read_folder
+from .history import NETWORK
+from .judgement import Stop, stop
+from .label_issues import issues_of
+from .samples import SampleRecords
+from .state import MonitorState
+from .verdict import verdict
+
+__all__ = ["KeptRecord", "MonitorRecord"]
+
+
+class MonitorRecord(MonitorState):
+    """What a monitor has read so far, and what follows from it."""
+
+    _logits: KeptLogits
+
+    @property
+    def verdict(self) -> str:
+        """Whether it memorises, since when, which epoch to keep, and whether to stop."""
+        return verdict(self._readings, self._epoch)
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What `monitor.json` holds: settings, versions, judgement, notes, seconds."""
+        return self._summary()
+
+    @property
+    def samples(self) -> pd.DataFrame:
+        """One row per training sample, in the order of the index.
+
+        `index`, `epochs`, `aum`, `forgetting_events`, `learned_epoch` (0: never), `confidence`,
+        `variability`, `correctness`, `given_label`, `predicted_label`.
+        """
+        return self._records.table()
+
+    @property
+    def stop(self) -> Stop | None:
+        """Whether training may stop, and why; None as long as it should go on.
+
+        The network memorises (`alarm`), and the last two readings agree with fewer labels of new
+        inputs than the recommended epoch, by more than two standard errors of the difference.
+        """
+        return stop(self._readings)
+
+    def scalars(self) -> dict[str, float]:
+        """Return the numbers of the last reading, for a logger; empty before the first.
+
+        Returns
+        -------
+        dict of str to float
+            `network_plain`, `network_perturbed`, `network_memory`, `network_accuracy`: the row of
+            the network in `history`. `decoded_accuracy`: the largest estimated accuracy of a layer.
+            `noise_rate`. `alarm`: 1 once memorising has started, else 0. `recommended_step`. With a
+            hold-out, `network_holdout`.
+        """
+        last = self._readings[-1] if self._readings else None
+        kept = self.recommended
+        if last is None or kept is None:
+            return {}
+        rows = [row for row in self._history if row["epoch"] == last.epoch]
+        own = next(row for row in rows if row["layer"] == NETWORK)
+        of_layers = [row["accuracy"] for row in rows if row["layer"] != NETWORK]
+        found = {
+            f"network_{name}": float(own[name])
+            for name in ("plain", "perturbed", "memory", "accuracy", "holdout")
+            if own[name] is not None and not math.isnan(own[name])
+        }
+        return {
+            **found,
+            "decoded_accuracy": float(max(of_layers)),
+            "noise_rate": last.rate,
+            "alarm": float(self.alarm is not None),
+            "recommended_step": float(kept.step),
+        }
+
+    def label_issues(self, sort: bool = False) -> pd.DataFrame:
+        """Return which labels look wrong by the area under the margin.
+
+        Parameters
+        ----------
+        sort : bool
+            The most suspicious labels first.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Indexed by the samples' index: `is_label_issue`; `label_quality`, the probability that
+            the label is right if margins of right and wrong labels are two normal distributions;
+            `given_label`; `predicted_label`, by the mean probabilities over epochs, for flagged
+            samples the best other class; `margin`, the area under the margin; `confidence`, the
+            mean probability of the predicted label.
+
+        Raises
+        ------
+        DataError
+            If no epoch has ended.
+        """
+        kept = self.recommended
+        reading = (
+            None
+            if kept is None
+            else next(each for each in self._readings if each.epoch == kept.epoch)
+        )
+        nothing_wrong = reading is not None and reading.rate < SMALLEST and not reading.hopeless
+        issues = issues_of(
+            self.samples, self._records.mean_chances(), nothing_wrong, self._settings["seed"]
+        )
+        return issues.sort_values("label_quality", kind="stable") if sort else issues
+
+    def to_aum_csv(self, path: str | PathLike[str]) -> None:
+        """Write `sample_id` and `aum`, sorted by it in descending order, as the package aum does.
+
+        Raises
+        ------
+        OutputError
+            If it cannot be written.
+        """
+        write_aum(self.samples, Path(path))
+
+    def to_cartography_jsonl(self, folder: str | PathLike[str]) -> None:
+        """Write each epoch's logits as cartography reads them: `dynamics_epoch_0.jsonl`, ….
+
+        Raises
+        ------
+        DataError
+            If logits were not kept (`keep_logits=True`), or an epoch's file is missing.
+        OutputError
+            If a file cannot be written.
+        """
+        if not self._settings["keep_logits"]:
+            raise DataError("to_cartography_jsonl: no logits were kept: Monitor(keep_logits=True)")
+        write_cartography(self._logits, self._epoch, Path(folder))
+
+
+class KeptRecord(MonitorRecord):
+    """A monitor's record as its folder keeps it, without the data: it cannot go on.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder of a monitor.
+
+    Raises
+    ------
+    OutputError
+        If the folder is no monitor's, or of a newer version.
+    DataError
+        If a file is damaged.
+    """
+
+    def __init__(self, folder: Path):
+        summary, history, state = read_folder(folder)
+        self.folder = folder
+        self._kept = summary
+        try:
+            self._settings = dict(summary["settings"])
+            keeps_logits, _ = bool(self._settings["keep_logits"]), self._settings["seed"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(f"{folder}: a part of the state is missing ({error})") from error
+        self._records = SampleRecords(keeps_logits)
+        self._logits = KeptLogits()
+        self._logits.folder = folder
+        self._take(summary, history, state)
+
+    def _summary(self) -> dict[str, Any]:
+        return self._kept
