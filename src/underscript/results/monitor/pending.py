@@ -23,11 +23,11 @@ _IGNORED = -100
 class Notes(dict[str, str]):
     """What was warned of, by kind; each is shown once."""
 
-    def warn(self, kind: str, message: str) -> None:
-        """Warn, unless it was done before."""
+    def warn(self, kind: str, message: str, level: int = 6) -> None:
+        """Warn, unless it was done before; the user's line is so many calls up."""
         if kind not in self:
             self[kind] = message
-            warnings.warn(message, UnderscriptWarning, stacklevel=6)
+            warnings.warn(message, UnderscriptWarning, stacklevel=level)
 
 
 class Counted(NamedTuple):

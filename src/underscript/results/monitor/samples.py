@@ -50,6 +50,8 @@ _EPOCH = {
     "predicted": np.int64,
     "given": np.int64,
 }
+# Those of them that are integers, and the others.
+_WHOLE, _REAL = ("call", "predicted", "given"), ("margin", "chance")
 
 
 class SampleRecords:
@@ -176,8 +178,53 @@ class SampleRecords:
                 self._sums[some] += self._chances[some]
         logits = None if self._logits is None else self._logits[at]
         index = self._places.numbers[at]
-        self._forget_epoch()
+        self.forget_epoch()
         return None if logits is None else (index, given, logits)
+
+    def running_epoch(self, n_classes: int) -> dict[str, Tensor]:
+        """Return what the epoch that runs has counted, for `merge` in another process.
+
+        Parameters
+        ----------
+        n_classes : int
+            K, which this process may not know yet.
+
+        Returns
+        -------
+        dict of str to Tensor
+            A row for each sample: `whole`, int64, its number and the integers of the epoch;
+            `real`, float64, the others; `chances` and `logits`, float32 (n, K), if they are kept.
+        """
+        self._pending.n_classes = n_classes
+        if "sums" in self.notes:
+            self._sums = self._chances = None
+        at = np.flatnonzero(self._epoch["call"][: len(self)])
+        whole = [self._places.numbers[at], *(self._epoch[name][at] for name in _WHOLE)]
+        real = [self._epoch[name][at] for name in _REAL]
+        parts: dict[str, NDArray[Any]] = {"whole": np.stack(whole, 1), "real": np.stack(real, 1)}
+        nothing = np.zeros((0, n_classes), np.float32)
+        if "sums" not in self.notes:
+            parts["chances"] = nothing if self._chances is None else self._chances[at]
+        if self.keep_logits:
+            parts["logits"] = nothing if self._logits is None else self._logits[at]
+        return {name: torch.from_numpy(part) for name, part in parts.items()}
+
+    def merge(self, parts: Mapping[str, Tensor]) -> None:
+        """Add what `running_epoch` returned elsewhere; of a sample the later call counts."""
+        found = {name: part.numpy() for name, part in parts.items()}
+        number, *whole = found["whole"].T
+        if not len(number):
+            return
+        at = self._places.rows_of(np.ascontiguousarray(number))
+        self._grow(len(self._places))
+        later = whole[0] >= self._epoch["call"][at]
+        at = at[later]
+        for name, values in zip((*_WHOLE, *_REAL), (*whole, *found["real"].T), strict=True):
+            self._epoch[name][at] = values[later]
+        if self._chances is not None:
+            self._chances[at] = found["chances"][later]
+        if self._logits is not None:
+            self._logits[at] = found["logits"][later]
 
     def table(self) -> pd.DataFrame:
         """Return one row per sample, in the order of the index.
@@ -211,6 +258,16 @@ class SampleRecords:
                 "predicted_label": self._predicted()[order],
             }
         )
+
+    def labels_of(self, numbers: Labels) -> Labels:
+        """Return the last given label of some samples, int64 (m,); -1 for those not seen."""
+        at = self._places.find(numbers)
+        seen = (
+            (at >= 0) & (self._totals["epochs"][at] > 0) if len(self) else np.zeros(len(at), bool)
+        )
+        labels = np.full(len(numbers), -1, np.int64)
+        labels[seen] = self._totals["label"][at[seen]]
+        return labels
 
     def mean_chances(self) -> NDArray[np.float32] | None:
         """Return mean probabilities (n, K) in the order of `table`; None for too many."""
@@ -294,7 +351,8 @@ class SampleRecords:
         if self._chances is not None:
             self._chances[at] = chances.numpy()
 
-    def _forget_epoch(self) -> None:
+    def forget_epoch(self) -> None:
+        """Forget what the epoch that runs has counted."""
         self._epoch["call"][:] = 0
         self._pending.calls = 0
 

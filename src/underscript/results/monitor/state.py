@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from ...errors import DataError
+from ...utils.distributed import Processes
 from ...utils.versions import versions
-from .folder import write_folder
+from .folder import shorten, write_folder
 from .history import COLUMNS
 from .judgement import Alarm, Reading, Recommended, alarm, recommended
 from .probe import ProbeSet
@@ -21,20 +22,33 @@ __all__ = ["MonitorState"]
 
 
 class MonitorState:
-    """What a monitor has read so far."""
+    """What a monitor has read so far.
+
+    Of several processes only the first has `_probe`, `_holdout` and records.
+    """
 
     folder: Path | None
+    _processes: Processes
     _probe: ProbeSet
     _holdout: ProbeSet | None
     _settings: dict[str, Any]
     _records: SampleRecords
-    _epoch: int
-    _step: int | None
+    _steps: list[int]
     _history: list[dict[str, Any]]
     _readings: list[Reading]
     _bases: dict[str, Tensor]
     _notes: list[str]
     _seconds: dict[str, float]
+
+    @property
+    def _epoch(self) -> int:
+        """The number of epochs that have ended."""
+        return len(self._steps)
+
+    @property
+    def _is_first(self) -> bool:
+        """Whether this is the process that reads and writes."""
+        return self._processes.rank == 0
 
     @property
     def history(self) -> pd.DataFrame:
@@ -73,11 +87,15 @@ class MonitorState:
     def save(self, folder: str | PathLike[str]) -> None:
         """Write the state to a folder: `history.csv`, `monitor.json` and a file of tensors.
 
+        Of several processes the first writes it.
+
         Raises
         ------
         OutputError
             If it cannot be written; an earlier state there is left as it was.
         """
+        if not self._is_first:
+            return
         state = {f"samples/{name}": part for name, part in self._records.state().items()}
         state |= {f"bases/{name}": basis for name, basis in self._bases.items()}
         for name in ("plain", "perturbed", "right", "holdout"):
@@ -97,7 +115,8 @@ class MonitorState:
             "settings": self._settings,
             "data": self._fingerprints(),
             "epoch": self._epoch,
-            "step": self._step,
+            "step": self._steps[-1] if self._steps else None,
+            "steps": self._steps,
             "n_classes": self._records.n_classes,
             "readings": [
                 {
@@ -123,7 +142,7 @@ class MonitorState:
             If parts are missing.
         """
         try:
-            self._epoch, self._step = summary["epoch"], summary["step"]
+            self._steps = [int(step) for step in summary["steps"]]
             self._seconds = dict(summary["seconds"])
             self._notes = list(summary["notes"])
             self._history = [
@@ -152,3 +171,39 @@ class MonitorState:
             for name, part in state.items()
             if name.startswith("bases/")
         }
+
+    def _go_back(self, step: int) -> None:
+        """Forget what was read after a step, here and in the folder."""
+        last = self._epoch
+        self._steps = [each for each in self._steps if each <= step]
+        if self._epoch == last:
+            return
+        self._readings = [each for each in self._readings if each.epoch <= self._epoch]
+        self._history = [row for row in self._history if row["epoch"] <= self._epoch]
+        # They are of a later network.
+        self._bases = {}
+        self._notes.append(
+            f"resume: went back from epoch {last} to {self._epoch}; the samples' records count the "
+            "epochs between twice"
+        )
+        if self.folder is not None:
+            shorten(self.folder, self._summary(), self.history)
+
+    def _share(self) -> None:
+        """Tell the other processes what the first has read."""
+        known = (self._steps, self._history, self._readings)
+        self._steps, self._history, self._readings = self._processes.gather(known)[0]
+
+    def _only_in_first(self, what: str) -> None:
+        """Refuse what only the first process knows.
+
+        Raises
+        ------
+        DataError
+            In another process.
+        """
+        if not self._is_first:
+            raise DataError(
+                f"{what}: the records of all processes are in process 0; this is process "
+                f"{self._processes.rank}"
+            )
