@@ -362,15 +362,20 @@ class MonitorRun(MonitorState):
     def to_aum_csv(self, path: str | PathLike[str]) -> None:
         """Write `sample_id` and `aum`, sorted by it in descending order, as the package aum does.
 
+        Of several processes the first writes it.
+
         Raises
         ------
         OutputError
             If it cannot be written.
         """
-        write_aum(self.samples, Path(path))
+        if self._is_first:
+            write_aum(self.samples, Path(path))
 
     def to_cartography_jsonl(self, folder: str | PathLike[str]) -> None:
         """Write each epoch's logits as cartography reads them: `dynamics_epoch_0.jsonl`, ….
+
+        Of several processes the first writes them.
 
         Raises
         ------
@@ -381,7 +386,8 @@ class MonitorRun(MonitorState):
         """
         if not self._settings["keep_logits"]:
             raise DataError("to_cartography_jsonl: no logits were kept: Monitor(keep_logits=True)")
-        write_cartography(self._logits, self._epoch, Path(folder))
+        if self._is_first:
+            write_cartography(self._logits, self._epoch, Path(folder))
 
     def _read(
         self, network: nn.Module, epoch: int, step: int
