@@ -1,18 +1,39 @@
 """What a monitor checks at the end of an epoch: that the network and the labels are the same."""
 
-from collections.abc import Sequence
+import operator
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
-from ...errors import LayerError
+from ...errors import DataError, LayerError
 from .probe import ProbeReader, ProbeRows, ProbeSet
 from .samples import SampleRecords
 
-__all__ = ["read_same_layers", "warn_of_other_labels"]
+__all__ = ["as_step", "read_same_layers", "warn_of_other_labels"]
+
+# So many modules of a network are named in a message.
+_NAMED = 8
 
 
-def read_same_layers(reader: ProbeReader, network: nn.Module, before: Sequence[str]) -> ProbeRows:
+def as_step(step: Any) -> int:
+    """Return what an epoch is called as a whole number.
+
+    Raises
+    ------
+    DataError
+        If it is none.
+    """
+    try:
+        return operator.index(step)
+    except TypeError:
+        raise DataError(f"step: expected a whole number; found {step!r}") from None
+
+
+def read_same_layers(
+    reader: ProbeReader, network: nn.Module, before: Sequence[str], bases: Mapping[str, Tensor]
+) -> ProbeRows:
     """Run the network over the probe.
 
     Parameters
@@ -23,6 +44,8 @@ def read_same_layers(reader: ProbeReader, network: nn.Module, before: Sequence[s
         The network.
     before : sequence of str
         The layers of the last reading; empty if there was none.
+    bases : mapping of str to Tensor, shape (width, k)
+        Their bases, if they are known.
 
     Raises
     ------
@@ -33,11 +56,18 @@ def read_same_layers(reader: ProbeReader, network: nn.Module, before: Sequence[s
     try:
         rows = reader.read(network)
     except LayerError as error:
-        if before:
-            raise LayerError(f"{expected}; {error}") from error
-        raise
+        if not before:
+            raise
+        parts = [name for name, _ in network.named_modules() if name]
+        found = ", ".join([*parts[:_NAMED], *(["…"] if len(parts) > _NAMED else [])])
+        raise LayerError(f"{expected}; found one with modules {found}: {error}") from error
     if before and list(rows.layers) != list(before):
         raise LayerError(f"{expected}; found {', '.join(rows.layers)}")
+    for name, (plain, *_) in rows.layers.items():
+        if name in bases and len(bases[name]) != plain.shape[1]:
+            raise LayerError(
+                f"{expected}; {name!r} had {len(bases[name])} values, and now has {plain.shape[1]}"
+            )
     return rows
 
 

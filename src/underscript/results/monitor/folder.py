@@ -120,7 +120,7 @@ def read_folder(folder: Path) -> tuple[dict[str, Any], pd.DataFrame, dict[str, T
     if not isinstance(summary, dict) or summary.get("format") != FORMAT:
         found = summary.get("format") if isinstance(summary, dict) else type(summary).__name__
         raise OutputError(f"{folder / _JSON}: expected format {FORMAT}; found {found!r}")
-    missing = {"settings", "data", "epoch", "steps", "history", "readings"} - {*summary}
+    missing = {"settings", "data", "epoch", "steps", "history", "readings", "bases"} - {*summary}
     if missing:
         raise DataError(f"{folder / _JSON}: has no {min(missing)!r}; the file is damaged")
     name = summary.get("state")

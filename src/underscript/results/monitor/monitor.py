@@ -12,10 +12,11 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from ...activations.hooks import plain_torch
 from ...activations.layers import LayerChoice
 from ...errors import DataError, OutputError, UnderscriptWarning
 from ...noise.estimate import SMALLEST
-from .checks import read_same_layers, warn_of_other_labels
+from .checks import as_step, read_same_layers, warn_of_other_labels
 from .exports import KeptLogits, write_aum, write_cartography
 from .folder import check_new, read_folder
 from .history import NETWORK, history_rows
@@ -237,7 +238,7 @@ class MonitorRun(MonitorState):
         found = None
         with self._processes.together():
             network = unwrapped(model)
-            step = epoch if step is None else int(step)
+            step = epoch if step is None else as_step(step)
             if self._steps and step <= self._steps[-1]:
                 raise DataError(
                     f"step: expected more than {self._steps[-1]}, that of the last epoch; found "
@@ -246,7 +247,9 @@ class MonitorRun(MonitorState):
                 )
             self._records.count()
             if self._is_first and epoch % self._settings["every"] == 0:
-                found = self._read(network, epoch, step)
+                # Not in the autocast or with the defaults that the user trains with.
+                with plain_torch():
+                    found = self._read(network, epoch, step)
         if self._processes.size > 1:
             gather_epoch(self._records, self._processes)
             found = self._processes.gather(found)[0]
@@ -395,7 +398,9 @@ class MonitorRun(MonitorState):
         """Read the layers, and return the reading and the history's rows; None if there is NaN."""
         last = self._readings[-1].epoch if self._readings else None
         before = [row["layer"] for row in self._history if row["epoch"] == last]
-        rows = read_same_layers(self._reader, network, [x for x in before if x != NETWORK])
+        rows = read_same_layers(
+            self._reader, network, [x for x in before if x != NETWORK], self._bases
+        )
         parts = [*rows.logits, *(each for views in rows.layers.values() for each in views)]
         if not all(bool(torch.isfinite(part).all()) for part in parts):
             self._warn(

@@ -109,6 +109,10 @@ class Pending:
             # The message is that of all labels; a new tensor of integers comes back.
             labels = _integers(labels)
         values = logits.detach().to(torch.float32, copy=True)
+        if values.is_inference():
+            # One of those cannot be changed in place later.
+            with torch.inference_mode(False):
+                values = values.clone()
         if not _away(labels):
             found = labels.numpy()
             # Negative ones are large without their sign.

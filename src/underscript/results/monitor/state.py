@@ -125,6 +125,8 @@ class MonitorState:
                 }
                 for reading in self._readings
             ],
+            # None after going back: those in the file are of a later network.
+            "bases": self._readings[-1].epoch if self._bases else None,
             "alarm": None if when is None else dict(vars(when)),
             "recommended": None if kept is None else kept.as_dict(),
             "notes": list(dict.fromkeys([*self._notes, *self._records.notes.values()])),
@@ -169,7 +171,7 @@ class MonitorState:
         self._bases = {
             name.removeprefix("bases/"): part
             for name, part in state.items()
-            if name.startswith("bases/")
+            if name.startswith("bases/") and summary["bases"] is not None
         }
 
     def _go_back(self, step: int) -> None:
@@ -180,7 +182,6 @@ class MonitorState:
             return
         self._readings = [each for each in self._readings if each.epoch <= self._epoch]
         self._history = [row for row in self._history if row["epoch"] <= self._epoch]
-        # They are of a later network.
         self._bases = {}
         self._notes.append(
             f"resume: went back from epoch {last} to {self._epoch}; the samples' records count the "

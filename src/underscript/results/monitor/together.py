@@ -51,11 +51,16 @@ def unwrapped(model: Any) -> nn.Module:
     Raises
     ------
     ModelError
-        If it is no network, or no process has all of its weights.
+        If it is no network, or this process does not have all of its weights.
     """
     network = as_module(model)
     while isinstance(network, nn.parallel.DistributedDataParallel):
         network = as_module(network.module)
+    if any(parameter.is_meta for parameter in network.parameters()):
+        raise ModelError(
+            "end_epoch: expected a network with weights; found some on the device meta, which have "
+            "no values"
+        )
     kinds = {type(module).__name__ for module in network.modules()}
     kinds |= {type(parameter).__name__ for parameter in network.parameters()}
     if cut := kinds & {*_SHARDED, "DTensor"}:
