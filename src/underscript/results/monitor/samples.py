@@ -25,8 +25,8 @@ from .places import Places
 
 __all__ = ["SampleRecords"]
 
-# Probabilities of all classes are kept for as many samples × classes (128 MB in float32).
-MOST_PROBABILITIES = 1 << 25
+# Probabilities of all classes are kept for as many samples × classes (64 MB in float32, twice).
+MOST_PROBABILITIES = 1 << 24
 # Samples whose probabilities are added up at once, so that little is copied.
 _AT_ONCE = 4096
 # The numbers that are kept of each sample over epochs, and their types.
@@ -318,8 +318,8 @@ class SampleRecords:
         self._keep_classes(n, n)
         if self._sums is None:
             return
-        if "sums" in state and tuple(state["sums"].shape) == self._sums.shape:
-            self._sums[:] = state["sums"].numpy()
+        if "sums" in state and tuple(state["sums"].shape) == (n, n_classes):
+            self._sums[:n] = state["sums"].numpy()
         else:
             self.notes.setdefault("sums", "samples: probabilities were not kept")
             self._sums = self._chances = None
@@ -370,15 +370,18 @@ class SampleRecords:
         """Make room for probabilities, and perhaps logits, of n samples, and of `size` soon."""
         if self.keep_logits:
             self._logits = _longer(self._logits, size, self.n_classes)
+        if "sums" in self.notes:
+            return
         if n * self.n_classes > MOST_PROBABILITIES:
             self.notes["sums"] = (
                 f"samples: probabilities of {self.n_classes:,} classes for so many samples are too "
                 "many to keep; predicted labels are those of each sample's last epoch"
             )
             self._sums = self._chances = None
-        elif "sums" not in self.notes:
-            self._sums = _longer(self._sums, size, self.n_classes)
-            self._chances = _longer(self._chances, size, self.n_classes)
+        elif self._sums is None:
+            # All at once: memory is taken where something is written, and nothing is ever moved.
+            shape = MOST_PROBABILITIES // self.n_classes, self.n_classes
+            self._sums, self._chances = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
 
     def _start_anew(self, at: NDArray[np.int64]) -> None:
         self.notes.warn(
