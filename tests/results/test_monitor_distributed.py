@@ -73,6 +73,8 @@ def facts(monitor):
 
 def main():
     out = Path(sys.argv[1])
+    # As with a trainer that starts its processes later.
+    monitor = us.Monitor(data(), n_probe=60, keep_logits=True, folder=out / "together")
     dist.init_process_group("gloo")
     rank = dist.get_rank()
     x, y = data()
@@ -80,7 +82,6 @@ def main():
     loader = DataLoader(TensorDataset(x, y, torch.arange(N)), batch_size=10, sampler=sampler)
     model = DistributedDataParallel(network())
     optimiser = torch.optim.SGD(model.parameters(), 0.2)
-    monitor = us.Monitor(data(), n_probe=60, keep_logits=True, folder=out / "together")
     for epoch in range(EPOCHS):
         if epoch == 2:  # the job starts anew; only process 0 can see the folder
             folder = out / "together" if rank == 0 else out / "nowhere"

@@ -107,7 +107,7 @@ class MonitorRun(MonitorState):
             seed=seed,
         )
         self.folder = None if folder is None else Path(folder)
-        self._processes = processes_of(group)
+        self._group, self._processes = group, processes_of(group)
         with self._processes.together():
             if self._is_first:
                 if self.folder is not None:
@@ -236,6 +236,9 @@ class MonitorRun(MonitorState):
         began = time.perf_counter()
         epoch = self._epoch + 1
         found = None
+        if self._processes.size == 1:
+            # A trainer may start the other processes after its monitor was made.
+            self._processes = processes_of(self._group)
         with self._processes.together():
             network = unwrapped(model)
             step = epoch if step is None else as_step(step)
