@@ -21,7 +21,7 @@ from torch import Tensor
 from ...errors import DataError, OutputError
 from ...utils.files import write_tensors, write_text
 
-__all__ = ["check_new", "is_monitor", "read_folder", "shorten", "write_folder"]
+__all__ = ["check_new", "history_in", "is_monitor", "read_folder", "shorten", "write_folder"]
 
 # Version of the format; raise it when the meaning of the content changes.
 FORMAT = 1
@@ -136,11 +136,7 @@ def read_folder(folder: Path) -> tuple[dict[str, Any], pd.DataFrame, dict[str, T
                 f"{folder / _HISTORY}: expected the rows that the monitor wrote; the file is "
                 "damaged or was edited"
             )
-        # As text first: pandas may round.
-        history = pd.read_csv(io.StringIO(rows), dtype=str, keep_default_na=False)
-        for column in history.columns.drop("layer"):
-            history[column] = [float(value or "nan") for value in history[column]]
-        history = history.astype({"step": "int64", "epoch": "int64"})
+        history = history_in(rows)
     except DataError:
         raise
     except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
@@ -148,3 +144,18 @@ def read_folder(folder: Path) -> tuple[dict[str, Any], pd.DataFrame, dict[str, T
             f"{folder}: {name} or {_HISTORY} is missing or damaged ({type(error).__name__})"
         ) from error
     return summary, history, state
+
+
+def history_in(text: str) -> pd.DataFrame:
+    """Return a history that was written as CSV, with every digit.
+
+    Raises
+    ------
+    ValueError, KeyError
+        If it is none.
+    """
+    # As text first: pandas may round, and take a layer's name for a missing one.
+    history = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)
+    for column in history.columns.drop("layer"):
+        history[column] = [float(value or "nan") for value in history[column]]
+    return history.astype({"step": "int64", "epoch": "int64"})

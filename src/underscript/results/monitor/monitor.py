@@ -108,6 +108,7 @@ class MonitorRun(MonitorState):
         )
         self.folder = None if folder is None else Path(folder)
         self._group, self._processes = group, processes_of(group)
+        marks: dict[str, str | None] = {}
         with self._processes.together():
             if self._is_first:
                 if self.folder is not None:
@@ -117,6 +118,9 @@ class MonitorRun(MonitorState):
                 if holdout is not None:
                     self._holdout = ProbeSet(holdout, n_probe, seed, "holdout")
                 self._reader = ProbeReader(self._probe, layers, perturb, views, seed)
+                held = None if self._holdout is None else self._holdout.fingerprint
+                marks = {"probe": self._probe.fingerprint, "holdout": held}
+        self._fingerprints = self._processes.gather(marks)[0]
         self._records = SampleRecords(keep_logits)
         self._steps: list[int] = []
         self._history: list[dict[str, Any]] = []
@@ -178,7 +182,7 @@ class MonitorRun(MonitorState):
         with processes.together():
             if found is not None:
                 summary, history, state = found
-                marks = monitor._fingerprints()
+                marks = monitor._fingerprints
                 check_same(before, monitor._settings, summary["data"], marks, folder)
                 monitor._take(summary, history, state)
                 if step is not None:
@@ -242,9 +246,9 @@ class MonitorRun(MonitorState):
         with self._processes.together():
             network = unwrapped(model)
             step = epoch if step is None else as_step(step)
-            if self._steps and step <= self._steps[-1]:
+            if self.step is not None and step <= self.step:
                 raise DataError(
-                    f"step: expected more than {self._steps[-1]}, that of the last epoch; found "
+                    f"step: expected more than {self.step}, that of the last epoch; found "
                     f"{step}. After going back to an earlier checkpoint: Monitor.resume(folder, "
                     "probe, step=…)"
                 )

@@ -31,6 +31,8 @@ class MonitorState:
     _processes: Processes
     _probe: ProbeSet
     _holdout: ProbeSet | None
+    # Of the probe and the hold-out; all processes know them.
+    _fingerprints: dict[str, str | None]
     _settings: dict[str, Any]
     _records: SampleRecords
     _steps: list[int]
@@ -39,6 +41,11 @@ class MonitorState:
     _bases: dict[str, Tensor]
     _notes: list[str]
     _seconds: dict[str, float]
+
+    @property
+    def step(self) -> int | None:
+        """The step of the last epoch that has ended; None before the first."""
+        return self._steps[-1] if self._steps else None
 
     @property
     def _epoch(self) -> int:
@@ -104,18 +111,14 @@ class MonitorState:
                 state[f"readings/{name}"] = torch.from_numpy(np.stack(parts))
         write_folder(Path(folder), self._summary(), self.history, state)
 
-    def _fingerprints(self) -> dict[str, str | None]:
-        holdout = None if self._holdout is None else self._holdout.fingerprint
-        return {"probe": self._probe.fingerprint, "holdout": holdout}
-
     def _summary(self) -> dict[str, Any]:
         when, kept = self.alarm, self.recommended
         return {
             "versions": versions(),
             "settings": self._settings,
-            "data": self._fingerprints(),
+            "data": self._fingerprints,
             "epoch": self._epoch,
-            "step": self._steps[-1] if self._steps else None,
+            "step": self.step,
             "steps": self._steps,
             "n_classes": self._records.n_classes,
             "readings": [
