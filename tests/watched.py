@@ -49,7 +49,7 @@ def watched(
             found._history.append(row)
         agrees = rng.integers(0, 2, (3, 50)).astype(np.float32)
         found._readings.append(Reading(epoch, 10 * epoch, *agrees, 4, 0.4, 0.3, False))
-    found._epoch, found._step = epochs[-1], 10 * epochs[-1]
+    found._steps = [10 * epoch for epoch in range(1, epochs[-1] + 1)]
     if keep is not None:
         found.recommended = Recommended(keep, 10 * keep, 0.5, 0.01, f"epoch {keep} has most")
     if alarm is not None:

@@ -4,8 +4,6 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-import torch.distributed as dist
-
 from .results.monitor.monitor import MonitorRun
 from .results.monitor.record import KeptRecord, MonitorRecord
 
@@ -39,8 +37,6 @@ class Monitor(_Shown, MonitorRun):
     _display: Any = None
 
     def _show(self) -> None:
-        if dist.is_available() and dist.is_initialized() and dist.get_rank() > 0:
-            return
         from .report import Live  # matplotlib takes a while to import
 
         if self._display is None:

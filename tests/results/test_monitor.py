@@ -277,8 +277,7 @@ def test_layers_of_classes_far_apart_are_read_right():
     rows = centres[labels] * torch.exp(0.5 * torch.randn(400, 1, generator=rng))
     rows += 0.01 * torch.randn(400, 64, generator=rng)
     changed = rows + 0.01 * torch.randn(400, 64, generator=rng)
-    found = LayerReader(labels).read(
-        ProbeRows({"far": [rows, changed]}, [torch.zeros(400, 10)] * 2, True)
-    )
+    probed = ProbeRows({"far": [rows, changed]}, [torch.zeros(400, 10)] * 2, True)
+    found = LayerReader().read(probed, labels)
     assert found.layers["far"].plain > 0.95
     assert found.layers["far"].perturbed > 0.95

@@ -10,7 +10,7 @@ import torch
 
 from underscript import UnderscriptWarning
 from underscript.errors import DataError, LabelError
-from underscript.results.monitor import samples
+from underscript.results.monitor import pending, places, samples
 from underscript.results.monitor.samples import SampleRecords
 
 N, K, EPOCHS = 60, 4, 7
@@ -145,11 +145,18 @@ def test_soft_labels_count_by_their_largest_share():
     ("change", "error", "match"),
     [
         ({"logits": np.zeros(N)}, DataError, "at least 2 classes"),
+        ({"logits": np.zeros((N, 1))}, DataError, "Of one logit make two"),
+        ({"logits": np.zeros((N, 9, K))}, DataError, "Of sequences make rows"),
+        ({"logits": [["a", "b"]]}, DataError, "numbers; found list"),
+        ({"index": np.arange(N, dtype=np.uint64)}, DataError, "int64 or smaller"),
+        ({"labels": np.zeros(N)}, LabelError, "expected integer classes"),
+        ({"labels": np.ones((N, K))}, LabelError, "add up to 4"),
+        ({"labels": np.ones((N, K), int)}, LabelError, "one label for each"),
         ({"logits": np.zeros((N, K + 1))}, DataError, "4 classes as before; found 5"),
         ({"index": np.zeros(N)}, DataError, "integer index"),
         ({"index": np.arange(3)}, DataError, "integer index"),
         ({"labels": np.full(N, K)}, LabelError, "knows 4 classes"),
-        ({"labels": np.full(N, -100)}, LabelError, "found -100"),
+        ({"labels": np.full(N, -1)}, LabelError, f"found -1 at index {-(2**62)}"),
         ({"labels": np.zeros(N - 1, int)}, LabelError, "one label for each"),
     ],
 )
@@ -202,11 +209,67 @@ def test_logits_are_kept_if_asked_for():
     assert (found[2] == logits[0]).all()
 
 
-@pytest.mark.parametrize("k", [2, 3, 10])
-def test_what_goes_to_the_processor_in_one_copy_keeps_every_bit(k):
-    logits, index = torch.randn(9, k), torch.randint(-(2**62), 2**62, (9,))
-    labels = torch.randint(k, (9,))
-    bits = samples._packed(logits.T.contiguous().T, labels, index)
-    assert bits.shape == (9, k + 4)
-    for found, given in zip(samples._unpacked(bits), (logits, labels, index), strict=True):
-        assert torch.equal(found, given)
+def test_samples_without_a_label_are_left_out_and_told():
+    logits, labels, index = drawn()
+    some = labels.copy()
+    some[2:5] = -100
+    records = SampleRecords()
+    with pytest.warns(UnderscriptWarning, match=f"-100, the first at index {index[2]}"):
+        records.update(logits[0], some, index)
+    records.end_epoch(1)
+    assert set(index) - set(records.table()["index"]) == set(index[2:5])
+
+
+def test_a_batch_may_be_changed_after_it_was_given():
+    logits, labels, index = (torch.from_numpy(part) for part in drawn())
+    records, plain = SampleRecords(), recorded(*drawn())
+    for number, values in enumerate(logits, 1):
+        batch = values.clone(), labels.clone(), index.clone()
+        records.update(*batch)
+        for part in batch:
+            part.zero_()
+        records.end_epoch(number)
+    assert records.table()["aum"].equals(plain.table()["aum"])
+
+
+def test_batches_on_a_device_that_waits_are_looked_at_together(monkeypatch):
+    """What a GPU would do: labels and NaN are looked at when the epoch ends."""
+    logits, labels, index = drawn()
+    plain = recorded(logits, labels, index)
+    monkeypatch.setattr(pending, "_away", lambda _: True)
+    assert recorded(logits, labels, index).table().equals(plain.table())
+    records = SampleRecords()
+    broken, wrong = logits[0].copy(), labels.copy()
+    broken[3, 1], wrong[5], wrong[6] = np.nan, K, -100
+    records.update(broken[:10], wrong[:10], index[:10])
+    records.update(broken[10:], wrong[10:], index[10:])
+    with (
+        pytest.raises(LabelError, match=f"label {K} at index {index[5]}"),
+        pytest.warns(UnderscriptWarning, match=f"NaN .* first at index {index[3]}"),
+    ):
+        records.end_epoch(1)
+    # The rest is there when the epoch is ended once more.
+    records.end_epoch(1)
+    assert set(index) - set(records.table()["index"]) == {index[3], index[5], index[6]}
+
+
+def test_many_batches_are_counted_as_few(monkeypatch):
+    logits, labels, index = drawn()
+    for name in ("_ROWS", "_VALUES"):
+        with monkeypatch.context() as few:
+            few.setattr(pending, name, 40)
+            assert recorded(logits, labels, index, 7).table().equals(recorded(*drawn()).table())
+
+
+def test_numbers_of_all_kinds_keep_their_rows():
+    rng = np.random.default_rng(0)
+    numbers = np.concatenate([rng.permutation(3000), [-1, 2**40, -(2**40), 2**24 - 1, 2**24]])
+    kept, first = places.Places(), {}
+    for at in np.array_split(rng.integers(0, len(numbers), 9000), 50):
+        for number in numbers[at].tolist():
+            first.setdefault(number, len(first))
+        assert kept.rows_of(numbers[at]).tolist() == [first[i] for i in numbers[at].tolist()]
+    assert kept.numbers.tolist() == list(first)
+    again = places.Places(kept.numbers.copy())
+    assert (again.find(numbers) == kept.find(numbers)).all()
+    assert again.find(np.array([5000, -7])).tolist() == [-1, -1]

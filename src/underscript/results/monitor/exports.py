@@ -30,13 +30,19 @@ class KeptLogits:
         labels: NDArray[np.int64],
         logits: NDArray[np.float32],
     ) -> None:
-        """Keep an epoch's indices (n,), labels (n,) and logits (n, K)."""
+        """Keep an epoch's indices (n,), labels (n,) and logits (n, K).
+
+        Raises
+        ------
+        OutputError
+            If the folder cannot be written; they then are in memory.
+        """
         parts = {"index": index, "labels": labels, "logits": logits}
         tensors = {name: torch.from_numpy(part) for name, part in parts.items()}
-        if self.folder is None:
-            self._in_memory[epoch] = tensors
-        else:
+        self._in_memory[epoch] = tensors
+        if self.folder is not None:
             write_tensors(self._file(self.folder, epoch), tensors)
+            del self._in_memory[epoch]
 
     def of(self, epoch: int) -> dict[str, Tensor]:
         """Return what `add` was given.

@@ -81,39 +81,33 @@ class LayerReader:
     The best layer has the largest 2 A − A₀: agreement on perturbed inputs, less what the
     perturbation removes. For as much memory again may have survived it.
 
-    Parameters
-    ----------
-    labels : Tensor of int64, shape (n,)
-        Given labels of the probe.
-
     Attributes
     ----------
     bases : dict of str to Tensor
-        Those of the last reading.
+        Orthonormal bases of the class means at the last reading.
     """
 
-    def __init__(self, labels: Int[Tensor, " n"]):
-        self.labels = labels
+    def __init__(self) -> None:
         self.bases: dict[str, Tensor] = {}
-        classes, self._places = torch.unique(labels, return_inverse=True)
-        self._n_classes = len(classes)
-        # Samples of every class in both halves.
-        self._half = torch.empty(len(labels), dtype=torch.bool)
-        order = torch.argsort(self._places, stable=True)
-        self._half[order] = torch.arange(len(labels)) % 2 == 0
         # Of layers whose rows never change.
         self._known: dict[str, _Measured] = {}
 
-    def read(self, rows: ProbeRows) -> Epoch:
+    def read(self, rows: ProbeRows, labels: Int[Tensor, " n"]) -> Epoch:
         """Return what the layers hold now.
 
         Parameters
         ----------
         rows : ProbeRows
             What the network gave.
+        labels : Tensor of int64, shape (n,)
+            Given labels of the probe, the same at every epoch.
         """
+        classes, places = torch.unique(labels, return_inverse=True)
+        # Samples of every class in both halves.
+        half = torch.empty(len(labels), dtype=torch.bool)
+        half[torch.argsort(places, stable=True)] = torch.arange(len(labels)) % 2 == 0
         found = {
-            name: self._known.get(name) or self._measure(parts, rows.fits)
+            name: self._known.get(name) or _measure(parts, places, half, len(classes), rows.fits)
             for name, parts in rows.layers.items()
         }
         self._known = {name: found[name] for name in rows.unchanged}
@@ -121,12 +115,12 @@ class LayerReader:
         of_moved = found[best].of_moved
         # Samples chosen by one kind of input would look different on the other by that alone.
         both = found[best].of_plain + of_moved
-        noise = estimate_noise(of_moved, self._places, calibrate(of_moved, self._places))
+        noise = estimate_noise(of_moved, places, calibrate(of_moved, places))
         layers = {}
         for name, layer in found.items():
             of_layer = noise
             if name != best:
-                of_layer = noise.of_decoder(layer.moved_share, len(self.labels))
+                of_layer = noise.of_decoder(layer.moved_share, len(labels))
             angles = None
             if name in self.bases:
                 angles = principal_angles(self.bases[name], layer.basis)
@@ -140,27 +134,15 @@ class LayerReader:
                 float("nan") if angles is None or not len(angles) else float(angles.mean()),
             )
         self.bases = {name: layer.basis for name, layer in found.items()}
-        own = [(logits.argmax(1).cpu() == self.labels).float() for logits in rows.logits]
+        own = [(logits.argmax(1).cpu() == labels).float() for logits in rows.logits]
         return Epoch(
             layers,
             noise,
             best,
-            chance_right(both, self._places).float(),
+            chance_right(both, places).float(),
             own[0],
             torch.stack(own[1:] or own).mean(0),
         )
-
-    def _measure(self, parts: list[Tensor], fits: bool) -> "_Measured":
-        plain, *moved = parts
-        of_plain, of_moved = cross_fitted(
-            plain, moved, self._places.to(plain.device), self._half, self._n_classes, fits
-        )
-        shares = [
-            float((values.argmax(1) == self._places).double().mean())
-            for values in (of_plain, of_moved)
-        ]
-        basis = class_basis(plain, self._places, self._n_classes)
-        return _Measured(of_plain, of_moved, shares[0], shares[1], effective_rank(plain), basis)
 
 
 @dataclass(frozen=True)
@@ -173,6 +155,22 @@ class _Measured:
     moved_share: float
     rank: float
     basis: Tensor
+
+
+def _measure(
+    parts: list[Tensor], places: Tensor, half: Tensor, n_classes: int, fits: bool
+) -> _Measured:
+    """Measure one layer from its rows for inputs as they are, and perturbed."""
+    plain, *moved = parts
+    of_plain, of_moved = cross_fitted(plain, moved, places.to(plain.device), half, n_classes, fits)
+    return _Measured(
+        of_plain,
+        of_moved,
+        float((of_plain.argmax(1) == places).double().mean()),
+        float((of_moved.argmax(1) == places).double().mean()),
+        effective_rank(plain),
+        class_basis(plain, places, n_classes),
+    )
 
 
 def cross_fitted(

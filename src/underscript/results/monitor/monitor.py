@@ -10,21 +10,22 @@ from typing import Any, Self
 import torch
 from torch import nn
 
-from ...activations.given_model import as_module
+from ...activations.hooks import plain_torch
 from ...activations.layers import LayerChoice
-from ...errors import ArgumentError, DataError, OutputError, UnderscriptWarning
+from ...errors import DataError, OutputError, UnderscriptWarning
+from .checks import as_step, read_same_layers, warn_of_other_labels
 from .exports import KeptLogits
-from .folder import is_monitor, read_folder
-from .history import history_rows
+from .folder import check_new, read_folder
+from .history import NETWORK, history_rows
 from .judgement import Reading
 from .layers import LayerReader
 from .probe import ProbeReader, ProbeSet
 from .record import MonitorRecord
 from .samples import SampleRecords
+from .settings import check_same, checked_settings, settings_to_resume
+from .together import gather_epoch, processes_of, unwrapped
 
 __all__ = ["MonitorRun"]
-
-_OWN = "a function"
 
 
 class MonitorRun(MonitorRecord):
@@ -64,13 +65,18 @@ class MonitorRun(MonitorRecord):
     live : bool
         Whether to show each epoch as it is read: in a notebook the film strip and the curves, which
         are drawn anew; elsewhere a line on standard error.
+    group : "all", torch.distributed.ProcessGroup or None
+        The processes that train the network together, each with a monitor: by default all of
+        torch.distributed, if it is running. Process 0 reads the network, has the records of all
+        and writes the folder; `history`, `alarm`, `recommended` and `stop` are the same in all.
+        None: this process alone has a monitor.
 
     Raises
     ------
     DataError, LabelError
         If settings or data cannot be used.
     OutputError
-        If the folder already holds a monitor.
+        If the folder already holds a monitor, or cannot be written.
     """
 
     def __init__(
@@ -87,46 +93,41 @@ class MonitorRun(MonitorRecord):
         keep_logits: bool = False,
         seed: int = 0,
         live: bool = False,
+        group: Any = "all",
     ):
-        for name, value, least in (
-            ("n_probe", n_probe, 2),
-            ("every", every, 1),
-            ("views", views, 1),
-        ):
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise DataError(
-                    f"{name}: expected a whole number of at least {least}; found {value!r}"
-                )
-        if not callable(perturb) and perturb not in ("auto", "none"):
-            raise DataError(f"perturb: expected auto, none or a function; found {perturb!r}")
-        self.folder = None if folder is None else Path(folder)
-        if self.folder is not None and is_monitor(self.folder):
-            raise OutputError(
-                f"{self.folder} holds a monitor already: go on with it by "
-                "Monitor.resume(folder, probe), or choose another folder"
-            )
         if layers is not None and not isinstance(layers, str) and not callable(layers):
             layers = list(layers)
-        self._probe = ProbeSet(probe, n_probe, seed)
-        self._holdout = None if holdout is None else ProbeSet(holdout, n_probe, seed, "holdout")
-        self._reader = ProbeReader(self._probe, layers, perturb, views, seed)
-        self._settings: dict[str, Any] = {
-            "n_probe": n_probe,
-            "every": every,
-            "layers": _OWN if callable(layers) else layers,
-            "perturb": _OWN if callable(perturb) else perturb,
-            "views": views,
-            "keep_logits": keep_logits,
-            "seed": seed,
-        }
+        self._settings = checked_settings(
+            n_probe=n_probe,
+            every=every,
+            layers=layers,
+            perturb=perturb,
+            views=views,
+            keep_logits=keep_logits,
+            seed=seed,
+        )
         # What only concerns the display is no setting: a run may be resumed with another.
         self._live = live
+        self.folder = None if folder is None else Path(folder)
+        self._group, self._processes = group, processes_of(group)
+        marks: dict[str, str | None] = {}
+        with self._processes.together():
+            if self._is_first:
+                if self.folder is not None:
+                    check_new(self.folder)
+                self._probe = ProbeSet(probe, n_probe, seed)
+                self._holdout = None
+                if holdout is not None:
+                    self._holdout = ProbeSet(holdout, n_probe, seed, "holdout")
+                self._reader = ProbeReader(self._probe, layers, perturb, views, seed)
+                held = None if self._holdout is None else self._holdout.fingerprint
+                marks = {"probe": self._probe.fingerprint, "holdout": held}
+        self._fingerprints = self._processes.gather(marks)[0]
         self._records = SampleRecords(keep_logits)
-        self._epoch = 0
-        self._step: int | None = None
+        self._steps: list[int] = []
         self._history: list[dict[str, Any]] = []
         self._readings: list[Reading] = []
-        self._layers = LayerReader(torch.from_numpy(self._probe.labels))
+        self._layers = LayerReader()
         self._logits = KeptLogits()
         self._logits.folder = self.folder
         self._notes: list[str] = []
@@ -139,6 +140,8 @@ class MonitorRun(MonitorRecord):
         probe: Any,
         *,
         holdout: Any = None,
+        step: int | None = None,
+        group: Any = "all",
         **settings: Any,
     ) -> Self:
         """Go on with the monitor that a folder keeps, after its last whole epoch.
@@ -149,6 +152,11 @@ class MonitorRun(MonitorRecord):
             Its folder.
         probe, holdout
             The same data as before.
+        step : int, optional
+            The step of the checkpoint that training goes on from, if that is an earlier one. What
+            was read after it is forgotten; the samples' records cannot be taken back.
+        group
+            As for `Monitor`.
         **settings
             Other arguments of `Monitor`. Those left out are as before; functions must be given
             again.
@@ -162,30 +170,26 @@ class MonitorRun(MonitorRecord):
         OutputError
             If the folder is no monitor's.
         """
-        folder = Path(folder)
-        summary, history, state = read_folder(folder)
-        before = summary["settings"]
-        known = [*before, "live"]
-        for name in settings:
-            if name not in known:
-                raise ArgumentError(f"resume: unknown setting {name!r}; known: {', '.join(known)}")
-        for name in ("layers", "perturb"):
-            if before[name] == _OWN and not callable(settings.get(name)):
-                raise DataError(f"{name}: was a function; give the same again to resume {folder}")
-        monitor = cls(probe, holdout=holdout, **{**before, **settings})
-        for setting, value in monitor._settings.items():
-            if value != before[setting]:
-                raise DataError(
-                    f"{setting}: expected {before[setting]!r}, as in {folder}; found {value!r}. "
-                    "Start a new monitor for other settings"
-                )
-        for role, mark in monitor._fingerprints().items():
-            if mark != summary["data"].get(role):
-                raise DataError(
-                    f"{role}: expected the same samples and labels as in {folder}; found others"
-                )
+        folder, processes = Path(folder), processes_of(group)
+        found = None
+        with processes.together():
+            if processes.rank == 0:
+                found = read_folder(folder)
+        # Other processes may not see the folder.
+        own: Any = None if found is None else found[0]["settings"]
+        before: dict[str, Any] = processes.gather(own)[0]
+        complete = settings_to_resume(before, settings, folder)
+        monitor = cls(probe, holdout=holdout, group=group, **complete)
         monitor.folder = monitor._logits.folder = folder
-        monitor._take(summary, history, state)
+        with processes.together():
+            if found is not None:
+                summary, history, state = found
+                marks = monitor._fingerprints
+                check_same(before, monitor._settings, summary["data"], marks, folder)
+                monitor._take(summary, history, state)
+                if step is not None:
+                    monitor._go_back(step)
+        monitor._share()
         return monitor
 
     def update(self, logits: Any, labels: Any, index: Any) -> None:
@@ -228,45 +232,83 @@ class MonitorRun(MonitorRecord):
             If the step is not larger, or the probe has changed.
         LayerError, ModelError
             If a layer is not there, or the network raises.
-        OutputError
-            If the folder cannot be written.
+
+        Notes
+        -----
+        A folder that cannot be written, such as on a full disk, is a warning: everything stays in
+        memory, and the next epoch tries again. After an error the epoch has not ended; `end_epoch`
+        may be called again.
         """
         began = time.perf_counter()
-        network = as_module(model)
         epoch = self._epoch + 1
-        step = epoch if step is None else int(step)
-        if self._step is not None and step <= self._step:
-            raise DataError(
-                f"step: expected more than {self._step}, that of the last epoch; found {step}"
-            )
         found = None
-        if epoch % self._settings["every"] == 0:
-            found = self._read(network, epoch, step)
+        if self._processes.size == 1:
+            # A trainer may start the other processes after its monitor was made.
+            self._processes = processes_of(self._group)
+        with self._processes.together():
+            network = unwrapped(model)
+            step = epoch if step is None else as_step(step)
+            if self.step is not None and step <= self.step:
+                raise DataError(
+                    f"step: expected more than {self.step}, that of the last epoch; found "
+                    f"{step}. After going back to an earlier checkpoint: Monitor.resume(folder, "
+                    "probe, step=…)"
+                )
+            self._records.count()
+            if self._is_first and epoch % self._settings["every"] == 0:
+                # Not in the autocast or with the defaults that the user trains with.
+                with plain_torch():
+                    found = self._read(network, epoch, step)
+        if self._processes.size > 1:
+            gather_epoch(self._records, self._processes)
+            found = self._processes.gather(found)[0]
+        self._steps.append(step)
+        if found is not None:
+            self._readings.append(found[0])
+            self._history += found[1]
+        if not self._is_first:
+            return
         kept = self._records.end_epoch(epoch)
-        self._epoch, self._step = epoch, step
-        if kept is not None:
-            self._logits.add(epoch, *kept)
-        self._history += found or []
-        self._seconds["end_epoch"] += time.perf_counter() - began
-        if self.folder is not None:
-            # What writing costs is in the next epoch's file.
-            began = time.perf_counter()
-            self.save(self.folder)
+        warn_of_other_labels(self._records, self._probe)
+        try:
+            if kept is not None:
+                self._logits.add(epoch, *kept)
             self._seconds["end_epoch"] += time.perf_counter() - began
-        if found and self._live:
+            if self.folder is not None:
+                # What writing costs is in the next epoch's file.
+                began = time.perf_counter()
+                self.save(self.folder)
+                self._seconds["end_epoch"] += time.perf_counter() - began
+        except OutputError as error:
+            # Nobody wants to lose a long training because of its record.
+            self._records.notes.warn(
+                "not written",
+                f"end_epoch: {error}. Training goes on, and after the next epoch it is tried again",
+                level=3,
+            )
+        if found is not None and self._live:
             self._show()
 
-    def _read(self, network: nn.Module, epoch: int, step: int) -> list[dict[str, Any]]:
-        """Read the layers and return the history's rows."""
-        rows = self._reader.read(network)
+    def _show(self) -> None:
+        """Show the epoch that was read; `_monitor.py` can, which is above the report."""
+
+    def _read(
+        self, network: nn.Module, epoch: int, step: int
+    ) -> tuple[Reading, list[dict[str, Any]]] | None:
+        """Read the layers, and return the reading and the history's rows; None if there is NaN."""
+        last = self._readings[-1].epoch if self._readings else None
+        before = [row["layer"] for row in self._history if row["epoch"] == last]
+        rows = read_same_layers(
+            self._reader, network, [x for x in before if x != NETWORK], self._layers.bases
+        )
         parts = [*rows.logits, *(each for views in rows.layers.values() for each in views)]
         if not all(bool(torch.isfinite(part).all()) for part in parts):
             self._warn(
                 f"end_epoch: the network gives NaN or infinite values in epoch {epoch}; its layers "
                 "were not read. Check the loss and the step size"
             )
-            return []
-        found = self._layers.read(rows)
+            return None
+        found = self._layers.read(rows, torch.from_numpy(self._probe.labels))
         for note in self._reader.notes.messages:
             self._warn(note)
         holdout = None
@@ -285,11 +327,7 @@ class MonitorRun(MonitorRecord):
             noise.hopeless,
             holdout,
         )
-        self._readings.append(reading)
-        return history_rows(found, reading)
-
-    def _show(self) -> None:
-        """Show the epoch that was read; `_monitor.py` can, which is above the report."""
+        return reading, history_rows(found, reading)
 
     def _warn(self, note: str) -> None:
         """Warn once of each thing."""

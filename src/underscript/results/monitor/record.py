@@ -9,11 +9,13 @@ import pandas as pd
 
 from ...errors import DataError
 from ...noise.estimate import SMALLEST
+from ...utils.distributed import ALONE
 from .exports import KeptLogits, write_aum, write_cartography
 from .folder import read_folder
 from .history import NETWORK
 from .judgement import Stop, stop
 from .label_issues import issues_of
+from .layers import LayerReader
 from .samples import SampleRecords
 from .state import MonitorState
 from .verdict import verdict
@@ -43,6 +45,7 @@ class MonitorRecord(MonitorState):
         `index`, `epochs`, `aum`, `forgetting_events`, `learned_epoch` (0: never), `confidence`,
         `variability`, `correctness`, `given_label`, `predicted_label`.
         """
+        self._only_in_first("samples")
         return self._records.table()
 
     @property
@@ -122,15 +125,20 @@ class MonitorRecord(MonitorState):
     def to_aum_csv(self, path: str | PathLike[str]) -> None:
         """Write `sample_id` and `aum`, sorted by it in descending order, as the package aum does.
 
+        Of several processes the first writes it.
+
         Raises
         ------
         OutputError
             If it cannot be written.
         """
-        write_aum(self.samples, Path(path))
+        if self._is_first:
+            write_aum(self.samples, Path(path))
 
     def to_cartography_jsonl(self, folder: str | PathLike[str]) -> None:
         """Write each epoch's logits as cartography reads them: `dynamics_epoch_0.jsonl`, ….
+
+        Of several processes the first writes them.
 
         Raises
         ------
@@ -141,7 +149,8 @@ class MonitorRecord(MonitorState):
         """
         if not self._settings["keep_logits"]:
             raise DataError("to_cartography_jsonl: no logits were kept: Monitor(keep_logits=True)")
-        write_cartography(self._logits, self._epoch, Path(folder))
+        if self._is_first:
+            write_cartography(self._logits, self._epoch, Path(folder))
 
 
 class KeptRecord(MonitorRecord):
@@ -163,6 +172,8 @@ class KeptRecord(MonitorRecord):
     def __init__(self, folder: Path):
         summary, history, state = read_folder(folder)
         self.folder = folder
+        self._processes = ALONE
+        self._layers = LayerReader()
         self._kept = summary
         try:
             self._settings = dict(summary["settings"])

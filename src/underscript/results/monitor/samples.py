@@ -9,7 +9,6 @@
   arXiv 2009.10795).
 """
 
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,13 +18,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ...errors import DataError, LabelError, UnderscriptWarning
-from ...utils.labels import Labels, as_labels, check_range
+from ...errors import DataError
+from ...utils.labels import Labels
+from .pending import Counted, Notes, Pending
+from .places import Places
 
 __all__ = ["SampleRecords"]
 
-# Probabilities of all classes are kept for as many samples × classes (128 MB in float32).
-MOST_PROBABILITIES = 1 << 25
+# Probabilities of all classes are kept for as many samples × classes (64 MB in float32, twice).
+MOST_PROBABILITIES = 1 << 24
+# Samples whose probabilities are added up at once, so that little is copied.
+_AT_ONCE = 4096
 # The numbers that are kept of each sample over epochs, and their types.
 _TOTALS = {
     "epochs": np.int64,
@@ -39,14 +42,16 @@ _TOTALS = {
     "last": np.int64,
     "was_correct": np.bool_,
 }
-# The same of the epoch that runs.
+# The same of the epoch that runs; `call` is 0 for a sample that it has not seen.
 _EPOCH = {
-    "seen": np.bool_,
+    "call": np.int64,
     "margin": np.float64,
     "chance": np.float64,
     "predicted": np.int64,
     "given": np.int64,
 }
+# Those of them that are integers, and the others.
+_WHOLE, _REAL = ("call", "predicted", "given"), ("margin", "chance")
 
 
 class SampleRecords:
@@ -63,17 +68,15 @@ class SampleRecords:
 
     Attributes
     ----------
-    n_classes : int
-        K; 0 before the first batch.
-    notes : dict of str to str
+    notes : Notes
         What was warned of, by kind; each is shown once.
     """
 
     def __init__(self, keep_logits: bool = False):
         self.keep_logits = keep_logits
-        self.n_classes = 0
-        self.notes: dict[str, str] = {}
-        self._places: dict[int, int] = {}
+        self.notes = Notes()
+        self._pending = Pending(self.notes)
+        self._places = Places()
         self._totals: dict[str, NDArray[Any]] = {
             name: np.zeros(0, dtype) for name, dtype in _TOTALS.items()
         }
@@ -88,15 +91,21 @@ class SampleRecords:
     def __len__(self) -> int:
         return len(self._places)
 
+    @property
+    def n_classes(self) -> int:
+        """K; 0 before the first batch."""
+        return self._pending.n_classes
+
     def update(self, logits: Any, labels: Any, index: Any) -> None:
-        """Add a batch.
+        """Add a batch. It is copied, and counted later together with others.
 
         Parameters
         ----------
         logits : Tensor or array, shape (n, K)
-            On any device; a GPU waits once.
+            On any device; a GPU waits once in some thousand samples.
         labels : Tensor or array of int, shape (n,)
-            Given labels. Of soft labels, shape (n, K), the largest counts, with a warning.
+            Given labels; samples with -100 are left out, with a warning. Of soft labels, shape
+            (n, K), the largest counts, with a warning.
         index : Tensor or array of int, shape (n,)
             The samples' numbers in the data set: any integers.
 
@@ -105,41 +114,26 @@ class SampleRecords:
         DataError
             If shapes do not fit, the number of classes changes, or indices are no integers.
         LabelError
-            If labels are no integers, or out of range.
+            If labels are no integers, or out of range. Labels on a GPU are looked at later, so the
+            error may come from a later call.
         """
-        values, given, numbers = self._checked(logits, labels, index)
-        finite = torch.isfinite(values).all(1).numpy()
-        if not finite.all():
-            lost = numbers[~finite]
-            self._warn(
-                "not finite",
-                f"update: the logits of {len(lost)} of {len(numbers)} samples are NaN or infinite, "
-                f"the first at index {lost[0]}; they are left out. Check the loss and the step "
-                "size",
-            )
-            values, given, numbers = (
-                values[torch.from_numpy(finite)],
-                given[finite],
-                numbers[finite],
-            )
-        if not len(numbers):
-            return
-        at = self._places_of(numbers)
-        labels_at = torch.from_numpy(given)[:, None]
-        own = values.gather(1, labels_at)
-        rival = values.scatter(1, labels_at, -torch.inf).amax(1)
-        chances = torch.softmax(values, 1)
-        # Where an index occurs twice, numpy assigns the last value.
-        epoch = self._epoch
-        epoch["seen"][at] = True
-        epoch["margin"][at] = (own[:, 0].double() - rival.double()).numpy()
-        epoch["chance"][at] = chances.gather(1, labels_at)[:, 0].double().numpy()
-        epoch["predicted"][at] = values.argmax(1).numpy()
-        epoch["given"][at] = given
-        if self._chances is not None:
-            self._chances[at] = chances.numpy()
-        if self._logits is not None:
-            self._logits[at] = values.numpy()
+        if self._pending.add(logits, labels, index):
+            self.count()
+
+    def count(self) -> None:
+        """Count the batches that wait for it.
+
+        Raises
+        ------
+        LabelError
+            If a label is out of range.
+        """
+        counted = self._pending.take()
+        if counted is not None:
+            self._count(counted)
+        if (error := self._pending.late) is not None:
+            self._pending.late = None
+            raise error
 
     def end_epoch(self, number: int) -> tuple[Labels, Labels, NDArray[np.float32]] | None:
         """Add the epoch to the records.
@@ -153,9 +147,15 @@ class SampleRecords:
         -------
         tuple or None
             With `keep_logits`: indices (n,), labels (n,) and logits (n, K) of the epoch.
+
+        Raises
+        ------
+        LabelError
+            If a label is out of range.
         """
+        self.count()
         epoch, total, n = self._epoch, self._totals, len(self)
-        at = np.flatnonzero(epoch["seen"][:n])
+        at = np.flatnonzero(epoch["call"][:n])
         given, margin, chance = (epoch[name][at] for name in ("given", "margin", "chance"))
         correct = epoch["predicted"][at] == given
         changed = (total["epochs"][at] > 0) & (total["label"][at] != given)
@@ -173,11 +173,58 @@ class SampleRecords:
         total["label"][at] = given
         total["last"][at] = epoch["predicted"][at]
         if self._sums is not None and self._chances is not None:
-            self._sums[at] += self._chances[at]
-        epoch["seen"][:] = False
-        if self._logits is None:
-            return None
-        return self._index()[at], given, self._logits[at].copy()
+            for start in range(0, len(at), _AT_ONCE):
+                some = at[start : start + _AT_ONCE]
+                self._sums[some] += self._chances[some]
+        logits = None if self._logits is None else self._logits[at]
+        index = self._places.numbers[at]
+        self.forget_epoch()
+        return None if logits is None else (index, given, logits)
+
+    def running_epoch(self, n_classes: int) -> dict[str, Tensor]:
+        """Return what the epoch that runs has counted, for `merge` in another process.
+
+        Parameters
+        ----------
+        n_classes : int
+            K, which this process may not know yet.
+
+        Returns
+        -------
+        dict of str to Tensor
+            A row for each sample: `whole`, int64, its number and the integers of the epoch;
+            `real`, float64, the others; `chances` and `logits`, float32 (n, K), if they are kept.
+        """
+        self._pending.n_classes = n_classes
+        if "sums" in self.notes:
+            self._sums = self._chances = None
+        at = np.flatnonzero(self._epoch["call"][: len(self)])
+        whole = [self._places.numbers[at], *(self._epoch[name][at] for name in _WHOLE)]
+        real = [self._epoch[name][at] for name in _REAL]
+        parts: dict[str, NDArray[Any]] = {"whole": np.stack(whole, 1), "real": np.stack(real, 1)}
+        nothing = np.zeros((0, n_classes), np.float32)
+        if "sums" not in self.notes:
+            parts["chances"] = nothing if self._chances is None else self._chances[at]
+        if self.keep_logits:
+            parts["logits"] = nothing if self._logits is None else self._logits[at]
+        return {name: torch.from_numpy(part) for name, part in parts.items()}
+
+    def merge(self, parts: Mapping[str, Tensor]) -> None:
+        """Add what `running_epoch` returned elsewhere; of a sample the later call counts."""
+        found = {name: part.numpy() for name, part in parts.items()}
+        number, *whole = found["whole"].T
+        if not len(number):
+            return
+        at = self._places.rows_of(np.ascontiguousarray(number))
+        self._grow(len(self._places))
+        later = whole[0] >= self._epoch["call"][at]
+        at = at[later]
+        for name, values in zip((*_WHOLE, *_REAL), (*whole, *found["real"].T), strict=True):
+            self._epoch[name][at] = values[later]
+        if self._chances is not None:
+            self._chances[at] = found["chances"][later]
+        if self._logits is not None:
+            self._logits[at] = found["logits"][later]
 
     def table(self) -> pd.DataFrame:
         """Return one row per sample, in the order of the index.
@@ -192,14 +239,14 @@ class SampleRecords:
         """
         n = len(self)
         total = {name: values[:n] for name, values in self._totals.items()}
-        order = np.argsort(self._index(), kind="stable")
+        order = np.argsort(self._places.numbers, kind="stable")
         order = order[total["epochs"][order] > 0]
         epochs = total["epochs"][order]
         confidence = total["chances"][order] / epochs
         spread = np.maximum(total["squares"][order] / epochs - confidence**2, 0.0) ** 0.5
         return pd.DataFrame(
             {
-                "index": self._index()[order],
+                "index": self._places.numbers[order],
                 "epochs": epochs,
                 "aum": total["margins"][order] / epochs,
                 "forgetting_events": total["forgotten"][order],
@@ -212,23 +259,33 @@ class SampleRecords:
             }
         )
 
+    def labels_of(self, numbers: Labels) -> Labels:
+        """Return the last given label of some samples, int64 (m,); -1 for those not seen."""
+        at = self._places.find(numbers)
+        seen = (
+            (at >= 0) & (self._totals["epochs"][at] > 0) if len(self) else np.zeros(len(at), bool)
+        )
+        labels = np.full(len(numbers), -1, np.int64)
+        labels[seen] = self._totals["label"][at[seen]]
+        return labels
+
     def mean_chances(self) -> NDArray[np.float32] | None:
         """Return mean probabilities (n, K) in the order of `table`; None for too many."""
         if self._sums is None:
             return None
         n = len(self)
-        order = np.argsort(self._index(), kind="stable")
+        order = np.argsort(self._places.numbers, kind="stable")
         epochs = self._totals["epochs"][:n][order]
         order, epochs = order[epochs > 0], epochs[epochs > 0]
         return np.asarray(self._sums[order] / epochs[:, None], dtype=np.float32)
 
     def state(self) -> dict[str, Tensor]:
-        """Return everything that ended epochs left, as tensors."""
+        """Return everything that ended epochs left, as tensors; they share memory with it."""
         n = len(self)
-        state = {name: torch.from_numpy(values[:n].copy()) for name, values in self._totals.items()}
-        state["index"] = torch.from_numpy(self._index())
+        state = {name: torch.from_numpy(values[:n]) for name, values in self._totals.items()}
+        state["index"] = torch.from_numpy(self._places.numbers)
         if self._sums is not None:
-            state["sums"] = torch.from_numpy(self._sums[:n].copy())
+            state["sums"] = torch.from_numpy(self._sums[:n])
         return state
 
     def load_state(self, state: Mapping[str, Tensor], n_classes: int) -> None:
@@ -244,10 +301,10 @@ class SampleRecords:
         if missing or len(lengths) > 1:
             what = f"no {missing[0]!r}" if missing else "columns of different lengths"
             raise DataError(f"samples: expected one number of each kind a sample; found {what}")
-        numbers = state["index"].numpy().tolist()
-        self._places = {number: place for place, number in enumerate(numbers)}
-        if len(self._places) != len(numbers):
-            raise DataError("samples: expected each index once; found one twice")
+        numbers = state["index"].numpy()
+        if numbers.dtype != np.int64 or len(np.unique(numbers)) != len(numbers):
+            raise DataError("samples: expected each index once, as int64; found others")
+        self._places = Places(numbers)
         for name, dtype in _TOTALS.items():
             values = state[name].numpy()
             if values.dtype != dtype or values.ndim != 1:
@@ -255,92 +312,83 @@ class SampleRecords:
             self._totals[name] = values.copy()
         n = len(numbers)
         self._epoch = {name: np.zeros(n, dtype) for name, dtype in _EPOCH.items()}
-        self.n_classes = n_classes
-        self._keep_classes(n)
+        self._pending.n_classes = n_classes
+        if not n:
+            return
+        self._keep_classes(n, n)
         if self._sums is None:
             return
-        if "sums" in state and tuple(state["sums"].shape) == self._sums.shape:
-            self._sums[:] = state["sums"].numpy()
+        if "sums" in state and tuple(state["sums"].shape) == (n, n_classes):
+            self._sums[:n] = state["sums"].numpy()
         else:
             self.notes.setdefault("sums", "samples: probabilities were not kept")
             self._sums = self._chances = None
 
-    def _checked(self, logits: Any, labels: Any, index: Any) -> tuple[Tensor, Labels, Labels]:
-        """Return a batch on the CPU: logits in float32, labels and indices in int64."""
-        logits, labels, index = (
-            part.detach() if isinstance(part, Tensor) else torch.as_tensor(np.asarray(part))
-            for part in (logits, labels, index)
-        )
-        if logits.ndim != 2 or logits.shape[1] < 2:
-            raise DataError(
-                "update: expected logits of shape (n, classes) with at least 2 classes; found "
-                f"{tuple(logits.shape)}"
-            )
-        n, k = logits.shape
-        if self.n_classes not in (0, k):
-            raise DataError(
-                f"update: expected logits of {self.n_classes} classes as before; found {k}"
-            )
-        if index.shape != (n,) or index.is_floating_point() or index.dtype == torch.bool:
-            raise DataError(
-                f"update: expected an integer index of each of the {n} samples; found "
-                f"{index.dtype}, shape {tuple(index.shape)}"
-            )
-        if labels.shape == (n, k) and labels.is_floating_point():
-            self._warn(
-                "soft",
-                "update: the labels are soft, as mixup makes them; the class with the largest "
-                "share counts as given. AUM and forgetting events then are about mixed inputs: "
-                "give plain inputs, or read the layers only",
-            )
-            labels = labels.argmax(1)
-        if labels.shape != (n,):
-            raise LabelError(
-                f"update: expected one label for each of the {n} samples; found shape "
-                f"{tuple(labels.shape)}"
-            )
-        values, given, numbers = _on_cpu(logits, labels, index)
-        given_labels = check_range(as_labels(given, "update: labels"), k, numbers, "update")
-        self.n_classes = k
-        return values, given_labels, numbers
+    def _count(self, counted: Counted) -> None:
+        """Put samples into the epoch that runs."""
+        values, labels, numbers, calls = counted
+        at = self._places.rows_of(numbers)
+        self._grow(len(self._places))
+        if self._logits is not None:
+            self._logits[at] = values.numpy()
+        given = torch.from_numpy(labels)
+        own = values.gather(1, given[:, None])[:, 0]
+        # The copy is ours, so all is done in place.
+        rival, other = values.scatter_(1, given[:, None], -torch.inf).max(1)
+        # Of equal ones the first, as argmax.
+        wins = (own > rival) | ((own == rival) & (given < other))
+        top = torch.maximum(own, rival)
+        chances, own_chances = values.sub_(top[:, None]).exp_(), (own - top).exp_()
+        total = chances.scatter_(1, given[:, None], own_chances[:, None]).sum(1)
+        chances /= total[:, None]
+        # Where an index occurs twice, numpy assigns the last value.
+        epoch = self._epoch
+        epoch["call"][at] = calls
+        epoch["margin"][at] = (own.double() - rival.double()).numpy()
+        epoch["chance"][at] = (own_chances / total).numpy()
+        epoch["predicted"][at] = torch.where(wins, given, other).numpy()
+        epoch["given"][at] = labels
+        if self._chances is not None:
+            self._chances[at] = chances.numpy()
 
-    def _places_of(self, numbers: Labels) -> NDArray[np.int64]:
-        """Return the rows of some indices; new ones are added at the end."""
-        places = self._places
-        at = [places.setdefault(number, len(places)) for number in numbers.tolist()]
-        self._grow(len(places))
-        return np.asarray(at, dtype=np.int64)
+    def forget_epoch(self) -> None:
+        """Forget what the epoch that runs has counted."""
+        self._epoch["call"][:] = 0
+        self._pending.calls = 0
 
     def _grow(self, n: int) -> None:
+        """Make room for so many samples."""
         held = len(self._totals["epochs"])
-        if n > held:
-            size = max(1024, 2 * held, n)
+        size = held if n <= held else max(1024, 2 * held, n)
+        if size > held:
             for arrays in (self._totals, self._epoch):
                 for name, values in arrays.items():
                     arrays[name] = np.concatenate([values, np.zeros(size - held, values.dtype)])
-            self._keep_classes(size)
+        self._keep_classes(n, size)
 
-    def _keep_classes(self, size: int) -> None:
-        """Make room for the probabilities, and perhaps logits, of so many samples."""
-        shape = size, self.n_classes
+    def _keep_classes(self, n: int, size: int) -> None:
+        """Make room for probabilities, and perhaps logits, of n samples, and of `size` soon."""
         if self.keep_logits:
-            self._logits = _longer(self._logits, shape)
-        if size * self.n_classes > MOST_PROBABILITIES:
+            self._logits = _longer(self._logits, size, self.n_classes)
+        if "sums" in self.notes:
+            return
+        if n * self.n_classes > MOST_PROBABILITIES:
             self.notes["sums"] = (
                 f"samples: probabilities of {self.n_classes:,} classes for so many samples are too "
                 "many to keep; predicted labels are those of each sample's last epoch"
             )
             self._sums = self._chances = None
-        elif "sums" not in self.notes:
-            self._sums = _longer(self._sums, shape)
-            self._chances = _longer(self._chances, shape)
+        elif self._sums is None:
+            # All at once: memory is taken where something is written, and nothing is ever moved.
+            shape = MOST_PROBABILITIES // self.n_classes, self.n_classes
+            self._sums, self._chances = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
 
     def _start_anew(self, at: NDArray[np.int64]) -> None:
-        self._warn(
+        self.notes.warn(
             "changed",
             f"update: the labels of {len(at)} samples are not those of their last epoch, the first "
-            f"at index {self._index()[at[0]]}; these samples are counted anew from here. With "
-            "labels that change on purpose, AUM is about the latest only",
+            f"at index {self._places.numbers[at[0]]}; these samples are counted anew from here. "
+            "With labels that change on purpose, AUM is about the latest only",
         )
         for name in ("epochs", "margins", "chances", "squares", "correct", "forgotten", "learned"):
             self._totals[name][at] = 0
@@ -348,46 +396,17 @@ class SampleRecords:
         if self._sums is not None:
             self._sums[at] = 0
 
-    def _index(self) -> Labels:
-        return np.fromiter(self._places, dtype=np.int64, count=len(self))
-
     def _predicted(self) -> Labels:
         n = len(self)
         if self._sums is None:
             return self._totals["last"][:n]
         return np.asarray(self._sums[:n].argmax(1), dtype=np.int64)
 
-    def _warn(self, kind: str, message: str) -> None:
-        """Warn once of each kind."""
-        if kind not in self.notes:
-            self.notes[kind] = message
-            warnings.warn(message, UnderscriptWarning, stacklevel=4)
 
-
-def _on_cpu(logits: Tensor, labels: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Labels]:
-    """Bring a batch to the CPU in one copy, if all of it is on one other device."""
-    logits, labels, index = logits.float(), labels.long(), index.long()
-    devices = {part.device for part in (logits, labels, index)}
-    if len(devices) == 1 and logits.device.type != "cpu":
-        logits, labels, index = _unpacked(_packed(logits, labels, index).cpu())
-    return logits.cpu(), labels.cpu(), index.cpu().numpy()
-
-
-def _packed(logits: Tensor, labels: Tensor, index: Tensor) -> Tensor:
-    """Return the bits of float32 logits and int64 labels and indices side by side, int32."""
-    # As numbers, float64 would not hold every index.
-    whole = torch.stack([labels, index], 1).view(torch.int32)
-    return torch.cat([logits.contiguous().view(torch.int32), whole], 1)
-
-
-def _unpacked(bits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return what `_packed` was given."""
-    whole = bits[:, -4:].contiguous().view(torch.int64)
-    return bits[:, :-4].contiguous().view(torch.float32), whole[:, 0], whole[:, 1]
-
-
-def _longer(values: NDArray[np.float32] | None, shape: tuple[int, int]) -> NDArray[np.float32]:
-    longer = np.zeros(shape, np.float32)
+def _longer(values: NDArray[np.float32] | None, rows: int, columns: int) -> NDArray[np.float32]:
+    if values is not None and len(values) >= rows:
+        return values
+    longer = np.zeros((rows, columns), np.float32)
     if values is not None:
         longer[: len(values)] = values
     return longer

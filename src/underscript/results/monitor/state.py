@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from ...errors import DataError
+from ...utils.distributed import Processes
 from ...utils.versions import versions
-from .folder import write_folder
+from .folder import shorten, write_folder
 from .history import COLUMNS
 from .judgement import Alarm, Reading, Recommended, alarm, recommended
 from .layers import LayerReader
@@ -22,20 +23,40 @@ __all__ = ["MonitorState"]
 
 
 class MonitorState:
-    """What a monitor has read so far."""
+    """What a monitor has read so far.
+
+    Of several processes only the first has `_probe`, `_holdout` and records.
+    """
 
     folder: Path | None
+    _processes: Processes
     _probe: ProbeSet
     _holdout: ProbeSet | None
+    # Of the probe and the hold-out; all processes know them.
+    _fingerprints: dict[str, str | None]
     _settings: dict[str, Any]
     _records: SampleRecords
-    _epoch: int
-    _step: int | None
+    _steps: list[int]
     _history: list[dict[str, Any]]
     _readings: list[Reading]
     _layers: LayerReader
     _notes: list[str]
     _seconds: dict[str, float]
+
+    @property
+    def step(self) -> int | None:
+        """The step of the last epoch that has ended; None before the first."""
+        return self._steps[-1] if self._steps else None
+
+    @property
+    def _epoch(self) -> int:
+        """The number of epochs that have ended."""
+        return len(self._steps)
+
+    @property
+    def _is_first(self) -> bool:
+        """Whether this is the process that reads and writes."""
+        return self._processes.rank == 0
 
     @property
     def history(self) -> pd.DataFrame:
@@ -74,11 +95,15 @@ class MonitorState:
     def save(self, folder: str | PathLike[str]) -> None:
         """Write the state to a folder: `history.csv`, `monitor.json` and a file of tensors.
 
+        Of several processes the first writes it.
+
         Raises
         ------
         OutputError
             If it cannot be written; an earlier state there is left as it was.
         """
+        if not self._is_first:
+            return
         state = {f"samples/{name}": part for name, part in self._records.state().items()}
         state |= {f"bases/{name}": basis for name, basis in self._layers.bases.items()}
         for name in ("plain", "perturbed", "right", "holdout"):
@@ -87,18 +112,15 @@ class MonitorState:
                 state[f"readings/{name}"] = torch.from_numpy(np.stack(parts))
         write_folder(Path(folder), self._summary(), self.history, state)
 
-    def _fingerprints(self) -> dict[str, str | None]:
-        holdout = None if self._holdout is None else self._holdout.fingerprint
-        return {"probe": self._probe.fingerprint, "holdout": holdout}
-
     def _summary(self) -> dict[str, Any]:
         when, kept = self.alarm, self.recommended
         return {
             "versions": versions(),
             "settings": self._settings,
-            "data": self._fingerprints(),
+            "data": self._fingerprints,
             "epoch": self._epoch,
-            "step": self._step,
+            "step": self.step,
+            "steps": self._steps,
             "n_classes": self._records.n_classes,
             "readings": [
                 {
@@ -107,6 +129,8 @@ class MonitorState:
                 }
                 for reading in self._readings
             ],
+            # None after going back: those in the file are of a later network.
+            "bases": self._readings[-1].epoch if self._layers.bases else None,
             "alarm": None if when is None else dict(vars(when)),
             "recommended": None if kept is None else kept.as_dict(),
             "notes": list(dict.fromkeys([*self._notes, *self._records.notes.values()])),
@@ -124,7 +148,7 @@ class MonitorState:
             If parts are missing.
         """
         try:
-            self._epoch, self._step = summary["epoch"], summary["step"]
+            self._steps = [int(step) for step in summary["steps"]]
             self._seconds = dict(summary["seconds"])
             self._notes = list(summary["notes"])
             self._history = [
@@ -151,5 +175,40 @@ class MonitorState:
         self._layers.bases = {
             name.removeprefix("bases/"): part
             for name, part in state.items()
-            if name.startswith("bases/")
+            if name.startswith("bases/") and summary["bases"] is not None
         }
+
+    def _go_back(self, step: int) -> None:
+        """Forget what was read after a step, here and in the folder."""
+        last = self._epoch
+        self._steps = [each for each in self._steps if each <= step]
+        if self._epoch == last:
+            return
+        self._readings = [each for each in self._readings if each.epoch <= self._epoch]
+        self._history = [row for row in self._history if row["epoch"] <= self._epoch]
+        self._layers.bases = {}
+        self._notes.append(
+            f"resume: went back from epoch {last} to {self._epoch}; the samples' records count the "
+            "epochs between twice"
+        )
+        if self.folder is not None:
+            shorten(self.folder, self._summary(), self.history)
+
+    def _share(self) -> None:
+        """Tell the other processes what the first has read."""
+        known = (self._steps, self._history, self._readings)
+        self._steps, self._history, self._readings = self._processes.gather(known)[0]
+
+    def _only_in_first(self, what: str) -> None:
+        """Refuse what only the first process knows.
+
+        Raises
+        ------
+        DataError
+            In another process.
+        """
+        if not self._is_first:
+            raise DataError(
+                f"{what}: the records of all processes are in process 0; this is process "
+                f"{self._processes.rank}"
+            )
