@@ -18,7 +18,7 @@ from torch import Tensor
 from ...errors import DataError, OutputError
 from ...utils.files import write_tensors, write_text
 
-__all__ = ["is_monitor", "read_folder", "write_folder"]
+__all__ = ["history_in", "is_monitor", "read_folder", "write_folder"]
 
 # Version of the format; raise it when the meaning of the content changes.
 FORMAT = 1
@@ -76,11 +76,15 @@ def read_folder(folder: Path) -> tuple[dict[str, Any], pd.DataFrame, dict[str, T
         raise DataError(f"{folder / _JSON}: expected the name of a file of state; found {name!r}")
     try:
         state = safetensors.torch.load((folder / name).read_bytes())
-        history = pd.read_csv(io.StringIO((folder / _HISTORY).read_text(encoding="utf-8")))
-        # Rows of an epoch whose summary was never written.
-        history = history[history["epoch"] <= summary["epoch"]].reset_index(drop=True)
+        history = history_in((folder / _HISTORY).read_text(encoding="utf-8"), summary["epoch"])
     except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
         raise DataError(
             f"{folder}: {name} or {_HISTORY} is missing or damaged ({type(error).__name__})"
         ) from error
     return summary, history, state
+
+
+def history_in(text: str, epoch: int) -> pd.DataFrame:
+    """Read a history from CSV, without rows of an epoch whose summary was never written."""
+    history = pd.read_csv(io.StringIO(text))
+    return history[history["epoch"] <= epoch].reset_index(drop=True)

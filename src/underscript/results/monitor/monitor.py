@@ -170,19 +170,9 @@ class MonitorRun(MonitorState):
             if before[name] == _OWN and not callable(settings.get(name)):
                 raise DataError(f"{name}: was a function; give the same again to resume {folder}")
         monitor = cls(probe, holdout=holdout, **{**before, **settings})
-        for setting, value in monitor._settings.items():
-            if value != before[setting]:
-                raise DataError(
-                    f"{setting}: expected {before[setting]!r}, as in {folder}; found {value!r}. "
-                    "Start a new monitor for other settings"
-                )
-        for role, mark in monitor._fingerprints().items():
-            if mark != summary["data"].get(role):
-                raise DataError(
-                    f"{role}: expected the same samples and labels as in {folder}; found others"
-                )
+        monitor._check_same(summary, str(folder))
         monitor.folder = monitor._logits.folder = folder
-        monitor._take(summary, history, state)
+        monitor._take(summary, history, state, str(folder))
         return monitor
 
     def update(self, logits: Any, labels: Any, index: Any) -> None:

@@ -1,5 +1,7 @@
 """The state of a monitor: what is written to its folder, and taken from it."""
 
+import json
+from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from torch import Tensor
 
 from ...errors import DataError
 from ...utils.versions import versions
-from .folder import write_folder
+from .folder import history_in, read_folder, write_folder
 from .history import COLUMNS
 from .judgement import Alarm, Reading, Recommended, alarm, recommended
 from .probe import ProbeSet
@@ -35,6 +37,11 @@ class MonitorState:
     _bases: dict[str, Tensor]
     _notes: list[str]
     _seconds: dict[str, float]
+
+    @property
+    def step(self) -> int | None:
+        """The step of the last epoch that has ended; None before the first."""
+        return self._step
 
     @property
     def history(self) -> pd.DataFrame:
@@ -78,13 +85,84 @@ class MonitorState:
         OutputError
             If it cannot be written; an earlier state there is left as it was.
         """
-        state = {f"samples/{name}": part for name, part in self._records.state().items()}
-        state |= {f"bases/{name}": basis for name, basis in self._bases.items()}
+        write_folder(Path(folder), self._summary(), self.history, self._tensors())
+
+    def load(self, folder: str | PathLike[str]) -> None:
+        """Take over the state that `save` wrote, in place of this monitor's own.
+
+        So it goes back together with the network, to a checkpoint beside which it was saved. It
+        keeps its own folder.
+
+        Raises
+        ------
+        DataError
+            If a setting or the data are not those of the state, or a file is damaged.
+        OutputError
+            If the folder is no monitor's.
+        """
+        folder = Path(folder)
+        summary, history, tensors = read_folder(folder)
+        self._check_same(summary, str(folder))
+        self._take(summary, history, tensors, str(folder))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of all epochs that have ended: text and tensors, for a checkpoint."""
+        return {
+            "summary": json.dumps(self._summary(), allow_nan=False),
+            "history": self.history.to_csv(index=False),
+            # Copies: training goes on while a checkpoint is written.
+            "tensors": {name: part.clone() for name, part in self._tensors().items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` returned, in place of this monitor's own state.
+
+        Raises
+        ------
+        DataError
+            If a setting or the data are not those of the state, or a part is missing.
+        """
+        where = "the checkpoint"
+        try:
+            summary = json.loads(state["summary"])
+            history = history_in(state["history"], summary["epoch"])
+            tensors = state["tensors"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(f"{where}: a part of the monitor's state is missing or damaged") from (
+                error
+            )
+        self._check_same(summary, where)
+        self._take(summary, history, tensors, where)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        tensors = {f"samples/{name}": part for name, part in self._records.state().items()}
+        tensors |= {f"bases/{name}": basis for name, basis in self._bases.items()}
         for name in ("plain", "perturbed", "right", "holdout"):
             parts = [getattr(reading, name) for reading in self._readings]
             if parts and parts[0] is not None:
-                state[f"readings/{name}"] = torch.from_numpy(np.stack(parts))
-        write_folder(Path(folder), self._summary(), self.history, state)
+                tensors[f"readings/{name}"] = torch.from_numpy(np.stack(parts))
+        return tensors
+
+    def _check_same(self, summary: Mapping[str, Any], where: str) -> None:
+        """Check that a state is of the same settings and data.
+
+        Raises
+        ------
+        DataError
+            If one is not.
+        """
+        for setting, value in self._settings.items():
+            before = summary["settings"].get(setting)
+            if value != before:
+                raise DataError(
+                    f"{setting}: expected {before!r}, as in {where}; found {value!r}. Start a new "
+                    "monitor for other settings"
+                )
+        for role, mark in self._fingerprints().items():
+            if mark != summary["data"].get(role):
+                raise DataError(
+                    f"{role}: expected the same samples and labels as in {where}; found others"
+                )
 
     def _fingerprints(self) -> dict[str, str | None]:
         holdout = None if self._holdout is None else self._holdout.fingerprint
@@ -113,9 +191,13 @@ class MonitorState:
         }
 
     def _take(
-        self, summary: dict[str, Any], history: pd.DataFrame, state: dict[str, Tensor]
+        self,
+        summary: Mapping[str, Any],
+        history: pd.DataFrame,
+        state: Mapping[str, Tensor],
+        where: str,
     ) -> None:
-        """Take over what a folder keeps.
+        """Take over a state.
 
         Raises
         ------
@@ -146,7 +228,7 @@ class MonitorState:
             }
             self._records.load_state(samples, summary["n_classes"])
         except (KeyError, IndexError, TypeError) as error:
-            raise DataError(f"{self.folder}: a part of the state is missing ({error})") from error
+            raise DataError(f"{where}: a part of the state is missing ({error})") from error
         self._bases = {
             name.removeprefix("bases/"): part
             for name, part in state.items()
