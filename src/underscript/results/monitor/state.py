@@ -226,6 +226,7 @@ class MonitorState:
                 for name, part in state.items()
                 if name.startswith("samples/")
             }
+            self._records = SampleRecords(self._records.keep_logits)
             self._records.load_state(samples, summary["n_classes"])
         except (KeyError, IndexError, TypeError) as error:
             raise DataError(f"{where}: a part of the state is missing ({error})") from error
