@@ -12,5 +12,5 @@ _lightning: Any = optional_package(
 )
 
 
-class MonitorCallback(WatchesLightning, _lightning.Callback):  # type: ignore[misc]  # noqa: D101
-    __doc__ = WatchesLightning.__doc__
+class MonitorCallback(WatchesLightning, _lightning.Callback):  # type: ignore[misc]
+    """As `underscript.adapters.lightning.MonitorCallback`, for the package pytorch_lightning."""
