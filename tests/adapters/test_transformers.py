@@ -14,8 +14,12 @@ from underscript.errors import DataError
 pytest.importorskip("accelerate", reason="accelerate is not installed (extra transformers)")
 
 from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.utils import is_torch_available
 
 from underscript.adapters.transformers import MonitorCallback
+
+if not is_torch_available():  # make test-oldest
+    pytest.skip("transformers does not work with a torch as old as this", allow_module_level=True)
 
 ROWS = [
     {"x": x, "labels": int(y), "index": number}
@@ -138,6 +142,7 @@ def test_an_epoch_that_is_cut_short_ends_where_it_was_cut(tmp_path):
     assert list(monitor.history["step"].unique()) == [3, 5]
 
 
+@pytest.mark.slow
 def test_mixed_precision_and_compiled_models(tmp_path):
     for how in ({"bf16": True}, {"torch_compile": True, "torch_compile_backend": "eager"}):
         monitor = watched.monitor()
