@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,8 @@ def test_python_blocks_run(page, tmp_path):
     code = "\n".join(blocks(page, "python"))
     if not code:
         pytest.skip("the page has no Python")
+    if page.name == "adapters.md" and None in map(find_spec, ("accelerate", "lightning", "skorch")):
+        pytest.skip("the libraries are not installed (extras lightning, skorch, transformers)")
     if page.name == OWN_MODEL:
         # The file that it prints is one where decoding helps, and the network is needed for it.
         code += "\nassert decoding.summary['gain_points'] > 20"

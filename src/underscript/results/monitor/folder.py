@@ -21,7 +21,15 @@ from torch import Tensor
 from ...errors import DataError, OutputError
 from ...utils.files import write_tensors, write_text
 
-__all__ = ["check_new", "history_in", "is_monitor", "read_folder", "shorten", "write_folder"]
+__all__ = [
+    "check_new",
+    "forget",
+    "history_in",
+    "is_monitor",
+    "read_folder",
+    "shorten",
+    "write_folder",
+]
 
 # Version of the format; raise it when the meaning of the content changes.
 FORMAT = 1
@@ -88,6 +96,11 @@ def shorten(folder: Path, summary: dict[str, Any], history: pd.DataFrame) -> Non
     before = json.loads((folder / _JSON).read_text(encoding="utf-8"))
     # The rows that are left begin the file; `state` has readings of more epochs than are used.
     _write_summary(folder, summary, history.to_csv(index=False), before["state"])
+
+
+def forget(folder: Path) -> None:
+    """Make what a folder keeps no monitor's state any more; the next one is written anew."""
+    (folder / _JSON).unlink(missing_ok=True)
 
 
 def _write_summary(folder: Path, summary: dict[str, Any], rows: str, state: str) -> None:

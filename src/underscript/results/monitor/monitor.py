@@ -185,8 +185,8 @@ class MonitorRun(MonitorRecord):
             if found is not None:
                 summary, history, state = found
                 marks = monitor._fingerprints
-                check_same(before, monitor._settings, summary["data"], marks, folder)
-                monitor._take(summary, history, state)
+                check_same(before, monitor._settings, summary["data"], marks, str(folder))
+                monitor._take(summary, history, state, str(folder))
                 if step is not None:
                     monitor._go_back(step)
         monitor._share()

@@ -183,7 +183,7 @@ class KeptRecord(MonitorRecord):
         self._records = SampleRecords(keeps_logits)
         self._logits = KeptLogits()
         self._logits.folder = folder
-        self._take(summary, history, state)
+        self._take(summary, history, state, str(folder))
 
     def _summary(self) -> dict[str, Any]:
         return self._kept

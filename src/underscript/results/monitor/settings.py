@@ -57,7 +57,7 @@ def check_same(
     settings: Mapping[str, Any],
     data: Mapping[str, Any],
     fingerprints: Mapping[str, Any],
-    folder: Path,
+    where: str,
 ) -> None:
     """Check that settings and data are those of before.
 
@@ -67,13 +67,13 @@ def check_same(
         If one is not.
     """
     for name, value in settings.items():
-        if value != before[name]:
+        if value != before.get(name):
             raise DataError(
-                f"{name}: expected {before[name]!r}, as in {folder}; found {value!r}. "
+                f"{name}: expected {before.get(name)!r}, as in {where}; found {value!r}. "
                 "Start a new monitor for other settings"
             )
     for role, mark in fingerprints.items():
         if mark != data.get(role):
             raise DataError(
-                f"{role}: expected the same samples and labels as in {folder}; found others"
+                f"{role}: expected the same samples and labels as in {where}; found others"
             )

@@ -1,5 +1,7 @@
 """The state of a monitor: what is written to its folder, and taken from it."""
 
+import json
+from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -12,12 +14,13 @@ from torch import Tensor
 from ...errors import DataError
 from ...utils.distributed import Processes
 from ...utils.versions import versions
-from .folder import shorten, write_folder
+from .folder import forget, history_in, is_monitor, read_folder, shorten, write_folder
 from .history import COLUMNS
 from .judgement import Alarm, Reading, Recommended, alarm, recommended
 from .layers import LayerReader
 from .probe import ProbeSet
 from .samples import SampleRecords
+from .settings import check_same
 
 __all__ = ["MonitorState"]
 
@@ -104,13 +107,82 @@ class MonitorState:
         """
         if not self._is_first:
             return
-        state = {f"samples/{name}": part for name, part in self._records.state().items()}
-        state |= {f"bases/{name}": basis for name, basis in self._layers.bases.items()}
+        write_folder(Path(folder), self._summary(), self.history, self._tensors())
+
+    def load(self, folder: str | PathLike[str]) -> None:
+        """Take over the state that `save` wrote, in place of this monitor's own.
+
+        So it goes back together with the network, to a checkpoint beside which it was saved. It
+        keeps its own folder. Of several processes all call it.
+
+        Raises
+        ------
+        DataError
+            If a setting or the data are not those of the state, or a file is damaged.
+        OutputError
+            If the folder is no monitor's.
+        """
+        folder = Path(folder)
+        with self._processes.together():
+            if self._is_first:
+                self._adopt(*read_folder(folder), str(folder))
+        self._share()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of all epochs that have ended: text and tensors, for a checkpoint."""
+        return {
+            "summary": json.dumps(self._summary(), allow_nan=False),
+            "history": self.history.to_csv(index=False),
+            # Copies: training goes on while a checkpoint is written.
+            "tensors": {name: part.clone() for name, part in self._tensors().items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` returned, in place of this monitor's own state.
+
+        Of several processes all call it; that of the first counts.
+
+        Raises
+        ------
+        DataError
+            If a setting or the data are not those of the state, or a part is missing.
+        """
+        with self._processes.together():
+            if self._is_first:
+                try:
+                    summary = json.loads(state["summary"])
+                    history, tensors = history_in(state["history"]), state["tensors"]
+                except (KeyError, TypeError, ValueError) as error:
+                    raise DataError(
+                        "the checkpoint: a part of the monitor's state is missing or damaged"
+                    ) from error
+                self._adopt(summary, history, tensors, "the checkpoint")
+        self._share()
+
+    def _tensors(self) -> dict[str, Tensor]:
+        tensors = {f"samples/{name}": part for name, part in self._records.state().items()}
+        tensors |= {f"bases/{name}": basis for name, basis in self._layers.bases.items()}
         for name in ("plain", "perturbed", "right", "holdout"):
             parts = [getattr(reading, name) for reading in self._readings]
             if parts and parts[0] is not None:
-                state[f"readings/{name}"] = torch.from_numpy(np.stack(parts))
-        write_folder(Path(folder), self._summary(), self.history, state)
+                tensors[f"readings/{name}"] = torch.from_numpy(np.stack(parts))
+        return tensors
+
+    def _adopt(
+        self,
+        summary: Mapping[str, Any],
+        history: pd.DataFrame,
+        state: Mapping[str, Tensor],
+        where: str,
+    ) -> None:
+        """Take over a state, if it is of the same settings and data."""
+        settings, data = summary["settings"], summary["data"]
+        check_same(settings, self._settings, data, self._fingerprints, where)
+        self._take(summary, history, state, where)
+        if self.folder is not None and is_monitor(self.folder):
+            # What the folder keeps may be of later epochs.
+            forget(self.folder)
+            self.save(self.folder)
 
     def _summary(self) -> dict[str, Any]:
         when, kept = self.alarm, self.recommended
@@ -138,9 +210,13 @@ class MonitorState:
         }
 
     def _take(
-        self, summary: dict[str, Any], history: pd.DataFrame, state: dict[str, Tensor]
+        self,
+        summary: Mapping[str, Any],
+        history: pd.DataFrame,
+        state: Mapping[str, Tensor],
+        where: str,
     ) -> None:
-        """Take over what a folder keeps.
+        """Take over a state.
 
         Raises
         ------
@@ -169,9 +245,10 @@ class MonitorState:
                 for name, part in state.items()
                 if name.startswith("samples/")
             }
+            self._records = SampleRecords(self._records.keep_logits)
             self._records.load_state(samples, summary["n_classes"])
         except (KeyError, IndexError, TypeError) as error:
-            raise DataError(f"{self.folder}: a part of the state is missing ({error})") from error
+            raise DataError(f"{where}: a part of the state is missing ({error})") from error
         self._layers.bases = {
             name.removeprefix("bases/"): part
             for name, part in state.items()
