@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from .judgement import Reading
+from .judgement import Judgement, Reading
 from .layers import Epoch
 
 __all__ = ["COLUMNS", "NETWORK", "history_rows"]
@@ -18,15 +18,15 @@ COLUMNS = (
 )
 
 
-def history_rows(found: Epoch, reading: Reading) -> list[dict[str, Any]]:
-    """Return a row for each layer, and the network's own."""
+def history_rows(found: Epoch, reading: Reading, judged: Judgement) -> list[dict[str, Any]]:
+    """Return a row for each layer, and the network's own, as judged by all readings so far."""
     when = {"step": reading.step, "epoch": reading.epoch}
     rows = [
         {**when, "layer": name, **vars(layer), "memory": layer.plain - layer.perturbed}
         for name, layer in found.layers.items()
     ]
-    plain, perturbed = float(reading.plain.mean()), float(reading.perturbed.mean())
-    worth = reading.worth()
+    plain, perturbed = float(reading.agrees.mean()), float(reading.agrees_moved.mean())
+    worth = judged.worth(reading)
     own = found.noise.of_decoder(float(np.clip(worth.mean(), 0.0, 1.0)), len(worth))
     rows.append(
         {

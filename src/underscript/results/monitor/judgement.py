@@ -1,18 +1,21 @@
 r"""When memorising starts, and which epoch to keep; both without clean labels.
 
-Let w be the probability that a given label is wrong, by the layer that knows most at that epoch,
-from a decoder that has not seen the label. On inputs as they are the network predicts a share S₀ of
-the wrong labels (weighted by w), on perturbed inputs a share S.
+*Which labels are wrong.* Of all readings, the one whose best layer knows most (the largest
+2 A − A₀) tells for all epochs how likely each given label is wrong, w, and for which class it
+votes; from a decoder that has not seen the label. On inputs as they are the network predicts a
+share S₀ of the wrong labels (weighted by w), on perturbed inputs a share S.
 
 *Alarm.* Knowledge predicts a wrong label no more often on the exact input than on a perturbed one;
 memory does. Memorising has started when S₀ − S is above zero by more than two standard errors, in
 two readings in a row, while some labels are surely wrong (the noise rate's lower limit is above
 2 %). With clean labels the latter never holds.
 
-*Epoch to keep.* Let A₀ and A be the agreement with given labels, on inputs as they are and
-perturbed, and R the agreement on perturbed inputs with right labels (weighted by 1 − w). Without
-memory a wrong label of K classes would be predicted at a rate of b = (1 − R) / (K − 1). So a share
-ρ = (S − b) / (S₀ − b) of what is remembered survives the perturbation, and
+*Epoch to keep.* Without memory a wrong label would be predicted as often as for perturbed inputs of
+the class that the decoder votes for, whose labels are right: at a rate of b. People confuse some
+classes more often than others, and so do networks. So a share ρ = (S − b) / (S₀ − b) of what is
+remembered survives the perturbation. It belongs to the perturbation and the network, so one ρ
+serves all epochs: that of the reading that remembers most, where it is known best. Let A₀ and A be
+the agreement with given labels, on inputs as they are and perturbed. Then
 A\* = (A − ρ A₀) / (1 − ρ) is the agreement with labels of new inputs. The epoch with the largest
 A\* is kept, or with a hold-out that with the largest agreement there: that makes the expected loss
 smallest. Epochs within one standard error (of the difference, sample by sample) are named.
@@ -32,8 +35,9 @@ from numpy.typing import NDArray
 
 from ...noise.estimate import SMALLEST
 from ...selection.memorisation import corrected
+from ...utils.labels import Labels
 
-__all__ = ["Alarm", "Reading", "Recommended", "Stop", "alarm", "recommended", "stop"]
+__all__ = ["Alarm", "Judgement", "Reading", "Recommended", "Stop", "alarm", "recommended", "stop"]
 
 # Standard errors beyond which a difference counts.
 _BEYOND = 2.0
@@ -43,17 +47,24 @@ _MOST = 0.9
 
 @dataclass(frozen=True)
 class Reading:
-    """The network's agreement with the probe's labels at one epoch.
+    """The network's predictions for the probe at one epoch, and what the best layer says.
 
     Attributes
     ----------
     epoch, step : int
         When.
-    plain, perturbed, right : ndarray of float32, shape (n,)
-        Whether the network predicts each given label, as it is, and perturbed (a share of views);
-        and the probability that the label is right.
-    n_classes : int
-        Classes that occur.
+    given : ndarray of int64, shape (n,)
+        Given labels.
+    plain : ndarray of int64, shape (n,)
+        The network's predictions for inputs as they are.
+    moved : ndarray of int64, shape (n, views)
+        The same for perturbed inputs.
+    vote : ndarray of int64, shape (n,)
+        The class that the best layer's decoder predicts.
+    right : ndarray of float32, shape (n,)
+        The probability by that layer that each given label is right.
+    known : float
+        2 A − A₀ of that layer.
     rate, rate_low : float
         Estimated noise rate, and the lower end of its interval.
     hopeless : bool
@@ -64,53 +75,106 @@ class Reading:
 
     epoch: int
     step: int
-    plain: NDArray[np.float32]
-    perturbed: NDArray[np.float32]
+    given: Labels
+    plain: Labels
+    moved: Labels
+    vote: Labels
     right: NDArray[np.float32]
-    n_classes: int
+    known: float
     rate: float
     rate_low: float
     hopeless: bool
     holdout: NDArray[np.float32] | None = field(default=None)
 
     @property
-    def wrong_labels(self) -> tuple[float, float, float]:
-        """S₀, S, and the standard error of their difference; NaN if no label looks wrong."""
-        wrong = 1.0 - self.right.astype(np.float64)
-        total = wrong.sum()
+    def agrees(self) -> NDArray[np.float64]:
+        """Whether the network predicts each given label for inputs as they are, float64 (n,)."""
+        return (self.plain == self.given).astype(np.float64)
+
+    @property
+    def agrees_moved(self) -> NDArray[np.float64]:
+        """The share of perturbed views for which it predicts each given label, float64 (n,)."""
+        found: NDArray[np.float64] = (self.moved == self.given[:, None]).mean(1)
+        return found
+
+
+class Judgement:
+    """What all readings so far say together.
+
+    Parameters
+    ----------
+    readings : sequence of Reading
+        At least one, in order.
+
+    Attributes
+    ----------
+    reference : Reading
+        The one whose best layer knows most: which labels are wrong is taken from it.
+    survival : float
+        The share ρ of memory that survives the perturbation; 0 without memory.
+    """
+
+    def __init__(self, readings: Sequence[Reading]):
+        self.readings = readings
+        self.reference = max(readings, key=lambda reading: reading.known)
+        self._wrong = 1.0 - self.reference.right.astype(np.float64)
+        self.survival = self._survival()
+
+    def wrong_labels(self, reading: Reading) -> tuple[float, float, float]:
+        """Return S₀, S, and the standard error of their difference; NaN if no label looks wrong."""
+        total = self._wrong.sum()
         if total <= 0:
             return float("nan"), float("nan"), float("nan")
-        plain, perturbed = (
-            float(wrong @ each.astype(np.float64) / total) for each in (self.plain, self.perturbed)
+        plain, moved = (
+            float(self._wrong @ each / total) for each in (reading.agrees, reading.agrees_moved)
         )
-        apart = wrong * (self.plain - self.perturbed - (plain - perturbed))
-        return plain, perturbed, float(np.sqrt(np.square(apart).sum()) / total)
+        apart = self._wrong * (reading.agrees - reading.agrees_moved - (plain - moved))
+        return plain, moved, float(np.sqrt(np.square(apart).sum()) / total)
 
-    @property
-    def memorises(self) -> bool:
-        """Whether more wrong labels are predicted on exact inputs than on perturbed ones."""
-        plain, perturbed, error = self.wrong_labels
-        surely_wrong = self.rate_low > SMALLEST and not self.hopeless
-        return surely_wrong and plain - perturbed > _BEYOND * error
+    def memorises(self, reading: Reading) -> bool:
+        """Say whether more wrong labels are predicted on exact inputs than on perturbed ones."""
+        plain, moved, error = self.wrong_labels(reading)
+        surely_wrong = self.reference.rate_low > SMALLEST and not self.reference.hopeless
+        return surely_wrong and plain - moved > _BEYOND * error
 
-    @property
-    def survival(self) -> float:
-        """The share ρ of memory that survives the perturbation; 0 without memory."""
-        plain, perturbed, _ = self.wrong_labels
-        right = self.right.astype(np.float64)
-        if not self.memorises or right.sum() <= 0:
+    def worth(self, reading: Reading) -> Float[NDArray[np.float64], " n"]:
+        """Return what each sample adds to the mean A*, or to the agreement on the hold-out."""
+        if reading.holdout is not None:
+            return reading.holdout.astype(np.float64)
+        return corrected(reading.agrees, reading.agrees_moved, self.survival)
+
+    def _survival(self) -> float:
+        memorising = [reading for reading in self.readings if self.memorises(reading)]
+        if not memorising:
             return 0.0
-        agreement = float(right @ self.perturbed.astype(np.float64) / right.sum())
-        by_chance = (1 - agreement) / max(1, self.n_classes - 1)
+
+        def remembered(reading: Reading) -> float:
+            plain, moved, _ = self.wrong_labels(reading)
+            return plain - moved
+
+        most = max(memorising, key=remembered)
+        plain, moved, _ = self.wrong_labels(most)
+        by_chance = self._without_memory(most)
         if plain <= by_chance:
             return 0.0
-        return float(np.clip((perturbed - by_chance) / (plain - by_chance), 0.0, _MOST))
+        return float(np.clip((moved - by_chance) / (plain - by_chance), 0.0, _MOST))
 
-    def worth(self) -> Float[NDArray[np.float64], " n"]:
-        """Return what each sample adds to the mean A*, or to the agreement on the hold-out."""
-        if self.holdout is not None:
-            return self.holdout.astype(np.float64)
-        return corrected(self.plain, self.perturbed, self.survival).astype(np.float64)
+    def _without_memory(self, reading: Reading) -> float:
+        """Return b: how often the wrong labels would be predicted by confusion of classes alone."""
+        given, vote, right = (getattr(self.reference, name) for name in ("given", "vote", "right"))
+        size = 1 + int(max(given.max(), vote.max(), reading.moved.max()))
+        views = reading.moved.shape[1]
+        # Weights of pairs (given label, which is right; predicted class), and of labels.
+        pairs, places = np.unique(
+            (given[:, None] * size + reading.moved).ravel(), return_inverse=True
+        )
+        weights = np.bincount(places, np.repeat(right.astype(np.float64) / views, views))
+        of_class = np.bincount(given, right.astype(np.float64), minlength=size)
+        wanted = vote * size + given
+        at = np.minimum(np.searchsorted(pairs, wanted), len(pairs) - 1)
+        found = np.where(pairs[at] == wanted, weights[at], 0.0)
+        rates = found / np.maximum(of_class[vote], 1e-9)
+        return float(self._wrong @ np.minimum(rates, 1.0) / self._wrong.sum())
 
 
 @dataclass(frozen=True)
@@ -158,16 +222,19 @@ class Stop:
 
 def alarm(readings: Sequence[Reading]) -> Alarm | None:
     """Return when memorising started; None if nothing shows it."""
+    if not readings:
+        return None
+    judged = Judgement(readings)
     for one, other in pairwise(readings):
-        if one.memorises and other.memorises:
-            plain, perturbed, error = one.wrong_labels
+        if judged.memorises(one) and judged.memorises(other):
+            plain, moved, error = judged.wrong_labels(one)
             return Alarm(
                 one.epoch,
                 one.step,
                 f"from epoch {one.epoch} on, the network predicts {plain:.1%} of the labels that "
-                f"look wrong for exact inputs, and {perturbed:.1%} for slightly changed ones "
-                f"(difference {plain - perturbed:.1%} ± {error:.1%}); at least "
-                f"{one.rate_low:.0%} of the labels look wrong",
+                f"look wrong for exact inputs, and {moved:.1%} for slightly changed ones "
+                f"(difference {plain - moved:.1%} ± {error:.1%}); at least "
+                f"{judged.reference.rate_low:.0%} of the labels look wrong",
             )
     return None
 
@@ -176,7 +243,8 @@ def recommended(readings: Sequence[Reading]) -> Recommended | None:
     """Return the epoch to keep; None before the first reading."""
     if not readings:
         return None
-    worths = [reading.worth() for reading in readings]
+    judged = Judgement(readings)
+    worths = [judged.worth(reading) for reading in readings]
     means = [float(worth.mean()) for worth in worths]
     best = int(np.argmax(means))
     reading, own = readings[best], _standard_error(worths[best])
@@ -202,8 +270,9 @@ def stop(readings: Sequence[Reading]) -> Stop | None:
     kept, when = recommended(readings), alarm(readings)
     if kept is None or when is None or len(readings) < 2:
         return None
-    best = next(reading for reading in readings if reading.epoch == kept.epoch).worth()
-    apart = [best - reading.worth() for reading in readings[-2:]]
+    judged = Judgement(readings)
+    best = judged.worth(next(reading for reading in readings if reading.epoch == kept.epoch))
+    apart = [best - judged.worth(reading) for reading in readings[-2:]]
     if not all(float(each.mean()) > _BEYOND * _standard_error(each) for each in apart):
         return None
     last = readings[-1]

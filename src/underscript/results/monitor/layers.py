@@ -62,17 +62,24 @@ class Epoch:
         That layer.
     right : Tensor of float32, shape (n,)
         The probability by that layer that each given label is right.
-    plain, perturbed : Tensor of float32, shape (n,)
-        Whether the network predicts each given label for inputs as they are; and for which share
-        of perturbed views.
+    vote : Tensor of int64, shape (n,)
+        The class that a decoder of that layer predicts, out of fold, for perturbed inputs.
+    known : float
+        2 A − A₀ of that layer.
+    plain : Tensor of int64, shape (n,)
+        The network's predictions for inputs as they are.
+    moved : Tensor of int64, shape (n, views)
+        The same for perturbed inputs; for inputs as they are if there are none.
     """
 
     layers: dict[str, Layer]
     noise: Noise
     best: str
     right: Tensor
+    vote: Tensor
+    known: float
     plain: Tensor
-    perturbed: Tensor
+    moved: Tensor
 
 
 class LayerReader:
@@ -111,7 +118,8 @@ class LayerReader:
             for name, parts in rows.layers.items()
         }
         self._known = {name: found[name] for name in rows.unchanged}
-        best = max(found, key=lambda name: 2 * found[name].moved_share - found[name].plain_share)
+        known = {name: 2 * each.moved_share - each.plain_share for name, each in found.items()}
+        best = max(known, key=known.__getitem__)
         of_moved = found[best].of_moved
         # Samples chosen by one kind of input would look different on the other by that alone.
         both = found[best].of_plain + of_moved
@@ -134,14 +142,16 @@ class LayerReader:
                 float("nan") if angles is None or not len(angles) else float(angles.mean()),
             )
         self.bases = {name: layer.basis for name, layer in found.items()}
-        own = [(logits.argmax(1).cpu() == labels).float() for logits in rows.logits]
+        own = [logits.argmax(1).cpu() for logits in rows.logits]
         return Epoch(
             layers,
             noise,
             best,
             chance_right(both, places).float(),
+            classes[of_moved.argmax(1)],
+            known[best],
             own[0],
-            torch.stack(own[1:] or own).mean(0),
+            torch.stack(own[1:] or own, 1),
         )
 
 

@@ -17,7 +17,7 @@ from .checks import as_step, read_same_layers, warn_of_other_labels
 from .exports import KeptLogits
 from .folder import check_new, read_folder
 from .history import NETWORK, history_rows
-from .judgement import Reading
+from .judgement import Judgement, Reading
 from .layers import LayerReader
 from .probe import ProbeReader, ProbeSet
 from .record import MonitorRecord
@@ -318,16 +318,18 @@ class MonitorRun(MonitorRecord):
         reading = Reading(
             epoch,
             step,
+            self._probe.labels,
             found.plain.numpy(),
-            found.perturbed.numpy(),
+            found.moved.numpy(),
+            found.vote.numpy(),
             found.right.numpy(),
-            len(noise.transitions),
+            found.known,
             noise.rate,
             noise.rate_low,
             noise.hopeless,
             holdout,
         )
-        return reading, history_rows(found, reading)
+        return reading, history_rows(found, reading, Judgement([*self._readings, reading]))
 
     def _warn(self, note: str) -> None:
         """Warn once of each thing."""

@@ -13,7 +13,7 @@ from ...utils.distributed import ALONE
 from .exports import KeptLogits, write_aum, write_cartography
 from .folder import read_folder
 from .history import NETWORK
-from .judgement import Stop, stop
+from .judgement import Judgement, Stop, stop
 from .label_issues import issues_of
 from .layers import LayerReader
 from .samples import SampleRecords
@@ -110,13 +110,8 @@ class MonitorRecord(MonitorState):
         DataError
             If no epoch has ended.
         """
-        kept = self.recommended
-        reading = (
-            None
-            if kept is None
-            else next(each for each in self._readings if each.epoch == kept.epoch)
-        )
-        nothing_wrong = reading is not None and reading.rate < SMALLEST and not reading.hopeless
+        said = Judgement(self._readings).reference if self._readings else None
+        nothing_wrong = said is not None and said.rate < SMALLEST and not said.hopeless
         issues = issues_of(
             self.samples, self._records.mean_chances(), nothing_wrong, self._settings["seed"]
         )

@@ -25,6 +25,10 @@ from .settings import check_same
 __all__ = ["MonitorState"]
 
 
+# Of each reading, one number a sample or several.
+_ARRAYS = ("given", "plain", "moved", "vote", "right", "holdout")
+
+
 class MonitorState:
     """What a monitor has read so far.
 
@@ -162,7 +166,7 @@ class MonitorState:
     def _tensors(self) -> dict[str, Tensor]:
         tensors = {f"samples/{name}": part for name, part in self._records.state().items()}
         tensors |= {f"bases/{name}": basis for name, basis in self._layers.bases.items()}
-        for name in ("plain", "perturbed", "right", "holdout"):
+        for name in _ARRAYS:
             parts = [getattr(reading, name) for reading in self._readings]
             if parts and parts[0] is not None:
                 tensors[f"readings/{name}"] = torch.from_numpy(np.stack(parts))
@@ -197,7 +201,7 @@ class MonitorState:
             "readings": [
                 {
                     name: getattr(reading, name)
-                    for name in ("epoch", "step", "n_classes", "rate", "rate_low", "hopeless")
+                    for name in ("epoch", "step", "known", "rate", "rate_low", "hopeless")
                 }
                 for reading in self._readings
             ],
@@ -233,7 +237,7 @@ class MonitorState:
             ]
             parts = {
                 name: state[f"readings/{name}"].numpy()
-                for name in ("plain", "perturbed", "right", "holdout")
+                for name in _ARRAYS
                 if f"readings/{name}" in state
             }
             self._readings = [

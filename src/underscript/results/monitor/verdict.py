@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from ...noise.estimate import SMALLEST
-from .judgement import Reading, alarm, recommended, stop
+from .judgement import Judgement, Reading, alarm, recommended, stop
 
 __all__ = ["verdict"]
 
@@ -22,8 +22,8 @@ def verdict(readings: Sequence[Reading], epochs: int) -> str:
     if kept is None:
         return "No epoch has been read yet."
     trained = f"After {epochs} epochs" if epochs > 1 else "After one epoch"
-    best = next(reading for reading in readings if reading.epoch == kept.epoch)
-    if best.hopeless:
+    said = Judgement(readings).reference
+    if said.hopeless:
         return (
             f"{trained} no layer predicts the labels better than by chance. Either it is too "
             "early, or the labels do not belong to these inputs."
@@ -33,10 +33,10 @@ def verdict(readings: Sequence[Reading], epochs: int) -> str:
         memory = f"The network has been memorising wrong labels since epoch {when.epoch}."
     else:
         memory = f"{trained} nothing shows that the network memorises wrong labels."
-    if best.rate < SMALLEST:
+    if said.rate < SMALLEST:
         wrong = "Few labels, if any, look wrong."
     else:
-        wrong = f"About {best.rate:.0%} of the labels look wrong."
+        wrong = f"About {said.rate:.0%} of the labels look wrong."
     if end is not None:
         keep = f"Keep epoch {kept.epoch}; training may stop."
     elif kept.epoch == readings[-1].epoch:
