@@ -49,6 +49,7 @@ def measure(name: str, root: Path, runs: Path) -> dict[str, Any]:
     x, given, true = data.train
     monitor = us.Monitor((x, given))
     held, changes, susceptible, before = [], [], [], None
+    stopped = None
     for epoch in range(1, len(kept.lines) + 1):
         model.load_state_dict(kept.weights(epoch))
         model.train()
@@ -56,24 +57,27 @@ def measure(name: str, root: Path, runs: Path) -> dict[str, Any]:
         for at, part in zip(index.split(512), logits.split(512), strict=True):
             monitor.update(part, given[at], at)
         monitor.end_epoch(model)
+        if stopped is None and monitor.stop is not None:
+            stopped = epoch
         predicted = torch.full((len(x),), -1)
         predicted[index] = logits.argmax(1)
         changes.append(None if before is None else int((predicted != before).sum()))
         before = predicted
-        agrees = predictions(model, data.holdout[0]).argmax(1) == data.holdout[1]
+        agrees = predictions(model, data.holdout[0], fast=True).argmax(1) == data.holdout[1]
         held.append(float(agrees.double().mean()))
         susceptible.append(susceptibility(model, data, epoch))
         print(f"{name}: epoch {epoch} of {len(kept.lines)}", flush=True)
     monitor.save(runs / name / "monitor")
     return {"held": held, "n_held": len(data.holdout[1]), "changes": changes} | {
         "susceptibility": susceptible,
+        "stop": stopped,
         **judged(monitor, given != true),
     }
 
 
 def judged(monitor: us.Monitor, wrong: torch.Tensor) -> dict[str, Any]:
     """Return what the monitor says, and how well it finds wrong labels."""
-    kept, when, stop = monitor.recommended, monitor.alarm, monitor.stop
+    kept, when = monitor.recommended, monitor.alarm
     assert kept is not None
     issues, truth = monitor.label_issues(), wrong.numpy()
     truth = truth[issues.index]
@@ -81,7 +85,6 @@ def judged(monitor: us.Monitor, wrong: torch.Tensor) -> dict[str, Any]:
     found: dict[str, Any] = {
         "monitor": kept.epoch,
         "alarm": None if when is None else when.epoch,
-        "stop": None if stop is None else stop.epoch,
         "flagged": int(flags.sum()),
     }
     if truth.any():

@@ -89,13 +89,12 @@ class Reading:
     @property
     def agrees(self) -> NDArray[np.float64]:
         """Whether the network predicts each given label for inputs as they are, float64 (n,)."""
-        return (self.plain == self.given).astype(np.float64)
+        return np.asarray(self.plain == self.given, dtype=np.float64)
 
     @property
     def agrees_moved(self) -> NDArray[np.float64]:
         """The share of perturbed views for which it predicts each given label, float64 (n,)."""
-        found: NDArray[np.float64] = (self.moved == self.given[:, None]).mean(1)
-        return found
+        return np.asarray((self.moved == self.given[:, None]).mean(1), dtype=np.float64)
 
 
 class Judgement:
@@ -141,7 +140,8 @@ class Judgement:
         """Return what each sample adds to the mean A*, or to the agreement on the hold-out."""
         if reading.holdout is not None:
             return reading.holdout.astype(np.float64)
-        return corrected(reading.agrees, reading.agrees_moved, self.survival)
+        worth = corrected(reading.agrees, reading.agrees_moved, self.survival)
+        return np.asarray(worth, dtype=np.float64)
 
     def _survival(self) -> float:
         memorising = [reading for reading in self.readings if self.memorises(reading)]
