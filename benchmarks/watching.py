@@ -32,6 +32,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 import underscript as us
+from underscript.results.monitor.judgement import stop
 
 from .networks import Data, predictions
 from .watched import RUNS, Kept, load
@@ -49,7 +50,6 @@ def measure(name: str, root: Path, runs: Path) -> dict[str, Any]:
     x, given, true = data.train
     monitor = us.Monitor((x, given))
     held, changes, susceptible, before = [], [], [], None
-    stopped = None
     for epoch in range(1, len(kept.lines) + 1):
         model.load_state_dict(kept.weights(epoch))
         model.train()
@@ -57,8 +57,6 @@ def measure(name: str, root: Path, runs: Path) -> dict[str, Any]:
         for at, part in zip(index.split(512), logits.split(512), strict=True):
             monitor.update(part, given[at], at)
         monitor.end_epoch(model)
-        if stopped is None and monitor.stop is not None:
-            stopped = epoch
         predicted = torch.full((len(x),), -1)
         predicted[index] = logits.argmax(1)
         changes.append(None if before is None else int((predicted != before).sum()))
@@ -68,23 +66,29 @@ def measure(name: str, root: Path, runs: Path) -> dict[str, Any]:
         susceptible.append(susceptibility(model, data, epoch))
         print(f"{name}: epoch {epoch} of {len(kept.lines)}", flush=True)
     monitor.save(runs / name / "monitor")
-    return {"held": held, "n_held": len(data.holdout[1]), "changes": changes} | {
+    return {
+        "held": held,
+        "changes": changes,
         "susceptibility": susceptible,
-        "stop": stopped,
-        **judged(monitor, given != true),
+        "wrong": torch.nonzero(given != true)[:, 0].tolist(),
     }
 
 
-def judged(monitor: us.Monitor, wrong: torch.Tensor) -> dict[str, Any]:
-    """Return what the monitor says, and how well it finds wrong labels."""
+def judged(folder: Path, wrong: list[int]) -> dict[str, Any]:
+    """Return what a monitor says of a run, and how well it finds wrong labels."""
+    monitor = us.load_monitor(folder)
     kept, when = monitor.recommended, monitor.alarm
     assert kept is not None
-    issues, truth = monitor.label_issues(), wrong.numpy()
-    truth = truth[issues.index]
+    readings = monitor._readings
+    stops = (stop(readings[:seen]) for seen in range(1, len(readings) + 1))
+    first = next((each.epoch for each in stops if each is not None), None)
+    issues = monitor.label_issues()
+    truth = np.isin(issues.index, wrong)
     flags = issues["is_label_issue"].to_numpy()
     found: dict[str, Any] = {
         "monitor": kept.epoch,
         "alarm": None if when is None else when.epoch,
+        "stop": first,
         "flagged": int(flags.sum()),
     }
     if truth.any():
@@ -161,6 +165,7 @@ def main() -> None:
                 found = measure(name, arguments.root, arguments.runs)
             path.write_text(json.dumps(found))
         found = json.loads(path.read_text())
+        found |= judged(path.with_name("monitor"), found["wrong"])
         kept = Kept(arguments.runs / name)
         best = 1 + int(kept.test.argmax())
         cells = [f"{name}: best {best} ({100 * kept.test[best - 1]:.1f}), last {len(kept.test)}"]

@@ -47,8 +47,11 @@ def watched(
             row |= {"noise_rate": 0.4 if own else None}
             row |= {"holdout": perturbed / 2 if own and holdout else None}
             found._history.append(row)
-        agrees = rng.integers(0, 2, (3, 50)).astype(np.float32)
-        found._readings.append(Reading(epoch, 10 * epoch, *agrees, 4, 0.4, 0.3, False))
+        given, own, vote = rng.integers(0, 4, (3, 50))
+        right = rng.random(50, dtype=np.float32)
+        found._readings.append(
+            Reading(epoch, 10 * epoch, given, own, vote[:, None], vote, right, 0.5, 0.4, 0.3, False)
+        )
     found._steps = [10 * epoch for epoch in range(1, epochs[-1] + 1)]
     if keep is not None:
         found.recommended = Recommended(keep, 10 * keep, 0.5, 0.01, f"epoch {keep} has most")

@@ -7,44 +7,75 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 import underscript as us
-from underscript.results.monitor.judgement import Reading, alarm, recommended, stop
+from underscript.results.monitor.judgement import Judgement, Reading, alarm, recommended, stop
 
 N, K, NOISE = 2000, 10, 0.4
 
 
-def reading(epoch, accuracy, memory, survival=0.0, rate_low=0.3, seed=0, **others):
+def reading(epoch, accuracy, memory, survival=0.0, rate_low=0.3, seed=0, confusing=1 / 9, **others):
     """Return a reading of a network of known accuracy that remembers a known share of labels.
 
-    A share `survival` of the memory is still there on perturbed inputs.
+    A share `survival` of the memory is still there on perturbed inputs. Labels are wrong for 40 %,
+    and so is the network where it does not know: a share `confusing` goes to the next class, the
+    rest to any other.
     """
     rng = np.random.default_rng((seed, epoch))
-    wrong = np.random.default_rng(seed).random(N) < NOISE
-    knows = rng.random(N) < accuracy
-    by_chance = rng.random(N) < 1 / (K - 1)
-    # A network that is right agrees with right labels; one that is not, with any by chance.
-    agrees = np.where(wrong, ~knows & by_chance, knows)
+    fixed = np.random.default_rng(seed)
+    true = fixed.integers(0, K, N)
+    wrong = fixed.random(N) < NOISE
+
+    def another(rng):
+        any_other = (true + rng.integers(2, K, N)) % K
+        return np.where(rng.random(N) < confusing, (true + 1) % K, any_other)
+
+    given = np.where(wrong, another(fixed), true)
+    knows = np.where(rng.random(N) < accuracy, true, another(rng))
     remembered = rng.random(N) < memory
     survives = remembered & (rng.random(N) < survival)
+    others = {"known": accuracy, **others}
     return Reading(
         epoch,
         10 * epoch,
-        (agrees | remembered).astype(np.float32),
-        (agrees | survives).astype(np.float32),
-        np.where(wrong, 0.05, 0.95).astype(np.float32),
-        K,
-        NOISE,
-        rate_low,
-        False,
+        given,
+        np.where(remembered, given, knows),
+        np.where(survives, given, knows)[:, None],
+        true,
+        np.where(wrong, 0.002, 0.998).astype(np.float32),
+        rate=NOISE,
+        rate_low=rate_low,
+        hopeless=False,
         **others,
     )
 
 
+@pytest.mark.parametrize("confusing", [1 / 9, 0.7])
 @pytest.mark.parametrize("survival", [0.0, 0.3, 0.6])
-def test_memory_is_taken_off_the_agreement(survival):
-    found = reading(1, 0.8, 0.5, survival)
-    assert found.survival == pytest.approx(survival, abs=0.12)
-    without = reading(1, 0.8, 0.0)
-    assert found.worth().mean() == pytest.approx(without.worth().mean(), abs=0.06)
+def test_memory_is_taken_off_the_agreement(survival, confusing):
+    # Also where people and the network confuse the same classes.
+    found = reading(1, 0.7, 0.5, survival, confusing=confusing)
+    judged = Judgement([found])
+    assert judged.survival == pytest.approx(survival, abs=0.1)
+    without = reading(1, 0.7, 0.0, confusing=confusing)
+    assert judged.worth(found).mean() == pytest.approx(without.agrees_moved.mean(), abs=0.06)
+
+
+def test_one_share_serves_all_epochs_that_of_the_most_memory():
+    readings = [reading(1, 0.8, 0.02, 0.9), reading(2, 0.7, 0.9, 0.3)]
+    assert Judgement(readings).survival == pytest.approx(0.3, abs=0.05)
+    assert Judgement(readings).reference is readings[0]
+
+
+def test_rates_without_memory_are_those_of_a_plain_loop():
+    found = reading(1, 0.6, 0.4, 0.5)
+    judged = Judgement([found])
+    right = found.right.astype(float)
+    rates = np.zeros(N)
+    for at in range(N):
+        of_class = found.given == found.vote[at]
+        hits = (found.moved[of_class] == found.given[at]).mean(1)
+        rates[at] = (right[of_class] * hits).sum() / right[of_class].sum()
+    expected = ((1 - right) @ rates) / (1 - right).sum()
+    assert judged._without_memory(found) == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.parametrize("survival", [0.0, 0.4])
@@ -66,7 +97,7 @@ def test_the_epoch_before_accuracy_falls_is_kept(survival):
 def test_of_epochs_that_are_alike_the_earliest_is_kept():
     same = [reading(epoch, 0.8, 0.0) for epoch in (1, 2, 3)]
     for each in same[1:]:
-        np.copyto(each.perturbed, same[0].perturbed)
+        np.copyto(each.moved, same[0].moved)
     assert recommended(same).epoch == 1
 
 

@@ -89,13 +89,16 @@ def readings(memory, *, rate=0.4, hopeless=False):
     """Return readings of networks that remember more and more wrong labels, and know less."""
     n, found = 1000, []
     wrong = np.arange(n) < 400
+    true = np.arange(n) % 10
+    given = np.where(wrong, (true + 1) % 10, true)
+    right = np.where(wrong, 0.05, 0.95).astype(np.float32)
     for epoch, share in enumerate(memory, 1):
         rng = np.random.default_rng(epoch)
         remembers = wrong & (rng.random(n) < share)
-        knows = ~wrong & (rng.random(n) < 0.9 - share / 2)
-        right = np.where(wrong, 0.05, 0.95)
-        parts = [part.astype(np.float32) for part in (remembers | knows, knows, right)]
-        found.append(Reading(epoch, epoch, *parts, 10, rate, rate * 0.9, hopeless))
+        knows = np.where(rng.random(n) < 0.9 - share / 2, true, (true + 5) % 10)
+        own = np.where(remembers, given, knows)
+        said = (true, right, 0.5, rate, rate * 0.9, hopeless)
+        found.append(Reading(epoch, epoch, given, own, knows[:, None], *said))
     return found
 
 

@@ -10,10 +10,12 @@ memory does. Memorising has started when S₀ − S is above zero by more than t
 two readings in a row, while some labels are surely wrong (the noise rate's lower limit is above
 2 %). With clean labels the latter never holds.
 
-*Epoch to keep.* Without memory a wrong label would be predicted as often as for perturbed inputs of
-the class that the decoder votes for, whose labels are right: at a rate of b. People confuse some
-classes more often than others, and so do networks. So a share ρ = (S − b) / (S₀ − b) of what is
-remembered survives the perturbation. It belongs to the perturbation and the network, so one ρ
+*Epoch to keep.* Of the wrong labels the network remembers a share m, and a share m' on perturbed
+inputs. Others it predicts at a rate of b, by confusion of classes: people confuse some classes more
+often than others, and so do networks. So S₀ = m + (1 − m) b and S = m' + (1 − m') b. Samples of the
+class that the decoder votes for, whose labels are right, are remembered as well; on perturbed
+inputs they are predicted as the wrong label at a rate of (1 − m') b, which can be counted. That
+gives m', b and m, and the share ρ = m' / m of memory that survives the perturbation. It belongs to the perturbation and the network, so one ρ
 serves all epochs: that of the reading that remembers most, where it is known best. Let A₀ and A be
 the agreement with given labels, on inputs as they are and perturbed. Then
 A\* = (A − ρ A₀) / (1 − ρ) is the agreement with labels of new inputs. The epoch with the largest
@@ -148,19 +150,22 @@ class Judgement:
         if not memorising:
             return 0.0
 
-        def remembered(reading: Reading) -> float:
+        def apart(reading: Reading) -> float:
             plain, moved, _ = self.wrong_labels(reading)
             return plain - moved
 
-        most = max(memorising, key=remembered)
+        most = max(memorising, key=apart)
         plain, moved, _ = self.wrong_labels(most)
-        by_chance = self._without_memory(most)
-        if plain <= by_chance:
+        confused = self._without_memory(most)
+        survives = moved - confused
+        by_chance = confused / max(1.0 - survives, 1e-9)
+        remembered = (plain - by_chance) / max(1.0 - by_chance, 1e-9)
+        if remembered <= 0:
             return 0.0
-        return float(np.clip((moved - by_chance) / (plain - by_chance), 0.0, _MOST))
+        return float(np.clip(survives / remembered, 0.0, _MOST))
 
     def _without_memory(self, reading: Reading) -> float:
-        """Return b: how often the wrong labels would be predicted by confusion of classes alone."""
+        """Return (1 − m') b: how often the wrong labels are predicted by confusion of classes."""
         given, vote, right = (getattr(self.reference, name) for name in ("given", "vote", "right"))
         size = 1 + int(max(given.max(), vote.max(), reading.moved.max()))
         views = reading.moved.shape[1]
