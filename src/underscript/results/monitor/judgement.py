@@ -15,12 +15,13 @@ inputs. Others it predicts at a rate of b, by confusion of classes: people confu
 often than others, and so do networks. So S₀ = m + (1 − m) b and S = m' + (1 − m') b. Samples of the
 class that the decoder votes for, whose labels are right, are remembered as well; on perturbed
 inputs they are predicted as the wrong label at a rate of (1 − m') b, which can be counted. That
-gives m', b and m, and the share ρ = m' / m of memory that survives the perturbation. It belongs to the perturbation and the network, so one ρ
-serves all epochs: that of the reading that remembers most, where it is known best. Let A₀ and A be
-the agreement with given labels, on inputs as they are and perturbed. Then
-A\* = (A − ρ A₀) / (1 − ρ) is the agreement with labels of new inputs. The epoch with the largest
-A\* is kept, or with a hold-out that with the largest agreement there: that makes the expected loss
-smallest. Epochs within one standard error (of the difference, sample by sample) are named.
+gives m', b and m, and the share ρ = m' / m of memory that survives the perturbation. It belongs to
+the perturbation and the network, so one ρ serves all epochs: that of the reading that remembers
+most, where it is known best. Let A₀ and A be the agreement with given labels, on inputs as they are
+and perturbed. Then A\* = (A − ρ A₀) / (1 − ρ) is the agreement with labels of new inputs. The epoch
+with the largest A\* is kept, or with a hold-out that with the largest agreement there: that makes
+the expected loss smallest. Epochs within one standard error (of the difference, sample by sample)
+are named.
 
 *Stop.* Once the alarm has gone off, training may stop when two readings in a row are worse than the
 epoch to keep by more than two standard errors of the difference.
