@@ -25,6 +25,7 @@ from .layers import read_layers
 from .probe import ProbeReader, ProbeSet
 from .samples import SampleRecords
 from .state import MonitorState
+from .transfer import transferred
 
 __all__ = ["MonitorRun"]
 
@@ -333,6 +334,48 @@ class MonitorRun(MonitorState):
             self.samples, self._records.mean_chances(), nothing_wrong, self._settings["seed"]
         )
         return issues.sort_values("label_quality", kind="stable") if sort else issues
+
+    def transfer(
+        self, model: nn.Module, *, method: str = "discriminant", in_place: bool = False
+    ) -> nn.Module:
+        """Write what the last hidden layer knows now into the network's last linear layer.
+
+        The new weights are fitted to the rows of that layer for the probe, as it is and slightly
+        changed, with its given labels. Nothing but the weights and bias of the last linear layer
+        changes. Whether that helps now, `history` tells: compare the estimated accuracy of the
+        last layer with that of the network.
+
+        Parameters
+        ----------
+        model : torch.nn.Module
+            The network, as it is at this moment. Its mode, hooks and the random states are left
+            as they are.
+        method : {"discriminant", "velpic"}
+            The linear discriminant by which the monitor reads layers; or the class vectors of
+            VeLPIC with bias zero, as in arXiv 2603.19865. A read-out without a bias takes up the
+            discriminant's bias in its weights.
+        in_place : bool
+            Whether to change the network itself. This intervenes in training: the loss jumps, and
+            the optimiser's state (such as momentum) still belongs to the old weights. In
+            distributed training call it in every process; all write the same numbers.
+
+        Returns
+        -------
+        torch.nn.Module
+            A copy with the new read-out, or `model`.
+
+        Raises
+        ------
+        DataError
+            If the method is unknown, or the probe has changed.
+        ModelError
+            If the last layer is not linear or cannot be rewritten, or the network raises or gives
+            values that are not finite.
+        """
+        changed = transferred(model, self._reader, method, in_place)
+        if in_place:
+            self._notes.append(f"transfer: a new read-out ({method}) after epoch {self._epoch}")
+        return changed
 
     def to_aum_csv(self, path: str | PathLike[str]) -> None:
         """Write `sample_id` and `aum`, sorted by it in descending order, as the package aum does.

@@ -212,6 +212,10 @@ class ProbeReader:
                 agrees.append(logits.argmax(1).cpu().numpy() == batch.labels)
         return np.concatenate(agrees).astype(np.float32)
 
+    def of_layers(self, layers: LayerChoice) -> "ProbeReader":
+        """Return a reader of other layers, for the same inputs."""
+        return ProbeReader(self.probe, layers, self._perturb, self.views, self.seed)
+
     def _begin(self, model: nn.Module) -> None:
         """Find the layers and the perturbation, on the first network."""
         example = next(iter(self.probe.batches()))
