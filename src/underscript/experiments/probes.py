@@ -99,9 +99,7 @@ def _layers(work: Work) -> Iterator[LayerRows]:
     yield from layers_of(work, work.network(), work.plan.pair.layers)
 
 
-def layers_of(
-    work: Work, network: torch.nn.Module, layers: Sequence[str]
-) -> Iterator[LayerRows]:
+def layers_of(work: Work, network: torch.nn.Module, layers: Sequence[str]) -> Iterator[LayerRows]:
     """Yield the rows of one layer after another; layers that fit into memory are read together."""
     device = torch.device(work.plan.device)
     train, test = work.data.train.images, work.data.test.images

@@ -63,7 +63,7 @@ class Unit:
 
 
 def _run_training(work: Work) -> dict[str, Any]:
-    """Train the cell's network; keep its weights, its record, and what S1 and S2 read on the way."""
+    """Train the cell's network; keep its weights and record, and what S1 and S2 read."""
     along = work.folder / ALONG
     along.unlink(missing_ok=True)
     model = work.untrained()
