@@ -55,7 +55,7 @@ def _ends(plan: Plan, name: str, ends: pd.DataFrame) -> Shown:
         row = [f"{about['corruption']:g}", str(about["layer"]), _words(about)]
         row += [values[0], values[1], epochs[0], values[2], epochs[1]]
         if published:
-            theirs = SEQUEL.get((plan.experiment, float(about["corruption"])))
+            theirs = SEQUEL.get((plan.experiment, float(str(about["corruption"]))))
             numbers = [] if theirs is None else [theirs.best, theirs.epoch, theirs.end]
             row += [f"{100 * n:.1f}" if isinstance(n, float) else str(n) for n in numbers]
             row += [""] * (len(columns) - len(row))
@@ -118,7 +118,8 @@ def _main(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
             (rows["probe"] == probe) & (rows["model"] == NETWORK) & (rows["layer"] != "input")
         ]
         if len(layers):
-            best = layers.groupby(["layer", "epoch"])["accuracy"].mean().idxmax()[0]
+            means = layers.groupby(["layer", "epoch"], sort=False)["accuracy"].mean().reset_index()
+            best = str(means["layer"].iloc[int(means["accuracy"].argmax())])
             yield f"{name} on {best}, its best layer (oracle)", layers[layers["layer"] == best]
     written = rows[(rows["model"] == TRANSFERRED) & (rows["bias"] == "zero")]
     if len(written):
@@ -145,12 +146,11 @@ def rise_and_fall(dynamics: pd.DataFrame) -> str | None:
     if not len(dynamics):
         return None
     ends = peaks(dynamics)
-    means = ends.groupby(["corruption", "model", "probe", "bias"], dropna=False, sort=False)[
-        ["best", "best_epoch", "end"]
-    ].mean()
-    written = means.xs((TRANSFERRED, "velpic", "zero"), level=("model", "probe", "bias"))
-    degree = (written["best"] - written["end"]).idxmax()
-    best, epoch, end = written.loc[degree]
+    written = ends[(ends["model"] == TRANSFERRED) & (ends["bias"] == "zero")]
+    means = written.groupby("corruption")[["best", "best_epoch", "end"]].mean().reset_index()
+    degree, best, epoch, end = (
+        float(value) for value in means.iloc[int((means["best"] - means["end"]).argmax())]
+    )
     itself = ends[(ends["probe"] == "model") & (ends["corruption"] == degree)]["end"].mean()
     return (
         f"Along training at c = {degree:g}, VeLPIC written into the read-out gets "

@@ -75,7 +75,8 @@ def transferred(model: nn.Module, reader: ProbeReader, method: str, in_place: bo
     layer = as_module(changed).get_submodule(name)
     assert isinstance(layer, nn.Linear)
     weight, bias = linear.coefficients, linear.intercepts
-    if layer.bias is None:
+    own: Tensor | None = layer.bias
+    if own is None:
         weight = weight + torch.outer(bias, one)
     rewrite(layer, weight, bias)
     return changed
