@@ -14,7 +14,8 @@ weights of each epoch. Beside it stand the epochs that other rules keep. None se
 - *last*: no rule.
 
 Regret is the test accuracy of the best epoch, an oracle, minus that of the epoch kept, in points.
-What was measured of a run is in its folder (`watching.json`), and is not measured again.
+What was measured of a run is in its folder (`watching.json`), and is not measured again. With
+`--decode` the last network is decoded too, and wrong labels are found by margins, decoder, and both.
 """
 
 import argparse
@@ -26,7 +27,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
+from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 from torch import nn
 from torch.nn.functional import cross_entropy
@@ -74,6 +77,33 @@ def measure(name: str, root: Path, runs: Path) -> dict[str, Any]:
     }
 
 
+def decoded(name: str, root: Path, runs: Path) -> dict[str, Any]:
+    """Decode the last network of a run; return how well wrong labels are found, alone and both."""
+    kept = Kept(runs / name)
+    model, data = load(RUNS[name], root)
+    model.load_state_dict(kept.weights(len(kept.lines)))
+    x, given, true = data.train
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        decoding = us.decode(model, (x, given), controls=False, progress=False)
+        monitor = us.load_monitor(runs / name / "monitor")
+        tables = {
+            "margins": monitor.label_issues(),
+            "decoder": decoding.label_issues(),
+            "both": monitor.label_issues(decoding=decoding),
+        }
+    return {key: found_by(table, (given != true).numpy()) for key, table in tables.items()}
+
+
+def found_by(issues: pd.DataFrame, wrong: NDArray[np.bool_]) -> dict[str, float]:
+    """Return AUROC of the quality and F1 of the flags."""
+    truth, flags = wrong[issues.index], issues["is_label_issue"].to_numpy()
+    return {
+        "auroc": float(roc_auc_score(truth, -issues["label_quality"])),
+        "f1": float(2 * (flags & truth).sum() / (flags.sum() + truth.sum())),
+    }
+
+
 def judged(folder: Path, wrong: list[int]) -> dict[str, Any]:
     """Return what a monitor says of a run, and how well it finds wrong labels."""
     monitor = us.load_monitor(folder)
@@ -83,18 +113,15 @@ def judged(folder: Path, wrong: list[int]) -> dict[str, Any]:
     stops = (stop(readings[:seen]) for seen in range(1, len(readings) + 1))
     first = next((each.epoch for each in stops if each is not None), None)
     issues = monitor.label_issues()
-    truth = np.isin(issues.index, wrong)
-    flags = issues["is_label_issue"].to_numpy()
+    truth = np.zeros(1 + int(issues.index.max()), dtype=bool)
+    truth[wrong] = True
     found: dict[str, Any] = {
         "monitor": kept.epoch,
         "alarm": None if when is None else when.epoch,
         "stop": first,
-        "flagged": int(flags.sum()),
+        "flagged": int(issues["is_label_issue"].sum()),
     }
-    if truth.any():
-        found["auroc"] = float(roc_auc_score(truth, -issues["label_quality"]))
-        found["f1"] = float(2 * (flags & truth).sum() / (flags.sum() + truth.sum()))
-    return found
+    return found | (found_by(issues, truth) if truth.any() else {})
 
 
 def susceptibility(model: nn.Module, data: Data, seed: int) -> float:
@@ -154,6 +181,7 @@ def main() -> None:
     parser.add_argument("names", nargs="+")
     parser.add_argument("--root", type=Path, required=True)
     parser.add_argument("--runs", type=Path, required=True)
+    parser.add_argument("--decode", action="store_true", help="decode the last network as well")
     parser.add_argument("--again", action="store_true", help="measure also what was measured")
     arguments = parser.parse_args()
     regrets: dict[str, list[float]] = {}
@@ -176,6 +204,9 @@ def main() -> None:
         wrong = f"AUROC {found['auroc']:.3f}, F1 {found['f1']:.3f}" if "auroc" in found else ""
         cells.append(f"alarm {found['alarm']}, stop {found['stop']}, flags {found['flagged']}")
         print("; ".join([*cells, wrong]), flush=True)
+        if arguments.decode:
+            for way, reached in decoded(name, arguments.root, arguments.runs).items():
+                print(f"  {way}: AUROC {reached['auroc']:.4f}, F1 {reached['f1']:.4f}", flush=True)
     for rule, values in regrets.items():
         print(f"{rule}: mean {np.mean(values):.2f}, worst {max(values):.1f}, n {len(values)}")
 

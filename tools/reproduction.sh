@@ -17,6 +17,10 @@ for noise in pair instance; do
     run fashion-mnist-cnn --noise $noise --runs 1 --corruption 0.2,0.4 --only E1,E2 \
         --out "$out/quick/fashion-mnist-cnn-$noise"
 done
+run mnist-mlp --runs 1 --corruption 0.8 --only S1,S2 --out "$out/along/mnist-mlp"
+# CIFAR-10 has to be there already: underscript gets no such data by itself.
+[ -z "$CIFAR10" ] || run cifar10-cnn --runs 1 --corruption 0.4 --only S1,S2 --root "$CIFAR10" \
+    --out "$out/along/cifar10-cnn"
 # shellcheck disable=SC2086
 run mnist-mlp --preset paper --runs 1 --corruption 0.8 $compare --out "$out/paper/mnist-mlp"
 run mnist-mlp --preset paper --runs 1 --corruption 0.4 $compare --out "$out/paper/mnist-mlp"

@@ -10,11 +10,12 @@ from safetensors.torch import save_file
 from sklearn.datasets import load_digits
 from torch import nn
 
+from underscript.activations.hooks import undisturbed
 from underscript.errors import DataError, LabelError, ModelError, OutputError
 from underscript.experiments import checkpoints, training
 from underscript.experiments.architectures import build
 from underscript.experiments.presets import Preset, preset_for
-from underscript.experiments.training import measure_accuracy, train
+from underscript.experiments.training import Readings, measure_accuracy, train
 from underscript.noise.corruption import corrupt_labels
 
 FAST = Preset(
@@ -288,6 +289,49 @@ def test_a_killed_training_goes_on_to_the_same_network(
     untimed = [{**row, "seconds": 0} for row in record.history]
     assert untimed == [{**row, "seconds": 0} for row in expected.history]
     assert record.train_accuracy == expected.train_accuracy
+
+
+@pytest.mark.usefixtures("every_epoch_kept")
+def test_readings_change_no_network_and_outlive_a_kill(random_images, tmp_path, monkeypatch):
+    def read(model, epoch):
+        torch.rand(3), model.eval()  # a careless reader would change the training by this
+        return [{"epoch": epoch, "accuracy": measure_accuracy(model, *random_images)}]
+
+    def careful(model, epoch):
+        with undisturbed(model):
+            return read(model, epoch)
+
+    readings = Readings(lambda epoch: epoch in (0, 1, 4), careful)
+    preset = dataclasses.replace(FAST, max_epochs=6)
+    start = Dropping()
+    plain, read_too, parts = (copy.deepcopy(start) for _ in range(3))
+    train(plain, *random_images, preset, seed=3, device="cpu")
+    expected = train(read_too, *random_images, preset, seed=3, device="cpu", readings=readings)
+    assert same_weights(plain, read_too)
+    assert [row["epoch"] for row in expected.readings] == [0, 1, 4, 6]
+    assert expected.readings[-1]["accuracy"] == expected.train_accuracy
+    settings = {"seed": 3, "device": "cpu", "checkpoint": tmp_path / "unfinished.safetensors"}
+    for epoch in (3, 5):
+        train_until(
+            epoch, monkeypatch, parts, *random_images, preset, readings=readings, **settings
+        )
+        parts = copy.deepcopy(start)
+    record = train(parts, *random_images, preset, readings=readings, **settings)
+    assert record.readings == expected.readings
+    assert same_weights(parts, plain)
+
+
+@pytest.mark.usefixtures("every_epoch_kept")
+def test_a_training_without_readings_is_not_continued_with_them(
+    random_images, tmp_path, monkeypatch, caplog
+):
+    preset = dataclasses.replace(FAST, max_epochs=4)
+    settings = {"seed": 0, "device": "cpu", "checkpoint": tmp_path / "unfinished.safetensors"}
+    train_until(3, monkeypatch, small_model(), *random_images, preset, **settings)
+    readings = Readings(lambda epoch: True, lambda model, epoch: [{"epoch": epoch}])
+    record = train(small_model(), *random_images, preset, readings=readings, **settings)
+    assert "starting again" in caplog.text
+    assert [row["epoch"] for row in record.readings] == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.usefixtures("every_epoch_kept")

@@ -51,7 +51,7 @@ def test_a_probe_of_ten_lines_is_in_the_table_of_probes(monkeypatch):
     exec(code, {})
     X, y = load_digits(return_X_y=True)
     rows = X.astype(np.float32)
-    layer = e6._Layer("input", rows[:600], rows[600:900])
+    layer = e6.LayerRows("input", rows[:600], rows[600:900])
     work = SimpleNamespace(plan=SimpleNamespace(variance=0.9, device="cpu"))
     found = {
         record["probe"]: record["predictions"]

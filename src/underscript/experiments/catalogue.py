@@ -14,9 +14,11 @@ __all__ = [
     "NOISES",
     "PAIRS",
     "PROBED",
+    "SEQUEL",
     "SETTINGS",
     "Pair",
     "Setting",
+    "Transferred",
 ]
 
 PROBED = {
@@ -89,8 +91,36 @@ EXPERIMENTS: dict[str, str] = {
     "A1": "ours: the decoder that chooses itself, with and without a hold-out",
     "A2": "the probes of E6 fitted to the given labels alone, beside A1",
     "D1": "ours: wrong labels found, beside other ways and retraining",
+    "S1": "the sequel: MASC and VeLPIC of each layer along training",
+    "S2": "the sequel: VeLPIC written into the read-out along training",
 }
-"""The paper's experiments, and three of ours; the controls (input, random twin) come with E1."""
+"""The paper's experiments, its sequel's, and three of ours.
+
+The controls (input, random twin) come with E1.
+"""
+
+
+class Transferred(NamedTuple):
+    """Test accuracy of a network whose read-out VeLPIC replaced, as its authors report it.
+
+    Attributes
+    ----------
+    epoch : int
+        The best epoch.
+    best, end : float
+        Test accuracy there, and at the end of training.
+    """
+
+    epoch: int
+    best: float
+    end: float
+
+
+SEQUEL: dict[tuple[str, float], Transferred] = {
+    ("mnist-mlp", 0.8): Transferred(25, 0.905, 0.821),
+    ("cifar10-cnn", 0.4): Transferred(12, 0.670, 0.536),
+}
+"""What the sequel (arXiv 2603.19865) reports of S2, by pair and corruption degree."""
 
 CORRUPTIONS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 NOISES = ("symmetric", "pair", "instance")

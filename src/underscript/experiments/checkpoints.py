@@ -36,6 +36,8 @@ class State:
         Share of labels predicted during the last epoch.
     seconds : float
         Training time so far.
+    readings : list of dict
+        What was measured along the training.
     """
 
     model: nn.Module
@@ -44,6 +46,7 @@ class State:
     history: list[dict[str, float]] = field(default_factory=list)
     fitted: float = 0.0
     seconds: float = 0.0
+    readings: list[dict[str, Any]] = field(default_factory=list)
 
 
 class Checkpoint:
@@ -81,7 +84,12 @@ class Checkpoint:
                 f"optimiser.{place}.{name}": torch.as_tensor(t) for name, t in values.items()
             }
         tensors |= {f"random.{name}": t for name, t in _random_states(state).items()}
-        progress = {"history": state.history, "fitted": state.fitted, "seconds": state.seconds}
+        progress = {
+            "history": state.history,
+            "fitted": state.fitted,
+            "seconds": state.seconds,
+            "readings": state.readings,
+        }
         about = {"about": self._about, "state": json.dumps(progress)}
         write_tensors(self.path, tensors, about)
         self._saved = time.monotonic()
@@ -108,6 +116,8 @@ class Checkpoint:
             return False
         state.history, state.fitted = progress["history"], progress["fitted"]
         state.seconds = progress["seconds"]
+        # Files of earlier versions have none.
+        state.readings = progress.get("readings", [])
         logger.info("%s: going on after epoch %d", self.path, len(state.history))
         return True
 

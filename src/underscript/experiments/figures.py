@@ -11,8 +11,9 @@ from matplotlib.figure import Figure
 from ..report.plots import COLOURS
 from ..utils.files import whole_file
 from .plan import Plan
+from .shown_dynamics import curves
 
-__all__ = ["depth_figure", "study_figure", "write_figures"]
+__all__ = ["depth_figure", "dynamics_figure", "study_figure", "write_figures"]
 
 # Curves of a panel: experiment, network, subspaces, legend, colour, dash, marker.
 CURVES = (
@@ -177,6 +178,74 @@ def study_figure(networks: pd.DataFrame, most: int = 3) -> Figure:
     return figure
 
 
+# Curves of a panel along training, by the beginning of their names: colour, dash, marker.
+ALONG = (
+    ("the network, training", "muted", (0, (1, 1.5)), None),
+    ("the network", "ink", "-", "x"),
+    ("MASC", "plain", (0, (4, 1.2, 1, 1.2)), "D"),
+    ("VeLPIC on", "true", (0, (3, 1.5)), "s"),
+    ("VeLPIC written", "given", "-", "o"),
+)
+
+
+def dynamics_figure(dynamics: pd.DataFrame, most: int = 3) -> Figure:
+    """Draw accuracy against the epoch, with a panel for each corruption degree.
+
+    Parameters
+    ----------
+    dynamics : pandas.DataFrame
+        From `dynamics_table`. Curves are means over runs; bars are the standard deviation.
+    most : int
+        Most panels side by side.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    panels = list(dynamics.groupby("corruption"))
+    columns = min(most, len(panels))
+    lines = -(-len(panels) // columns)
+    size = max(4.4 if most == 1 else 6.4, 0.6 + 2.8 * columns), 1.6 + 2.3 * lines
+    figure = Figure(figsize=size, layout="constrained")
+    figure.patch.set_facecolor(COLOURS["paper"])
+    grid = figure.subplots(lines, columns, sharey=True, squeeze=False)
+    handles: dict[str, Any] = {}
+    for place, ax in enumerate(grid.flat):
+        if place >= len(panels):
+            ax.set_visible(False)
+            continue
+        degree, rows = panels[place]
+        for name, curve in curves(rows).items():
+            _, colour, dash, marker = next(style for style in ALONG if name.startswith(style[0]))
+            # Panels may have different best layers.
+            short = name if len(panels) == 1 else name.partition(" on ")[0]
+            handles[short] = ax.errorbar(
+                curve["epoch"],
+                100 * curve["mean"],
+                yerr=100 * curve["sd"].fillna(0),
+                color=COLOURS[colour],
+                linestyle=dash,
+                marker=marker,
+                markersize=3.5,
+                linewidth=1.4,
+                capsize=2,
+            )
+        ax.set_title(f"corruption degree {degree:g}", fontsize=9, color=COLOURS["ink"])
+        _quiet(ax)
+        ax.set_xlabel("epoch", fontsize=8, color=COLOURS["muted"])
+    for ax in grid[:, 0]:
+        ax.set_ylabel("accuracy, %", fontsize=8, color=COLOURS["ink"])
+    figure.legend(
+        list(handles.values()),
+        list(handles),
+        loc="outside upper center",
+        ncols=1 if most == 1 else 2,
+        fontsize=8,
+        frameon=False,
+    )
+    return figure
+
+
 def _quiet(ax: Axes) -> None:
     ax.set_ylim(0, 101)
     ax.grid(axis="y", color=COLOURS["grid"], linewidth=0.8)
@@ -185,21 +254,28 @@ def _quiet(ax: Axes) -> None:
         ax.spines[side].set_visible(False)
 
 
-def write_figures(plan: Plan, summary: pd.DataFrame, out: Path) -> list[Path]:
-    """Write the figure of E1–E3 to ``figures/`` as SVG and PNG, if any of them was run.
+def write_figures(
+    plan: Plan, summary: pd.DataFrame, dynamics: pd.DataFrame, out: Path
+) -> list[Path]:
+    """Write the figures of E1–E3 and of S1 and S2 to ``figures/``, if any of them was run.
+
+    Each is written as SVG and as PNG.
 
     Raises
     ------
     OutputError
         If a file cannot be written.
     """
-    if not summary["experiment"].isin(["E1", "E2", "E3"]).any():
-        return []
-    figure = depth_figure(plan, summary)
+    figures = {}
+    if summary["experiment"].isin(["E1", "E2", "E3"]).any():
+        figures["depth"] = depth_figure(plan, summary)
+    if len(dynamics):
+        figures["dynamics"] = dynamics_figure(dynamics)
     written = []
-    for kind in ("svg", "png"):
-        path = out / "figures" / f"depth.{kind}"
-        with whole_file(path) as work:
-            figure.savefig(work, format=kind, dpi=200)
-        written.append(path)
+    for name, figure in figures.items():
+        for kind in ("svg", "png"):
+            path = out / "figures" / f"{name}.{kind}"
+            with whole_file(path) as work:
+                figure.savefig(work, format=kind, dpi=200)
+            written.append(path)
     return written

@@ -11,9 +11,10 @@ from matplotlib.figure import Figure
 from ..errors import DataError, OutputError
 from ..report import KeyNumber, inline_figure, page_of
 from ..utils.files import write_text
-from .figures import depth_figure, study_figure
+from .figures import depth_figure, dynamics_figure, study_figure
 from .plan import Plan
 from .shown import Shown, plus_minus
+from .shown_dynamics import rise_and_fall
 
 __all__ = ["remade", "reproduction_page", "study_page", "write_tables"]
 
@@ -21,7 +22,11 @@ TABLES = "tables.json"
 
 
 def reproduction_page(
-    plan: Plan, summary: pd.DataFrame, about: Mapping[str, Any], tables: Sequence[Shown]
+    plan: Plan,
+    summary: pd.DataFrame,
+    about: Mapping[str, Any],
+    tables: Sequence[Shown],
+    dynamics: pd.DataFrame | None = None,
 ) -> str:
     """Return the report of a grid as one HTML page.
 
@@ -35,6 +40,8 @@ def reproduction_page(
         Settings, versions, machine, verdict.
     tables : sequence of Shown
         The tables to show.
+    dynamics : pandas.DataFrame, optional
+        From `dynamics_table`.
     """
     figures = []
     if summary["experiment"].isin(["E1", "E2", "E3"]).any():
@@ -43,7 +50,16 @@ def reproduction_page(
             (depth_figure(plan, summary), "wide", label),
             (depth_figure(plan, summary, 1), "narrow", label),
         ]
-    verdict = " ".join(part for part in (_gain(summary), _sentence(about.get("verdict"))) if part)
+    along = None
+    if dynamics is not None and len(dynamics):
+        along = rise_and_fall(dynamics)
+        label = "Accuracy against the epoch, a panel for each corruption degree"
+        figures += [
+            (dynamics_figure(dynamics), "wide", label),
+            (dynamics_figure(dynamics, 1), "narrow", label),
+        ]
+    sentences = _gain(summary), along, _sentence(about.get("verdict"))
+    verdict = " ".join(part for part in sentences if part)
     return _page(
         about,
         "reproduction",
@@ -124,7 +140,8 @@ def _page(
     tables: Sequence[Shown],
 ) -> str:
     elsewhere = {"command", "versions", "machine", "verdict", "kind", "recipe"}
-    elsewhere |= {"models", "summary", "comparison", "bars", "networks"}  # tables, in results.json
+    # Tables, in results.json.
+    elsewhere |= {"models", "summary", "comparison", "dynamics", "bars", "networks"}
     settings = {key: value for key, value in about.items() if key not in elsewhere}
     asked = settings.pop("asked", {})
     return page_of(
@@ -204,7 +221,9 @@ def remade(folder: Path) -> str | None:
             return study_page(networks, pd.read_csv(folder / "bars.csv"), about, tables)
         asked = about["asked"]
         plan = Plan(about["experiment"], corruptions=asked["corruption"], only=asked["only"])
-        return reproduction_page(plan, pd.read_csv(folder / "summary.csv"), about, tables)
+        along = folder / "dynamics.csv"
+        dynamics = pd.read_csv(along) if along.is_file() else None
+        return reproduction_page(plan, pd.read_csv(folder / "summary.csv"), about, tables, dynamics)
     except FileNotFoundError as error:
         raise OutputError(
             f"{folder}: expected {Path(error.filename).name} there; run the same command again: "

@@ -26,13 +26,15 @@ from ..utils.memory_size import MEMORY
 from ..utils.progress import Progress
 from .work import Work
 
-__all__ = ["pairs_of_classes", "probe_layers", "rows_of"]
+__all__ = ["LayerRows", "layers_of", "pairs_of_classes", "probe_layers", "rows_of"]
 
 # Widest layer for probes that need a width × width matrix per class; others count as not run.
 WIDEST = 4096
 
 
-class _Layer(NamedTuple):
+class LayerRows(NamedTuple):
+    """A layer's rows (n, width) for training and test images."""
+
     name: str
     train: NDArray[np.float32]
     test: NDArray[np.float32]
@@ -92,22 +94,26 @@ def probe_layers(
     return pd.DataFrame(rows), together, record
 
 
-def _layers(work: Work) -> Iterator[_Layer]:
+def _layers(work: Work) -> Iterator[LayerRows]:
+    """Yield the rows of the cell's network."""
+    yield from layers_of(work, work.network(), work.plan.pair.layers)
+
+
+def layers_of(work: Work, network: torch.nn.Module, layers: Sequence[str]) -> Iterator[LayerRows]:
     """Yield the rows of one layer after another; layers that fit into memory are read together."""
     device = torch.device(work.plan.device)
-    network = work.network()
     train, test = work.data.train.images, work.data.test.images
     with undisturbed(network):
         example = Source((train[:3], work.data.train.given[:3]), "train").first(3)
         seen = survey(network, example, device, "flatten")
-        places = resolve(seen, network, work.plan.pair.layers)
+        places = resolve(seen, network, layers)
         for group in _groups(places, len(train) + len(test)):
             of_train, of_test = (
                 _rows(work, network, group, device, images) for images in (train, test)
             )
             for place in group:
                 name = place.tap.name
-                yield _Layer(name, of_train.pop(name), of_test.pop(name))
+                yield LayerRows(name, of_train.pop(name), of_test.pop(name))
 
 
 def _groups(places: Sequence[Place], n: int) -> Iterator[list[Place]]:
@@ -159,7 +165,7 @@ def _rows(
 class _Neighbours:
     """The search for nearest neighbours, made once for all labels, as it does not use them."""
 
-    def __init__(self, layer: _Layer):
+    def __init__(self, layer: LayerRows):
         self._layer = layer
         self._search: tuple[NDArray[np.int64], float] | None = None
 
@@ -185,7 +191,7 @@ class _Neighbours:
 
 def _probe(
     work: Work,
-    layer: _Layer,
+    layer: LayerRows,
     y: NDArray[np.int64],
     neighbours: _Neighbours,
     not_run: list[str],

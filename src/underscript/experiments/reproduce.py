@@ -11,13 +11,16 @@ import pandas as pd
 from ..utils.files import write_text
 from ..utils.versions import machine, versions
 from .comparison import compare, read_published, verdict
+from .dynamics import peaks
 from .figures import write_figures
 from .grid import run_grid
 from .pages import reproduction_page, write_tables
 from .plan import Plan
 from .shown import Shown, markdown, shown_tables
+from .shown_dynamics import shown_dynamics
 from .tables import (
     choices_table,
+    dynamics_table,
     geometry_table,
     models_table,
     results_table,
@@ -42,6 +45,8 @@ class Reproduction:
         Mean and standard deviation over runs.
     comparison : pandas.DataFrame or None
         Our results beside the published ones, if those were given.
+    dynamics : pandas.DataFrame
+        One row for each accuracy along training (S1 and S2).
     about : dict
         Settings, versions, machine, verdict.
     tables : list of Shown
@@ -52,6 +57,7 @@ class Reproduction:
     results: pd.DataFrame
     summary: pd.DataFrame
     comparison: pd.DataFrame | None
+    dynamics: pd.DataFrame
     about: dict[str, Any]
     tables: list[Shown]
 
@@ -60,6 +66,8 @@ class Reproduction:
         content = {**self.about, "models": _records(self.models), "summary": _records(self.summary)}
         if self.comparison is not None:
             content["comparison"] = _records(self.comparison)
+        if len(self.dynamics):
+            content["dynamics"] = _records(peaks(self.dynamics))
         return content
 
 
@@ -105,7 +113,7 @@ def reproduce(
     run_grid(plan, out, jobs=jobs, progress=progress)
     results, models = results_table(plan, out), models_table(plan, out)
     retraining, choices = retraining_table(plan, out), choices_table(plan, out)
-    geometry = geometry_table(plan, out)
+    geometry, dynamics = geometry_table(plan, out), dynamics_table(plan, out)
     summary = summarise(results)
     both = None if others is None else compare(summary, models, others)
     about: dict[str, Any] = {
@@ -131,14 +139,18 @@ def reproduce(
     write_text(out / "choices.csv", choices.to_csv(index=False))
     write_text(out / "geometry.csv", geometry.to_csv(index=False))
     write_text(out / "summary.csv", summary.to_csv(index=False))
-    write_figures(plan, summary, out)
+    if len(dynamics):
+        write_text(out / "dynamics.csv", dynamics.to_csv(index=False))
+    write_figures(plan, summary, dynamics, out)
     parts = summary, models, retraining, choices, both
-    tables = shown_tables(plan, *parts)
+    tables = shown_tables(plan, *parts) + shown_dynamics(plan, dynamics)
     everything = shown_tables(plan, *parts, geometry=geometry, training=True)
+    everything += shown_dynamics(plan, dynamics, epochs=True)
     write_text(out / "tables.md", markdown(everything))
     write_tables(everything, out)
-    write_text(out / "report.html", reproduction_page(plan, summary, about, everything))
-    reproduction = Reproduction(models, results, summary, both, about, tables)
+    page = reproduction_page(plan, summary, about, everything, dynamics)
+    write_text(out / "report.html", page)
+    reproduction = Reproduction(models, results, summary, both, dynamics, about, tables)
     text = json.dumps(reproduction.as_dict(), indent=2, allow_nan=False)
     write_text(out / "results.json", text + "\n")
     return reproduction

@@ -6,12 +6,14 @@ from typing import Any
 import pandas as pd
 
 from ..utils.files import TABLE_COLUMNS
+from .dynamics import COLUMNS as DYNAMICS
 from .plan import Cell, Plan
 from .units import ONE_COMPONENT
 from .work import Work
 
 __all__ = [
     "choices_table",
+    "dynamics_table",
     "geometry_table",
     "models_table",
     "probe_name",
@@ -143,6 +145,23 @@ def choices_table(plan: Plan, out: Path) -> pd.DataFrame:
         table.insert(1, "run", work.cell.run)
         parts.append(table)
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["corruption"])
+
+
+def dynamics_table(plan: Plan, out: Path) -> pd.DataFrame:
+    """Return what S1 and S2 read along training: a row for each accuracy at an epoch.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns as in `dynamics.COLUMNS`. `epoch` 0 is before training. `model` is ``trained``, or
+        ``transferred`` with VeLPIC in the read-out; `bias` then says which bias it has.
+    """
+    parts = [
+        work.table("dynamics").assign(corruption=work.cell.corruption, run=work.cell.run)
+        for work in finished(plan, out, "dynamics")
+    ]
+    table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+    return table.reindex(columns=list(DYNAMICS))
 
 
 def geometry_table(plan: Plan, out: Path) -> pd.DataFrame:

@@ -4,9 +4,9 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from .checkpoints import Checkpoint, State
 from .presets import Preset
 
 __all__ = [
+    "Readings",
     "TrainingRecord",
     "lay_out",
     "matrix_precision",
@@ -32,6 +33,22 @@ __all__ = [
 EVALUATION_BATCH = 2048
 
 Step = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+class Readings(NamedTuple):
+    """What to measure on the network along its training.
+
+    Attributes
+    ----------
+    wanted : callable
+        Says of an epoch (0: before training) whether to measure after it. The last one always is.
+    read : callable
+        Takes the network and the epoch, leaves the network as it is, and returns rows to keep,
+        which must fit into JSON.
+    """
+
+    wanted: Callable[[int], bool]
+    read: Callable[[nn.Module, int], list[dict[str, Any]]]
 
 
 @dataclass(frozen=True)
@@ -52,10 +69,12 @@ class TrainingRecord:
     reached : bool
         Whether the accuracy that the preset stops on is at least its `stop_accuracy`.
     seconds : float
-        Wall-clock time, including evaluation.
+        Wall-clock time, including evaluation, but not `readings`.
     settings : dict
         The preset's fields and what follows from them: the `batch_size` used, the `precision` of
         multiplications in training, `seed`, `device` and `n`.
+    readings : list of dict
+        The rows that were measured along the training, if any were asked for.
     """
 
     history: list[dict[str, float]]
@@ -64,6 +83,7 @@ class TrainingRecord:
     reached: bool
     seconds: float
     settings: dict[str, Any]
+    readings: list[dict[str, Any]] = field(default_factory=list)
 
 
 def train(
@@ -75,6 +95,7 @@ def train(
     seed: int,
     device: str | torch.device,
     eval_sets: Mapping[str, tuple[Tensor, Tensor]] | None = None,
+    readings: Readings | None = None,
     checkpoint: Path | None = None,
     progress: bool = True,
     compiled: bool = False,
@@ -106,6 +127,8 @@ def train(
     eval_sets : mapping of str to (Tensor, Tensor), optional
         Images and labels; their accuracy is recorded after every epoch. Sets with the same images
         share one pass.
+    readings : Readings, optional
+        What else to measure along the training. Resumed training keeps what was measured before.
     checkpoint : Path, optional
         A file for the state, written at most every half minute. If it exists and belongs to this
         training, training resumes from it; if it is damaged, that is logged and training restarts.
@@ -146,6 +169,9 @@ def train(
         "compiled": compiled,
         "n": len(images),
     }
+    if readings is not None:
+        # A checkpoint of a training without them lacks those of earlier epochs.
+        settings["readings"] = True
     kept = None if checkpoint is None else Checkpoint(checkpoint, settings, images, labels)
 
     # Channels last makes convolutions two to three times as fast on a CPU.
@@ -170,6 +196,8 @@ def train(
         if kept is not None and kept.restore(state):
             bar.update(len(state.history))
         started = time.perf_counter() - state.seconds
+        if readings is not None and not state.history:
+            started += _read(state, readings)
         step = training_step(model, device, precision, compiled)
         while len(state.history) < preset.max_epochs:
             loss, state.fitted = train_epoch(state, step, images, labels, preset)
@@ -192,7 +220,11 @@ def train(
                 training_accuracy=f"{state.fitted if seen is None else seen:.1%}", refresh=False
             )
             bar.update()
-            if seen is not None and seen >= preset.stop_accuracy:
+            reached = seen is not None and seen >= preset.stop_accuracy
+            last = reached or epoch == preset.max_epochs
+            if readings is not None and (last or readings.wanted(epoch)):
+                started += _read(state, readings)
+            if reached:
                 break
             if kept is not None:
                 state.seconds = row["seconds"]
@@ -210,7 +242,15 @@ def train(
         reached=decisive >= preset.stop_accuracy,
         seconds=time.perf_counter() - started,
         settings=settings,
+        readings=state.readings,
     )
+
+
+def _read(state: State, readings: Readings) -> float:
+    """Measure the network as it is now; return how long that took, in seconds."""
+    began = time.perf_counter()
+    state.readings += readings.read(state.model, len(state.history))
+    return time.perf_counter() - began
 
 
 def measure_accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:

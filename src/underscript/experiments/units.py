@@ -18,6 +18,7 @@ from ..noise.corruption import transition_matrix, wrong_share
 from ..probes.subspace import PROBES
 from ..utils.files import write_tensors
 from .cell_data import LabelledImages
+from .dynamics import readings_of, wanted
 from .plan import Cell, Plan
 from .training import TrainingRecord, measure_accuracy, train
 from .work import Work
@@ -36,6 +37,8 @@ __all__ = [
 # So small a share that the paper's rule gives rank 1, its "one component".
 ONE_COMPONENT = 1e-9
 SHARES = (ONE_COMPONENT, 0.25, 0.5, 0.75, 0.99)
+# What was read while a network was trained.
+ALONG = "along.csv"
 # The paper retrains for at most this many epochs.
 RETRAINING_EPOCHS = 30
 
@@ -60,17 +63,39 @@ class Unit:
 
 
 def _run_training(work: Work) -> dict[str, Any]:
-    """Train the cell's network and keep its weights and its record."""
-    plan = work.plan
+    """Train the cell's network; keep its weights and record, and what S1 and S2 read."""
+    along = work.folder / ALONG
+    along.unlink(missing_ok=True)
     model = work.untrained()
+    record = _train(work, model, "unfinished.safetensors", wanted(work.plan.only))
+    write_tensors(work.folder / "model.safetensors", model.state_dict())
+    work.write("history.csv", pd.DataFrame(record.history))
+    if record.readings:
+        work.write(ALONG, pd.DataFrame(record.readings))
+    (work.folder / "unfinished.safetensors").unlink(missing_ok=True)
+    data = work.data
+    images, true = _tensors(data.train)
+    return {
+        **_summary(record, model, _tensors(data.test)),
+        "true_accuracy": measure_accuracy(model, images, true),
+        "wrong_labels": wrong_share(data.train.true, data.train.given),
+        "transitions": transition_matrix(
+            data.train.true, data.train.given, data.n_classes
+        ).tolist(),
+        "data": data.source,
+    }
+
+
+def _train(work: Work, model: nn.Module, checkpoint: str, reads: bool) -> TrainingRecord:
+    """Train a cell's network, and perhaps read it on the way."""
+    plan = work.plan
     data, preset = work.data, plan.recipe
     images, true = _tensors(data.train)
     test_set = _tensors(data.test)
     # Watching true labels costs a pass over the training images per epoch; `quick` saves it.
     watched = {"true": (images, true)} if preset.every_epoch else {}
     watched |= {"test": test_set} if preset.test_curve else {}
-    unfinished = work.folder / "unfinished.safetensors"
-    record = train(
+    return train(
         model,
         images,
         torch.from_numpy(data.train.given),
@@ -79,21 +104,24 @@ def _run_training(work: Work) -> dict[str, Any]:
         device=plan.device,
         compiled=plan.compiled,
         eval_sets=watched,
-        checkpoint=unfinished,
+        readings=readings_of(work) if reads else None,
+        checkpoint=work.folder / checkpoint,
         progress=work.progress,
     )
-    write_tensors(work.folder / "model.safetensors", model.state_dict())
-    work.write("history.csv", pd.DataFrame(record.history))
-    unfinished.unlink(missing_ok=True)
-    return {
-        **_summary(record, model, test_set),
-        "true_accuracy": measure_accuracy(model, images, true),
-        "wrong_labels": wrong_share(data.train.true, data.train.given),
-        "transitions": transition_matrix(
-            data.train.true, data.train.given, data.n_classes
-        ).tolist(),
-        "data": data.source,
-    }
+
+
+def _run_dynamics(work: Work) -> dict[str, Any]:
+    """S1 and S2: what was read while the network was trained.
+
+    If that was not asked for then, it is trained again, with the same seed.
+    """
+    if again := not (work.folder / ALONG).is_file():
+        checkpoint = "unfinished-along.safetensors"
+        record = _train(work, work.untrained(), checkpoint, True)
+        work.write(ALONG, pd.DataFrame(record.readings))
+        (work.folder / checkpoint).unlink(missing_ok=True)
+    work.write("dynamics.csv", pd.read_csv(work.folder / ALONG))
+    return {"trained_again": again}
 
 
 def _tensors(labelled: LabelledImages) -> tuple[Tensor, Tensor]:
@@ -360,9 +388,11 @@ UNITS: dict[str, Unit] = {
     "A1": Unit("auto", _run_auto, _trained),
     "A2": Unit("rivals", _run_rivals, _trained),
     "D1": Unit("detection", _run_detection, _retrained_if_noisy),
+    "S1": Unit("dynamics", _run_dynamics, _trained),
 }
-# E2 and E7 are rows of E1's table.
+# E2 and E7 are rows of E1's table, and S2 of S1's.
 UNITS["E2"] = UNITS["E7"] = UNITS["E1"]
+UNITS["S2"] = UNITS["S1"]
 
 
 def units_of(plan: Plan) -> list[tuple[Cell, Unit]]:

@@ -29,13 +29,15 @@ __all__ = [
     "ReadOut",
     "ReadOutTrial",
     "Target",
+    "find_last_linear",
     "find_read_out",
     "relabelled",
+    "rewrite",
     "transfer",
 ]
 
-# The logit of a class without training samples: below any other, and finite.
-_NEVER = -1e4
+#: The logit of a class without training samples: below any other, and finite.
+NEVER = -1e4
 
 
 class Option(NamedTuple):
@@ -70,8 +72,11 @@ class Target:
     bias: Tensor | None
 
 
-def find_read_out(seen: Survey, network: nn.Module, places: Sequence[Place]) -> Target | str:
-    """Return the linear layer that computes a network's logits, or why none can be rewritten."""
+def find_last_linear(seen: Survey, network: nn.Module) -> Place | str:
+    """Return the output of the linear layer that computes a network's logits.
+
+    If no such layer can be rewritten, the reason is returned in its place.
+    """
     modules = dict(network.named_modules())
     outputs = [
         place
@@ -101,6 +106,17 @@ def find_read_out(seen: Survey, network: nn.Module, places: Sequence[Place]) -> 
     for other, parameter in network.named_parameters(remove_duplicate=False):
         if parameter is module.weight and other != f"{name}.weight":
             return f"its last layer {name!r} shares its weights with {other!r}"
+    return last
+
+
+def find_read_out(seen: Survey, network: nn.Module, places: Sequence[Place]) -> Target | str:
+    """Return the linear layer that computes a network's logits, or why none can be rewritten."""
+    last = find_last_linear(seen, network)
+    if isinstance(last, str):
+        return last
+    name = last.tap.module
+    module = network.get_submodule(name)
+    assert isinstance(module, nn.Linear)
     inputs = [
         place for place in seen.all_places if place.tap.side == "input" and place.tap.module == name
     ]
@@ -209,7 +225,7 @@ class ReadOutTrial:
         """
         added: list[tuple[Option, Tensor, Tensor | None]] = []
         present = torch.isfinite(linear.intercepts)
-        offsets = torch.where(present, linear.intercepts, _NEVER)
+        offsets = torch.where(present, linear.intercepts, NEVER)
         if self.target.bias is not None:
             added.append((Option("logistic", "refitted"), linear.coefficients, offsets))
         # For a read-out without a bias, the weights take it up.
@@ -380,14 +396,19 @@ def transfer(
             f"{tuple(weight.shape)}, as in the model that was decoded; found "
             + (f"{tuple(layer.weight.shape)}" if isinstance(layer, nn.Linear) else "none")
         )
+    rewrite(layer, weight, offsets)
+    return repaired
+
+
+def rewrite(layer: nn.Linear, weight: Tensor, bias: Tensor | None) -> None:
+    """Write weights (K, width) and a bias (K,), or zero, into a linear layer, in place."""
     with torch.no_grad():
         layer.weight.copy_(weight)
         if layer.bias is not None:
-            if offsets is None:
+            if bias is None:
                 layer.bias.zero_()
             else:
-                layer.bias.copy_(offsets)
-    return repaired
+                layer.bias.copy_(bias)
 
 
 def _chosen(read_out: ReadOut, weights: str | None, bias: str | None) -> Option:

@@ -9,7 +9,7 @@ from sklearn.mixture import GaussianMixture
 
 from ...errors import DataError
 
-__all__ = ["issues_of", "quality_of"]
+__all__ = ["both_together", "issues_of", "quality_of"]
 
 # Samples that the mixture is fitted to.
 _FITTED = 50_000
@@ -80,3 +80,69 @@ def issues_of(
         "confidence": confidence,
     }
     return pd.DataFrame(columns, index=pd.Index(table["index"], name="index"))
+
+
+def both_together(
+    of_run: pd.DataFrame, of_decoder: pd.DataFrame, where: str = "label_issues"
+) -> pd.DataFrame:
+    """Return label issues by what samples did in training and by a decoder, together.
+
+    A decoder reads what the network knows in the end, the margins say how hard a label was to
+    learn. Given whether a label is right, the two count as independent: log-odds add up, and the
+    prior, which both hold, counts once. As many labels are flagged as the decoder flags, for it
+    knows the noise rate.
+
+    Parameters
+    ----------
+    of_run : pandas.DataFrame
+        From `issues_of`.
+    of_decoder : pandas.DataFrame
+        From `Decoding.label_issues`, of the same samples.
+    where : str
+        What was called, for messages.
+
+    Raises
+    ------
+    DataError
+        If a sample has other labels in the two, or is missing in the decoder's.
+    """
+    missing = ~of_run.index.isin(of_decoder.index)
+    if missing.any():
+        raise DataError(
+            f"{where}: expected a decoding of all {len(of_run)} samples that were trained on; it "
+            f"lacks {missing.sum()}, the first with index {of_run.index[missing][0]}. Decode the "
+            "same training data, in the same order"
+        )
+    other = of_decoder.loc[of_run.index]
+    given = of_run["given_label"].to_numpy()
+    differs = other["given_label"].to_numpy() != given
+    if differs.any():
+        raise DataError(
+            f"{where}: expected the labels that were trained on in the decoding; "
+            f"{differs.sum()} differ, the first at index {of_run.index[differs][0]}. Decode the "
+            "same training data, in the same order"
+        )
+    prior = _log_odds(np.array([of_run["label_quality"].mean()]))
+    odds = _log_odds(of_run["label_quality"]) - prior + _log_odds(other["label_quality"])
+    flags = np.zeros(len(given), dtype=bool)
+    flags[np.argsort(odds, kind="stable")[: int(other["is_label_issue"].sum())]] = True
+    predicted = other["predicted_label"].to_numpy()
+    # Where the decoder repeats a flagged label, the run's other class, else the second choice.
+    repeats = flags & (predicted == given)
+    of_training = of_run["predicted_label"].to_numpy()
+    instead = np.where(of_training != given, of_training, other["second_label"].to_numpy())
+    columns = {
+        "is_label_issue": flags,
+        "label_quality": 1 / (1 + np.exp(-odds)),
+        "given_label": given,
+        "predicted_label": np.where(repeats, instead, predicted),
+        "margin": of_run["margin"].to_numpy(),
+        "confidence": other["confidence"].to_numpy(),
+    }
+    return pd.DataFrame(columns, index=of_run.index)
+
+
+def _log_odds(quality: Any) -> NDArray[np.float64]:
+    """Return log-odds of probabilities, none infinite."""
+    quality = np.clip(np.asarray(quality, dtype=np.float64), 1e-12, 1 - 1e-12)
+    return np.asarray(np.log(quality) - np.log1p(-quality), dtype=np.float64)

@@ -24,6 +24,7 @@ from .record import MonitorRecord
 from .samples import SampleRecords
 from .settings import check_same, checked_settings, settings_to_resume
 from .together import gather_epoch, processes_of, unwrapped
+from .transfer import transferred
 
 __all__ = ["MonitorRun"]
 
@@ -288,6 +289,49 @@ class MonitorRun(MonitorRecord):
             )
         if found is not None and self._live:
             self._show()
+
+    def transfer(
+        self, model: nn.Module, *, method: str = "discriminant", in_place: bool = False
+    ) -> nn.Module:
+        """Write what the last hidden layer knows now into the network's last linear layer.
+
+        The new weights are fitted to the rows of that layer for the probe, as it is and slightly
+        changed, with its given labels. Nothing but the weights and bias of the last linear layer
+        changes. Whether that helps now, `history` tells: compare the estimated accuracy of the
+        last layer with that of the network.
+
+        Parameters
+        ----------
+        model : torch.nn.Module
+            The network, as it is at this moment. Its mode, hooks and the random states are left
+            as they are.
+        method : {"discriminant", "velpic"}
+            The linear discriminant by which the monitor reads layers; or the class vectors of
+            VeLPIC with bias zero, as in arXiv 2603.19865. A read-out without a bias takes up the
+            discriminant's bias in its weights.
+        in_place : bool
+            Whether to change the network itself. This intervenes in training: the loss jumps, and
+            the optimiser's state (such as momentum) still belongs to the old weights. Of several
+            processes the first alone can: give its last layer to the others.
+
+        Returns
+        -------
+        torch.nn.Module
+            A copy with the new read-out, or `model`.
+
+        Raises
+        ------
+        DataError
+            If the method is unknown, the probe has changed, or this is not the first process.
+        ModelError
+            If the last layer is not linear or cannot be rewritten, or the network raises or gives
+            values that are not finite.
+        """
+        self._only_in_first("transfer")
+        changed = transferred(model, self._reader, method, in_place)
+        if in_place:
+            self._notes.append(f"transfer: a new read-out ({method}) after epoch {self._epoch}")
+        return changed
 
     def _show(self) -> None:
         """Show the epoch that was read; `_monitor.py` can, which is above the report."""

@@ -177,6 +177,7 @@ class ProbeReader:
         self._fixed: tuple[str, ...] = ()
         self._layers, self._perturb = layers, perturb
         self._taps: list[Tap] = []
+        self._narrows = True
         self._narrow: dict[str, Narrowing] = {}
         # The input never changes, so it is read once.
         self._input: dict[str, list[Tensor]] = {}
@@ -208,7 +209,7 @@ class ProbeReader:
                 found = [run(each, "probe") for each in changed]
                 logits.append([values.float() for _, values in found])
                 for name, parts in layers.items():
-                    narrow = self._narrow[name]
+                    narrow = self._narrow[name] if self._narrows else torch.clone
                     parts.append([narrow(rows[name].float()) for rows, _ in found])
         joined = self._input | {
             name: [torch.cat(part) for part in zip(*parts, strict=True)]
@@ -228,6 +229,12 @@ class ProbeReader:
                 _, logits = run(batch, "holdout")
                 agrees.append(logits.argmax(1).cpu().numpy() == batch.labels)
         return np.concatenate(agrees).astype(np.float32)
+
+    def of_layers(self, layers: LayerChoice) -> "ProbeReader":
+        """Return a reader of other layers, for the same inputs, that leaves their rows whole."""
+        other = ProbeReader(self.probe, layers, self._perturb, self.views, self.seed)
+        other._narrows = False
+        return other
 
     def _begin(self, model: nn.Module) -> None:
         """Find the layers and the perturbation, on the first network."""

@@ -10,11 +10,13 @@ import pandas as pd
 from ...errors import DataError
 from ...noise.estimate import SMALLEST
 from ...utils.distributed import ALONE
+from ..issues import most_suspicious_first
+from ..run import Run
 from .exports import KeptLogits, write_aum, write_cartography
 from .folder import read_folder
 from .history import NETWORK
 from .judgement import Judgement, Stop, stop
-from .label_issues import issues_of
+from .label_issues import both_together, issues_of
 from .layers import LayerReader
 from .samples import SampleRecords
 from .state import MonitorState
@@ -88,34 +90,40 @@ class MonitorRecord(MonitorState):
             "recommended_step": float(kept.step),
         }
 
-    def label_issues(self, sort: bool = False) -> pd.DataFrame:
-        """Return which labels look wrong by the area under the margin.
+    def label_issues(self, sort: bool = False, *, decoding: Run | None = None) -> pd.DataFrame:
+        """Return which labels look wrong by the area under the margin, or by a decoder as well.
 
         Parameters
         ----------
         sort : bool
             The most suspicious labels first.
+        decoding : Decoding, optional
+            Of the trained network, by `decode` with the same training data. Its label issues and
+            those of the margins are put together: more wrong labels are found than by one of them.
 
         Returns
         -------
         pandas.DataFrame
             Indexed by the samples' index: `is_label_issue`; `label_quality`, the probability that
-            the label is right if margins of right and wrong labels are two normal distributions;
-            `given_label`; `predicted_label`, by the mean probabilities over epochs, for flagged
-            samples the best other class; `margin`, the area under the margin; `confidence`, the
-            mean probability of the predicted label.
+            the label is right if margins of right and wrong labels are two normal distributions
+            (with a decoding, log-odds of both are added); `given_label`; `predicted_label`, by the
+            mean probabilities over epochs, for flagged samples the best other class (with a
+            decoding, its own); `margin`, the area under the margin; `confidence`, the mean
+            probability of the predicted label (with a decoding, its own).
 
         Raises
         ------
         DataError
-            If no epoch has ended.
+            If no epoch has ended, or the decoding is of other samples or labels.
         """
         said = Judgement(self._readings).reference if self._readings else None
         nothing_wrong = said is not None and said.rate < SMALLEST and not said.hopeless
         issues = issues_of(
             self.samples, self._records.mean_chances(), nothing_wrong, self._settings["seed"]
         )
-        return issues.sort_values("label_quality", kind="stable") if sort else issues
+        if decoding is not None:
+            issues = both_together(issues, decoding.label_issues())
+        return most_suspicious_first(issues) if sort else issues
 
     def to_aum_csv(self, path: str | PathLike[str]) -> None:
         """Write `sample_id` and `aum`, sorted by it in descending order, as the package aum does.
