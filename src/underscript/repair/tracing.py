@@ -112,7 +112,9 @@ def traced(module: DecodedModule, batch: Batch, *, any_length: bool = False) -> 
         reason = (text.strip().splitlines() or [type(error).__name__])[0]
         if "specialized" in text:
             reason = FIXED_BATCH
-        raise ModelError(f"{type(network_of(module.network)).__name__} cannot be exported: {reason}") from error
+        raise ModelError(
+            f"{type(network_of(module.network)).__name__} cannot be exported: {reason}"
+        ) from error
 
 
 FIXED_BATCH = (
