@@ -98,9 +98,7 @@ class Request:
         if not callable(perturb) and perturb not in ("auto", "none"):
             raise DataError(f"perturb: expected auto, none or a function; found {perturb!r}")
         if model is None and others["checkpoints"] is not None:
-            raise DataError(
-                "checkpoints: expected None without a model, whose checkpoints they are"
-            )
+            raise DataError("checkpoints: they are those of a model; expected one, found none")
         if model is None and pool is not None:
             raise DataError(f"pool: expected None without a model; found {pool!r}")
         names = as_names(class_names)
