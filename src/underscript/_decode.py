@@ -170,7 +170,6 @@ def decode(
     DistributedError
         If another process of the group fails.
     """
-    clock, notes = Clock(), Notes()
     request = Request.checked(
         model=model,
         train=train,
@@ -198,6 +197,13 @@ def decode(
         views=views,
         checkpoints=checkpoints,
     )
+    return decoded(request)
+
+
+@plain_torch()
+def decoded(request: Request) -> Decoding:
+    """Return what `decode` does for arguments that are checked."""
+    clock, notes = Clock(), Notes()
     data = read_data(request)
     data, traced = trace_layers(request, data, notes)
     with traced.bar, ExitStack() as running:

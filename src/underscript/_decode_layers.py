@@ -95,7 +95,7 @@ def trace_layers(request: Request, data: Data, notes: Notes) -> tuple[Data, Trac
         places = with_input(places, seen.all_places)
     read = with_input(places, seen.all_places) if request.auto else []
     target = find_read_out(seen, network, places)
-    tried = tried_on(data.example, request.memory)
+    tried = tried_on(data.example, request.usable)
     perturbable = request.auto and request.perturb != "none"
     vectors = None
     if isinstance(target, Target):
@@ -122,6 +122,7 @@ def trace_layers(request: Request, data: Data, notes: Notes) -> tuple[Data, Trac
             cheap=request.probes is None and request.auto,
             samples=data.whole.length,
             keeps=not request.auto,
+            known=request.known,
         )
         sizes = sizes_of(task, data.sources, network, data.example, seen, tried * request.perturbs)
         copies = 0 if steps is None else len(steps)
@@ -143,7 +144,7 @@ def trace_layers(request: Request, data: Data, notes: Notes) -> tuple[Data, Trac
         )
         steps = data.steps
     task, sizes, read = planned(steps)
-    task = within(task, sizes, request.memory)
+    task = within(task, sizes, request.usable)
     trial = trial_runs(data.example, min(tried, data.whole.length or tried))
     networks = 1 + len(steps or ())
     plan = Plan(
@@ -175,7 +176,7 @@ def _with_checkpoints(
         found, lines = find_checkpoints(request.checkpoints)
     steps = [one.step for one in found]
     used = steps
-    while len(used) > 1 and not _fit(data, sizes_for(used), request.memory):
+    while len(used) > 1 and not _fit(data, sizes_for(used), request.usable):
         used = some_evenly(steps, len(used) - 1)
     if len(used) < len(steps):
         shown = ", ".join(map(str, used[:12])) + (" …" if len(used) > 12 else "")

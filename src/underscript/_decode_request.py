@@ -20,6 +20,7 @@ from .data.source import Source, text_labels
 from .errors import DataError, LabelError
 from .probes.subspace import PROBES
 from .repair.earlier import Earlier
+from .selection.known_fits import KnownFits
 from .utils.class_names import as_names, texts_in
 from .utils.device import as_device, device_of
 from .utils.distributed import Processes
@@ -36,7 +37,8 @@ class Request:
     """The arguments of `decode`, checked.
 
     They are as given, except: `shares` are the variance shares, `probes` None for the
-    default, `names` the classes' names or None, and `memory` the bytes that may be taken.
+    default, `names` the classes' names or None, and `memory` the bytes that may be taken. `known`
+    are fits that decodes of other networks left.
     """
 
     model: nn.Module | None
@@ -64,6 +66,7 @@ class Request:
     perturb: str | Callable[[Any], Any]
     views: int
     checkpoints: Any
+    known: KnownFits | None = None
 
     @classmethod
     def checked(
@@ -122,6 +125,11 @@ class Request:
             views=views,
             **others,
         )
+
+    @property
+    def usable(self) -> int:
+        """Bytes of the memory without that of fits that other networks left."""
+        return self.memory - (0 if self.known is None else self.known.most)
 
     @property
     def perturbs(self) -> bool:

@@ -101,7 +101,7 @@ def fit_layers(
             views = 0 if perturbation is None else request.views
             fits = perturbation is not None and perturbation.fits
             sizes = replace(traced.sizes, views=views, fits_views=fits)
-            task = within(task, sizes, request.memory)
+            task = within(task, sizes, request.usable)
             traced.bar.expect(replace(traced.plan, task=task, views=views, fits=fits).stages())
             keeper = RowsKeeper(replace(task, places=traced.read), perturbation, request.views)
     with clock("fit"):

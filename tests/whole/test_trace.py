@@ -37,11 +37,13 @@ def counted(monkeypatch) -> list[str]:
     """The digests of the weights that are decoded, in turn."""
     seen: list[str] = []
 
-    def decode(network, *data, **options):
-        seen.append(_trace.weights_of(network).hex())
-        return us.decode(network, *data, **options)
+    decoded = _trace.decoded
 
-    monkeypatch.setattr(_trace, "decode", decode)
+    def counting(request):
+        seen.append(_trace.weights_of(request.model).hex())
+        return decoded(request)
+
+    monkeypatch.setattr(_trace, "decoded", counting)
     return seen
 
 
