@@ -28,7 +28,7 @@ __all__ = ["Traced", "trace_layers"]
 
 # With more checkpoints there are more candidates, and room for fewer samples that choose among
 # them. So many must be able to, if there are as many.
-_CHOOSING = 5_000
+_CHOOSING = 2_000
 
 
 @dataclass(frozen=True)
