@@ -89,6 +89,10 @@ def test_controls_report_and_label_issues_follow(together, tmp_path):
     together.report(tmp_path / "r.html")
     assert "step=1/relu1" in (tmp_path / "r.html").read_text()
     assert together.summary["checkpoints"]["steps"] == [1, 20]
+    # Checkpoints are no depths of one network: each is a line of its own. The input is the first.
+    lines = us.plots.layer_curve(together).get_lines()
+    (line,) = (line for line in lines if line.get_label() == "decoded, given labels")
+    assert np.isnan(line.get_ydata()).tolist() == [False, *[True, False, False] * 3]
 
 
 def test_the_network_and_the_checkpoints_are_left_as_they_were():

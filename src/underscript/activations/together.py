@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from .hooks import Tap
 from .trace import Place
 
-__all__ = ["Together", "network_of", "places_together"]
+__all__ = ["Together", "checkpoint_of", "network_of", "places_together"]
 
 _OWN = "own"
 
@@ -88,6 +88,16 @@ def places_together(places: Sequence[Place], steps: Sequence[int]) -> list[Place
     for step in steps:
         found += [_within(place, _child(step), f"step={step}/") for place in layers]
     return found + [_within(place, _OWN, "") for place in layers]
+
+
+def checkpoint_of(layer: str) -> str:
+    """Return which checkpoint a layer's name tells; empty for the network itself and its input.
+
+    >>> checkpoint_of("step=500/blocks.0@4x4"), checkpoint_of("blocks.0@4x4")
+    ('step=500', '')
+    """
+    start, cut, _ = layer.partition("/")
+    return start if cut and start.startswith("step=") else ""
 
 
 def _within(place: Place, child: str, start: str) -> Place:
