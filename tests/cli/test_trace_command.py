@@ -135,14 +135,14 @@ def test_bad_arguments_are_one_line_and_write_nothing(folder, capsys, arguments,
 def test_an_interrupt_says_how_to_go_on(folder, capsys, monkeypatch):
     from underscript import _trace
 
-    write = _trace._write_step
+    write = _trace.write_step
 
     def second(where, checkpoint, *parts):
         if checkpoint.step == 20:
             raise KeyboardInterrupt
         write(where, checkpoint, *parts)
 
-    monkeypatch.setattr(_trace, "_write_step", second)
+    monkeypatch.setattr(_trace, "write_step", second)
     assert main(["trace", "--weights", "ckpt", *OPTIONS, "--out", "run"]) == 130
     said = capsys.readouterr().err
     assert "1 decoded checkpoints are kept in run: the same command goes on" in said
