@@ -15,7 +15,7 @@ weights of each epoch. Beside it stand the epochs that other rules keep. None se
 
 Regret is the test accuracy of the best epoch, an oracle, minus that of the epoch kept, in points.
 What was measured of a run is in its folder (`watching.json`), and is not measured again. With
-`--decode` the last network is decoded too, and wrong labels are found by margins, decoder, and both.
+`--decode` the last network is decoded too, and wrong labels are found by margins, decoder, both.
 """
 
 import argparse

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from ._decode_layers import trace_layers
 from ._decode_request import Request, read_data
 from ._decode_stages import (
     choose_decoder,
@@ -20,7 +21,6 @@ from ._decode_stages import (
     evaluate_all,
     fit_layers,
     result_parts,
-    trace_layers,
 )
 from .activations.hooks import plain_torch, undisturbed
 from .activations.layers import LayerChoice
@@ -61,6 +61,7 @@ def decode(
     show: Callable[[Any], Any] | None = None,
     perturb: str | Callable[[Any], Any] = "auto",
     views: int = 3,
+    checkpoints: Any = None,
 ) -> Decoding:
     """Decode what a trained network's layers know beneath what it memorised.
 
@@ -147,6 +148,11 @@ def decode(
         takes, and returns the same kinds and shapes.
     views : int
         Perturbed views of each training input, at least 1; each costs a run of the network.
+    checkpoints : path, str, sequence or mapping, optional
+        Earlier checkpoints of the network, as `trace` takes them: their layers are further
+        candidates for the decoder and for label issues, and have memorised less. A layer of one is
+        named ``step=500/layer``. Each costs about as much as decoding the network alone. If they
+        are too many for `memory`, some are taken, evenly by step, and a warning says which.
 
     Returns
     -------
@@ -164,7 +170,6 @@ def decode(
     DistributedError
         If another process of the group fails.
     """
-    clock, notes = Clock(), Notes()
     request = Request.checked(
         model=model,
         train=train,
@@ -190,9 +195,17 @@ def decode(
         show=show,
         perturb=perturb,
         views=views,
+        checkpoints=checkpoints,
     )
+    return decoded(request)
+
+
+@plain_torch()
+def decoded(request: Request) -> Decoding:
+    """Return what `decode` does for arguments that are checked."""
+    clock, notes = Clock(), Notes()
     data = read_data(request)
-    traced = trace_layers(request, data)
+    data, traced = trace_layers(request, data, notes)
     with traced.bar, ExitStack() as running:
         running.enter_context(undisturbed(data.network))
         fitted = fit_layers(request, data, traced, notes, clock)

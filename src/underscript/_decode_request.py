@@ -14,10 +14,13 @@ from .activations.given_model import as_module
 from .activations.hooks import model_input, undisturbed
 from .activations.layers import LayerChoice
 from .activations.pooling import PoolChoice
+from .activations.together import Together
 from .data.batches import Batch
 from .data.source import Source, text_labels
 from .errors import DataError, LabelError
 from .probes.subspace import PROBES
+from .repair.earlier import Earlier
+from .selection.known_fits import KnownFits
 from .utils.class_names import as_names, texts_in
 from .utils.device import as_device, device_of
 from .utils.distributed import Processes
@@ -34,7 +37,8 @@ class Request:
     """The arguments of `decode`, checked.
 
     They are as given, except: `shares` are the variance shares, `probes` None for the
-    default, `names` the classes' names or None, and `memory` the bytes that may be taken.
+    default, `names` the classes' names or None, and `memory` the bytes that may be taken. `known`
+    are fits that decodes of other networks left.
     """
 
     model: nn.Module | None
@@ -61,6 +65,8 @@ class Request:
     show: Callable[[Any], Any] | None
     perturb: str | Callable[[Any], Any]
     views: int
+    checkpoints: Any
+    known: KnownFits | None = None
 
     @classmethod
     def checked(
@@ -94,6 +100,8 @@ class Request:
             )
         if not callable(perturb) and perturb not in ("auto", "none"):
             raise DataError(f"perturb: expected auto, none or a function; found {perturb!r}")
+        if model is None and others["checkpoints"] is not None:
+            raise DataError("checkpoints: they are those of a model; expected one, found none")
         if model is None and pool is not None:
             raise DataError(f"pool: expected None without a model; found {pool!r}")
         names = as_names(class_names)
@@ -117,6 +125,11 @@ class Request:
             views=views,
             **others,
         )
+
+    @property
+    def usable(self) -> int:
+        """Bytes of the memory without that of fits that other networks left."""
+        return self.memory - (0 if self.known is None else self.known.most)
 
     @property
     def perturbs(self) -> bool:
@@ -191,8 +204,14 @@ class Data:
     ----------
     model : torch.nn.Module
         The user's network, or a stand-in if there is none.
-    network : torch.nn.Module
+    own : torch.nn.Module
         The same, or a copy of it, on the device.
+    network : torch.nn.Module
+        What is run: `own`, with earlier checkpoints if there are any.
+    together : torch.nn.Module
+        `model`, with the same checkpoints.
+    earlier : Earlier or None
+        The checkpoints, if any were given.
     device : torch.device
         Where it runs.
     alone : bool
@@ -208,13 +227,21 @@ class Data:
     """
 
     model: nn.Module
+    own: nn.Module
     network: nn.Module
+    together: nn.Module
+    earlier: Earlier | None
     device: torch.device
     alone: bool
     whole: Source
     sources: dict[str, Source]
     example: Batch
     processes: Processes
+
+    @property
+    def steps(self) -> tuple[int, ...] | None:
+        """The steps of the checkpoints that are run; None if there are none."""
+        return self.network.steps if isinstance(self.network, Together) else None
 
 
 def read_data(request: Request) -> Data:
@@ -250,4 +277,16 @@ def read_data(request: Request) -> Data:
         raise DataError("train: expected inputs of at least one column; found none")
     processes = Processes(request.group, device if device.type == "cuda" else "cpu")
     shares = {role: data.share(processes.rank, processes.size) for role, data in sources.items()}
-    return Data(model, network, device, request.model is None, whole, shares, example, processes)
+    return Data(
+        model=model,
+        own=network,
+        network=network,
+        together=model,
+        earlier=None,
+        device=device,
+        alone=request.model is None,
+        whole=whole,
+        sources=shares,
+        example=example,
+        processes=processes,
+    )

@@ -8,147 +8,38 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
+from ._decode_layers import Traced
 from ._decode_request import Data, Request
 from .activations.kept import Kept
-from .activations.layers import resolve
 from .activations.perturbation import Perturbation, choose_perturbation
-from .activations.trace import Place, Survey, survey, with_input
+from .activations.together import Together
 from .activations.untrained import untrained
 from .errors import ModelError
 from .probes.subspace import MinimumAngleSubspaceClassifier
-from .repair.read_out import ReadOut, ReadOutTrial, Target, find_read_out
+from .repair.read_out import ReadOut, ReadOutTrial, Target
 from .results.contradictions import overlaps
 from .results.controls import control_at_layers, full_control
-from .results.cost import Plan, may_fit, trial_runs
 from .results.decoder import Decoder
 from .results.evaluation import Evaluation, evaluate, predictions_later
 from .results.examples import Worst
 from .results.geometry import geometry
 from .results.issues import Predictions
 from .results.summary import Findings, run_of
-from .selection import Key, Selection, held_out_tenth, select
-from .selection.budget import Sizes
+from .selection import Selection, held_out_tenth, select
 from .selection.chosen_decoder import Chosen, choose
 from .selection.decoded_read_out import decoded_read_out
 from .selection.observers import Agreement, Fingerprints, observe
 from .selection.reading import RowsKeeper
-from .selection.sizes import sizes_of, tried_on, within
+from .selection.sizes import within
 from .selection.subspaces import fit_subspaces
 from .selection.task import Decoders, Task
-from .utils.class_names import check_number
 from .utils.notes import Clock, Notes
-from .utils.progress import Progress
 from .utils.row_file import RowFile
 
 # Bytes that log-odds of all training samples may take.
 _KEPT_ODDS = 1 << 28
-
-
-@dataclass(frozen=True)
-class Traced:
-    """The layers to read, and the plan for them.
-
-    Attributes
-    ----------
-    seen : Survey
-        What a run over a few inputs shows of the network.
-    task : Task
-        The layers that are decoded, and how.
-    asked : list of str
-        Layers that may be chosen.
-    read : list of Place
-        Layers that candidates are fitted to; always with the input, even if it is not decoded.
-    target : Target or str
-        The network's last linear layer, or why there is none to rewrite.
-    sizes : Sizes
-        What the memory use depends on.
-    tried : int
-        Number of inputs that a perturbation is tried on.
-    plan : Plan
-        The stages and their work.
-    bar : Progress
-        The bar that shows the plan.
-    """
-
-    seen: Survey
-    task: Task
-    asked: list[str]
-    read: list[Place]
-    target: Target | str
-    sizes: Sizes
-    tried: int
-    plan: Plan
-    bar: Progress
-
-    @property
-    def vectors(self) -> Key | None:
-        """The key of the class vectors of the read-out's input, which are always fitted."""
-        return self.task.extra
-
-
-def trace_layers(request: Request, data: Data) -> Traced:
-    """Find the layers and divide the memory; refuse at once what cannot be done."""
-    network, device, processes = data.network, data.device, data.processes
-    seen = survey(
-        network, data.example.take(np.arange(data.example.size) < 3), device, request.pool
-    )
-    check_number(request.names, seen.n_classes, alone=data.alone)
-    # Without a network whole numbers are quantities, not names as a network would read them.
-    layers = "input" if data.alone and request.layers is None else request.layers
-    places = resolve(seen, network, layers)
-    asked = [place.tap.name for place in places]
-    if request.controls and layers is not None:
-        places = with_input(places, seen.all_places)
-    read = with_input(places, seen.all_places) if request.auto else []
-    target = find_read_out(seen, network, places)
-    vectors = None
-    if isinstance(target, Target):
-        vectors = Key(target.layer, "velpic", None, "corrupted")
-    task = Task(
-        places,
-        request.probes or ("masc",),
-        request.shares,
-        request.subspace_labels,
-        seen.n_classes,
-        device,
-        request.seed,
-        processes=processes,
-        extra=vectors,
-        cheap=request.probes is None and request.auto,
-        samples=data.whole.length,
-        keeps=not request.auto,
-    )
-    tried = tried_on(data.example, request.memory)
-    sizes = sizes_of(task, data.sources, network, data.example, seen, tried * request.perturbs)
-    of_target = [
-        p.width for p in places if isinstance(target, Target) and p.tap.name == target.layer
-    ]
-    sizes = replace(
-        sizes,
-        widths=tuple(place.width for place in read),
-        twin=sizes.twin * bool(request.controls),
-        read_out=of_target[0] if of_target and request.auto else 0,
-    )
-    perturbable = request.auto and request.perturb != "none"
-    task = within(task, replace(sizes, views=request.views * perturbable), request.memory)
-    trial = trial_runs(data.example, min(tried, data.whole.length or tried))
-    plan = Plan(
-        task,
-        read,
-        data.sources,
-        request.evaluate,
-        trial=trial * request.perturbs,
-        views=request.views * request.perturbs,
-        fits=request.perturbs and may_fit(data.example),
-        read_out=isinstance(target, Target),
-        controls=request.controls,
-    )
-    shown = request.progress and processes.rank == 0
-    bar = Progress(plan.stages(), plan.line, shown=shown, device=device)
-    task = replace(task, progress=bar)
-    return Traced(seen, task, asked, read, target, sizes, tried, plan, bar)
 
 
 @dataclass(frozen=True)
@@ -200,7 +91,7 @@ def fit_layers(
             if not data.alone:
                 perturbation = choose_perturbation(
                     request.perturb,
-                    data.network,
+                    data.own,
                     data.whole.first(traced.tried),
                     data.device,
                     request.seed,
@@ -210,7 +101,7 @@ def fit_layers(
             views = 0 if perturbation is None else request.views
             fits = perturbation is not None and perturbation.fits
             sizes = replace(traced.sizes, views=views, fits_views=fits)
-            task = within(task, sizes, request.memory)
+            task = within(task, sizes, request.usable)
             traced.bar.expect(replace(traced.plan, task=task, views=views, fits=fits).stages())
             keeper = RowsKeeper(replace(task, places=traced.read), perturbation, request.views)
     with clock("fit"):
@@ -367,7 +258,7 @@ def collect_findings(
     task, key, chosen = fitted.task, choice.selection.key, choice.chosen
     taps = [place.tap for place in task.places]
     best = Decoder.of(
-        key, fitted.decoders[key], taps, data.model, data.example, fitted.perturbation
+        key, fitted.decoders[key], taps, data.together, data.example, fitted.perturbation
     )
     with clock("geometry"):
         subspaces = {
@@ -426,7 +317,7 @@ def control_records(
     traced.bar.expect(traced.plan.twin(layers))
     roles = [role for role in data.sources if role == "holdout" or role in request.evaluate]
     try:
-        twin = untrained(data.network, request.seed)
+        twin = _twin(data.network, request.seed)
     except ModelError as error:
         notes.add(f"no untrained twin stands beside this: {error}")
         return []
@@ -436,6 +327,13 @@ def control_records(
         return control_at_layers(layers, findings.members, twin, seeing, data.sources, roles, notes)
     # The twin's input is read as the network's is.
     return full_control(twin, task, traced.read, data.sources, roles, notes)
+
+
+def _twin(network: nn.Module, seed: int) -> nn.Module:
+    """Return the untrained twin; of checkpoints each has its own."""
+    if isinstance(network, Together):
+        return network.changed(lambda one, place: untrained(one, seed + place))
+    return untrained(network, seed)
 
 
 def result_parts(
@@ -483,4 +381,5 @@ def result_parts(
         timing=clock.seconds,
         notes=notes.messages,
         against=against,
+        checkpoints=None if data.earlier is None else data.earlier.summary(),
     )

@@ -1,32 +1,29 @@
 """Checkpoints that a training run kept, each decoded: which one to decode, which one to keep."""
 
 import contextlib
-import hashlib
-import inspect
 import json
 import logging
 import os
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import nn
 
-from ._decode import decode
+from ._decode import decoded
+from ._decode_request import Request
+from ._trace_folder import digest_of, read_step, write_step
 from ._version import __version__
 from .activations.copies import copied, weights_of
 from .activations.given_model import as_module
-from .activations.hooks import undisturbed
 from .activations.layers import LayerChoice
 from .activations.pooling import PoolChoice
-from .data.fingerprints import fingerprints_of
-from .data.source import Source
 from .errors import OutputError, UnderscriptError, UnderscriptWarning
 from .repair.checkpoints import Checkpoint, find_checkpoints
 from .results.checkpoint_trace import (
@@ -39,8 +36,8 @@ from .results.checkpoint_trace import (
     step_of,
 )
 from .results.run_folder import results_of
-from .utils.class_names import as_names
-from .utils.files import fresh_folder, whole_file, write_text
+from .selection.known_fits import KnownFits
+from .utils.files import whole_file, write_text
 from .utils.hints import TRACE_ARGUMENTS
 from .utils.memory_size import MEMORY
 from .utils.near_names import with_argument_hints
@@ -51,6 +48,18 @@ __all__ = ["Trace", "load_trace", "trace"]
 
 logger = logging.getLogger("underscript")
 
+# Arguments of `decode` that each checkpoint is decoded with.
+_DEFAULTS: dict[str, Any] = {
+    "probes": None,
+    "variance": 0.99,
+    "evaluate": None,
+    "group": None,
+    "auto": True,
+    "show": None,
+    "checkpoints": None,
+}
+# The part of the memory that fits of the input may take from one checkpoint to the next (1 / 16).
+_FOR_INPUT = 16
 # The files of a trace; a folder that holds others is not ours.
 _FILES = {"steps", "trace.csv", "results.json", "report.html"}
 
@@ -237,7 +246,22 @@ class_names, perturb, views
     }
     key = None
     if folder is not None:
-        key = _digest(network, {"train": train, "test": test, "holdout": holdout}, settings)
+        key = digest_of(network, {"train": train, "test": test, "holdout": holdout}, settings)
+    request = Request.checked(
+        model=network,
+        train=train,
+        test=test,
+        holdout=holdout,
+        controls=False,
+        device=device,
+        progress=progress,
+        subspace_labels=("corrupted",),
+        **_DEFAULTS,
+        **settings,
+    )
+    if len(found) > 1:
+        # The input is the same for all: it is fitted once.
+        request = replace(request, known=KnownFits(request.memory // _FOR_INPUT))
     steps: list[dict[str, Any]] = []
     rows: list[dict[str, Any]] = []
     last: dict[str, Any] = {}
@@ -248,24 +272,14 @@ class_names, perturb, views
     with bar:
         for number, checkpoint, weights in zip(numbers, found, digests, strict=True):
             bar.begin(number, 1.0)
-            kept = _read_step(folder, checkpoint, weights, key)
+            kept = read_step(folder, checkpoint, weights, key)
             if kept is None:
                 logger.info("%s: step %s, %s", number, checkpoint.step, checkpoint.source)
                 with _named(checkpoint), _gathered(told, checkpoint.step):
                     checkpoint.load_into(network, quiet=True)
-                    decoding = decode(
-                        network,
-                        train,
-                        test,
-                        holdout,
-                        controls=False,
-                        device=device,
-                        progress=progress,
-                        subspace_labels=("corrupted",),
-                        **settings,
-                    )
+                    decoding = decoded(request)
                 summary, table = decoding.summary, decoding.table
-                _write_step(folder, checkpoint, weights, key, summary, table)
+                write_step(folder, checkpoint, weights, key, summary, table)
             else:
                 logger.info("%s: step %s is decoded already", number, checkpoint.step)
                 summary, table = kept
@@ -394,94 +408,3 @@ def _is_table(path: Path) -> bool:
             return opened.readline().strip() == ",".join(COLUMNS)
     except (OSError, UnicodeDecodeError):
         return False
-
-
-def _step_folder(folder: Path, checkpoint: Checkpoint) -> Path:
-    return folder / "steps" / str(checkpoint.step)
-
-
-def _is_step(folder: Path) -> bool:
-    return results_of(folder).get("kind") == "step of a trace"
-
-
-def _write_step(
-    folder: Path | None,
-    checkpoint: Checkpoint,
-    weights: str,
-    key: str | None,
-    summary: Mapping[str, Any],
-    table: pd.DataFrame,
-) -> None:
-    """Keep a decoded checkpoint, whole or not at all."""
-    if folder is None:
-        return
-    about = {
-        "underscript": {"format": TRACE_FORMAT, "version": __version__},
-        "kind": "step of a trace",
-        "step": checkpoint.step,
-        "source": checkpoint.source,
-        "weights": weights,
-        "key": key,
-        "run": summary,
-    }
-    with fresh_folder(_step_folder(folder, checkpoint), _is_step) as work:
-        table.to_csv(work / "layers.csv", index=False)
-        text = json.dumps(about, indent=2, ensure_ascii=False, allow_nan=False)
-        (work / "results.json").write_text(text + "\n", encoding="utf-8")
-
-
-def _read_step(
-    folder: Path | None, checkpoint: Checkpoint, weights: str, key: str | None
-) -> tuple[dict[str, Any], pd.DataFrame] | None:
-    """Return the summary and the table of a checkpoint that is decoded already, else None."""
-    if folder is None:
-        return None
-    place = _step_folder(folder, checkpoint)
-    kept = results_of(place)
-    version = {"format": TRACE_FORMAT, "version": __version__}
-    if [kept.get(name) for name in ("underscript", "weights", "key")] != [version, weights, key]:
-        return None
-    try:
-        return dict(kept["run"]), pd.read_csv(
-            place / "layers.csv", keep_default_na=False, na_values={"variance": [""], "rank": [""]}
-        )
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _digest(network: nn.Module, data: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
-    """Return a digest of all but the weights on which a decode depends: one pass over the data."""
-    digest = hashlib.blake2b(digest_size=16)
-    digest.update(repr(network).encode())
-    names = as_names(settings["class_names"])
-    for role, given in data.items():
-        digest.update(role.encode())
-        if given is None:
-            continue
-        # Labels in place of the data's are among the settings.
-        labels = settings["labels"] if role == "train" else None
-        source = Source(
-            given, role, labels, batch_size=int(settings["batch_size"]), class_names=names
-        )
-        with undisturbed(nn.Identity()):
-            for batch in source.batches():
-                digest.update(fingerprints_of(batch).tobytes())
-                digest.update(b"" if batch.labels is None else batch.labels.tobytes())
-    for name, value in settings.items():
-        digest.update(f"{name}={_written(value)};".encode())
-    return digest.hexdigest()
-
-
-def _written(value: Any) -> str:
-    """Return a setting as text that is the same whenever the setting is."""
-    if callable(value):
-        try:
-            return inspect.getsource(value)
-        except (OSError, TypeError):
-            return repr(value)
-    if hasattr(value, "__array__"):
-        numbers = np.ascontiguousarray(value)
-        if numbers.dtype.hasobject:
-            return repr(numbers.tolist())
-        return f"{numbers.dtype}{numbers.shape}{hashlib.sha256(numbers.tobytes()).hexdigest()}"
-    return repr(value)

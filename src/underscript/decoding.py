@@ -2,13 +2,14 @@
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from .activations.copies import weights_of
 from .activations.given_model import as_module
 from .errors import ModelError
+from .repair.earlier import load_again
 from .results.exchange.exports import Exports
 from .results.run_folder import RunParts, is_run, read_run, write_run
 from .utils.files import fresh_folder
@@ -103,7 +104,9 @@ class Decoding(Exports):
 
 
 @with_argument_hints({"path": "use folder=", "network": "use model="})
-def load(folder: str | os.PathLike[str], model: nn.Module | None = None) -> Decoding:
+def load(
+    folder: str | os.PathLike[str], model: nn.Module | None = None, checkpoints: Any = None
+) -> Decoding:
     """Read a run folder.
 
     Parameters
@@ -113,6 +116,9 @@ def load(folder: str | os.PathLike[str], model: nn.Module | None = None) -> Deco
     model : torch.nn.Module, optional
         The network. Without it `Decoding.best` predicts with what was kept of the network in the
         run; the methods that change the network need it.
+    checkpoints : path, str, sequence or mapping, optional
+        The checkpoints that were decoded together with it, as `decode` takes them: where the
+        decoder reads some, its module and its export need them beside the network.
 
     Returns
     -------
@@ -123,8 +129,11 @@ def load(folder: str | os.PathLike[str], model: nn.Module | None = None) -> Deco
     OutputError
         If the folder is not a run, is damaged, or is of a newer format.
     ModelError
-        If the model has other weights than the one that was decoded.
+        If the model or a checkpoint has other weights than what was decoded, or there are
+        checkpoints but no model.
     """
+    if checkpoints is not None and model is None:
+        raise ModelError("checkpoints: they are those of a model; expected one, found none")
     if model is not None:
         model = as_module(model)
     decoding = Decoding(*read_run(Path(folder), model))
@@ -136,4 +145,7 @@ def load(folder: str | os.PathLike[str], model: nn.Module | None = None) -> Deco
             f"{folder}: this {type(model).__name__} has other weights than the network that was "
             "decoded; load those first (network.load_state_dict, --weights), in the same precision"
         )
+    best, known = decoding.best, decoding.summary.get("checkpoints")
+    if model is not None and checkpoints is not None and best.steps and known is not None:
+        best.together = load_again(model, checkpoints, best.steps, known)
     return decoding

@@ -54,7 +54,7 @@ def test_the_run_folder_the_terminal_and_the_next_steps(folder, capsys):
     assert rows == ["0", "20", "40"]
     assert f"{results['recommended']['step']}*" in printed
     proposed = re.findall(r"^  (underscript .*)$", printed, flags=re.M)
-    assert [shlex.split(step)[1] for step in proposed] == ["decode", "predict"]
+    assert [shlex.split(step)[1] for step in proposed] == ["decode", "predict", "decode"]
     for step in proposed:
         assert main(shlex.split(step)[1:]) == 0, capsys.readouterr().err
     decoded = json.loads(
@@ -64,6 +64,12 @@ def test_the_run_folder_the_terminal_and_the_next_steps(folder, capsys):
     # The same network, and the same layers: the same decoder.
     expected = steps[results["recommended"]["step"]]["decoded_test"]
     assert decoded["selected"]["test_accuracy"] == expected
+    together = json.loads(Path("a b-together/results.json").read_text())
+    # The last step is the network itself.
+    assert together["checkpoints"]["steps"] == [0, 20]
+    assert together["sources"]["checkpoints"] == ["ckpt/*.pt"]
+    again = re.findall(r"^  (underscript predict .*)$", capsys.readouterr().out, flags=re.M)
+    assert main(shlex.split(again[-1])[1:]) == 0, capsys.readouterr().err
     page = Path("a b/report.html").read_text()
     assert "underscript decode --model mine.py:network" in page
 
@@ -134,14 +140,14 @@ def test_bad_arguments_are_one_line_and_write_nothing(folder, capsys, arguments,
 def test_an_interrupt_says_how_to_go_on(folder, capsys, monkeypatch):
     from underscript import _trace
 
-    write = _trace._write_step
+    write = _trace.write_step
 
     def second(where, checkpoint, *parts):
         if checkpoint.step == 20:
             raise KeyboardInterrupt
         write(where, checkpoint, *parts)
 
-    monkeypatch.setattr(_trace, "_write_step", second)
+    monkeypatch.setattr(_trace, "write_step", second)
     assert main(["trace", "--weights", "ckpt", *OPTIONS, "--out", "run"]) == 130
     said = capsys.readouterr().err
     assert "1 decoded checkpoints are kept in run: the same command goes on" in said
@@ -151,3 +157,26 @@ def test_it_is_for_one_process(folder, capsys, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert main(["trace", "--weights", "ckpt", *OPTIONS, "--out", "run"]) == 2
     assert "without torchrun" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_network_is_decoded_with_its_checkpoints_and_exported_with_them(folder, capsys):
+    pytest.importorskip("onnx")
+    network = ["--model", "mine.py:network", "--weights", "ckpt/my net step=40.pt"]
+    earlier = ["--checkpoints", "ckpt/*.pt"]
+    command = ["decode", *network, *earlier, "--train", "mine.py:train", "--layers", "fc"]
+    assert main([*command, "--no-controls", "--no-network", "--out", "run"]) == 0
+    results = json.loads(Path("run/results.json").read_text())
+    assert any(layer.startswith("step=") for layer in results["selected"]["layers"])
+    capsys.readouterr()
+    predict = ["predict", "run", "--inputs", "mine.py:test", "--out", "p.csv", *network]
+    assert main(predict) == 2
+    assert "--checkpoints" in capsys.readouterr().err
+    assert main([*predict, *earlier]) == 0
+    assert len(pd.read_csv("p.csv")) == 100
+    export = ["export", "run", *network, *earlier, "--example", "mine.py:train"]
+    assert main([*export, "--out", "run.onnx"]) == 0
+    assert Path("run.onnx").is_file()
+    capsys.readouterr()
+    assert main([*command, "--checkpoints", "nothing/*.pt", "--out", "other"]) == 2
+    assert "--checkpoints: " in capsys.readouterr().err

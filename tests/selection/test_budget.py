@@ -182,7 +182,7 @@ def test_a_temporary_folder_that_is_not_there_is_said_at_the_start(tmp_path, mon
 # --- Ctrl-C -------------------------------------------------------------------------------------
 
 STAGES = {
-    "survey": "underscript._decode_stages.survey",
+    "survey": "underscript._decode_layers.survey",
     "perturbation": "underscript._decode_stages.choose_perturbation",
     "reading": "underscript.selection.kept_rows.KeptRows.add",
     "subspaces": "underscript.selection.subspaces._fit_keys",

@@ -59,3 +59,12 @@ def test_the_check_on_a_gpu_runs_small_on_the_processor():
     assert row.startswith("| classes-1000 | 10 s, 1.5 GB |")
     assert "failed" not in row
     assert re.fullmatch(r"\| import \| 1 s of CPU \| \d+\.\d\d s of CPU \| (yes|no) \| \|", started)
+
+
+def test_kept_epochs_are_evenly_spaced_and_end_with_the_last():
+    from benchmarks.together import evenly
+
+    assert evenly(60, 5) == [12, 24, 36, 48, 60]
+    assert evenly(13, 5) == [3, 5, 8, 10, 13]
+    assert evenly(40, 1) == [40]
+    assert evenly(2, 5) == [1, 2]

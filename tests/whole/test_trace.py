@@ -37,11 +37,13 @@ def counted(monkeypatch) -> list[str]:
     """The digests of the weights that are decoded, in turn."""
     seen: list[str] = []
 
-    def decode(network, *data, **options):
-        seen.append(_trace.weights_of(network).hex())
-        return us.decode(network, *data, **options)
+    decoded = _trace.decoded
 
-    monkeypatch.setattr(_trace, "decode", decode)
+    def counting(request):
+        seen.append(_trace.weights_of(request.model).hex())
+        return decoded(request)
+
+    monkeypatch.setattr(_trace, "decoded", counting)
     return seen
 
 
@@ -136,7 +138,7 @@ def test_what_is_saved_is_loaded_and_nothing_else_is_replaced(whole, tmp_path):
 def test_a_trace_that_was_stopped_goes_on_and_does_nothing_twice(
     whole, counted, tmp_path, monkeypatch
 ):
-    write, done = _trace._write_step, []
+    write, done = _trace.write_step, []
 
     def killed(*parts):
         if len(done) == 2:
@@ -144,7 +146,7 @@ def test_a_trace_that_was_stopped_goes_on_and_does_nothing_twice(
         done.append(write(*parts))
 
     with monkeypatch.context() as patch:
-        patch.setattr(_trace, "_write_step", killed)
+        patch.setattr(_trace, "write_step", killed)
         with pytest.raises(KeyboardInterrupt):
             traced(out=tmp_path / "t")
     assert len(counted) == 3

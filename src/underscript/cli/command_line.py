@@ -20,7 +20,7 @@ from ..utils.options import POOL_CHOICES, PROBE_NAMES
 from . import help_texts
 from .near_options import check_options
 from .output import sound_streams, to_nowhere
-from .repair import add_classes, add_repair, add_weights
+from .repair import add_checkpoints, add_classes, add_repair, add_weights
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -293,6 +293,7 @@ def _add_decode_options(command: argparse.ArgumentParser) -> None:
         help=f"{help_texts.MODEL}; leave it out to decode features without a network",
     )
     add_weights(command)
+    add_checkpoints(command)
     _add_data(command)
     add(
         "--probes",
@@ -338,10 +339,7 @@ def _add_trace(commands: Any) -> None:
     command = _command(commands, "trace", about)
     add = command.add_argument
     add("--model", required=True, metavar="FILE.py:build", help=help_texts.MODEL)
-    files = (
-        "the checkpoints: a quoted pattern such as 'ckpt/*.safetensors', or a folder of Lightning, "
-        "of Hugging Face's Trainer or of files; repeat the option for more files"
-    )
+    files = f"the checkpoints: {help_texts.CHECKPOINTS}"
     add("--weights", required=True, action="append", metavar="PATTERN", help=files)
     _add_data(command)
     _add_perturbation(command)

@@ -169,10 +169,11 @@ def _decode(options: argparse.Namespace) -> None:
                 class_names=names,
                 perturb=perturb,
                 views=options.views,
+                checkpoints=_checkpoints(options.checkpoints),
             )
             if work is not None:
                 result = decoded
-                names_of = ("model", "weights", "train", "test", "holdout")
+                names_of = ("model", "weights", "checkpoints", "train", "test", "holdout")
                 sources = {name: getattr(options, name) for name in names_of}
                 result.summary["sources"] = {k: v for k, v in sources.items() if v is not None}
                 _keep(result, options, work, options.out)
@@ -181,6 +182,9 @@ def _decode(options: argparse.Namespace) -> None:
             raise
         # The disk may be full by now: the result is shown all the same.
         failed = error
+    except (DataError, ModelError) as error:
+        # The option has another form than the argument.
+        raise type(error)(_as_option(error, "--checkpoints")) from error
     if result is not None:
         _show(result, options, options.out, kept=failed is None)
     if failed is not None:
@@ -190,11 +194,10 @@ def _decode(options: argparse.Namespace) -> None:
 def _trace(options: argparse.Namespace) -> None:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise DataError("trace runs in one process; start it without torchrun")
-    weights = options.weights[0] if len(options.weights) == 1 else options.weights
     try:
         traced = trace(
             load_model(options.model, None),
-            weights,
+            _checkpoints(options.weights),
             load_data(options.train, "--train"),
             _optional(options.test, "--test"),
             _optional(options.holdout, "--holdout"),
@@ -213,7 +216,7 @@ def _trace(options: argparse.Namespace) -> None:
         )
     except (DataError, ModelError) as error:
         # The option has another name than the argument.
-        raise type(error)(str(error).replace("checkpoints: ", "--weights: ", 1)) from error
+        raise type(error)(_as_option(error, "--weights")) from error
     except KeyboardInterrupt:
         kept = len(list(options.out.glob("steps/[0-9]*")))
         raise KeyboardInterrupt(
@@ -224,6 +227,7 @@ def _trace(options: argparse.Namespace) -> None:
     sources = {name: getattr(options, name) for name in names}
     sources["layers"] = None if options.layers is None else ",".join(options.layers)
     traced.summary["sources"] = {k: str(v) for k, v in sources.items() if v is not None}
+    traced.summary["sources"]["checkpoints"] = options.weights
     traced.summary["command"] = options.command_line
     traced.save(options.out)
     with printed(str(options.out)):
@@ -297,7 +301,7 @@ def _predict(options: argparse.Namespace) -> None:
     model = None if options.model is None else load_model(options.model, options.weights)
     if model is None and options.weights is not None:
         raise DataError("--weights: expected --model FILE.py:build to load them into")
-    decoding = load(options.folder, model)
+    decoding = load(options.folder, model, _checkpoints(options.checkpoints))
     predictions = decoding.predictions(load_data(options.inputs, "--inputs"))
     with whole_file(options.out) as work:
         write_spreadsheet(predictions, work)
@@ -309,7 +313,8 @@ def _predict(options: argparse.Namespace) -> None:
 
 
 def _export(options: argparse.Namespace) -> None:
-    best = load(options.folder, load_model(options.model, options.weights)).best
+    model = load_model(options.model, options.weights)
+    best = load(options.folder, model, _checkpoints(options.checkpoints)).best
     best.export(options.out, load_data(options.example, "--example"))
     _print_result(
         options,
@@ -414,6 +419,17 @@ class _Terminal(Console):
 
 def _optional(spec: str | None, what: str, *, column: bool = False) -> Any:
     return None if spec is None else load_data(spec, what, column=column)
+
+
+def _checkpoints(given: list[str] | None) -> list[str] | str | None:
+    """Return checkpoints as `trace` and `decode` take them: one pattern, or several files."""
+    return given[0] if given is not None and len(given) == 1 else given
+
+
+def _as_option(error: Exception, option: str) -> str:
+    """Return an error about the argument `checkpoints` as one about an option."""
+    text, start = str(error), "checkpoints: "
+    return f"{option}: {text.removeprefix(start)}" if text.startswith(start) else text
 
 
 def _class_names(options: argparse.Namespace) -> list[Any] | None:

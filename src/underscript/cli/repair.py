@@ -8,7 +8,7 @@ from typing import Any
 from ..utils.options import BIASES, WEIGHTS
 from . import help_texts
 
-__all__ = ["add_classes", "add_repair", "add_weights"]
+__all__ = ["add_checkpoints", "add_classes", "add_repair", "add_weights"]
 
 _WRITTEN = "file to write"
 _HELD = "data with noisy labels that the network was not trained on; they choose the epoch"
@@ -32,6 +32,12 @@ def add_weights(command: argparse.ArgumentParser) -> None:
     )
 
 
+def add_checkpoints(command: argparse.ArgumentParser) -> None:
+    """Add the option that names earlier checkpoints of the network."""
+    what = f"earlier checkpoints, decoded together with the network: {help_texts.CHECKPOINTS}"
+    command.add_argument("--checkpoints", action="append", metavar="PATTERN", help=what)
+
+
 def add_classes(command: argparse.ArgumentParser) -> None:
     """Add the option that names the classes, to every command that reads labels."""
     names = "file of class names in the order of the network's outputs: one a line, or a JSON list"
@@ -50,12 +56,14 @@ def add_repair(commands: Any, add_command: AddCommand) -> None:
         help="inputs as the network takes them; or files, as decode takes them. Labels are ignored",
     )
     _add_model(predict, required=False)
+    add_checkpoints(predict)
     predict.add_argument("--out", type=Path, required=True, metavar="FILE.csv", help=_WRITTEN)
 
     about = "write the decoder and its network as one ONNX file"
     export = add_command(commands, "export", about)
     _add_run(export)
     _add_model(export)
+    add_checkpoints(export)
     export.add_argument(
         "--example", required=True, metavar="FILE.py:train", help="data to take a few inputs from"
     )

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..activations.copies import copied
 from ..activations.hooks import Reached, Tap, capture
+from ..activations.together import network_of
 from ..data.batches import Batch, is_mapping
 from ..data.input_form import InputForm, parameters_of
 from ..errors import DataError
@@ -64,7 +65,7 @@ class DecodedModule(nn.Module):
         self.network = copied(network)
         self.taps = tuple(taps)
         # A token mask is recognised by its name, even if it is passed by position.
-        self.names = parameters_of(network)
+        self.names = parameters_of(network_of(network))
         self.head = _head_of(estimator, self.taps[0].name)
         self.eval()
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..activations.together import network_of
 from ..data.batches import Batch
 from ..errors import DataError, ModelError
 from ..utils.extras import optional_package
@@ -83,7 +84,7 @@ def _as_onnx(module: DecodedModule, batch: Batch) -> Any:
             )
         except Exception as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            name = type(module.network).__name__
+            name = type(network_of(module.network)).__name__
             raise ModelError(f"{name} cannot be written as ONNX: {reason}") from error
     return made.model_proto
 

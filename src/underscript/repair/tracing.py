@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..activations.hooks import undisturbed
 from ..activations.runner import placed
+from ..activations.together import network_of
 from ..data.batches import Batch, per_sample
 from ..data.input_form import parameters_of
 from ..errors import DataError, ModelError
@@ -111,7 +112,9 @@ def traced(module: DecodedModule, batch: Batch, *, any_length: bool = False) -> 
         reason = (text.strip().splitlines() or [type(error).__name__])[0]
         if "specialized" in text:
             reason = FIXED_BATCH
-        raise ModelError(f"{type(module.network).__name__} cannot be exported: {reason}") from error
+        raise ModelError(
+            f"{type(network_of(module.network)).__name__} cannot be exported: {reason}"
+        ) from error
 
 
 FIXED_BATCH = (
@@ -185,7 +188,7 @@ def of_size(batch: Batch, size: int) -> Batch:
 
 def input_names(network: nn.Module, batch: Batch) -> list[str]:
     """Return the tensors' names in the network's forward pass."""
-    places = parameters_of(network)
+    places = parameters_of(network_of(network))
     places += [f"input{number}" for number in range(len(places), len(batch.args))]
     named = [*zip(places, batch.args, strict=False), *batch.kwargs.items()]
     return [name for name, value in named if isinstance(value, Tensor)]

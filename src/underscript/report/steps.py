@@ -122,11 +122,14 @@ def _beside(summary: Mapping[str, Any], ending: str) -> str:
     return _folder(summary).rstrip("/\\") + ending
 
 
-def _network_options(sources: Mapping[str, str]) -> list[str]:
+def _network_options(sources: Mapping[str, Any], *, earlier: bool = False) -> list[str]:
+    """Return the options that give the network again; `earlier`: with its checkpoints."""
     options = []
     for name in ("model", "weights"):
         if sources.get(name):
-            options += [f"--{name}", sources[name]]
+            options += [f"--{name}", str(sources[name])]
+    for pattern in (sources.get("checkpoints") or ()) if earlier else ():
+        options += ["--checkpoints", pattern]
     return options
 
 
@@ -138,14 +141,18 @@ def _classify(d: Run) -> Step:
         return Step(f"{keep} labels are wrong that nothing needs repair.")
     if gain is not None and gain < 0:
         return Step("Keep the network: on the test data the decoder is behind it.")
-    sources: Mapping[str, str] = summary.get("sources") or {}
+    sources: Mapping[str, Any] = summary.get("sources") or {}
     name = next((n for n in ("test", "holdout", "train") if sources.get(n)), None)
     if name is None:
         alone = not network or not summary.get("recorded")
         model = "" if alone else ", model=network"
+        if model and d.best.steps:
+            model += ", checkpoints=checkpoints"
         code = f"underscript.load({_folder(summary)!r}{model}).best.predict(inputs)"
         return Step("Classify new inputs with the decoder:", code)
-    needs = _network_options(sources) if summary.get("recorded") else []
+    needs = []
+    if summary.get("recorded"):
+        needs = _network_options(sources, earlier=bool(d.best.steps))
     words = ["predict", "--inputs", sources[name], *needs]
     out = _beside(summary, "-predictions.csv")
     what = {"test": "test data", "holdout": "held-out data", "train": "training data"}[name]

@@ -24,6 +24,7 @@ __all__ = ["MOST_STEPS", "print_trace", "render_trace", "trace_notebook", "trace
 #: Rows of the terminal's table.
 MOST_STEPS = 12
 _HEAD = ("step", "estimated", "95 %", "wrong labels", "memory", "network", "decoded")
+_TOGETHER = "Or decode the last step together with the others, which have memorised less:"
 _MAP = "Film strip: what each layer still holds, by training step"
 _CURVES = "Network, decoded and memory along training"
 
@@ -116,20 +117,36 @@ def trace_steps(t: TraceRun) -> list[Step]:
     if at is None:
         text = "Check that the labels belong to these inputs and are in the same order."
         return [Step(text)]
-    weights = next(one["file"] for one in t.summary["steps"] if one["step"] == at)
+    all_steps = t.summary["steps"]
+    weights = next(one["file"] for one in all_steps if one["step"] == at)
+    several, last = len(all_steps) > 1, all_steps[-1]
     if not sources:
         code = f"us.decode(model, train)  # with the weights of {weights or f'step {at}'}"
-        return [Step(f"Decode step {at} whole, for its label issues and its decoder:", code)]
-    words = ["underscript", "decode", "--model", sources["model"], "--weights", weights]
+        together = "us.decode(model, train, checkpoints=checkpoints)  # with the weights of "
+        together += str(last["file"] or f"step {last['step']}")
+        both = [Step(f"Decode step {at} whole, for its label issues and its decoder:", code)]
+        return [*both, Step(_TOGETHER, together)] if several else both
+    more = []
     for name, value in sources.items():
-        if name != "model":
-            words += [f"--{name.replace('_', '-')}", value]
-    out = str(t.summary.get("written_to") or "trace").rstrip("/\\") + f"-step-{at}"
-    decode = shlex.join([*words, "--out", out])
-    steps = [Step(f"Decode step {at} whole, for its label issues and its decoder:", decode)]
+        if name not in ("model", "checkpoints"):
+            more += [f"--{name.replace('_', '-')}", value]
+    network = ["underscript", "decode", "--model", sources["model"], "--weights"]
+    place = str(t.summary.get("written_to") or "trace").rstrip("/\\")
+    out = f"{place}-step-{at}"
+    decode = shlex.join([*network, weights, *more, "--out", out])
     again = shlex.join(["underscript", "predict", out, "--inputs", sources["train"]])
-    after = "Then classify inputs with it; here, the training data:"
-    return [*steps, Step(after, f"{again} --out {shlex.quote(out + '-predictions.csv')}")]
+    steps = [
+        Step(f"Decode step {at} whole, for its label issues and its decoder:", decode),
+        Step(
+            "Then classify inputs with it; here, the training data:",
+            f"{again} --out {shlex.quote(out + '-predictions.csv')}",
+        ),
+    ]
+    if several and sources.get("checkpoints"):
+        given = [word for one in sources["checkpoints"] for word in ("--checkpoints", one)]
+        whole = [*network, last["file"], *given, *more, "--out", f"{place}-together"]
+        steps.append(Step(_TOGETHER, shlex.join(whole)))
+    return steps
 
 
 def telling(t: TraceRun) -> list[Mapping[str, Any]]:

@@ -83,6 +83,8 @@ class Plan:
         Whether the network's read-out is fitted anew.
     controls : bool or "full"
         Which controls there are.
+    networks : int
+        The network and its checkpoints, which all run on each batch.
     """
 
     task: Task
@@ -94,6 +96,7 @@ class Plan:
     fits: bool
     read_out: bool
     controls: bool | str
+    networks: int = 1
 
     @property
     def line(self) -> str:
@@ -101,7 +104,10 @@ class Plan:
         lengths = {role: source.length for role, source in self.sources.items()}
         counts = {role: "" if n is None else f"{n:,}" for role, n in lengths.items()}
         layers = len(self.task.places)
-        line = f"decoding {layers} layer{'s' if layers > 1 else ''} of "
+        line = f"decoding {layers} layer{'s' if layers > 1 else ''} "
+        if (earlier := self.networks - 1) > 0:
+            line += f"(with those of {earlier} earlier checkpoint{'s' if earlier > 1 else ''}) "
+        line += "of "
         line += f"{counts.pop('train') or 'so far uncounted'} samples"
         runs = [f"1 + {self.views} view{'s' if self.views > 1 else ''}"] if self.views else []
         shown = {"holdout": "hold-out"}

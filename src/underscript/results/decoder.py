@@ -16,6 +16,7 @@ from ..activations.features import Features
 from ..activations.hooks import Tap, undisturbed
 from ..activations.perturbation import Perturbation
 from ..activations.stream import stream_views
+from ..activations.together import Together
 from ..data.batches import Batch
 from ..data.input_form import InputForm, parameters_of
 from ..data.source import Source
@@ -56,7 +57,11 @@ class Decoder:
         Names and shapes of the model's inputs when it was decoded.
     recorded : RecordedDecoder, str or None
         Predicts in place of the network, or the reason why the run folder has no such recording;
-        None unless the run was loaded without a network.
+        None unless the run was loaded without a network, or without checkpoints that are read.
+    steps : tuple of int
+        Steps of the earlier checkpoints that are read; empty if only the network itself is.
+    together : Together or None
+        The network with these checkpoints; None without any, and after loading without them.
     """
 
     def __init__(
@@ -71,7 +76,10 @@ class Decoder:
         recorded: RecordedDecoder | str | None = None,
         perturbation: Perturbation | None = None,
         inputs: InputForm | None = None,
+        steps: Sequence[int] = (),
+        together: Together | None = None,
     ):
+        self.steps, self.together = tuple(steps), together
         self.perturbation = perturbation
         self.inputs = InputForm.of(example) if example is not None else inputs
         self.taps, self.layer, self.probe = tuple(taps), layer, probe
@@ -88,12 +96,16 @@ class Decoder:
         example: Batch | None = None,
         perturbation: Perturbation | None = None,
     ) -> Self:
-        """Return the decoder with this key; of the taps it keeps those that it reads."""
+        """Return the decoder with this key; it keeps the taps and checkpoints that it reads."""
         layers: Sequence[str] = (key.layer,)
         if isinstance(estimator, CombinedDiscriminant) and key.layer == COMBINED:
             layers = estimator.layers
         by_name = {tap.name: tap for tap in taps}
         read = [by_name[layer] for layer in layers]
+        together = None
+        if isinstance(model, Together):
+            needed, read = model.for_taps(read)
+            model, together = model.own, needed if isinstance(needed, Together) else None
         return cls(
             read,
             key.layer,
@@ -102,6 +114,8 @@ class Decoder:
             model,
             example=example,
             perturbation=perturbation,
+            steps=() if together is None else together.steps,
+            together=together,
         )
 
     @property
@@ -154,7 +168,7 @@ class Decoder:
         x = x if self.inputs is None else self.inputs.arranged(x)
         source = Source(x, "inputs", labelled=False, prepare=self._prepared)
         parts = []
-        if not changes and self.model is None and isinstance(self.recorded, RecordedDecoder):
+        if not changes and not self._runs and isinstance(self.recorded, RecordedDecoder):
             for batch in source.batches():
                 parts.append(self.recorded.decide(batch))
             return np.asarray(torch.cat(parts).numpy())
@@ -266,17 +280,30 @@ class Decoder:
         }
         export_onnx(module, batch, path, about)
 
+    @property
+    def _runs(self) -> bool:
+        """Whether all networks that are read are at hand."""
+        return self.model is not None and (not self.steps or self.together is not None)
+
     def _model(self) -> nn.Module:
-        """Return the model, or a stand-in if only the input is read.
+        """Return the model, with checkpoints that are read; a stand-in if only the input is read.
 
         Raises
         ------
         ModelError
-            If it was loaded without one.
+            If it was loaded without one, or without those checkpoints.
         """
         if self.model is None and self.reads_only_input:
             return Features(len(self.estimator.classes_))
-        return self._network()
+        if self.model is None or not self.steps:
+            return self._network()
+        if self.together is None:
+            shown = ", ".join(map(str, self.steps))
+            raise ModelError(
+                f"this needs the checkpoints of steps {shown}, and the decoder was loaded without "
+                "them: give them, us.load(folder, model=…, checkpoints=…), --checkpoints"
+            )
+        return self.together
 
     def _network(self) -> nn.Module:
         """Return the network, whatever the decoder reads.

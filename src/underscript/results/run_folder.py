@@ -192,6 +192,7 @@ def _write_decoder(best: Decoder, folder: Path) -> None:
         "n_classes": len(best.estimator.classes_),
         "inputs": None if best.inputs is None else list(best.inputs.names),
         "shapes": {} if best.inputs is None else best.inputs.shapes,
+        "steps": list(best.steps),
     }
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     write_tensors(folder / "model.safetensors", best.estimator.tensors())
@@ -243,7 +244,8 @@ def _read_decoder(folder: Path, model: nn.Module | None, why: str | None = None)
         )
     taps = [Tap(**{**tap, "path": tuple(tap["path"])}) for tap in config["taps"]]
     recorded: RecordedDecoder | str | None = None
-    if model is None:
+    steps = tuple(map(int, config.get("steps", ())))
+    if model is None or steps:
         recorded = RecordedDecoder.read(folder) or why
     inputs = config.get("inputs")
     known = dict(config.get("shapes", {}))
@@ -256,4 +258,5 @@ def _read_decoder(folder: Path, model: nn.Module | None, why: str | None = None)
         model,
         recorded=recorded,
         inputs=None if inputs is None else InputForm(tuple(map(str, inputs)), shapes),
+        steps=steps,
     )

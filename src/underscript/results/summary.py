@@ -97,6 +97,7 @@ def run_of(
     timing: dict[str, float],
     notes: Sequence[str],
     against: Sequence[str],
+    checkpoints: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return the parts of a `Run`: its table, its summary with the verdict, ….
 
@@ -106,6 +107,8 @@ def run_of(
         Name, width and path of each decoded layer.
     notes, against : sequence of str
         Warnings; and contradictions of the verdict, which it states too.
+    checkpoints : dict, optional
+        From `Earlier.summary`: the checkpoints that were decoded together with the network.
     """
     noise, best = findings.noise, findings.best
     issues = (
@@ -147,6 +150,7 @@ def run_of(
         "memory": _meter(findings),
         "label_issues": None,
         "layers": layers,
+        "checkpoints": checkpoints,
         "settings": settings,
         "seeds": seeds,
         "versions": versions(),

@@ -61,6 +61,8 @@ class Sizes:
         inputs that a perturbation is tried on.
     twin : int
         Bytes of the untrained twin's weights; 0 without one.
+    copies : int
+        Bytes of the weights of earlier checkpoints.
     """
 
     samples: int = 0
@@ -79,6 +81,7 @@ class Sizes:
     of_view: int = 0
     tried: int = 0
     twin: int = 0
+    copies: int = 0
 
     @property
     def _kinds(self) -> int:
@@ -159,6 +162,7 @@ class Sizes:
             "class bases": 6 * k * self.sets * bases,
             "decoders": self._decoders(),
             "the untrained twin": self.twin,
+            "earlier checkpoints": self.copies,
             "probabilities": 8 * n * k if self.widths else 0,
             "tables of class by class": 8 * _OF_CLASS * k**2 if self.widths else 0,
             "blocks of rows": (self.views + _BLOCKS) * block,

@@ -22,6 +22,7 @@ from .budget import CHOOSE, ESTIMATED_WITH, WIDEST, Sizes, give_back
 from .fitting import Candidate, Fitted, Grid, LayerFit, scores_of
 from .greedy import Scores
 from .kept_rows import FOLDS, KeptRows
+from .known_fits import FitsOfLayer
 from .memorisation import (
     Memory,
     by_agreement,
@@ -155,9 +156,17 @@ class LayersFit:
             list(range(1, kept.views)),
         )
 
+    def known(self, name: str, lift: bool, grid: Grid, steps: int) -> FitsOfLayer:
+        """Return what `fit` does; fits of the input may have been made for another network."""
+        known, task = self.task.known, self.task
+        if known is None or name != INPUT or task.processes.size > 1:
+            return self.fit(name, lift, grid, steps)
+        settings = (lift, grid, steps, self.views, self.n_features, task.seed, str(task.device))
+        return known.fits(self.kept, name, settings, lambda: self.fit(name, lift, grid, steps))
+
     def fit(
         self, name: str, lift: bool, grid: Grid, steps: int = 1, *, folds: bool = True
-    ) -> tuple[dict[Candidate, Fitted], FourierFeatures | None]:
+    ) -> FitsOfLayer:
         """Fit a layer's candidates: discriminants of random features (`lift`) or of the rows."""
         kept, task = self.kept, self.task
         rows = _some_rows(kept, name, task)
@@ -246,7 +255,7 @@ def fit_candidates(
             if not lift and kept.widths[name] > WIDEST:
                 continue
             ridges = settings.feature_ridges if lift else settings.ridges
-            of_layer, maps = shared.fit(name, lift, Grid(ridges, settings.rounds, kinds), steps)
+            of_layer, maps = shared.known(name, lift, Grid(ridges, settings.rounds, kinds), steps)
             fitted |= of_layer
             if maps is not None:
                 features[name] = maps

@@ -18,6 +18,7 @@ from ..utils.progress import SILENT, Progress
 from ..utils.row_file import RowFile
 from .budget import Shares, Sizes
 from .choice import Key
+from .known_fits import KnownFits
 
 __all__ = ["Decoders", "Task"]
 
@@ -57,6 +58,8 @@ class Task:
     samples: int | None = None
     # Whether rows are kept if there is room: for a later pass, and for cheaper sums.
     keeps: bool = False
+    # Fits of the input that other networks left, if any are decoded with the same data.
+    known: KnownFits | None = None
 
     @property
     def taps(self) -> list[Tap]:

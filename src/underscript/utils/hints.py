@@ -156,7 +156,9 @@ DECODE_ARGUMENTS = {
     **dict.fromkeys(("pooling",), "use pool="),
     **dict.fromkeys(("out", "output", "save", "path"), "save the result: decode(…).save(folder)"),
     "weights": "load them first: model.load_state_dict(…)",
-    "checkpoint": "load it first: model.load_state_dict(…)",
+    "checkpoint": "load it first: model.load_state_dict(…); earlier ones of the same training are "
+    "checkpoints=",
+    **dict.fromkeys(("ckpt", "ckpts"), "use checkpoints=: earlier ones of the same training"),
 }
 
 #: Keyword arguments of `trace`.

@@ -11,6 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.transforms import ScaledTranslation
 
+from ...activations.together import checkpoint_of
 from ...probes.ensemble import COMBINED
 from ...results.run import Run
 from .rows import SPLIT_TITLES, checked, layer_order, main_rows, plain_rows
@@ -42,6 +43,21 @@ class _Curve:
     @property
     def drawn(self) -> bool:
         return math.isfinite(self.last)
+
+
+def _by_checkpoint(
+    layers: Sequence[str], heights: Sequence[float]
+) -> tuple[list[float], list[float]]:
+    """Return places and heights of a line with a gap behind each checkpoint of a network."""
+    places: list[float] = []
+    values: list[float] = []
+    for place, (name, height) in enumerate(zip(layers, heights, strict=False)):
+        if place and checkpoint_of(name) != checkpoint_of(layers[place - 1]):
+            places.append(math.nan)
+            values.append(math.nan)
+        places.append(place)
+        values.append(height)
+    return places, values
 
 
 def layer_curve(d: Run | Sequence[Run], ax: Axes | None = None, *, controls: bool = True) -> Axes:
@@ -119,7 +135,8 @@ def layer_curve(d: Run | Sequence[Run], ax: Axes | None = None, *, controls: boo
         # Combined layers are no step deeper: their point is drawn apart.
         depth = len(layers) - (layers[-1] == COMBINED)
         for curve in curves:
-            ax.plot(range(depth), curve.heights[:depth], label=curve.name, **curve.style)
+            line = _by_checkpoint(layers[:depth], curve.heights)
+            ax.plot(*line, label=curve.name, **curve.style)
             if depth < len(layers):
                 ax.plot([depth], curve.heights[depth:], **curve.style)
             if len(curve.spreads):
