@@ -37,9 +37,9 @@ def _runs() -> dict[str, Recipe]:
         runs[f"mnist-c0.4-{seed}"] = replace(RECIPES["mnist-c0.4"], seed=seed)
         runs[f"mnist-c0.8-{seed}"] = replace(RECIPES["mnist-c0.8"], seed=seed)
         runs[f"moved-c0.4-{seed}"] = replace(digits, seed=seed)
-    for seed in range(5):
+    for seed in range(8):
         runs[f"moved-clean-{seed}"] = replace(digits, seed=seed, epochs=20, **clean)
-    for seed in range(4):
+    for seed in range(2):
         runs[f"mnist-clean-{seed}"] = replace(RECIPES["mnist-c0.4"], seed=seed, epochs=20, **clean)
     runs["clean-0"] = replace(RECIPES["clean-0"], epochs=15, **clean)
     for name in ("worse", "random1"):
