@@ -3,9 +3,11 @@
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 
 import underscript as us
+from underscript.results.monitor.history import COLUMNS
 from underscript.results.monitor.judgement import Alarm, Reading, Recommended, Stop
 
 N_SAMPLES = 240
@@ -18,6 +20,11 @@ class Watched(us.Monitor):
     recommended: Any = None
     stop: Any = None
     verdict: Any = "It was told."
+
+    @property
+    def history(self) -> pd.DataFrame:
+        """The rows that were made up, accuracies too."""
+        return pd.DataFrame(self._history, columns=list(COLUMNS))
 
 
 def watched(
@@ -49,8 +56,9 @@ def watched(
             found._history.append(row)
         given, own, vote = rng.integers(0, 4, (3, 50))
         right = rng.random(50, dtype=np.float32)
+        rates = 0.4, 0.3, 0.5, 0.2, False
         found._readings.append(
-            Reading(epoch, 10 * epoch, given, own, vote[:, None], vote, right, 0.5, 0.4, 0.3, False)
+            Reading(epoch, 10 * epoch, given, own, vote[:, None], vote, right, 0.5, *rates)
         )
     found._steps = [10 * epoch for epoch in range(1, epochs[-1] + 1)]
     if keep is not None:

@@ -124,7 +124,8 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(tmp_path, monkeypatch):
     summary = json.loads((tmp_path / "m" / "monitor.json").read_text())
     assert summary["recommended"]["epoch"] == straight.recommended.epoch
     written = pd.read_csv(tmp_path / "m" / "history.csv")
-    pd.testing.assert_frame_equal(written, straight.history, check_dtype=False)
+    estimated = ["accuracy", "accuracy_low", "accuracy_high"]
+    pd.testing.assert_frame_equal(written, straight.history.drop(columns=estimated))
 
 
 def test_what_cannot_be_resumed_is_refused_in_one_line(tmp_path):
@@ -262,7 +263,7 @@ def test_the_numbers_for_a_logger_are_those_of_the_last_reading():
     last = monitor.history[monitor.history["epoch"] == 2].set_index("layer")
     for name in ("plain", "perturbed", "memory", "accuracy", "holdout"):
         assert found[f"network_{name}"] == last.loc["(network)", name]
-    assert found["noise_rate"] == last.loc["(network)", "noise_rate"]
+    assert found["noise_rate"] == monitor.history["noise_rate"].dropna().min()
     assert found["decoded_accuracy"] == last["accuracy"].drop("(network)").max()
     assert found["alarm"] == 0.0
     assert found["recommended_step"] == monitor.recommended.step

@@ -1,5 +1,7 @@
 """When a monitor raises the alarm, and which epoch it keeps, on readings with known answers."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -43,6 +45,8 @@ def reading(epoch, accuracy, memory, survival=0.0, rate_low=0.3, seed=0, confusi
         np.where(wrong, 0.002, 0.998).astype(np.float32),
         rate=NOISE,
         rate_low=rate_low,
+        rate_high=0.5,
+        per_rate=1 / (K - 1),
         hopeless=False,
         **others,
     )
@@ -76,6 +80,22 @@ def test_rates_without_memory_are_those_of_a_plain_loop():
         rates[at] = (right[of_class] * hits).sum() / right[of_class].sum()
     expected = ((1 - right) @ rates) / (1 - right).sum()
     assert judged._without_memory(found) == pytest.approx(expected, rel=1e-9)
+
+
+def test_one_noise_rate_serves_all_epochs_the_median():
+    readings = [
+        replace(reading(epoch, 0.8, 0.0), rate=rate, rate_low=rate - 0.01, rate_high=rate + 0.01)
+        for epoch, rate in enumerate([0.12, 0.41, 0.4, 0.15, 0.39], 1)
+    ]
+    judged = Judgement(readings)
+    assert judged.noise.rate == 0.39
+    # A decoder of known accuracy agrees with right labels, and with some wrong ones by chance.
+    agreement = (1 - 0.39) * 0.8 + 0.39 / (K - 1) * (1 - 0.8)
+    found, low, high = judged.accuracy(agreement)
+    assert found == pytest.approx(0.8)
+    assert low < 0.8 < high
+    hopeless = replace(readings[1], hopeless=True, rate=0.0)
+    assert Judgement([hopeless, readings[1]]).noise.rate == 0.41
 
 
 @pytest.mark.parametrize("survival", [0.0, 0.4])

@@ -97,7 +97,7 @@ def readings(memory, *, rate=0.4, hopeless=False):
         remembers = wrong & (rng.random(n) < share)
         knows = np.where(rng.random(n) < 0.9 - share / 2, true, (true + 5) % 10)
         own = np.where(remembers, given, knows)
-        said = (true, right, 0.5, rate, rate * 0.9, hopeless)
+        said = (true, right, 0.5, rate, rate * 0.9, rate * 1.1, 0.2, hopeless)
         found.append(Reading(epoch, epoch, given, own, knows[:, None], *said))
     return found
 

@@ -51,6 +51,36 @@ _MATRICES = ("transitions", "transitions_error")
 _WRITTEN, _LARGEST = 50, 50
 
 
+def accuracy_from(
+    agreement: float, n: int, rates: tuple[float, float, float], per_rate: float
+) -> tuple[float, float, float]:
+    """Return a decoder's accuracy and a 95 % interval, from its agreement with noisy labels.
+
+    Parameters
+    ----------
+    agreement : float
+        The share of n noisy labels that it predicts.
+    n : int
+        Number of samples.
+    rates : tuple of float
+        Noise rate, and the ends of its interval.
+    per_rate : float
+        The rate at which wrong predictions equal the given label, divided by the noise rate.
+    """
+    error = 1.96 * (agreement * (1 - agreement) / n) ** 0.5
+
+    def accuracy(rate: float, agreement: float) -> float:
+        by_chance = rate * per_rate
+        return min(1.0, max(0.0, (agreement - by_chance) / max(1 - rate - by_chance, 1e-6)))
+
+    rate, low, high = rates
+    return (
+        accuracy(rate, agreement),
+        accuracy(low, agreement - error),
+        accuracy(high, agreement + error),
+    )
+
+
 @dataclass(frozen=True)
 class Noise:
     """Estimated label noise and decoder accuracy, with 95 % bootstrap intervals.
@@ -135,19 +165,14 @@ class Noise:
         n : int
             Number of samples.
         """
-        error = 1.96 * (agreement * (1 - agreement) / n) ** 0.5
-        per_rate = self.coincidences[0] / max(self.rate, 1e-12)
+        rates = self.rate, self.rate_low, self.rate_high
+        found = accuracy_from(agreement, n, rates, self.per_rate)
+        return replace(self, accuracy=found[0], accuracy_low=found[1], accuracy_high=found[2])
 
-        def accuracy(rate: float, agreement: float) -> float:
-            by_chance = rate * per_rate
-            return min(1.0, max(0.0, (agreement - by_chance) / max(1 - rate - by_chance, 1e-6)))
-
-        return replace(
-            self,
-            accuracy=accuracy(self.rate, agreement),
-            accuracy_low=accuracy(self.rate_low, agreement - error),
-            accuracy_high=accuracy(self.rate_high, agreement + error),
-        )
+    @property
+    def per_rate(self) -> float:
+        """The rate s of `of_decoder` divided by the noise rate."""
+        return self.coincidences[0] / max(self.rate, 1e-12)
 
     def widened(self, error: float) -> "Noise":
         """Return the noise with intervals widened by a further error of the agreement."""

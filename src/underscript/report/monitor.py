@@ -140,7 +140,7 @@ def _numbers(m: MonitorRecord) -> list[KeyNumber]:
         return []
     own = m.history[m.history["layer"] == NETWORK].set_index("epoch")
     last = own.iloc[-1]
-    wrong = float(dict(zip(own.index, own["noise_rate"], strict=True))[kept.epoch])
+    wrong = m.scalars()["noise_rate"]
     few = wrong < SMALLEST
     return [
         KeyNumber("Epoch to keep", f"{kept.epoch}", f"of {m.summary['epoch']} so far"),

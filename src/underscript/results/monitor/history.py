@@ -1,33 +1,33 @@
 """The rows of a monitor's history."""
 
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
+import pandas as pd
 
 from .judgement import Judgement, Reading
 from .layers import Epoch
 
-__all__ = ["COLUMNS", "NETWORK", "history_rows"]
+__all__ = ["COLUMNS", "NETWORK", "WRITTEN", "history_rows", "with_accuracies"]
 
 # The row that is about the network's own predictions.
 NETWORK = "(network)"
-COLUMNS = (
-    *("step", "epoch", "layer", "plain", "perturbed", "memory"),
-    *("accuracy", "accuracy_low", "accuracy_high"),
-    *("effective_rank", "angle", "noise_rate", "holdout"),
-)
+ACCURACIES = ("accuracy", "accuracy_low", "accuracy_high")
+_MEASURED = ("step", "epoch", "layer", "plain", "perturbed", "memory")
+_OTHERS = ("effective_rank", "angle", "noise_rate", "holdout")
+COLUMNS = (*_MEASURED, *ACCURACIES, *_OTHERS)
+# What is written down: accuracies change with each reading, for all of them tell the noise rate.
+WRITTEN = (*_MEASURED, *_OTHERS)
 
 
-def history_rows(found: Epoch, reading: Reading, judged: Judgement) -> list[dict[str, Any]]:
-    """Return a row for each layer, and the network's own, as judged by all readings so far."""
+def history_rows(found: Epoch, reading: Reading) -> list[dict[str, Any]]:
+    """Return a row for each layer, and the network's own; accuracies come later."""
     when = {"step": reading.step, "epoch": reading.epoch}
     rows = [
         {**when, "layer": name, **vars(layer), "memory": layer.plain - layer.perturbed}
         for name, layer in found.layers.items()
     ]
     plain, perturbed = float(reading.agrees.mean()), float(reading.agrees_moved.mean())
-    worth = judged.worth(reading)
-    own = found.noise.of_decoder(float(np.clip(worth.mean(), 0.0, 1.0)), len(worth))
     rows.append(
         {
             **when,
@@ -35,11 +35,22 @@ def history_rows(found: Epoch, reading: Reading, judged: Judgement) -> list[dict
             "plain": plain,
             "perturbed": perturbed,
             "memory": plain - perturbed,
-            "accuracy": own.accuracy,
-            "accuracy_low": own.accuracy_low,
-            "accuracy_high": own.accuracy_high,
             "noise_rate": reading.rate,
             "holdout": None if reading.holdout is None else float(reading.holdout.mean()),
         }
     )
     return rows
+
+
+def with_accuracies(rows: Sequence[dict[str, Any]], readings: Sequence[Reading]) -> pd.DataFrame:
+    """Return a history with accuracies, all by one noise rate; see `Judgement`."""
+    if not readings:
+        return pd.DataFrame(rows, columns=list(COLUMNS))
+    judged = Judgement(readings)
+    own = {reading.epoch: float(judged.worth(reading).mean()) for reading in readings}
+    whole = []
+    for row in rows:
+        agreement = own[row["epoch"]] if row["layer"] == NETWORK else row["perturbed"]
+        found = zip(ACCURACIES, judged.accuracy(agreement), strict=True)
+        whole.append({**row, **dict(found)})
+    return pd.DataFrame(whole, columns=list(COLUMNS))

@@ -7,8 +7,8 @@ share S₀ of the wrong labels (weighted by w), on perturbed inputs a share S.
 
 *Alarm.* Knowledge predicts a wrong label no more often on the exact input than on a perturbed one;
 memory does. Memorising has started when S₀ − S is above zero by more than two standard errors, in
-two readings in a row, while some labels are surely wrong (the noise rate's lower limit is above
-2 %). With clean labels the latter never holds.
+two readings in a row, while some labels are surely wrong (the lower limit of the median reading's
+noise rate is above 2 %). With clean labels the latter never holds.
 
 *Epoch to keep.* Of the wrong labels the network remembers a share m, and a share m' on perturbed
 inputs. Others it predicts at a rate of b, by confusion of classes: people confuse some classes more
@@ -36,7 +36,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
 
-from ...noise.estimate import SMALLEST
+from ...noise.estimate import SMALLEST, accuracy_from
 from ...selection.memorisation import corrected
 from ...utils.labels import Labels
 
@@ -68,8 +68,10 @@ class Reading:
         The probability by that layer that each given label is right.
     known : float
         2 A − A₀ of that layer.
-    rate, rate_low : float
-        Estimated noise rate, and the lower end of its interval.
+    rate, rate_low, rate_high : float
+        Estimated noise rate, and a 95 % interval.
+    per_rate : float
+        See `accuracy_from`.
     hopeless : bool
         Whether labels seem to say no more than chance.
     holdout : ndarray of float32, shape (m,), or None
@@ -86,6 +88,8 @@ class Reading:
     known: float
     rate: float
     rate_low: float
+    rate_high: float
+    per_rate: float
     hopeless: bool
     holdout: NDArray[np.float32] | None = field(default=None)
 
@@ -112,6 +116,9 @@ class Judgement:
     ----------
     reference : Reading
         The one whose best layer knows most: which labels are wrong is taken from it.
+    noise : Reading
+        The one whose noise rate is the median of those that labels tell more than chance in: the
+        labels are the same at all epochs, so is their noise.
     survival : float
         The share ρ of memory that survives the perturbation; 0 without memory.
     """
@@ -119,6 +126,8 @@ class Judgement:
     def __init__(self, readings: Sequence[Reading]):
         self.readings = readings
         self.reference = max(readings, key=lambda reading: reading.known)
+        fit = [reading for reading in readings if not reading.hopeless] or list(readings)
+        self.noise = sorted(fit, key=lambda reading: reading.rate)[(len(fit) - 1) // 2]
         self._wrong = 1.0 - self.reference.right.astype(np.float64)
         self.survival = self._survival()
 
@@ -136,7 +145,7 @@ class Judgement:
     def memorises(self, reading: Reading) -> bool:
         """Say whether more wrong labels are predicted on exact inputs than on perturbed ones."""
         plain, moved, error = self.wrong_labels(reading)
-        surely_wrong = self.reference.rate_low > SMALLEST and not self.reference.hopeless
+        surely_wrong = self.noise.rate_low > SMALLEST and not self.reference.hopeless
         return surely_wrong and plain - moved > _BEYOND * error
 
     def worth(self, reading: Reading) -> Float[NDArray[np.float64], " n"]:
@@ -145,6 +154,13 @@ class Judgement:
             return reading.holdout.astype(np.float64)
         worth = corrected(reading.agrees, reading.agrees_moved, self.survival)
         return np.asarray(worth, dtype=np.float64)
+
+    def accuracy(self, agreement: float) -> tuple[float, float, float]:
+        """Return the accuracy, with a 95 % interval, that agreement with the labels means."""
+        noise, n = self.noise, len(self.noise.given)
+        agreement = min(1.0, max(0.0, agreement))
+        rates = noise.rate, noise.rate_low, noise.rate_high
+        return accuracy_from(agreement, n, rates, noise.per_rate)
 
     def _survival(self) -> float:
         memorising = [reading for reading in self.readings if self.memorises(reading)]
@@ -240,7 +256,7 @@ def alarm(readings: Sequence[Reading]) -> Alarm | None:
                 f"from epoch {one.epoch} on, the network predicts {plain:.1%} of the labels that "
                 f"look wrong for exact inputs, and {moved:.1%} for slightly changed ones "
                 f"(difference {plain - moved:.1%} ± {error:.1%}); at least "
-                f"{judged.reference.rate_low:.0%} of the labels look wrong",
+                f"{judged.noise.rate_low:.0%} of the labels look wrong",
             )
     return None
 

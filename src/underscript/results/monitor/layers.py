@@ -30,8 +30,6 @@ class Layer:
     plain, perturbed : float
         Share of given labels that an out-of-fold decoder predicts for inputs as they are, and
         perturbed.
-    accuracy, accuracy_low, accuracy_high : float
-        Estimated accuracy of that decoder, and a 95 % interval.
     effective_rank : float
         Exponential of the entropy of the eigenvalues' shares.
     angle : float
@@ -41,9 +39,6 @@ class Layer:
 
     plain: float
     perturbed: float
-    accuracy: float
-    accuracy_low: float
-    accuracy_high: float
     effective_rank: float
     angle: float
 
@@ -126,18 +121,12 @@ class LayerReader:
         noise = estimate_noise(of_moved, places, calibrate(of_moved, places))
         layers = {}
         for name, layer in found.items():
-            of_layer = noise
-            if name != best:
-                of_layer = noise.of_decoder(layer.moved_share, len(labels))
             angles = None
             if name in self.bases:
                 angles = principal_angles(self.bases[name], layer.basis)
             layers[name] = Layer(
                 layer.plain_share,
                 layer.moved_share,
-                of_layer.accuracy,
-                of_layer.accuracy_low,
-                of_layer.accuracy_high,
                 layer.rank,
                 float("nan") if angles is None or not len(angles) else float(angles.mean()),
             )

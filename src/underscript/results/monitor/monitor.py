@@ -17,7 +17,7 @@ from .checks import as_step, read_same_layers, warn_of_other_labels
 from .exports import KeptLogits
 from .folder import check_new, read_folder
 from .history import NETWORK, history_rows
-from .judgement import Judgement, Reading
+from .judgement import Reading
 from .layers import LayerReader
 from .probe import ProbeReader, ProbeSet
 from .record import MonitorRecord
@@ -370,10 +370,12 @@ class MonitorRun(MonitorRecord):
             found.known,
             noise.rate,
             noise.rate_low,
+            noise.rate_high,
+            noise.per_rate,
             noise.hopeless,
             holdout,
         )
-        return reading, history_rows(found, reading, Judgement([*self._readings, reading]))
+        return reading, history_rows(found, reading)
 
     def _warn(self, note: str) -> None:
         """Warn once of each thing."""

@@ -74,7 +74,7 @@ class MonitorRecord(MonitorState):
         kept = self.recommended
         if last is None or kept is None:
             return {}
-        rows = [row for row in self._history if row["epoch"] == last.epoch]
+        rows = self.history.query("epoch == @last.epoch").to_dict("records")
         own = next(row for row in rows if row["layer"] == NETWORK)
         of_layers = [row["accuracy"] for row in rows if row["layer"] != NETWORK]
         found = {
@@ -85,7 +85,7 @@ class MonitorRecord(MonitorState):
         return {
             **found,
             "decoded_accuracy": float(max(of_layers)),
-            "noise_rate": last.rate,
+            "noise_rate": Judgement(self._readings).noise.rate,
             "alarm": float(self.alarm is not None),
             "recommended_step": float(kept.step),
         }
@@ -116,7 +116,7 @@ class MonitorRecord(MonitorState):
         DataError
             If no epoch has ended, or the decoding is of other samples or labels.
         """
-        said = Judgement(self._readings).reference if self._readings else None
+        said = Judgement(self._readings).noise if self._readings else None
         nothing_wrong = said is not None and said.rate < SMALLEST and not said.hopeless
         issues = issues_of(
             self.samples, self._records.mean_chances(), nothing_wrong, self._settings["seed"]

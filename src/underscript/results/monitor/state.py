@@ -15,7 +15,7 @@ from ...errors import DataError
 from ...utils.distributed import Processes
 from ...utils.versions import versions
 from .folder import forget, history_in, is_monitor, read_folder, shorten, write_folder
-from .history import COLUMNS
+from .history import WRITTEN, with_accuracies
 from .judgement import Alarm, Reading, Recommended, alarm, recommended
 from .layers import LayerReader
 from .probe import ProbeSet
@@ -26,6 +26,7 @@ __all__ = ["MonitorState"]
 
 
 # Of each reading, one number a sample or several.
+_NUMBERS = ("epoch", "step", "known", "rate", "rate_low", "rate_high", "per_rate", "hopeless")
 _ARRAYS = ("given", "plain", "moved", "vote", "right", "holdout")
 
 
@@ -72,12 +73,13 @@ class MonitorState:
         `step`, `epoch`, `layer` ("(network)" is the network's own predictions); `plain` and
         `perturbed`, the share of the probe's given labels that a decoder of the layer predicts out
         of fold for exact and for changed inputs; `memory`, their difference; `accuracy`,
-        `accuracy_low`, `accuracy_high`, its estimated accuracy with a 95 % interval;
+        `accuracy_low`, `accuracy_high`, its accuracy with a 95 % interval, estimated with the
+        median noise rate of all readings (so it changes with each; `history.csv` is without);
         `effective_rank`; `angle`, the mean principal angle in degrees between the spaces of class
         means of this reading and the last; `noise_rate` and `holdout`, the agreement with its
         labels, of the network only.
         """
-        return pd.DataFrame(self._history, columns=list(COLUMNS))
+        return with_accuracies(self._history, self._readings)
 
     @property
     def alarm(self) -> Alarm | None:
@@ -111,7 +113,7 @@ class MonitorState:
         """
         if not self._is_first:
             return
-        write_folder(Path(folder), self._summary(), self.history, self._tensors())
+        write_folder(Path(folder), self._summary(), self._written(), self._tensors())
 
     def load(self, folder: str | PathLike[str]) -> None:
         """Take over the state that `save` wrote, in place of this monitor's own.
@@ -136,7 +138,7 @@ class MonitorState:
         """Return the state of all epochs that have ended: text and tensors, for a checkpoint."""
         return {
             "summary": json.dumps(self._summary(), allow_nan=False),
-            "history": self.history.to_csv(index=False),
+            "history": self._written().to_csv(index=False),
             # Copies: training goes on while a checkpoint is written.
             "tensors": {name: part.clone() for name, part in self._tensors().items()},
         }
@@ -162,6 +164,9 @@ class MonitorState:
                     ) from error
                 self._adopt(summary, history, tensors, "the checkpoint")
         self._share()
+
+    def _written(self) -> pd.DataFrame:
+        return pd.DataFrame(self._history, columns=list(WRITTEN))
 
     def _tensors(self) -> dict[str, Tensor]:
         tensors = {f"samples/{name}": part for name, part in self._records.state().items()}
@@ -199,11 +204,7 @@ class MonitorState:
             "steps": self._steps,
             "n_classes": self._records.n_classes,
             "readings": [
-                {
-                    name: getattr(reading, name)
-                    for name in ("epoch", "step", "known", "rate", "rate_low", "hopeless")
-                }
-                for reading in self._readings
+                {name: getattr(reading, name) for name in _NUMBERS} for reading in self._readings
             ],
             # None after going back: those in the file are of a later network.
             "bases": self._readings[-1].epoch if self._layers.bases else None,
@@ -273,7 +274,7 @@ class MonitorState:
             "epochs between twice"
         )
         if self.folder is not None:
-            shorten(self.folder, self._summary(), self.history)
+            shorten(self.folder, self._summary(), self._written())
 
     def _share(self) -> None:
         """Tell the other processes what the first has read."""

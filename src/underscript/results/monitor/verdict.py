@@ -22,8 +22,8 @@ def verdict(readings: Sequence[Reading], epochs: int) -> str:
     if kept is None:
         return "No epoch has been read yet."
     trained = f"After {epochs} epochs" if epochs > 1 else "After one epoch"
-    said = Judgement(readings).reference
-    if said.hopeless:
+    judged = Judgement(readings)
+    if judged.reference.hopeless:
         return (
             f"{trained} no layer predicts the labels better than by chance. Either it is too "
             "early, or the labels do not belong to these inputs."
@@ -33,10 +33,10 @@ def verdict(readings: Sequence[Reading], epochs: int) -> str:
         memory = f"The network has been memorising wrong labels since epoch {when.epoch}."
     else:
         memory = f"{trained} nothing shows that the network memorises wrong labels."
-    if said.rate < SMALLEST:
+    if judged.noise.rate < SMALLEST:
         wrong = "Few labels, if any, look wrong."
     else:
-        wrong = f"About {said.rate:.0%} of the labels look wrong."
+        wrong = f"About {judged.noise.rate:.0%} of the labels look wrong."
     if end is not None:
         keep = f"Keep epoch {kept.epoch}; training may stop."
     elif kept.epoch == readings[-1].epoch:
