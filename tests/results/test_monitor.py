@@ -282,3 +282,14 @@ def test_layers_of_classes_far_apart_are_read_right():
     found = LayerReader().read(probed, labels)
     assert found.layers["far"].plain > 0.95
     assert found.layers["far"].perturbed > 0.95
+
+
+def test_as_many_labels_are_flagged_as_the_noise_rate_says():
+    monitor = us.Monitor(data(), n_probe=200)
+    trained_for(monitor, 3)
+    rate = monitor.scalars()["noise_rate"]
+    assert rate > 0.05
+    issues = monitor.label_issues()
+    flags = issues["is_label_issue"]
+    assert flags.sum() == round(rate * N)
+    assert issues.loc[flags, "margin"].max() <= issues.loc[~flags, "margin"].min()

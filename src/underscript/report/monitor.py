@@ -155,7 +155,7 @@ def _numbers(m: MonitorRecord) -> list[KeyNumber]:
         KeyNumber(
             "Wrong labels",
             "few" if few else f"{percent(wrong)}%",
-            f"estimated at epoch {kept.epoch}, without clean labels",
+            "the median of all epochs, without clean labels",
         ),
     ]
 

@@ -38,7 +38,7 @@ def quality_of(aum: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
 def issues_of(
     table: pd.DataFrame,
     chances: NDArray[np.float32] | None,
-    nothing_wrong: bool,
+    rate: float | None,
     seed: int,
 ) -> pd.DataFrame:
     """Return the table of label issues.
@@ -49,8 +49,9 @@ def issues_of(
         From `SampleRecords.table`.
     chances : ndarray of float32, shape (n, K), or None
         Mean probabilities.
-    nothing_wrong : bool
-        Whether the noise estimate says that no label is wrong: then none is flagged.
+    rate : float or None
+        Noise rate, from the layers: such a share of labels is flagged, those of the smallest
+        margins. None if it is not known: those that are rather wrong than right are flagged.
     seed : int
         Seed of the mixture.
 
@@ -62,7 +63,11 @@ def issues_of(
     if not len(table):
         raise DataError("label_issues: expected at least one epoch; call update, then end_epoch")
     quality = quality_of(table["aum"].to_numpy(), seed)
-    flags = (quality < 0.5) & (not nothing_wrong)
+    flags = quality < 0.5
+    if rate is not None:
+        flags = np.zeros(len(table), dtype=bool)
+        lowest = np.argsort(table["aum"].to_numpy(), kind="stable")
+        flags[lowest[: round(rate * len(table))]] = True
     given, predicted = (table[name].to_numpy() for name in ("given_label", "predicted_label"))
     confidence = np.full(len(table), np.nan)
     if chances is not None:

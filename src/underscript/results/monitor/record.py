@@ -104,7 +104,8 @@ class MonitorRecord(MonitorState):
         Returns
         -------
         pandas.DataFrame
-            Indexed by the samples' index: `is_label_issue`; `label_quality`, the probability that
+            Indexed by the samples' index: `is_label_issue`, as many as the noise rate says, by the
+            smallest margins; `label_quality`, the probability that
             the label is right if margins of right and wrong labels are two normal distributions
             (with a decoding, log-odds of both are added); `given_label`; `predicted_label`, by the
             mean probabilities over epochs, for flagged samples the best other class (with a
@@ -117,10 +118,10 @@ class MonitorRecord(MonitorState):
             If no epoch has ended, or the decoding is of other samples or labels.
         """
         said = Judgement(self._readings).noise if self._readings else None
-        nothing_wrong = said is not None and said.rate < SMALLEST and not said.hopeless
-        issues = issues_of(
-            self.samples, self._records.mean_chances(), nothing_wrong, self._settings["seed"]
-        )
+        rate = None
+        if said is not None and not said.hopeless:
+            rate = said.rate if said.rate >= SMALLEST else 0.0
+        issues = issues_of(self.samples, self._records.mean_chances(), rate, self._settings["seed"])
         if decoding is not None:
             issues = both_together(issues, decoding.label_issues())
         return most_suspicious_first(issues) if sort else issues
