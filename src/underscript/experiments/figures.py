@@ -1,5 +1,6 @@
 """The paper's figure: accuracy against depth, one panel for each corruption degree."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,32 +45,55 @@ def depth_figure(plan: Plan, summary: pd.DataFrame, most: int = 3) -> Figure:
     degrees = sorted(rows["corruption"].unique())
     layers = [layer for layer in plan.pair.layers if layer in set(rows["layer"])]
     columns = min(most, len(degrees))
-    lines = -(-len(degrees) // columns)
-    size = max(4.2 if most == 1 else 5.2, 0.6 + 2.5 * columns), 1.2 + 2.15 * lines
-    figure = Figure(figsize=size, layout="constrained")
+    least = 4.2 if most == 1 else 5.2
+    figure, panels = _panels(len(degrees), columns, (least, 1.2), (2.5, 2.15), sharex=True)
     figure.patch.set_facecolor(COLOURS["paper"])
-    grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
     handles: dict[str, Any] = {}
-    for place, ax in enumerate(grid.flat):
-        if place >= len(degrees):
-            ax.set_visible(False)
-            continue
+    for place, ax in enumerate(panels):
         handles |= _panel(ax, rows[rows["corruption"] == degrees[place]], layers)
         ax.set_title(f"corruption degree {degrees[place]:g}", fontsize=9, color=COLOURS["ink"])
         # A panel above an empty place has to name its layers itself.
         if place + columns >= len(degrees):
             ax.xaxis.set_tick_params(labelbottom=True)
-    for ax in grid[:, 0]:
-        ax.set_ylabel("test accuracy, %", fontsize=8, color=COLOURS["ink"])
+    _label(figure, panels[::columns], "test accuracy, %", handles, min(3, columns))
+    return figure
+
+
+def _panels(
+    n: int,
+    columns: int,
+    least: tuple[float, float],
+    each: tuple[float, float],
+    sharex: bool = False,
+) -> tuple[Figure, list[Axes]]:
+    """Return a figure and its n panels, row by row, with one y-axis.
+
+    `least` is the smallest width of the figure and the height of what is above the panels, `each`
+    width and height of a panel, in inches.
+    """
+    lines = -(-n // columns)
+    size = max(least[0], 0.6 + each[0] * columns), least[1] + each[1] * lines
+    figure = Figure(figsize=size, layout="constrained")
+    grid = figure.subplots(lines, columns, sharex=sharex, sharey=True, squeeze=False).flat
+    for ax in grid[n:]:
+        ax.set_visible(False)
+    return figure, list(grid[:n])
+
+
+def _label(
+    figure: Figure, first: Sequence[Axes], what: str, handles: dict[str, Any], columns: int
+) -> None:
+    """Name the y-axis of each row's first panel, and the curves above all panels."""
+    for ax in first:
+        ax.set_ylabel(what, fontsize=8, color=COLOURS["ink"])
     figure.legend(
         list(handles.values()),
         list(handles),
         loc="outside upper center",
-        ncols=max(min(3, columns), 1),
+        ncols=columns,
         fontsize=8,
         frameon=False,
     )
-    return figure
 
 
 def _panel(ax: Axes, rows: pd.DataFrame, layers: list[str]) -> dict[str, Any]:
@@ -132,18 +156,11 @@ def study_figure(networks: pd.DataFrame, most: int = 3) -> Figure:
     -------
     matplotlib.figure.Figure
     """
-    panels = list(networks.groupby(["setting", "noise"], sort=False))
-    columns = min(most, len(panels))
-    lines = -(-len(panels) // columns)
-    size = max(4.2, 0.6 + 2.5 * columns), 1.3 + 2.15 * lines
-    figure = Figure(figsize=size, layout="constrained")
-    grid = figure.subplots(lines, columns, sharey=True, squeeze=False)
+    shown = list(networks.groupby(["setting", "noise"], sort=False))
+    columns = min(most, len(shown))
+    figure, panels = _panels(len(shown), columns, (4.2, 1.3), (2.5, 2.15))
     handles: dict[str, Any] = {}
-    for place, ax in enumerate(grid.flat):
-        if place >= len(panels):
-            ax.set_visible(False)
-            continue
-        (setting, noise), rows = panels[place]
+    for ax, ((setting, noise), rows) in zip(panels, shown, strict=True):
         for column, by, name, colour, dash, marker in STUDY:
             some = rows if by is None else rows[rows["chosen_by"] == by]
             if not len(some):
@@ -165,16 +182,7 @@ def study_figure(networks: pd.DataFrame, most: int = 3) -> Figure:
         ax.set_xticks(sorted(rows["corruption"].unique()))
         ax.set_xlim(-0.06, 1.06)
         ax.set_xlabel("corruption degree c", fontsize=8, color=COLOURS["muted"])
-    for ax in grid[:, 0]:
-        ax.set_ylabel("test accuracy, %", fontsize=8, color=COLOURS["ink"])
-    figure.legend(
-        list(handles.values()),
-        list(handles),
-        loc="outside upper center",
-        ncols=max(1, min(3, columns)),
-        fontsize=8,
-        frameon=False,
-    )
+    _label(figure, panels[::columns], "test accuracy, %", handles, min(3, columns))
     return figure
 
 
@@ -202,23 +210,17 @@ def dynamics_figure(dynamics: pd.DataFrame, most: int = 3) -> Figure:
     -------
     matplotlib.figure.Figure
     """
-    panels = list(dynamics.groupby("corruption"))
-    columns = min(most, len(panels))
-    lines = -(-len(panels) // columns)
-    size = max(4.4 if most == 1 else 6.4, 0.6 + 2.8 * columns), 1.6 + 2.3 * lines
-    figure = Figure(figsize=size, layout="constrained")
+    shown = list(dynamics.groupby("corruption"))
+    columns = min(most, len(shown))
+    least = 4.4 if most == 1 else 6.4
+    figure, panels = _panels(len(shown), columns, (least, 1.6), (2.8, 2.3))
     figure.patch.set_facecolor(COLOURS["paper"])
-    grid = figure.subplots(lines, columns, sharey=True, squeeze=False)
     handles: dict[str, Any] = {}
-    for place, ax in enumerate(grid.flat):
-        if place >= len(panels):
-            ax.set_visible(False)
-            continue
-        degree, rows = panels[place]
+    for ax, (degree, rows) in zip(panels, shown, strict=True):
         for name, curve in curves(rows).items():
             _, colour, dash, marker = next(style for style in ALONG if name.startswith(style[0]))
             # Panels may have different best layers.
-            short = name if len(panels) == 1 else name.partition(" on ")[0]
+            short = name if len(shown) == 1 else name.partition(" on ")[0]
             handles[short] = ax.errorbar(
                 curve["epoch"],
                 100 * curve["mean"],
@@ -233,16 +235,7 @@ def dynamics_figure(dynamics: pd.DataFrame, most: int = 3) -> Figure:
         ax.set_title(f"corruption degree {degree:g}", fontsize=9, color=COLOURS["ink"])
         _quiet(ax)
         ax.set_xlabel("epoch", fontsize=8, color=COLOURS["muted"])
-    for ax in grid[:, 0]:
-        ax.set_ylabel("accuracy, %", fontsize=8, color=COLOURS["ink"])
-    figure.legend(
-        list(handles.values()),
-        list(handles),
-        loc="outside upper center",
-        ncols=1 if most == 1 else 2,
-        fontsize=8,
-        frameon=False,
-    )
+    _label(figure, panels[::columns], "accuracy, %", handles, 1 if most == 1 else 2)
     return figure
 
 
