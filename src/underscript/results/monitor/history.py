@@ -1,6 +1,6 @@
 """The rows of a monitor's history."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import pandas as pd
@@ -42,12 +42,12 @@ def history_rows(found: Epoch, reading: Reading) -> list[dict[str, Any]]:
     return rows
 
 
-def with_accuracies(rows: Sequence[dict[str, Any]], readings: Sequence[Reading]) -> pd.DataFrame:
+def with_accuracies(rows: Iterable[dict[str, Any]], judged: Judgement | None) -> pd.DataFrame:
     """Return a history with accuracies, all by one noise rate; see `Judgement`."""
-    if not readings:
+    if judged is None:
         return pd.DataFrame(rows, columns=list(COLUMNS))
-    judged = Judgement(readings)
-    own = {reading.epoch: float(judged.worth(reading).mean()) for reading in readings}
+    epochs = [reading.epoch for reading in judged.readings]
+    own = dict(zip(epochs, judged.means, strict=True))
     whole = []
     for row in rows:
         agreement = own[row["epoch"]] if row["layer"] == NETWORK else row["perturbed"]

@@ -29,8 +29,8 @@ epoch to keep by more than two standard errors of the difference.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -104,101 +104,6 @@ class Reading:
         return np.asarray((self.moved == self.given[:, None]).mean(1), dtype=np.float64)
 
 
-class Judgement:
-    """What all readings so far say together.
-
-    Parameters
-    ----------
-    readings : sequence of Reading
-        At least one, in order.
-
-    Attributes
-    ----------
-    reference : Reading
-        The one whose best layer knows most: which labels are wrong is taken from it.
-    noise : Reading
-        The one whose noise rate is the median of those that labels tell more than chance in: the
-        labels are the same at all epochs, so is their noise.
-    survival : float
-        The share ρ of memory that survives the perturbation; 0 without memory.
-    """
-
-    def __init__(self, readings: Sequence[Reading]):
-        self.readings = readings
-        self.reference = max(readings, key=lambda reading: reading.known)
-        fit = [reading for reading in readings if not reading.hopeless] or list(readings)
-        self.noise = sorted(fit, key=lambda reading: reading.rate)[(len(fit) - 1) // 2]
-        self._wrong = 1.0 - self.reference.right.astype(np.float64)
-        self.survival = self._survival()
-
-    def wrong_labels(self, reading: Reading) -> tuple[float, float, float]:
-        """Return S₀, S, and the standard error of their difference; NaN if no label looks wrong."""
-        total = self._wrong.sum()
-        if total <= 0:
-            return float("nan"), float("nan"), float("nan")
-        plain, moved = (
-            float(self._wrong @ each / total) for each in (reading.agrees, reading.agrees_moved)
-        )
-        apart = self._wrong * (reading.agrees - reading.agrees_moved - (plain - moved))
-        return plain, moved, float(np.sqrt(np.square(apart).sum()) / total)
-
-    def memorises(self, reading: Reading) -> bool:
-        """Say whether more wrong labels are predicted on exact inputs than on perturbed ones."""
-        plain, moved, error = self.wrong_labels(reading)
-        surely_wrong = self.noise.rate_low > SMALLEST and not self.reference.hopeless
-        return surely_wrong and plain - moved > _BEYOND * error
-
-    def worth(self, reading: Reading) -> Float[NDArray[np.float64], " n"]:
-        """Return what each sample adds to the mean A*, or to the agreement on the hold-out."""
-        if reading.holdout is not None:
-            return reading.holdout.astype(np.float64)
-        worth = corrected(reading.agrees, reading.agrees_moved, self.survival)
-        return np.asarray(worth, dtype=np.float64)
-
-    def accuracy(self, agreement: float) -> tuple[float, float, float]:
-        """Return the accuracy, with a 95 % interval, that agreement with the labels means."""
-        noise, n = self.noise, len(self.noise.given)
-        agreement = min(1.0, max(0.0, agreement))
-        rates = noise.rate, noise.rate_low, noise.rate_high
-        return accuracy_from(agreement, n, rates, noise.per_rate)
-
-    def _survival(self) -> float:
-        memorising = [reading for reading in self.readings if self.memorises(reading)]
-        if not memorising:
-            return 0.0
-
-        def apart(reading: Reading) -> float:
-            plain, moved, _ = self.wrong_labels(reading)
-            return plain - moved
-
-        most = max(memorising, key=apart)
-        plain, moved, _ = self.wrong_labels(most)
-        confused = self._without_memory(most)
-        survives = moved - confused
-        by_chance = confused / max(1.0 - survives, 1e-9)
-        remembered = (plain - by_chance) / max(1.0 - by_chance, 1e-9)
-        if remembered <= 0:
-            return 0.0
-        return float(np.clip(survives / remembered, 0.0, _MOST))
-
-    def _without_memory(self, reading: Reading) -> float:
-        """Return (1 − m') b: how often the wrong labels are predicted by confusion of classes."""
-        given, vote, right = (getattr(self.reference, name) for name in ("given", "vote", "right"))
-        size = 1 + int(max(given.max(), vote.max(), reading.moved.max()))
-        views = reading.moved.shape[1]
-        # Weights of pairs (given label, which is right; predicted class), and of labels.
-        pairs, places = np.unique(
-            (given[:, None] * size + reading.moved).ravel(), return_inverse=True
-        )
-        weights = np.bincount(places, np.repeat(right.astype(np.float64) / views, views))
-        of_class = np.bincount(given, right.astype(np.float64), minlength=size)
-        wanted = vote * size + given
-        at = np.minimum(np.searchsorted(pairs, wanted), len(pairs) - 1)
-        found = np.where(pairs[at] == wanted, weights[at], 0.0)
-        rates = found / np.maximum(of_class[vote], 1e-9)
-        return float(self._wrong @ np.minimum(rates, 1.0) / self._wrong.sum())
-
-
 @dataclass(frozen=True)
 class Alarm:
     """When memorising started: the `epoch` and its `step`, and the `evidence` in a sentence."""
@@ -228,10 +133,6 @@ class Recommended:
     error: float
     why: str
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return the parts by name."""
-        return dict(vars(self))
-
 
 @dataclass(frozen=True)
 class Stop:
@@ -242,69 +143,179 @@ class Stop:
     why: str
 
 
+class Judgement:
+    """What all readings so far say together.
+
+    Parameters
+    ----------
+    readings : sequence of Reading
+        At least one, in order.
+
+    Attributes
+    ----------
+    reference : Reading
+        The one whose best layer knows most: which labels are wrong is taken from it.
+    noise : Reading
+        The one whose noise rate is the median of those that labels tell more than chance in: the
+        labels are the same at all epochs, so is their noise.
+    survival : float
+        The share ρ of memory that survives the perturbation; 0 without memory.
+    """
+
+    def __init__(self, readings: Sequence[Reading]):
+        self.readings = readings
+        self.reference = max(readings, key=lambda reading: reading.known)
+        fit = [reading for reading in readings if not reading.hopeless] or list(readings)
+        self.noise = sorted(fit, key=lambda reading: reading.rate)[(len(fit) - 1) // 2]
+        self._wrong = 1.0 - self.reference.right.astype(np.float64)
+        self._of_wrong = [self._wrong_labels(reading) for reading in readings]
+        surely_wrong = self.noise.rate_low > SMALLEST and not self.reference.hopeless
+        # Where more wrong labels are predicted on exact inputs than on perturbed ones.
+        self._memorises = [
+            surely_wrong and plain - moved > _BEYOND * error
+            for plain, moved, error in self._of_wrong
+        ]
+        self.survival = self._survival()
+
+    def _wrong_labels(self, reading: Reading) -> tuple[float, float, float]:
+        """Return S₀, S, and the standard error of their difference; NaN if no label looks wrong."""
+        total = self._wrong.sum()
+        if total <= 0:
+            return float("nan"), float("nan"), float("nan")
+        plain, moved = (
+            float(self._wrong @ each / total) for each in (reading.agrees, reading.agrees_moved)
+        )
+        apart = self._wrong * (reading.agrees - reading.agrees_moved - (plain - moved))
+        return plain, moved, float(np.sqrt(np.square(apart).sum()) / total)
+
+    def worth(self, reading: Reading) -> Float[NDArray[np.float64], " n"]:
+        """Return what each sample adds to the mean A*, or to the agreement on the hold-out."""
+        if reading.holdout is not None:
+            return reading.holdout.astype(np.float64)
+        worth = corrected(reading.agrees, reading.agrees_moved, self.survival)
+        return np.asarray(worth, dtype=np.float64)
+
+    def accuracy(self, agreement: float) -> tuple[float, float, float]:
+        """Return the accuracy, with a 95 % interval, that agreement with the labels means."""
+        noise, n = self.noise, len(self.noise.given)
+        agreement = min(1.0, max(0.0, agreement))
+        rates = noise.rate, noise.rate_low, noise.rate_high
+        return accuracy_from(agreement, n, rates, noise.per_rate)
+
+    def _survival(self) -> float:
+        memorising = [at for at, known in enumerate(self._memorises) if known]
+        if not memorising:
+            return 0.0
+        most = max(memorising, key=lambda at: self._of_wrong[at][0] - self._of_wrong[at][1])
+        plain, moved, _ = self._of_wrong[most]
+        confused = self._without_memory(self.readings[most])
+        survives = moved - confused
+        by_chance = confused / max(1.0 - survives, 1e-9)
+        remembered = (plain - by_chance) / max(1.0 - by_chance, 1e-9)
+        if remembered <= 0:
+            return 0.0
+        return float(np.clip(survives / remembered, 0.0, _MOST))
+
+    def _without_memory(self, reading: Reading) -> float:
+        """Return (1 − m') b: how often the wrong labels are predicted by confusion of classes."""
+        given, vote, right = (getattr(self.reference, name) for name in ("given", "vote", "right"))
+        size = 1 + int(max(given.max(), vote.max(), reading.moved.max()))
+        views = reading.moved.shape[1]
+        # Weights of pairs (given label, which is right; predicted class), and of labels.
+        pairs, places = np.unique(
+            (given[:, None] * size + reading.moved).ravel(), return_inverse=True
+        )
+        weights = np.bincount(places, np.repeat(right.astype(np.float64) / views, views))
+        of_class = np.bincount(given, right.astype(np.float64), minlength=size)
+        wanted = vote * size + given
+        at = np.minimum(np.searchsorted(pairs, wanted), len(pairs) - 1)
+        found = np.where(pairs[at] == wanted, weights[at], 0.0)
+        rates = found / np.maximum(of_class[vote], 1e-9)
+        return float(self._wrong @ np.minimum(rates, 1.0) / self._wrong.sum())
+
+    @cached_property
+    def alarm(self) -> Alarm | None:
+        """When memorising started; None if nothing shows it."""
+        for at, (one, other) in enumerate(pairwise(self._memorises)):
+            if one and other:
+                reading, (plain, moved, error) = self.readings[at], self._of_wrong[at]
+                return Alarm(
+                    reading.epoch,
+                    reading.step,
+                    f"from epoch {reading.epoch} on, the network predicts {plain:.1%} of the "
+                    f"labels that look wrong for exact inputs, and {moved:.1%} for slightly "
+                    f"changed ones (difference {plain - moved:.1%} ± {error:.1%}); at least "
+                    f"{self.noise.rate_low:.0%} of the labels look wrong",
+                )
+        return None
+
+    @cached_property
+    def recommended(self) -> Recommended:
+        """The epoch to keep."""
+        best = self._best
+        reading, means, worths = self.readings[best], self.means, self._worths
+        own = _standard_error(worths[best])
+        labels = "the hold-out's labels" if reading.holdout is not None else "labels of new inputs"
+        why = f"epoch {reading.epoch} agrees with {means[best]:.1%} ± {own:.1%} of {labels}"
+        if reading.holdout is None:
+            why += ", estimated from slightly changed inputs less memory"
+        near = [
+            other.epoch
+            for other, worth, mean in zip(self.readings, worths, means, strict=True)
+            if other is not reading and means[best] - mean <= _standard_error(worths[best] - worth)
+        ]
+        if near:
+            shown = ", ".join(map(str, near[:5])) + (" …" if len(near) > 5 else "")
+            why += f", the most; within one standard error: epoch {shown}"
+        else:
+            why += "; no other epoch is within one standard error"
+        return Recommended(reading.epoch, reading.step, means[best], own, why)
+
+    @cached_property
+    def stop(self) -> Stop | None:
+        """When training may stop; None if it should go on."""
+        if self.alarm is None or len(self.readings) < 2:
+            return None
+        best = self._worths[self._best]
+        apart = [best - worth for worth in self._worths[-2:]]
+        if not all(float(each.mean()) > _BEYOND * _standard_error(each) for each in apart):
+            return None
+        last = self.readings[-1]
+        return Stop(
+            last.epoch,
+            last.step,
+            f"memorising since epoch {self.alarm.epoch}; epoch {last.epoch} agrees with "
+            f"{float(apart[-1].mean()):.1%} ± {_standard_error(apart[-1]):.1%} fewer labels of new "
+            f"inputs than epoch {self.recommended.epoch}, which is the one to keep",
+        )
+
+    @cached_property
+    def _worths(self) -> list[Float[NDArray[np.float64], " n"]]:
+        return [self.worth(reading) for reading in self.readings]
+
+    @cached_property
+    def means(self) -> list[float]:
+        """The mean A* of each reading, or its agreement with the hold-out's labels."""
+        return [float(worth.mean()) for worth in self._worths]
+
+    @property
+    def _best(self) -> int:
+        return int(np.argmax(self.means))
+
+
 def alarm(readings: Sequence[Reading]) -> Alarm | None:
     """Return when memorising started; None if nothing shows it."""
-    if not readings:
-        return None
-    judged = Judgement(readings)
-    for one, other in pairwise(readings):
-        if judged.memorises(one) and judged.memorises(other):
-            plain, moved, error = judged.wrong_labels(one)
-            return Alarm(
-                one.epoch,
-                one.step,
-                f"from epoch {one.epoch} on, the network predicts {plain:.1%} of the labels that "
-                f"look wrong for exact inputs, and {moved:.1%} for slightly changed ones "
-                f"(difference {plain - moved:.1%} ± {error:.1%}); at least "
-                f"{judged.noise.rate_low:.0%} of the labels look wrong",
-            )
-    return None
+    return Judgement(readings).alarm if readings else None
 
 
 def recommended(readings: Sequence[Reading]) -> Recommended | None:
     """Return the epoch to keep; None before the first reading."""
-    if not readings:
-        return None
-    judged = Judgement(readings)
-    worths = [judged.worth(reading) for reading in readings]
-    means = [float(worth.mean()) for worth in worths]
-    best = int(np.argmax(means))
-    reading, own = readings[best], _standard_error(worths[best])
-    labels = "the hold-out's labels" if reading.holdout is not None else "labels of new inputs"
-    why = f"epoch {reading.epoch} agrees with {means[best]:.1%} ± {own:.1%} of {labels}"
-    if reading.holdout is None:
-        why += ", estimated from slightly changed inputs less memory"
-    near = [
-        other.epoch
-        for other, worth, mean in zip(readings, worths, means, strict=True)
-        if other is not reading and means[best] - mean <= _standard_error(worths[best] - worth)
-    ]
-    if near:
-        shown = ", ".join(map(str, near[:5])) + (" …" if len(near) > 5 else "")
-        why += f", the most; within one standard error: epoch {shown}"
-    else:
-        why += "; no other epoch is within one standard error"
-    return Recommended(reading.epoch, reading.step, means[best], own, why)
+    return Judgement(readings).recommended if readings else None
 
 
 def stop(readings: Sequence[Reading]) -> Stop | None:
     """Return when training may stop; None if it should go on."""
-    kept, when = recommended(readings), alarm(readings)
-    if kept is None or when is None or len(readings) < 2:
-        return None
-    judged = Judgement(readings)
-    best = judged.worth(next(reading for reading in readings if reading.epoch == kept.epoch))
-    apart = [best - judged.worth(reading) for reading in readings[-2:]]
-    if not all(float(each.mean()) > _BEYOND * _standard_error(each) for each in apart):
-        return None
-    last = readings[-1]
-    return Stop(
-        last.epoch,
-        last.step,
-        f"memorising since epoch {when.epoch}; epoch {last.epoch} agrees with "
-        f"{float(apart[-1].mean()):.1%} ± {_standard_error(apart[-1]):.1%} fewer labels of new "
-        f"inputs than epoch {kept.epoch}, which is the one to keep",
-    )
+    return Judgement(readings).stop if readings else None
 
 
 def _standard_error(values: NDArray[np.float64]) -> float:

@@ -14,8 +14,8 @@ from ..issues import most_suspicious_first
 from ..run import Run
 from .exports import KeptLogits, write_aum, write_cartography
 from .folder import read_folder
-from .history import NETWORK
-from .judgement import Judgement, Stop, stop
+from .history import NETWORK, with_accuracies
+from .judgement import Stop, stop
 from .label_issues import both_together, issues_of
 from .layers import LayerReader
 from .samples import SampleRecords
@@ -70,11 +70,12 @@ class MonitorRecord(MonitorState):
             `noise_rate`. `alarm`: 1 once memorising has started, else 0. `recommended_step`. With a
             hold-out, `network_holdout`.
         """
-        last = self._readings[-1] if self._readings else None
-        kept = self.recommended
-        if last is None or kept is None:
+        judged = self._judgement()
+        if judged is None:
             return {}
-        rows = self.history.query("epoch == @last.epoch").to_dict("records")
+        last = self._readings[-1].epoch
+        latest = (row for row in self._history if row["epoch"] == last)
+        rows = with_accuracies(latest, judged).to_dict("records")
         own = next(row for row in rows if row["layer"] == NETWORK)
         of_layers = [row["accuracy"] for row in rows if row["layer"] != NETWORK]
         found = {
@@ -85,9 +86,9 @@ class MonitorRecord(MonitorState):
         return {
             **found,
             "decoded_accuracy": float(max(of_layers)),
-            "noise_rate": Judgement(self._readings).noise.rate,
-            "alarm": float(self.alarm is not None),
-            "recommended_step": float(kept.step),
+            "noise_rate": judged.noise.rate,
+            "alarm": float(judged.alarm is not None),
+            "recommended_step": float(judged.recommended.step),
         }
 
     def label_issues(self, sort: bool = False, *, decoding: Run | None = None) -> pd.DataFrame:
@@ -104,23 +105,22 @@ class MonitorRecord(MonitorState):
         Returns
         -------
         pandas.DataFrame
-            Indexed by the samples' index: `is_label_issue`, as many as the noise rate says, by the
-            smallest margins; `label_quality`, the probability that
-            the label is right if margins of right and wrong labels are two normal distributions
-            (with a decoding, log-odds of both are added); `given_label`; `predicted_label`, by the
-            mean probabilities over epochs, for flagged samples the best other class (with a
-            decoding, its own); `margin`, the area under the margin; `confidence`, the mean
-            probability of the predicted label (with a decoding, its own).
+            Indexed by the samples' index: `is_label_issue`, for the smallest margins, as many as
+            the noise rate says (with a decoding, as many as it flags); `label_quality`, the
+            probability that the label is right if margins of right and wrong labels are two normal
+            distributions (with a decoding, log-odds of both are added); `given_label`;
+            `predicted_label`, by the mean probabilities over epochs, for flagged samples the best
+            other class (with a decoding, its own); `margin`, the area under the margin;
+            `confidence`, the mean probability of the predicted label (with a decoding, its own).
 
         Raises
         ------
         DataError
             If no epoch has ended, or the decoding is of other samples or labels.
         """
-        said = Judgement(self._readings).noise if self._readings else None
-        rate = None
-        if said is not None and not said.hopeless:
-            rate = said.rate if said.rate >= SMALLEST else 0.0
+        judged, rate = self._judgement(), None
+        if judged is not None and not judged.noise.hopeless:
+            rate = judged.noise.rate if judged.noise.rate >= SMALLEST else 0.0
         issues = issues_of(self.samples, self._records.mean_chances(), rate, self._settings["seed"])
         if decoding is not None:
             issues = both_together(issues, decoding.label_issues())

@@ -16,7 +16,7 @@ from ...utils.distributed import Processes
 from ...utils.versions import versions
 from .folder import forget, history_in, is_monitor, read_folder, shorten, write_folder
 from .history import WRITTEN, with_accuracies
-from .judgement import Alarm, Reading, Recommended, alarm, recommended
+from .judgement import Alarm, Judgement, Reading, Recommended, alarm, recommended
 from .layers import LayerReader
 from .probe import ProbeSet
 from .samples import SampleRecords
@@ -79,7 +79,7 @@ class MonitorState:
         means of this reading and the last; `noise_rate` and `holdout`, the agreement with its
         labels, of the network only.
         """
-        return with_accuracies(self._history, self._readings)
+        return with_accuracies(self._history, self._judgement())
 
     @property
     def alarm(self) -> Alarm | None:
@@ -100,6 +100,10 @@ class MonitorState:
         agreement there.
         """
         return recommended(self._readings)
+
+    def _judgement(self) -> Judgement | None:
+        """Judge all readings so far; None before the first."""
+        return Judgement(self._readings) if self._readings else None
 
     def save(self, folder: str | PathLike[str]) -> None:
         """Write the state to a folder: `history.csv`, `monitor.json` and a file of tensors.
@@ -194,7 +198,8 @@ class MonitorState:
             self.save(self.folder)
 
     def _summary(self) -> dict[str, Any]:
-        when, kept = self.alarm, self.recommended
+        judged = self._judgement()
+        when, kept = (judged.alarm, judged.recommended) if judged is not None else (None, None)
         return {
             "versions": versions(),
             "settings": self._settings,
@@ -209,7 +214,7 @@ class MonitorState:
             # None after going back: those in the file are of a later network.
             "bases": self._readings[-1].epoch if self._layers.bases else None,
             "alarm": None if when is None else dict(vars(when)),
-            "recommended": None if kept is None else kept.as_dict(),
+            "recommended": None if kept is None else dict(vars(kept)),
             "notes": list(dict.fromkeys([*self._notes, *self._records.notes.values()])),
             "seconds": {name: round(value, 3) for name, value in self._seconds.items()},
         }

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from ...noise.estimate import SMALLEST
-from .judgement import Judgement, Reading, alarm, recommended, stop
+from .judgement import Judgement, Reading
 
 __all__ = ["verdict"]
 
@@ -18,17 +18,16 @@ def verdict(readings: Sequence[Reading], epochs: int) -> str:
     epochs : int
         How many epochs have ended.
     """
-    kept = recommended(readings)
-    if kept is None:
+    if not readings:
         return "No epoch has been read yet."
     trained = f"After {epochs} epochs" if epochs > 1 else "After one epoch"
     judged = Judgement(readings)
+    kept, when, end = judged.recommended, judged.alarm, judged.stop
     if judged.reference.hopeless:
         return (
             f"{trained} no layer predicts the labels better than by chance. Either it is too "
             "early, or the labels do not belong to these inputs."
         )
-    when, end = alarm(readings), stop(readings)
     if when is not None:
         memory = f"The network has been memorising wrong labels since epoch {when.epoch}."
     else:
