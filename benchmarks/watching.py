@@ -41,7 +41,6 @@ from .networks import Data, predictions
 from .watched import RUNS, Kept, load
 
 MEASURED = "watching.json"
-RULES = ("monitor", "monitor, hold-out", "noisy validation", "Label Wave", "susceptibility", "last")
 AVERAGED, RANDOM, RATE = 3, 512, 0.01
 
 

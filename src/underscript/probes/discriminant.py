@@ -231,6 +231,20 @@ class Covariance:
         return Linear(coefficients, intercepts)
 
 
+def discriminant_of(
+    rows: Float[Tensor, "n width"], labels: Int[Tensor, " n"], n_classes: int, ridge: float
+) -> tuple[Linear, PooledMoments]:
+    """Return the linear discriminant of rows with labels 0 … K−1, and the rows' moments."""
+    centre = rows.mean(0)
+    moments, sums = PooledMoments(centre), ClassSums(n_classes, centre)
+    for start in range(0, len(rows), _WAITING):
+        part = slice(start, start + _WAITING)
+        moments.update(rows[part])
+        sums.update(rows[part], labels[part])
+    (by_ridge,) = moments.covariance([ridge]).discriminants([sums.total(ALONE)])
+    return by_ridge[ridge], moments
+
+
 class RidgeDiscriminant(Baseline):
     """A linear discriminant with a ridge, on rows or on random Fourier features of them.
 
@@ -380,15 +394,7 @@ class RidgeDiscriminant(Baseline):
         if self.n_features:
             features = FourierFeatures.drawn(rows, self.n_features, self.seed)
             rows = features(rows)
-        centre = rows.mean(0)
-        moments, sums = PooledMoments(centre), ClassSums(len(self.classes_), centre)
-        for start in range(0, len(rows), _WAITING):
-            part = slice(start, start + _WAITING)
-            moments.update(rows[part])
-            sums.update(rows[part], places[part])
-        covariance = moments.covariance([self.ridge])
-        (by_ridge,) = covariance.discriminants([sums.total(ALONE)])
-        linear = by_ridge[self.ridge]
+        linear, _ = discriminant_of(rows, places, len(self.classes_), self.ridge)
         classes, width = self.classes_, self.n_features_in_
         self.set_fitted(linear, features, 1.0)
         self.classes_, self.n_features_in_ = classes, width

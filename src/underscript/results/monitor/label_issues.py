@@ -65,9 +65,7 @@ def issues_of(
     quality = quality_of(table["aum"].to_numpy(), seed)
     flags = quality < 0.5
     if rate is not None:
-        flags = np.zeros(len(table), dtype=bool)
-        lowest = np.argsort(table["aum"].to_numpy(), kind="stable")
-        flags[lowest[: round(rate * len(table))]] = True
+        flags = _lowest(table["aum"].to_numpy(), round(rate * len(table)))
     given, predicted = (table[name].to_numpy() for name in ("given_label", "predicted_label"))
     confidence = np.full(len(table), np.nan)
     if chances is not None:
@@ -87,9 +85,7 @@ def issues_of(
     return pd.DataFrame(columns, index=pd.Index(table["index"], name="index"))
 
 
-def both_together(
-    of_run: pd.DataFrame, of_decoder: pd.DataFrame, where: str = "label_issues"
-) -> pd.DataFrame:
+def both_together(of_run: pd.DataFrame, of_decoder: pd.DataFrame) -> pd.DataFrame:
     """Return label issues by what samples did in training and by a decoder, together.
 
     A decoder reads what the network knows in the end, the margins say how hard a label was to
@@ -103,8 +99,6 @@ def both_together(
         From `issues_of`.
     of_decoder : pandas.DataFrame
         From `Decoding.label_issues`, of the same samples.
-    where : str
-        What was called, for messages.
 
     Raises
     ------
@@ -114,23 +108,22 @@ def both_together(
     missing = ~of_run.index.isin(of_decoder.index)
     if missing.any():
         raise DataError(
-            f"{where}: expected a decoding of all {len(of_run)} samples that were trained on; it "
-            f"lacks {missing.sum()}, the first with index {of_run.index[missing][0]}. Decode the "
-            "same training data, in the same order"
+            f"label_issues: expected a decoding of all {len(of_run)} samples that were trained on; "
+            f"it lacks {missing.sum()}, the first with index {of_run.index[missing][0]}. Decode "
+            "the same training data, in the same order"
         )
     other = of_decoder.loc[of_run.index]
     given = of_run["given_label"].to_numpy()
     differs = other["given_label"].to_numpy() != given
     if differs.any():
         raise DataError(
-            f"{where}: expected the labels that were trained on in the decoding; "
+            "label_issues: expected the labels that were trained on in the decoding; "
             f"{differs.sum()} differ, the first at index {of_run.index[differs][0]}. Decode the "
             "same training data, in the same order"
         )
     prior = _log_odds(np.array([of_run["label_quality"].mean()]))
     odds = _log_odds(of_run["label_quality"]) - prior + _log_odds(other["label_quality"])
-    flags = np.zeros(len(given), dtype=bool)
-    flags[np.argsort(odds, kind="stable")[: int(other["is_label_issue"].sum())]] = True
+    flags = _lowest(odds, int(other["is_label_issue"].sum()))
     predicted = other["predicted_label"].to_numpy()
     # Where the decoder repeats a flagged label, the run's other class, else the second choice.
     repeats = flags & (predicted == given)
@@ -145,6 +138,13 @@ def both_together(
         "confidence": other["confidence"].to_numpy(),
     }
     return pd.DataFrame(columns, index=of_run.index)
+
+
+def _lowest(values: NDArray[np.float64], n: int) -> NDArray[np.bool_]:
+    """Return which are the n smallest values; of equal ones the first."""
+    found = np.zeros(len(values), dtype=bool)
+    found[np.argsort(values, kind="stable")[:n]] = True
+    return found
 
 
 def _log_odds(quality: Any) -> NDArray[np.float64]:

@@ -8,8 +8,7 @@ from torch import Tensor
 
 from ...noise.calibration import calibrate
 from ...noise.estimate import Noise, chance_right, estimate_noise
-from ...probes.discriminant import ClassSums, PooledMoments
-from ...utils.distributed import ALONE
+from ...probes.discriminant import discriminant_of
 from .. import geometry
 from .probe import ProbeRows
 
@@ -53,10 +52,8 @@ class Epoch:
         By name, in the order in which they run.
     noise : Noise
         Of the given labels, estimated from the best layer.
-    best : str
-        That layer.
     right : Tensor of float32, shape (n,)
-        The probability by that layer that each given label is right.
+        The probability by the best layer that each given label is right.
     vote : Tensor of int64, shape (n,)
         The class that a decoder of that layer predicts, out of fold, for perturbed inputs.
     known : float
@@ -69,7 +66,6 @@ class Epoch:
 
     layers: dict[str, Layer]
     noise: Noise
-    best: str
     right: Tensor
     vote: Tensor
     known: float
@@ -135,7 +131,6 @@ class LayerReader:
         return Epoch(
             layers,
             noise,
-            best,
             chance_right(both, places).float(),
             classes[of_moved.argmax(1)],
             known[best],
@@ -195,12 +190,8 @@ def cross_fitted(
         # far apart could vary between more than in total, and scores would change their sign.
         there = (~fold).to(plain.device)
         rows, its_labels = torch.cat([each[there] for each in parts]), labels[there]
-        moments = PooledMoments(rows.mean(0))
-        moments.update(rows)
-        sums = ClassSums(n_classes, moments.centre)
-        sums.update(rows, its_labels.repeat(len(parts)))
-        (by_ridge,) = moments.covariance([RIDGE]).discriminants([sums.total(ALONE)])
-        linear, here = by_ridge[RIDGE], fold.to(plain.device)
+        linear, _ = discriminant_of(rows, its_labels.repeat(len(parts)), n_classes, RIDGE)
+        here = fold.to(plain.device)
         of_plain[fold] = linear(plain[here]).cpu()
         views = moved or [plain]
         of_moved[fold] = torch.stack([linear(each[here]).cpu() for each in views]).mean(0)

@@ -22,7 +22,7 @@ from .layers import LayerReader
 from .probe import ProbeReader, ProbeSet
 from .record import MonitorRecord
 from .samples import SampleRecords
-from .settings import check_same, checked_settings, settings_to_resume
+from .settings import checked_settings, settings_to_resume
 from .together import gather_epoch, processes_of, unwrapped
 from .transfer import transferred
 
@@ -181,15 +181,14 @@ class MonitorRun(MonitorRecord):
         before: dict[str, Any] = processes.gather(own)[0]
         complete = settings_to_resume(before, settings, folder)
         monitor = cls(probe, holdout=holdout, group=group, **complete)
-        monitor.folder = monitor._logits.folder = folder
         with processes.together():
             if found is not None:
-                summary, history, state = found
-                marks = monitor._fingerprints
-                check_same(before, monitor._settings, summary["data"], marks, str(folder))
-                monitor._take(summary, history, state, str(folder))
-                if step is not None:
-                    monitor._go_back(step)
+                monitor._adopt(*found, str(folder))
+        # Only now: what is taken over is there already.
+        monitor.folder = monitor._logits.folder = folder
+        with processes.together():
+            if found is not None and step is not None:
+                monitor._go_back(step)
         monitor._share()
         return monitor
 

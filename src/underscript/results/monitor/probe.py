@@ -162,6 +162,8 @@ class ProbeReader:
         Perturbed views of each sample.
     seed : int
         Seed of the perturbation.
+    narrow : bool
+        Whether wide rows are made narrow.
     """
 
     def __init__(
@@ -171,13 +173,14 @@ class ProbeReader:
         perturb: str | Callable[[Any], Any],
         views: int,
         seed: int,
+        narrow: bool = True,
     ):
         self.probe, self.views, self.seed = probe, views, seed
         self.notes = Notes()
         self._fixed: tuple[str, ...] = ()
         self._layers, self._perturb = layers, perturb
         self._taps: list[Tap] = []
-        self._narrows = True
+        self._narrows = narrow
         self._narrow: dict[str, Narrowing] = {}
         # The input never changes, so it is read once.
         self._input: dict[str, list[Tensor]] = {}
@@ -209,8 +212,9 @@ class ProbeReader:
                 found = [run(each, "probe") for each in changed]
                 logits.append([values.float() for _, values in found])
                 for name, parts in layers.items():
-                    narrow = self._narrow[name] if self._narrows else torch.clone
-                    parts.append([narrow(rows[name].float()) for rows, _ in found])
+                    of_views = [rows[name].float() for rows, _ in found]
+                    narrow = self._narrow.get(name)
+                    parts.append(of_views if narrow is None else [narrow(x) for x in of_views])
         joined = self._input | {
             name: [torch.cat(part) for part in zip(*parts, strict=True)]
             for name, parts in layers.items()
@@ -232,9 +236,7 @@ class ProbeReader:
 
     def of_layers(self, layers: LayerChoice) -> "ProbeReader":
         """Return a reader of other layers, for the same inputs, that leaves their rows whole."""
-        other = ProbeReader(self.probe, layers, self._perturb, self.views, self.seed)
-        other._narrows = False
-        return other
+        return ProbeReader(self.probe, layers, self._perturb, self.views, self.seed, narrow=False)
 
     def _begin(self, model: nn.Module) -> None:
         """Find the layers and the perturbation, on the first network."""
@@ -248,7 +250,8 @@ class ProbeReader:
         places = resolve(seen, model, self._layers)
         self._taps = [place.tap for place in places]
         self._fixed = tuple(tap.name for tap in self._taps if tap.side == "model")
-        self._narrow = {place.tap.name: Narrowing(place, seen.axes, self.seed) for place in places}
+        if self._narrows:
+            self._narrow = {p.tap.name: Narrowing(p, seen.axes, self.seed) for p in places}
 
 
 def _bytes_of(batch: Batch) -> int:

@@ -11,10 +11,9 @@ from ...activations.trace import survey
 from ...errors import DataError, ModelError
 from ...linalg.moments import statistics_for
 from ...probes.classifier import few, fit_together, warn
-from ...probes.discriminant import ClassSums, Linear, PooledMoments
+from ...probes.discriminant import Linear, PooledMoments, discriminant_of
 from ...probes.subspace import PrincipalVectorClassifier
 from ...repair.read_out import NEVER, find_last_linear, rewrite
-from ...utils.distributed import ALONE
 from .layers import RIDGE
 from .probe import ProbeReader
 
@@ -84,12 +83,7 @@ def transferred(model: nn.Module, reader: ProbeReader, method: str, in_place: bo
 
 def _discriminant(rows: Tensor, labels: Int[Tensor, " n"], n_classes: int) -> tuple[Linear, Tensor]:
     """Return the monitor's linear discriminant, fitted to all rows, and the vector `_one`."""
-    moments = PooledMoments(rows.mean(0))
-    moments.update(rows)
-    sums = ClassSums(n_classes, moments.centre)
-    sums.update(rows, labels)
-    (by_ridge,) = moments.covariance([RIDGE]).discriminants([sums.total(ALONE)])
-    linear = by_ridge[RIDGE]
+    linear, moments = discriminant_of(rows, labels, n_classes, RIDGE)
     present = torch.isfinite(linear.intercepts)
     if not bool(present.all()):
         absent = [str(k) for k in torch.nonzero(~present).flatten().tolist()]
