@@ -4,8 +4,8 @@
 
 Each run becomes a folder: the weights after each epoch, the logits of each training batch, a line
 an epoch, and test accuracy, which only an oracle knows. `benchmarks.watching` judges the rules on
-them. A run that is there is not trained again. Products are in bfloat16, weights are kept in
-float16. ROOT is what `data/unpack.py` wrote; see `benchmarks.networks`.
+them. A run that is there is not trained again, one that was stopped goes on. Products are in
+bfloat16, weights are kept in float16. ROOT is what `data/unpack.py` wrote.
 """
 
 import argparse
@@ -41,6 +41,7 @@ def _runs() -> dict[str, Recipe]:
         runs[f"moved-clean-{seed}"] = replace(digits, seed=seed, epochs=20, **clean)
     for seed in range(2):
         runs[f"mnist-clean-{seed}"] = replace(RECIPES["mnist-c0.4"], seed=seed, epochs=20, **clean)
+    runs |= {name: RECIPES[name] for name in RECIPES if "50k" in name}
     runs["clean-0"] = replace(RECIPES["clean-0"], epochs=15, **clean)
     for name in ("worse", "random1"):
         runs[f"tune-{name}-10"] = replace(RECIPES[f"tune-{name}-1"], seed=10)
@@ -88,20 +89,20 @@ def keep(run: Recipe, root: Path, out: Path) -> None:
     """Train a run and write its folder."""
     model, data = load(run, root)
     work = out / f"{run.name}.partial"
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
+    work.mkdir(parents=True, exist_ok=True)
     index: list[Tensor] = []
     logits: list[Tensor] = []
-    lines = []
 
     def seen(batch: Tensor, given: Tensor) -> None:
         index.append(batch.int())
         logits.append(given.clone())
 
     def ended(line: dict[str, float]) -> None:
-        lines.append(line)
         number = f"{int(line['epoch']):03d}"
-        state = {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}
+        state = {
+            k: (v.half() if v.is_floating_point() else v).contiguous()
+            for k, v in model.state_dict().items()
+        }
         save_file(state, work / f"epoch-{number}.safetensors")
         kept = {"index": torch.cat(index), "logits": torch.cat(logits)}
         save_file(kept, work / f"logits-{number}.safetensors")
@@ -110,9 +111,13 @@ def keep(run: Recipe, root: Path, out: Path) -> None:
         print(f"{run.name}: {line}", flush=True)
 
     x, given, _ = data.train
-    networks.train(model, x, given, run, data.test, fast=True, seen=seen, ended=ended)
+    state = work / "state.pt"
+    lines = networks.train(
+        model, x, given, run, data.test, fast=True, seen=seen, ended=ended, resume=state
+    )
     facts = {"recipe": asdict(run), "epochs": lines, "torch": torch.__version__}
     (work / "run.json").write_text(json.dumps(facts, indent=1))
+    state.unlink()
     shutil.rmtree(out / run.name, ignore_errors=True)
     work.rename(out / run.name)
 
