@@ -27,7 +27,6 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, pad, relu
 
 HUMAN = {"worse": "worse_label", "random1": "random_label1", "aggregate": "aggre_label"}
-BEST_STOPPED = 10  # epochs of a network that is stopped early, as for cleanlab's five
 
 
 @dataclass(frozen=True)
@@ -451,48 +450,20 @@ def make(
     )
 
 
-def folds(recipe: Recipe, root: Path, out: Path, device: torch.device) -> None:
-    """Retrain five networks, each without a fifth of the data, with flips and crops, stopped early.
-
-    Writes the probabilities of each sample by the network that did not see it, float16 (n, K), and
-    of all five together of the test data: what cleanlab needs.
-    """
-    data = load(recipe, root)
-    x, given, _ = (part.to(device) for part in data.train)
-    test = data.test[0].to(device)
-    found, together = torch.zeros(len(x), 10), torch.zeros(len(test), 10)
-    held = torch.arange(len(x)) % 5
-    for fold in range(5):
-        each = Recipe("", "", "", 0, augment=True, seed=fold, arch=recipe.arch)
-        model = network(each).to(device)
-        seen = (held != fold).to(device)
-        train(model, x[seen], given[seen], each, epochs=BEST_STOPPED)
-        found[held == fold] = predictions(model, x[~seen]).softmax(1).cpu()
-        together += predictions(model, test).softmax(1).cpu() / 5
-    path = out / f"{recipe.name}-folds.npz"
-    np.savez_compressed(path, out_of_fold=found.half().numpy(), test=together.half().numpy())
-    right = float((together.argmax(1) == data.test[1]).float().mean())
-    print(f"{recipe.name}: five retrainings of {BEST_STOPPED} epochs, test {right:.4f}", flush=True)
-
-
 def main() -> None:
     """Train what is asked for and not there yet."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--root", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--only", default=",".join(RECIPES))
-    parser.add_argument("--folds", default="", help="names whose five retrainings are made too")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="at most, for each")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     device = torch.device(arguments.device)
-    for name in filter(None, arguments.only.split(",")):
+    for name in arguments.only.split(","):
         if not (arguments.out / f"{name}.pt").exists():
             make(RECIPES[name], arguments.root, arguments.out, device, arguments.seconds)
-    for name in filter(None, arguments.folds.split(",")):
-        if not (arguments.out / f"{name}-folds.npz").exists():
-            folds(RECIPES[name], arguments.root, arguments.out, device)
 
 
 if __name__ == "__main__":

@@ -85,39 +85,48 @@ def rivals(
     if holdout is not None:
         timed("SAP", lambda: by_sap(holdout))
     timed("SAP, alpha by test labels (oracle)", lambda: by_sap(test))
-    timed("RoG, all layers", lambda: by_rog(model, train, holdout, test, device))
+    timed("RoG, all layers", lambda: Rog(model, train, holdout, device).accuracy(test))
     if train[0].ndim == 4:
         timed(
             "read-out fitted to perturbed rows",
-            lambda: by_perturbed_read_out(model, train, holdout, test, device, seed),
+            lambda: PerturbedReadOut(model, train, holdout, device, seed).accuracy(test),
         )
     return pd.DataFrame(lines)
 
 
-def by_rog(
-    model: nn.Module, train: Pair, holdout: Pair | None, test: Pair, device: str | None
-) -> tuple[float, str]:
-    """Fit a robust discriminant to every layer, and add up their probabilities.
+class Rog:
+    """Robust discriminants of every layer, whose probabilities are added up.
 
     As in RoG their weights are those of the largest likelihood of held-out noisy labels.
     """
-    places = layers_of(model, train)
-    of_train = rows_of(model, train[0], places, device)
-    probes = {name: RobustDiscriminant().fit(of_train.pop(name), train[1]) for name in [*of_train]}
-    classes = np.unique(train[1])
 
-    def chances(pair: Pair) -> np.ndarray:
-        rows = rows_of(model, pair[0], places, device)
-        return np.stack([_probabilities(probe, rows[name]) for name, probe in probes.items()])
+    def __init__(self, model: nn.Module, train: Pair, holdout: Pair | None, device: str | None):
+        self.model, self.device = model, device
+        self.places = layers_of(model, train)
+        rows = rows_of(model, train[0], self.places, device)
+        self.probes = {name: RobustDiscriminant().fit(rows.pop(name), train[1]) for name in [*rows]}
+        self.classes = np.unique(train[1])
+        self.weights = np.full(len(self.probes), 1 / len(self.probes))
+        if holdout is not None:
+            known = np.isin(holdout[1], self.classes)
+            own = np.searchsorted(self.classes, holdout[1][known])
+            chances = self._by_layer(holdout[0])[:, known]
+            self.weights = mixture_weights(chances[:, np.arange(len(own)), own])
 
-    weights = np.full(len(probes), 1 / len(probes))
-    if holdout is not None:
-        known = np.isin(holdout[1], classes)
-        own = np.searchsorted(classes, holdout[1][known])
-        weights = mixture_weights(chances(holdout)[:, known][:, np.arange(len(own)), own])
-    mixed = np.einsum("l,lnk->nk", weights, chances(test))
-    told = ", ".join(f"{name} {w:.2f}" for name, w in zip(probes, weights, strict=True) if w > 0.01)
-    return float((classes[mixed.argmax(1)] == test[1]).mean()), told
+    def _by_layer(self, inputs: Tensor) -> np.ndarray:
+        rows = rows_of(self.model, inputs, self.places, self.device)
+        return np.stack([_probabilities(probe, rows[name]) for name, probe in self.probes.items()])
+
+    def chances(self, inputs: Tensor) -> np.ndarray:
+        """Return the probability of each class, (n, K)."""
+        return np.asarray(np.einsum("l,lnk->nk", self.weights, self._by_layer(inputs)))
+
+    def accuracy(self, test: Pair) -> tuple[float, str]:
+        """Return the accuracy on test data, and the weights of layers in words."""
+        pairs = zip(self.probes, self.weights, strict=True)
+        told = ", ".join(f"{name} {weight:.2f}" for name, weight in pairs if weight > 0.01)
+        found = self.classes[self.chances(test[0]).argmax(1)]
+        return float((found == test[1]).mean()), told
 
 
 def mixture_weights(likelihoods: np.ndarray, steps: int = 200) -> np.ndarray:
@@ -130,31 +139,44 @@ def mixture_weights(likelihoods: np.ndarray, steps: int = 200) -> np.ndarray:
     return weights
 
 
-def by_perturbed_read_out(
-    model: nn.Module,
-    train: Pair,
-    holdout: Pair | None,
-    test: Pair,
-    device: str | None,
-    seed: int,
-    copies: int = COPIES,
-) -> tuple[float, str]:
-    """Fit the last hidden layer's read-out to plain images and shifted, flipped copies of them."""
-    places = layers_of(model, train)[-1:]
-    name = places[0].tap.name
-    generator = torch.Generator().manual_seed(seed)
+class PerturbedReadOut:
+    """The last hidden layer's read-out, fitted to plain images and shifted, flipped copies."""
 
-    def rows(images: Tensor) -> Tensor:
-        return torch.from_numpy(rows_of(model, images, places, device)[name])
+    def __init__(
+        self,
+        model: nn.Module,
+        train: Pair,
+        holdout: Pair | None,
+        device: str | None,
+        seed: int,
+        copies: int = COPIES,
+    ):
+        self.model, self.device = model, device
+        self.places = layers_of(model, train)[-1:]
+        generator = torch.Generator().manual_seed(seed)
+        perturbed = (self.rows(shifted(train[0], generator)) for _ in range(copies))
+        found = perturbed_read_out(
+            self.rows(train[0]), perturbed, torch.as_tensor(train[1]), RIDGES
+        )
+        self.ridge = 0.1
+        if holdout is not None:
+            held = self.rows(holdout[0])
+            self.ridge = max(found, key=lambda each: _share(found[each], held, holdout[1]))
+        self.linear = found[self.ridge]
 
-    perturbed = (rows(shifted(train[0], generator)) for _ in range(copies))
-    labels = torch.as_tensor(train[1])
-    found = perturbed_read_out(rows(train[0]), perturbed, labels, RIDGES)
-    ridge = 0.1
-    if holdout is not None:
-        held = rows(holdout[0])
-        ridge = max(found, key=lambda each: _share(found[each], held, holdout[1]))
-    return _share(found[ridge], rows(test[0]), test[1]), f"ridge {ridge:g}, {name}"
+    def rows(self, images: Tensor) -> Tensor:
+        """Return the layer's rows, float32 (n, width)."""
+        name = self.places[0].tap.name
+        return torch.from_numpy(rows_of(self.model, images, self.places, self.device)[name])
+
+    def scores(self, images: Tensor) -> Tensor:
+        """Return the scores of each class, (n, K)."""
+        return self.linear(self.rows(images).float())
+
+    def accuracy(self, test: Pair) -> tuple[float, str]:
+        """Return the accuracy on test data, and the choice in words."""
+        right = (self.scores(test[0]).argmax(1).numpy() == np.asarray(test[1])).mean()
+        return float(right), f"ridge {self.ridge:g}, {self.places[0].tap.name}"
 
 
 def perturbed_read_out(

@@ -20,7 +20,17 @@ from ..utils.extras import optional_package
 from .probes import rows_of
 from .work import Work
 
-__all__ = ["OURS", "RETRAINED", "LabelPrediction", "fast_ways", "run_detection", "scored"]
+__all__ = [
+    "NEIGHBOURS",
+    "OURS",
+    "RETRAINED",
+    "LabelPrediction",
+    "by_alignment",
+    "by_neighbours",
+    "fast_ways",
+    "run_detection",
+    "scored",
+]
 
 # The names of two ways.
 OURS = "underscript"
@@ -145,9 +155,9 @@ def fast_ways(
     yield _read_out(network, data.images, data.given)
     by_layer = rows_of(work, network, ("input", work.plan.pair.layers[-1]), data.images)
     for name, rows in zip(("the input", "the last layer"), by_layer.values(), strict=True):
-        yield _alignment(name, rows, data.given, work.cell.seed)
+        yield by_alignment(name, rows, data.given, work.cell.seed)
         if neighbours:
-            yield _neighbours(name, rows, data.given)
+            yield by_neighbours(name, rows, data.given)
 
 
 def _clock() -> tuple[float, float]:
@@ -183,7 +193,7 @@ def _margin(values: Floats, given: Ints) -> Floats:
     return np.asarray(values[rows, given] - others.max(1))
 
 
-def _alignment(layer: str, rows: NDArray[np.float32], given: Ints, seed: int) -> LabelPrediction:
+def by_alignment(layer: str, rows: NDArray[np.float32], given: Ints, seed: int) -> LabelPrediction:
     """FINE, "filtering noisy instances via their eigenvectors" (Kim et al., NeurIPS 2021).
 
     A sample's quality is its alignment with the first eigenvector of its given class. A mixture of
@@ -208,7 +218,7 @@ def _alignment(layer: str, rows: NDArray[np.float32], given: Ints, seed: int) ->
     )
 
 
-def _neighbours(layer: str, rows: NDArray[np.float32], given: Ints) -> LabelPrediction:
+def by_neighbours(layer: str, rows: NDArray[np.float32], given: Ints) -> LabelPrediction:
     """Rank labels by the share of the nearest other samples that have the same label."""
     began, cpu = _clock()
     nearest = NearestNeighbours(k=NEIGHBOURS + 1).fit(rows, given).kneighbors(rows)
