@@ -197,8 +197,8 @@ def shown(found: pd.DataFrame, reached: pd.DataFrame) -> list[Shown]:
     ]
 
 
-def scored_cell(folder: Path, root: Path | None, device: str) -> pd.DataFrame:
-    """Score the fast ways on a finished network of any grid; writes nothing."""
+def work_at(folder: Path, root: Path | None, device: str) -> Work:
+    """Return a finished cell of any grid; nothing is written there."""
     told = json.loads((folder.parents[1] / "settings.json").read_text(encoding="utf-8"))
     degree, run = folder.name.removeprefix("c").split("-run")
     plan = Plan(
@@ -215,7 +215,12 @@ def scored_cell(folder: Path, root: Path | None, device: str) -> pd.DataFrame:
         holdout=told["holdout"] or 0,
         new_labels=told["label_seed"] != LABEL_SEED,
     )
-    work = Work(plan, Cell(float(degree), int(run)), folder.parents[1], progress=True)
+    return Work(plan, Cell(float(degree), int(run)), folder.parents[1], progress=True)
+
+
+def scored_cell(folder: Path, root: Path | None, device: str) -> pd.DataFrame:
+    """Score the fast ways on a finished network of any grid; writes nothing."""
+    work = work_at(folder, root, device)
     data = work.data.train
     predictions = fast_ways(work, {}, neighbours=False)
     return pd.DataFrame([scored(each, data.given, data.true) for each in predictions])

@@ -1,6 +1,6 @@
 """Chooses the decoder: an ensemble, its prediction for every training label, and its certainty."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -171,32 +171,14 @@ class Chosen:
             `round`, `layer`, `n_features`, `perturbed`, `ridge`, `criterion` (agreement with noisy
             labels of new inputs, as estimated), `chosen` and `test_accuracy` (0 to 1, or missing).
         """
-        fits, task = self.fits, self.task
-        right = torch.zeros(len(fits.candidates))
+        right = torch.zeros(len(self.fits.candidates))
         n = 0
         if test is not None:
-            with task.processes.together():
-                for rows in stream(
-                    self.network,
-                    test,
-                    task.taps,
-                    task.device,
-                    stage="trying all candidates",
-                    progress=task.progress,
-                ):
-                    labels = torch.from_numpy(task.given(rows.batch, test))
+            with self.task.processes.together():
+                for labels, predicted, _ in self.predictions(test):
                     n += len(labels)
-                    seen: dict[tuple[str, int], Tensor] = {}
-                    for at, (candidate, fitted) in enumerate(fits.fitted.items()):
-                        view = candidate.layer, candidate.n_features
-                        if view not in seen:
-                            layer_rows = rows.layers[candidate.layer].float()
-                            if view[1]:
-                                layer_rows = fits.features[candidate.layer](layer_rows)
-                            seen = {view: layer_rows}
-                        predicted = fits.classes[fitted.whole(seen[view]).argmax(1).cpu()]
-                        right[at] += int((predicted == labels).sum())
-            parts = task.processes.gather((right, n))
+                    right += (predicted == labels).sum(1)
+            parts = self.task.processes.gather((right, n))
             n = sum(part[1] for part in parts)
             right = torch.stack([part[0] for part in parts]).sum(0)
         agreement = _estimated_agreement(self.survival)
@@ -208,9 +190,33 @@ class Chosen:
                     "chosen": candidate in self.members[self.key.layer],
                     "test_accuracy": float(right[at]) / n if n else np.nan,
                 }
-                for at, candidate in enumerate(fits.candidates)
+                for at, candidate in enumerate(self.fits.candidates)
             ]
         )
+
+    def predictions(self, source: Source) -> Iterator[tuple[Tensor, Tensor, Mapping[str, Tensor]]]:
+        """Yield labels (n,), the classes that each candidate predicts (m, n), and rows by layer."""
+        fits, task = self.fits, self.task
+        for rows in stream(
+            self.network,
+            source,
+            task.taps,
+            task.device,
+            stage="trying all candidates",
+            progress=task.progress,
+        ):
+            labels = torch.from_numpy(task.given(rows.batch, source))
+            predicted = torch.empty(len(fits.fitted), len(labels), dtype=torch.int64)
+            seen: dict[tuple[str, int], Tensor] = {}
+            for at, (candidate, fitted) in enumerate(fits.fitted.items()):
+                view = candidate.layer, candidate.n_features
+                if view not in seen:
+                    layer_rows = rows.layers[candidate.layer].float()
+                    if view[1]:
+                        layer_rows = fits.features[candidate.layer](layer_rows)
+                    seen = {view: layer_rows}
+                predicted[at] = fits.classes[fitted.whole(seen[view]).argmax(1).cpu()]
+            yield labels, predicted, rows.layers
 
 
 def auto_key(layer: str) -> Key:
