@@ -67,7 +67,7 @@ def intrinsic_dimension(rows: Tensor) -> float:
     return float(apart.sum() / np.log(second[apart] / first[apart]).sum())
 
 
-def tried(chosen: Chosen, test: Source, held: Source | None) -> dict[str, Any]:
+def tried(chosen: Chosen, table: pd.DataFrame, test: Source, held: Source | None) -> dict[str, Any]:
     """Return what rules need: how candidates do on the test data and agree with the hold-out."""
     labels, predicted, rows = [], [], []
     for of_batch, said, layers in chosen.predictions(test):
@@ -84,7 +84,7 @@ def tried(chosen: Chosen, test: Source, held: Source | None) -> dict[str, Any]:
     votes = one_hot(answers[[*of_layer.values()]], int(answers.max()) + 1).sum(0)
     found = {
         "right": (answers == truth).double().mean(1).tolist(),
-        "by_criterion": int(chosen.candidates(None)["criterion"].argmax()),
+        "by_criterion": int(table["criterion"].argmax()),
         "layers": of_layer,
         "dimensions": {
             name: intrinsic_dimension(torch.cat([each[name] for each in rows])[:SOME])
@@ -126,8 +126,9 @@ def measure(model: nn.Module, train: Any, held: Any, test: Any) -> dict[str, Any
 
     def instead(chosen: Chosen, source: Source) -> pd.DataFrame:
         validation = None if held is None else Source(held, "holdout")
-        found.update(tried(chosen, source, validation))
-        return original(chosen, None)
+        table = original(chosen, None)
+        found.update(tried(chosen, table, source, validation))
+        return table
 
     with (
         warnings.catch_warnings(),
