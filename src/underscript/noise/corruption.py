@@ -142,11 +142,11 @@ def corrupt_labels(
 
     A label stays with probability :math:`\min(1, (1 - \tau(m_i)) / f)`, where f is such that the
     expected share of changed labels is the degree. The authors' text says that :math:`\tau` is
-    multiplied by a factor; their code divides :math:`1 - \tau` by one, and the labels that they and
-    others published are made so. We do as the labels do. So a sample of full margin is changed too,
-    with probability :math:`1 - 1/f` where :math:`f > 1`. Differently from there, the true labels
-    are those given, not classes drawn from P, and a sample that P puts into another class has a
-    margin of 0.
+    multiplied by a factor; their code (github.com/pxiangwu/PLC), which made the labels that others
+    use, divides :math:`1 - \tau` by one. We do as the code does. So a sample of full margin is
+    changed too, with probability :math:`1 - 1/f` where :math:`f > 1`. Differently from there, the
+    true labels are those given, not classes drawn from P, and a sample that P puts into another
+    class has a margin of 0.
 
     Cluster noise: with centres :math:`C_k`, drawn from the samples of class k, a label changes if
     :math:`\min_{c \in C_{y_i}} \lVert x_i - c \rVert < r`. The reference chooses the number of
