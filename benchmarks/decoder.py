@@ -13,6 +13,7 @@ import argparse
 import json
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +42,16 @@ def load(name: str, root: Path, zoo: Path) -> tuple[nn.Module, dict[str, Any]]:
         data = {"train": found.train, "test": (*found.test, found.test[1])}
         if recipe.held:
             data["holdout"] = found.holdout
-    state = torch.load(zoo / f"{name}.pt", map_location="cpu", weights_only=True)
+    return trained(model, zoo / f"{name}.pt"), data
+
+
+def trained(model: nn.Module, path: Path) -> nn.Module:
+    """Return a network with its weights, in evaluation mode."""
+    state = torch.load(path, map_location="cpu", weights_only=True)
     state = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
     missing = model.load_state_dict(state, strict=False).missing_keys
     assert all("embeddings" in key for key in missing), missing
-    return model.eval(), data
+    return model.eval()
 
 
 class Texts(torch.utils.data.Dataset):
@@ -83,9 +89,10 @@ def judge(
     held: bool,
     device: str,
     retrain: float | None = None,
+    load: Callable[[str, Path, Path], tuple[nn.Module, dict[str, Any]]] = load,
     **settings: Any,
 ) -> dict[str, Any]:
-    """Decode one network and say how good that was."""
+    """Decode one network and say how good that was; `load` reads it and its data."""
     from sklearn.metrics import average_precision_score, roc_auc_score
 
     model, data = load(name, root, zoo)

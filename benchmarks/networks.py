@@ -416,15 +416,12 @@ def _accuracy(logits: Tensor, labels: Tensor) -> float:
     return float((logits.argmax(1) == labels).float().mean())
 
 
-def make(
-    recipe: Recipe, root: Path, out: Path, device: torch.device, seconds: float = float("inf")
-) -> None:
-    """Train one network and write its weights and facts."""
-    data = load(recipe, root)
+def make(recipe: Recipe, data: Data, out: Path, device: torch.device, **settings: Any) -> None:
+    """Train one network, with settings of `train`, and write its weights and facts."""
     x, given, true = (part.to(device) for part in data.train)
     test = tuple(part.to(device) for part in data.test)
     model = network(recipe).to(device)
-    lines = train(model, x, given, recipe, test, seconds=seconds)  # type: ignore[arg-type]
+    lines = train(model, x, given, recipe, test, **settings)  # type: ignore[arg-type]
     # As they are written, so they are measured.
     state = {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}
     model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
@@ -463,7 +460,8 @@ def main() -> None:
     device = torch.device(arguments.device)
     for name in arguments.only.split(","):
         if not (arguments.out / f"{name}.pt").exists():
-            make(RECIPES[name], arguments.root, arguments.out, device, arguments.seconds)
+            data = load(RECIPES[name], arguments.root)
+            make(RECIPES[name], data, arguments.out, device, seconds=arguments.seconds)
 
 
 if __name__ == "__main__":

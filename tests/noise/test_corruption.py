@@ -11,12 +11,8 @@ from sklearn.svm import SVC
 from underscript.errors import DataError, LabelError
 from underscript.experiments import confusion
 from underscript.experiments.confusion import weak_scores
-from underscript.noise.corruption import (
-    _flip_probabilities,
-    corrupt_labels,
-    transition_matrix,
-    wrong_share,
-)
+from underscript.noise.by_sample import capped_shares
+from underscript.noise.corruption import corrupt_labels, transition_matrix, wrong_share
 
 labels = st.lists(st.integers(0, 6), max_size=60).map(lambda y: np.array(y, dtype=np.int64))
 
@@ -46,12 +42,15 @@ def noise(kind, n, seed):
     generator = np.random.default_rng(seed)
     if kind == "transition":
         return {"kind": kind, "transition": generator.dirichlet(np.ones(7), size=7)}
-    if kind == "instance":
+    if kind == "instance" or kind.startswith("pmd"):
         return {"kind": kind, "scores": 3 * generator.standard_normal((n, 7))}
+    if kind == "cluster":
+        return {"kind": kind, "features": generator.standard_normal((n, 3)), "clusters": 2}
     return {"kind": kind}
 
 
-kinds = st.sampled_from(["symmetric", "pair", "transition", "instance"])
+KINDS = ["symmetric", "pair", "transition", "instance", "pmd-1", "pmd-2", "pmd-3", "cluster"]
+kinds = st.sampled_from(KINDS)
 
 
 @pytest.mark.parametrize("degree", [0.2, 0.4, 0.8, 1.0])
@@ -117,10 +116,11 @@ def test_pair_noise_gives_the_next_class_and_is_always_wrong(degree):
     assert abs(wrong.mean() - degree) <= 4 * np.sqrt(degree * (1 - degree) / len(true))
 
 
-@pytest.mark.parametrize("kind", ["symmetric", "pair", "transition", "instance"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_one_class_has_nothing_to_become(kind):
-    extra = {"transition": {"transition": [[1]]}, "instance": {"scores": np.ones((9, 1))}}
-    assert not corrupt_labels(np.zeros(9, int), 1.0, kind=kind, **extra.get(kind, {})).any()
+    extra = {"transition": [[1]], "scores": np.ones((9, 1)), "features": np.eye(9)}
+    used = {name: extra[name] for name in noise(kind, 9, 0) if name in extra}
+    assert not corrupt_labels(np.zeros(9, int), 1.0, kind=kind, **used).any()
 
 
 @pytest.mark.parametrize("degree", [0.3, 1.0])
@@ -196,7 +196,7 @@ def test_instance_noise_follows_its_formula():
 )
 def test_chances_of_change_average_to_the_degree_and_rise_with_hardness(hardness, degree):
     hardness = np.array(hardness)
-    chances = _flip_probabilities(hardness, degree)
+    chances = capped_shares(hardness, degree)
     assert chances.mean() == pytest.approx(degree, rel=1e-9, abs=1e-300)
     assert ((chances >= 0) & (chances <= 1)).all()
     in_order = chances[np.argsort(hardness, kind="stable")]
@@ -356,11 +356,16 @@ def test_bad_scores_are_one_clear_line(scores, n_classes, message):
         ("pair", "scores"),
         ("transition", "scores"),
         ("instance", "transition"),
+        ("pmd-1", "features"),
+        ("instance", "clusters"),
+        ("cluster", "scores"),
     ],
 )
 def test_what_a_kind_has_no_use_for_is_an_error(kind, name):
-    used = {"transition": {"transition": np.eye(2)}, "instance": {"scores": np.eye(2)}}
-    extra = {name: np.eye(2), **used.get(kind, {})}
+    scores = {"scores": np.eye(2)}
+    used = {"transition": {"transition": np.eye(2)}, "instance": scores, "pmd-1": scores}
+    used["cluster"] = {"features": np.eye(2)}
+    extra = {**used.get(kind, {}), name: 1 if name == "clusters" else np.eye(2)}
     with pytest.raises(LabelError, match=f"{name}= is for kind=.* found it with kind='{kind}'"):
         corrupt_labels([0, 1], 0.5, kind=kind, **extra)
 

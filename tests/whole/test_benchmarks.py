@@ -7,7 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
+import torch
 
 ROOT = Path(__file__).parents[2]
 
@@ -68,3 +71,74 @@ def test_kept_epochs_are_evenly_spaced_and_end_with_the_last():
     assert evenly(13, 5) == [3, 5, 8, 10, 13]
     assert evenly(40, 1) == [40]
     assert evenly(2, 5) == [1, 2]
+
+
+@pytest.mark.slow
+def test_noise_that_depends_on_the_image_is_made_memorised_and_decoded(tmp_path):
+    # Two classes of colour, and noise on top, stand for photographs.
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "cifar-10-batches-bin"
+    folder.mkdir()
+    for name in (*(f"data_batch_{k}" for k in range(1, 6)), "test_batch"):
+        labels = rng.integers(0, 2, 160)
+        pixels = rng.integers(0, 200, (160, 3072)) + 50 * labels[:, None]
+        rows = np.column_stack([labels, pixels]).astype(np.uint8)
+        rows.tofile(folder / f"{name}.bin")
+    run = [sys.executable, "-m", "benchmarks.feature_noise", "--root", tmp_path, "cluster"]
+    run += ["--out", tmp_path / "out", "--images", "400", "--epochs", "1"]
+    first, again = (
+        subprocess.run(
+            run,
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "PYTHONPATH": "src:.", "OMP_NUM_THREADS": "1"},
+        )
+        for _ in range(2)
+    )
+    assert first.returncode == again.returncode == 0, first.stderr + again.stderr
+    labels = np.load(tmp_path / "out" / "labels.npz")
+    true = np.concatenate(
+        [np.fromfile(folder / f"data_batch_{k}.bin", np.uint8)[::3073] for k in range(1, 6)]
+    )
+    # Training images come first, then the hold-out, which is at the end of the data.
+    true = np.concatenate([true[:400], true[-100:]])
+    assert (labels["cluster"] != true).sum() == 175
+    for kind in ("holdout", "alone"):
+        found = json.loads((tmp_path / "out" / f"cluster-{kind}.json").read_text())
+        assert found["wrong"] == pytest.approx((labels["cluster"] != true)[:400].mean())
+    lines = first.stdout.splitlines()
+    assert any(line.startswith("cluster: {'epoch': 1") for line in lines)
+    assert again.stdout.splitlines() == lines[-2:]  # Nothing is made twice.
+
+
+def test_batches_of_texts_hold_each_once_and_are_of_like_length():
+    from benchmarks.texts import batches
+
+    lengths = torch.from_numpy(np.random.default_rng(0).integers(5, 60, 1000))
+    found = batches(lengths, torch.Generator().manual_seed(0))
+    assert sorted(torch.cat(found).tolist()) == list(range(1000))
+    spread = [float(lengths[batch].float().std()) for batch in found]
+    assert np.mean(spread) < 0.2 * float(lengths.float().std())
+    means = [float(lengths[batch].float().mean()) for batch in found]
+    assert means != sorted(means)
+    again = batches(lengths, torch.Generator().manual_seed(1))
+    assert not torch.equal(torch.cat(found), torch.cat(again))
+
+
+def test_suspicious_labels_are_a_markdown_table_whatever_is_in_a_text():
+    from benchmarks.suspicious import markdown
+
+    table = pd.DataFrame(
+        {
+            "text": ["Where is\nmy card?", "a | b \\ c", "never shown"],
+            "given": ["card_arrival", "top_up", "x"],
+            "proposed": ["lost_card", "refund", "y"],
+            "quality": [0.0001, 0.25, 0.5],
+        }
+    )
+    head, rule, first, second = markdown(table, 2).splitlines()
+    assert head.count("|") == rule.count("|") == 6
+    assert first == "| 1 | Where is my card? | card_arrival | lost_card | 0.000 |"
+    assert second == "| 2 | a \\| b \\\\ c | top_up | refund | 0.250 |"

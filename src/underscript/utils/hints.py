@@ -191,6 +191,9 @@ CORRUPT_ARGUMENTS = {
     **dict.fromkeys(("k", "num_classes", "classes"), "use n_classes="),
     **dict.fromkeys(("type", "mode", "noise_type"), "use kind="),
     **dict.fromkeys(("matrix", "T", "noise_matrix"), "use transition="),
+    **dict.fromkeys(("logits", "probabilities", "probs", "posterior"), "use scores="),
+    **dict.fromkeys(("X", "x", "embeddings", "inputs"), "use features="),
+    **dict.fromkeys(("n_clusters", "centres", "centers"), "use clusters="),
     **dict.fromkeys(("random_state", "rng"), "use seed="),
 }
 
