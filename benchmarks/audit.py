@@ -212,6 +212,7 @@ def scored_cell(folder: Path, root: Path | None, device: str) -> pd.DataFrame:
         first_run=int(run),
         only=("D1",),
         samples=told["recipe"]["samples"],
+        width=told["recipe"].get("width", 1.0),
         holdout=told["holdout"] or 0,
         new_labels=told["label_seed"] != LABEL_SEED,
     )

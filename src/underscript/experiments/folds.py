@@ -53,6 +53,7 @@ def run_folds(work: Work) -> dict[str, Any]:
             data.images.shape[1:],
             n_classes,
             work.cell.seed + 1000 * (number + 1),
+            preset.width,
         )
         (chances[held],), trained = train_and_stop(
             model,
