@@ -51,7 +51,8 @@ class Plan:
     width : float, optional
         Share of its channels that a ResNet-18 has; replaces the preset's.
     holdout : int
-        Number of these samples that are kept from training, with noisy labels.
+        Number of these samples that are kept from training, with noisy labels. Where images share
+        a drawing, whole drawings are kept, until they are as many.
     first_run : int
         The first run's number.
     new_labels : bool
