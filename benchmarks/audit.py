@@ -1,11 +1,11 @@
 """``make bench-audit``: who finds wrong labels, from one memorised network or by retraining.
 
 ``python -m benchmarks.audit --out DIR [--settings …] [--runs N] [--jobs N]``. Networks are trained
-on 2,000 images with wrong labels until they have memorised these, and every way of finding the
-wrong labels is judged by the true ones (see `underscript.experiments.detection`). What is finished
-in DIR is not run again, whatever stopped it. DIR then holds ``detection.csv`` (each network and
-way), ``detection.md`` (the tables of docs/detection.md) and ``detection.json`` (settings, versions,
-machine).
+on at most 2,000 images with wrong labels until they have memorised these, and every way of finding
+the wrong labels is judged by the true ones (see `underscript.experiments.detection`). What is
+finished in DIR is not run again, whatever stopped it. DIR then holds ``detection.csv`` (each
+network and way), ``detection.md`` (the tables of docs/detection.md) and ``detection.json``
+(settings, versions, machine).
 
 ``--judge DIR/cells/c0.8-run1`` judges one network of an earlier grid, of whatever size, by all ways
 but k-NN and retraining, which take long on much data.
@@ -30,7 +30,8 @@ from underscript.experiments.work import Work, as_json
 from underscript.utils.files import write_text
 from underscript.utils.versions import machine, versions
 
-SETTINGS = ("mnist-mlp", "mnist-cnn", "fashion-mnist-mlp", "fashion-mnist-cnn")
+SETTINGS = ("digits-mlp", "mnist-mlp", "fashion-mnist-cnn", "moved-digits-cnn")
+# At most; digits has 1,437.
 SAMPLES = 2_000
 # Kinds of noise, and their degrees.
 NOISE = {"symmetric": (0.0, 0.2, 0.4, 0.6, 0.8), "pair": (0.2, 0.4), "instance": (0.3,)}
@@ -212,6 +213,7 @@ def work_at(folder: Path, root: Path | None, device: str) -> Work:
         first_run=int(run),
         only=("D1",),
         samples=told["recipe"]["samples"],
+        width=told["recipe"].get("width", 1.0),
         holdout=told["holdout"] or 0,
         new_labels=told["label_seed"] != LABEL_SEED,
     )

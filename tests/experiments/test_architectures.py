@@ -98,6 +98,33 @@ def test_resnet18_has_the_parameters_that_the_paper_describes():
     assert parameters(build("resnet18", (3, 32, 32), 10, seed=0)) == derived == 11_173_962
 
 
+def test_resnet18_at_a_quarter_of_its_width_has_a_quarter_of_the_channels_everywhere():
+    derived = normed(3, 16) + 4 * normed(16, 16) + linear(128, 10)
+    for narrow, wide in [(16, 32), (32, 64), (64, 128)]:
+        derived += normed(narrow, wide) + 3 * normed(wide, wide) + normed(narrow, wide, kernel=1)
+    model = build("resnet18", (3, 32, 32), 10, seed=0, width=0.25)
+    assert parameters(model) == derived == 701_466
+    layers = list_layers(model, torch.randn(2, 3, 32, 32), "flatten").set_index("layer")
+    whole = [16384, 16384, 16384, 8192, 4096, 2048, 512]
+    assert layers.loc[list(PROBED["resnet18"][1:]), "width"].tolist() == [w // 4 for w in whole]
+
+
+@pytest.mark.parametrize(
+    ("arch", "width", "message"),
+    [
+        ("cnn", 0.5, "width: expected 1, as only resnet18 can be narrower; found 0.5"),
+        ("mlp", 2, "width: expected 1, as only resnet18 can be narrower; found 2"),
+        ("resnet18", 0.01, "width: expected a share of the channels from 1/64 to 1; found 0.01"),
+        ("resnet18", 1.5, "from 1/64 to 1; found 1.5"),
+        ("resnet18", float("nan"), "from 1/64 to 1; found nan"),
+    ],
+)
+def test_a_width_that_cannot_be_built_is_one_clear_line(arch, width, message):
+    with pytest.raises(ModelError, match=message) as caught:
+        build(arch, (3, 32, 32), 10, seed=0, width=width)
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("arch", "shape", "widths"),
     [

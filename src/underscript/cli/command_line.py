@@ -228,6 +228,12 @@ def _add_reproduce(commands: Any) -> None:
         help="number of training samples (default: the preset's)",
     )
     add(
+        "--width",
+        type=float,
+        metavar="SHARE",
+        help="share of its channels that ResNet-18 has (default: the preset's; 1 is the paper's)",
+    )
+    add(
         "--holdout",
         type=int,
         default=0,

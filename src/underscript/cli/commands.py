@@ -80,6 +80,7 @@ def _reproduce(options: argparse.Namespace) -> None:
         compiled=options.compile,
         root=options.root,
         samples=options.samples,
+        width=options.width,
         holdout=options.holdout,
         # The paper has no hold-out; runs with one also differ in their labels.
         new_labels=options.holdout > 0,

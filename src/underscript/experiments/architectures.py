@@ -13,7 +13,11 @@ from torch import Tensor, nn
 
 from ..errors import ModelError
 
-__all__ = ["CNN", "MLP", "AlexNet", "ResNet18", "build"]
+__all__ = ["CNN", "MLP", "AlexNet", "ResNet18", "build", "check_width"]
+
+
+# Channels of ResNet-18's stem.
+STEM = 64
 
 
 class MLP(nn.Module):
@@ -228,11 +232,14 @@ class ResNet18(nn.Module):
         Channels, height and width of one input.
     n_classes : int
         Width of the read-out.
+    width : float, default 1.0
+        Share of the channels that every layer has, so that a small machine can train it: with 0.25
+        the stages have 16, 32, 64 and 128. The paper's network has all of them.
 
     Raises
     ------
     ModelError
-        If the shape is not (channels, height, width).
+        If the shape is not (channels, height, width), or `width` is out of range.
 
     Notes
     -----
@@ -248,28 +255,31 @@ class ResNet18(nn.Module):
        recognition. CVPR.
     """
 
-    def __init__(self, input_shape: Sequence[int], n_classes: int) -> None:
+    def __init__(self, input_shape: Sequence[int], n_classes: int, width: float = 1.0) -> None:
         super().__init__()
         shape = _checked(input_shape, n_classes)
+        check_width("resnet18", width)
         if len(shape) != 3:
             raise ModelError(
                 "ResNet-18 needs inputs of shape (channels, height, width), found "
                 f"{shape}; use the MLP for other inputs"
             )
+        # Each stage but the first doubles the channels of the one before, whatever the width.
+        first, second, third, fourth = (round(STEM * width) * 2**stage for stage in range(4))
         self.stem = nn.Sequential(
             OrderedDict(
-                conv=nn.Conv2d(shape[0], 64, 3, padding=1, bias=False),
-                norm=nn.BatchNorm2d(64),
+                conv=nn.Conv2d(shape[0], first, 3, padding=1, bias=False),
+                norm=nn.BatchNorm2d(first),
                 relu=nn.ReLU(),
                 pool=nn.MaxPool2d(3, stride=2, padding=1),
             )
         )
-        self.stage1 = _stage(64, 64, stride=1)
-        self.stage2 = _stage(64, 128, stride=2)
-        self.stage3 = _stage(128, 256, stride=2)
-        self.stage4 = _stage(256, 512, stride=2)
+        self.stage1 = _stage(first, first, stride=1)
+        self.stage2 = _stage(first, second, stride=2)
+        self.stage3 = _stage(second, third, stride=2)
+        self.stage4 = _stage(third, fourth, stride=2)
         self.pooled = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        self.readout = nn.Linear(512, n_classes)
+        self.readout = nn.Linear(fourth, n_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits, (n, n_classes), of inputs of shape (n, *input_shape)."""
@@ -309,7 +319,7 @@ class _ResidualBlock(nn.Module):
         return added
 
 
-_ARCHITECTURES: dict[str, Callable[[Sequence[int], int], nn.Module]] = {
+_ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "mlp": MLP,
     "cnn": CNN,
     "small-cnn": SmallCNN,
@@ -318,7 +328,9 @@ _ARCHITECTURES: dict[str, Callable[[Sequence[int], int], nn.Module]] = {
 }
 
 
-def build(arch: str, input_shape: Sequence[int], n_classes: int, seed: int) -> nn.Module:
+def build(
+    arch: str, input_shape: Sequence[int], n_classes: int, seed: int, width: float = 1.0
+) -> nn.Module:
     """Build a new network whose initial weights depend only on the seed.
 
     Parameters
@@ -331,6 +343,8 @@ def build(arch: str, input_shape: Sequence[int], n_classes: int, seed: int) -> n
         Width of the read-out.
     seed : int
         Seed of the initial weights. torch's global random state stays as it was.
+    width : float, default 1.0
+        Share of its channels that a ResNet-18 has; the others are always whole.
 
     Returns
     -------
@@ -340,15 +354,36 @@ def build(arch: str, input_shape: Sequence[int], n_classes: int, seed: int) -> n
     Raises
     ------
     ModelError
-        If the architecture is unknown or does not fit the input shape.
+        If the architecture is unknown or does not fit the input shape, or does not come in this
+        width.
     """
     if arch not in _ARCHITECTURES:
         raise ModelError(f"unknown architecture {arch!r}; choose one of {list(_ARCHITECTURES)}")
+    check_width(arch, width)
+    scaled = {"width": width} if arch == "resnet18" else {}
     # Weights are drawn on the CPU, so accelerators keep their random state. Seed only the CPU's
     # generator: torch.manual_seed would reseed the accelerators as well.
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        return _ARCHITECTURES[arch](input_shape, n_classes)
+        return _ARCHITECTURES[arch](input_shape, n_classes, **scaled)
+
+
+def check_width(arch: str, width: float) -> None:
+    """Raise an error if an architecture does not come in this width.
+
+    Raises
+    ------
+    ModelError
+        If `width` is not 1 and the architecture is not ResNet-18, or it is not a share that leaves
+        at least one channel.
+    """
+    if arch != "resnet18" and width != 1:
+        raise ModelError(f"width: expected 1, as only resnet18 can be narrower; found {width:g}")
+    # `not (1 / STEM <= width <= 1)` also catches NaN.
+    if not 1 / STEM <= width <= 1:
+        raise ModelError(
+            f"width: expected a share of the channels from 1/{STEM} to 1; found {width:g}"
+        )
 
 
 def _hidden(d_in: int, d_out: int) -> nn.Sequential:

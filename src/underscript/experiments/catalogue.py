@@ -77,8 +77,9 @@ PAIRS: dict[str, Pair] = {
     "fashion-mnist-mlp": Pair("fashion-mnist", "mlp"),
     "digits-mlp": Pair("digits", "mlp"),
     "digits-cnn": Pair("digits", "cnn"),
+    "moved-digits-cnn": Pair("moved-digits", "small-cnn"),
 }
-"""The paper's eight pairs, and small ones of ours to try things out (the last three)."""
+"""The paper's eight pairs, and small ones of ours to try things out (the last four)."""
 
 EXPERIMENTS: dict[str, str] = {
     "E1": "subspaces from the corrupted labels, memorised network",
@@ -132,7 +133,8 @@ class Setting(NamedTuple):
     Attributes
     ----------
     samples, holdout : int
-        Number of images (None: all), and how many of these are held out.
+        Number of images (None: all), and how many of these are held out, at least: a drawing that
+        is in several images is held out as a whole.
     degrees : dict of str to sequence of float
         Corruption degrees, by kind of noise.
     """
@@ -149,5 +151,6 @@ SETTINGS: dict[str, Setting] = {
     "digits-cnn": Setting(None, 150, SMALL),
     "mnist-mlp": Setting(2_500, 250, LARGE),
     "fashion-mnist-cnn": Setting(2_500, 250, LARGE),
+    "moved-digits-cnn": Setting(None, 450, LARGE),
 }
 """Pairs of data set and architecture; the small ones carry most of the cells."""

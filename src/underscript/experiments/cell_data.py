@@ -31,15 +31,19 @@ class LabelledImages:
         Scaled as the paper scales them.
     true, given : ndarray of int64, shape (n,)
         The labels before and after corruption.
+    drawings : ndarray of int64, shape (n,), or None
+        The number of the drawing that an image shows, where several images may share one.
     """
 
     images: NDArray[np.float32]
     true: NDArray[np.int64]
     given: NDArray[np.int64]
+    drawings: NDArray[np.int64] | None = None
 
     def rows(self, chosen: NDArray[Any]) -> "LabelledImages":
         """Return the chosen rows."""
-        return LabelledImages(self.images[chosen], self.true[chosen], self.given[chosen])
+        drawings = None if self.drawings is None else self.drawings[chosen]
+        return LabelledImages(self.images[chosen], self.true[chosen], self.given[chosen], drawings)
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,7 @@ class CellData:
     train : LabelledImages
         Training data of the network.
     holdout : LabelledImages or None
-        Data kept from training, with equally noisy labels.
+        Data kept from training, with equally noisy labels, and no drawing that is trained on.
     test : LabelledImages
         Test data; their given labels are the true ones.
     n_classes : int
@@ -83,16 +87,25 @@ def cell_data(plan: Plan, cell: Cell) -> CellData:
     given = corrupt_labels(
         pool.true, degree, n_classes, kind=kind, seed=seed, **(more if degree else {})
     )
-    train, holdout = LabelledImages(pool.images, pool.true, given), None
-    if plan.holdout >= len(given):
-        raise DataError(
-            f"holdout: expected fewer than the {len(given)} training samples; found {plan.holdout}"
-        )
+    train, holdout = LabelledImages(pool.images, pool.true, given, pool.drawings), None
     if plan.holdout:
-        order = np.random.default_rng((seed, _HOLD_OUT)).permutation(len(given))
-        holdout = train.rows(np.sort(order[: plan.holdout]))
-        train = train.rows(np.sort(order[plan.holdout :]))
+        drawings = np.arange(len(given)) if pool.drawings is None else pool.drawings
+        held = _held_out(drawings, plan.holdout, seed)
+        if held.all():
+            raise DataError(
+                f"holdout: expected fewer than the {len(given)} training samples; found "
+                f"{plan.holdout}"
+            )
+        train, holdout = train.rows(~held), train.rows(held)
     return CellData(train, holdout, test, n_classes, source)
+
+
+def _held_out(drawings: NDArray[np.int64], least: int, seed: int) -> NDArray[np.bool_]:
+    """Draw whole drawings until at least so many samples show them; return which samples do."""
+    _, own, sizes = np.unique(drawings, return_inverse=True, return_counts=True)
+    order = np.random.default_rng((seed, _HOLD_OUT)).permutation(len(sizes))
+    enough = np.searchsorted(np.cumsum(sizes[order]), least) + 1
+    return np.isin(own, order[:enough])
 
 
 @functools.lru_cache(maxsize=1)
@@ -102,13 +115,15 @@ def _pool(
     """Return test images and at most `samples` training images, drawn at random."""
     data = load_dataset(name, root)
     low = 0.0 if name == "tiny-imagenet" else -1.0
-    images, true = data.train_images, data.train_labels
+    images, true, drawings = data.train_images, data.train_labels, data.train_drawings
     if samples is not None and samples < len(true):
         drawn = np.random.default_rng(LABEL_SEED).permutation(len(true))[:samples]
         drawn.sort()
         images, true = images[drawn], true[drawn]
+        drawings = None if drawings is None else drawings[drawn]
     test = LabelledImages(to_float(data.test_images, low), data.test_labels, data.test_labels)
-    return LabelledImages(to_float(images, low), true, true), test, data.n_classes, data.source
+    pool = LabelledImages(to_float(images, low), true, true, drawings)
+    return pool, test, data.n_classes, data.source
 
 
 @functools.lru_cache(maxsize=1)

@@ -1,5 +1,8 @@
 """Compare our results with the published ones: cell by cell, mean ± spread, and how many agree.
 
+Cells can only agree or disagree where networks were trained as the authors trained theirs.
+Elsewhere only differences are shown.
+
 The published numbers come from the authors' result files, which are not part of this project: a
 table of probes (columns ``probe, experiment, corruption, subspace_labels, run, layer, split,
 pca, accuracy``) or of networks (``experiment, corruption, run, test_accuracy,
@@ -13,10 +16,11 @@ import numpy as np
 import pandas as pd
 
 from ..errors import DataError
+from .datasets.catalogue import CATALOGUE
 from .plan import Plan
 from .units import ONE_COMPONENT
 
-__all__ = ["compare", "read_published"]
+__all__ = ["compare", "differences", "read_published", "verdict"]
 
 # Two means this close agree, whatever their spreads.
 POINTS = 0.02
@@ -126,7 +130,29 @@ def _networks(table: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def compare(summary: pd.DataFrame, models: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
+def differences(plan: Plan) -> list[str]:
+    """Return, in words, how a plan's networks are made otherwise than the published ones."""
+    recipe, files = plan.recipe, CATALOGUE.get(plan.pair.data)
+    found = []
+    if plan.preset != "paper":
+        found.append(f"{plan.preset} preset")
+    if files is not None and recipe.samples is not None and recipe.samples < files.n_train:
+        found.append(f"{recipe.samples:,} of {files.n_train:,} training images")
+    if recipe.width != 1:
+        found.append(f"{recipe.width:g} of the width")
+    if plan.noise != "symmetric":
+        found.append("other noise")
+    if plan.holdout:
+        found.append(f"{plan.holdout:,} images held out")
+    return found
+
+
+def compare(
+    summary: pd.DataFrame,
+    models: pd.DataFrame,
+    published: pd.DataFrame,
+    differ: Sequence[str] = (),
+) -> pd.DataFrame:
     """Put our results beside the published ones.
 
     Parameters
@@ -137,13 +163,16 @@ def compare(summary: pd.DataFrame, models: pd.DataFrame, published: pd.DataFrame
         From `models_table`.
     published : pandas.DataFrame
         From `read_published`.
+    differ : sequence of str
+        From `differences`.
 
     Returns
     -------
     pandas.DataFrame
         One row for each published cell that we also ran: columns `CELL`, ``ours_mean``,
-        ``ours_sd``, ``ours_runs``, ``published_mean``, …, ``difference`` (ours − published) and
-        ``agrees``: within 2 points, or within the sum of both standard deviations.
+        ``ours_sd``, ``ours_runs``, ``published_mean``, …, ``difference`` (ours − published) and, if
+        the set-up does not differ, ``agrees``: within 2 points, or within the sum of both standard
+        deviations.
     """
     own = summary[summary["model"].isin(["trained"])]
     # E1 and E5 both have MASC at the main share, from the same network: keep E1's.
@@ -170,13 +199,21 @@ def compare(summary: pd.DataFrame, models: pd.DataFrame, published: pd.DataFrame
     both = filled[0].merge(filled[1], on=CELL)
     both["variance"] = both["variance"].where(both["variance"] >= 0)
     both["difference"] = both["ours_mean"] - both["published_mean"]
-    spreads = both["ours_sd"].fillna(0) + both["published_sd"].fillna(0)
-    both["agrees"] = both["difference"].abs() <= np.maximum(spreads, POINTS)
+    if not differ:
+        spreads = both["ours_sd"].fillna(0) + both["published_sd"].fillna(0)
+        both["agrees"] = both["difference"].abs() <= np.maximum(spreads, POINTS)
     return both
 
 
-def verdict(both: pd.DataFrame) -> str:
-    """Return a sentence on how many cells agree."""
+def verdict(both: pd.DataFrame, differ: Sequence[str] = ()) -> str:
+    """Return a sentence on how many cells agree, or why none is said to."""
+    if differ:
+        mean = 100 * both["difference"].abs().mean()
+        off = f", {mean:.1f} points off on average" if len(both) else ""
+        return (
+            f"{len(both)} published cells were run here{off}; the set-up differs "
+            f"({', '.join(differ)}), so none is said to agree"
+        )
     agree = int(both["agrees"].sum())
     return (
         f"{agree} of {len(both)} published cells that were run here agree (within "

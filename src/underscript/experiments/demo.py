@@ -147,7 +147,8 @@ class Demo:
 
     def build(self, data: DemoData) -> nn.Module:
         """Return the network before training."""
-        return build(self.architecture, data.train[0].shape[1:], data.n_classes, self.seed)
+        arch, shape = self.architecture, data.train[0].shape[1:]
+        return build(arch, shape, data.n_classes, self.seed, preset_for("quick", arch).width)
 
 
 def run_demo(

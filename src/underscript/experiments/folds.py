@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.model_selection import StratifiedKFold
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from torch import Tensor, nn
 
 from ..utils.files import write_tensors
@@ -34,7 +34,8 @@ def run_folds(work: Work) -> dict[str, Any]:
     """Train five networks, each on four fifths of the data, and keep probabilities for the rest.
 
     A network's probabilities come from the epoch that agrees best with the noisy labels of its
-    held-out fifth. Trained to the end it would memorise, and they would say much less.
+    held-out fifth. Trained to the end it would memorise, and they would say much less. Images of
+    one drawing are in the same fifth.
     """
     data, preset = work.data.train, work.plan.recipe
     images, given = torch.from_numpy(data.images), torch.from_numpy(data.given)
@@ -45,14 +46,16 @@ def run_folds(work: Work) -> dict[str, Any]:
     # Classes with fewer samples than folds cannot be stratified: they share one stratum.
     counts = np.bincount(data.given, minlength=n_classes)
     strata = np.where(counts[data.given] >= FOLDS, data.given, -1)
-    split = StratifiedKFold(FOLDS, shuffle=True, random_state=work.cell.seed)
-    for number, (inside, outside) in enumerate(split.split(strata, strata)):
+    kind = StratifiedKFold if data.drawings is None else StratifiedGroupKFold
+    split = kind(FOLDS, shuffle=True, random_state=work.cell.seed)
+    for number, (inside, outside) in enumerate(split.split(strata, strata, data.drawings)):
         rest, held = torch.from_numpy(inside), torch.from_numpy(outside)
         model = build(
             work.plan.pair.arch,
             data.images.shape[1:],
             n_classes,
             work.cell.seed + 1000 * (number + 1),
+            preset.width,
         )
         (chances[held],), trained = train_and_stop(
             model,

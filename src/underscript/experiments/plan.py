@@ -9,6 +9,7 @@ import numpy as np
 
 from ..errors import DataError, LabelError
 from ..noise.corruption import corrupt_labels
+from .architectures import check_width
 from .catalogue import CORRUPTIONS, EXPERIMENTS, NOISES, PAIRS, Pair
 from .presets import Preset, preset_for
 
@@ -47,8 +48,11 @@ class Plan:
         Where the data set is.
     samples : int, optional
         Most training samples; replaces the preset's number.
+    width : float, optional
+        Share of its channels that a ResNet-18 has; replaces the preset's.
     holdout : int
-        Number of these samples that are kept from training, with noisy labels.
+        Number of these samples that are kept from training, with noisy labels. Where images share
+        a drawing, whole drawings are kept, until they are as many.
     first_run : int
         The first run's number.
     new_labels : bool
@@ -60,6 +64,8 @@ class Plan:
     ------
     DataError
         If a setting is unknown or out of range.
+    ModelError
+        If the architecture does not come in the width.
     """
 
     experiment: str
@@ -73,6 +79,7 @@ class Plan:
     compiled: bool = False
     root: Path | None = None
     samples: int | None = None
+    width: float | None = None
     holdout: int = 0
     first_run: int = 1
     new_labels: bool = False
@@ -84,6 +91,7 @@ class Plan:
                 f"experiment: expected one of {', '.join(PAIRS)}; found {self.experiment!r}"
             )
         recipe = self.recipe
+        check_width(self.pair.arch, recipe.width)
         if recipe.samples is not None and self.holdout >= recipe.samples:
             raise DataError(
                 f"holdout: expected fewer than the {recipe.samples} samples; found {self.holdout}"
@@ -115,7 +123,18 @@ class Plan:
         """How networks are trained."""
         preset = preset_for(self.preset, self.pair.arch, self.pair.data)
         samples = preset.samples if self.samples is None else self.samples
-        return replace(preset, samples=samples, test_curve=self.test_curve)
+        width = preset.width if self.width is None else self.width
+        return replace(preset, samples=samples, width=width, test_curve=self.test_curve)
+
+    @property
+    def set_up(self) -> str:
+        """How networks are trained, in words for the heads of tables."""
+        recipe = self.recipe
+        images = "all" if recipe.samples is None else f"at most {recipe.samples:,}"
+        words = f"{self.preset} preset, {images} training images"
+        if recipe.width != 1:
+            words += f", ResNet-18 at {recipe.width:g} of its width"
+        return words
 
     def label_seed(self, cell: "Cell") -> int:
         """Return the seed of a cell's corrupted labels and hold-out."""

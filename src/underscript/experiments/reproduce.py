@@ -10,7 +10,7 @@ import pandas as pd
 
 from ..utils.files import write_text
 from ..utils.versions import machine, versions
-from .comparison import compare, read_published, verdict
+from .comparison import compare, differences, read_published, verdict
 from .dynamics import peaks
 from .figures import write_figures
 from .grid import run_grid
@@ -115,7 +115,8 @@ def reproduce(
     retraining, choices = retraining_table(plan, out), choices_table(plan, out)
     geometry, dynamics = geometry_table(plan, out), dynamics_table(plan, out)
     summary = summarise(results)
-    both = None if others is None else compare(summary, models, others)
+    differ = differences(plan)
+    both = None if others is None else compare(summary, models, others, differ)
     about: dict[str, Any] = {
         "kind": "reproduction",
         **plan.fixed,
@@ -131,7 +132,7 @@ def reproduce(
         "machine": machine(plan.device),
     }
     if both is not None:
-        about["verdict"] = verdict(both)
+        about["verdict"] = verdict(both, differ)
         write_text(out / "comparison.csv", both.to_csv(index=False))
     write_text(out / "results.csv", results.to_csv(index=False))
     write_text(out / "models.csv", models.to_csv(index=False))

@@ -8,6 +8,7 @@ import pandas as pd
 from rich.table import Table
 
 from .catalogue import EXPERIMENTS
+from .comparison import differences
 from .plan import Plan
 from .tables import probe_name
 
@@ -87,7 +88,7 @@ def shown_tables(
     training : bool
         Also show accuracies on training data, if there are any.
     """
-    shown = [_networks(models[models["corruption"].isin(plan.corruptions)])]
+    shown = [_networks(plan, models[models["corruption"].isin(plan.corruptions)])]
     wanted = dict.fromkeys("E1" if name == "E7" else name for name in plan.only)
     if "E7" in plan.only:
         wanted["E2"] = None
@@ -108,11 +109,11 @@ def shown_tables(
         if name == "E6" and geometry is not None and len(geometry):
             shown.append(_geometry(geometry[geometry["corruption"].isin(plan.corruptions)]))
     if both is not None:
-        shown.append(_comparison(both))
+        shown.append(_comparison(both, differences(plan)))
     return shown
 
 
-def _networks(models: pd.DataFrame) -> Shown:
+def _networks(plan: Plan, models: pd.DataFrame) -> Shown:
     columns = (
         "corruption",
         "wrong labels",
@@ -143,7 +144,7 @@ def _networks(models: pd.DataFrame) -> Shown:
         )
         for degree, group in models.groupby("corruption")
     ]
-    return Shown("The networks, %", columns, rows)
+    return Shown(f"The networks ({plan.set_up}), %", columns, rows)
 
 
 def _choices(choices: pd.DataFrame) -> Shown:
@@ -274,8 +275,8 @@ def _geometry(geometry: pd.DataFrame) -> Shown:
     return Shown("E6: geometry of the class subspaces, means over classes and runs", columns, rows)
 
 
-def _comparison(both: pd.DataFrame) -> Shown:
-    columns = (
+def _comparison(both: pd.DataFrame, differ: Sequence[str]) -> Shown:
+    columns = [
         "corruption",
         "layer",
         "probe",
@@ -284,10 +285,9 @@ def _comparison(both: pd.DataFrame) -> Shown:
         "ours",
         "published",
         "difference",
-        "agrees",
-    )
+    ]
     rows = [
-        (
+        [
             f"{row['corruption']:g}",
             str(row["layer"]),
             probe_name(str(row["probe"]), row["variance"]),
@@ -296,11 +296,17 @@ def _comparison(both: pd.DataFrame) -> Shown:
             plus_minus(row["ours_mean"], row["ours_sd"]),
             plus_minus(row["published_mean"], row["published_sd"]),
             f"{100 * row['difference']:+.1f}",
-            "yes" if row["agrees"] else "no",
-        )
+        ]
         for row in both.to_dict("records")
     ]
-    return Shown("Ours beside the published: accuracy, %", columns, rows)
+    title = "Ours beside the published: accuracy, %"
+    if differ:
+        title += f". The set-up differs ({', '.join(differ)}), so no cell is said to agree"
+    else:
+        columns.append("agrees")
+        for row, agrees in zip(rows, both["agrees"], strict=True):
+            row.append("yes" if agrees else "no")
+    return Shown(title, columns, rows)
 
 
 def plus_minus(mean: Any, sd: Any) -> str:

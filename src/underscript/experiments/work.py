@@ -91,7 +91,8 @@ class Work:
     def untrained(self) -> nn.Module:
         """Return the cell's network as it was before training."""
         shape = self.data.train.images.shape[1:]
-        return build(self.plan.pair.arch, shape, self.data.n_classes, self.cell.seed)
+        arch, width = self.plan.pair.arch, self.plan.recipe.width
+        return build(arch, shape, self.data.n_classes, self.cell.seed, width)
 
 
 class DamagedError(Exception):
