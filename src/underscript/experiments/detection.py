@@ -134,11 +134,8 @@ def fast_ways(
     decoding = decode(
         network,
         (data.images, data.given),
-        layers=work.plan.pair.layers,
         controls=False,
-        subspace_labels=("corrupted",),
         evaluate=(),
-        pool="flatten",
         device=work.plan.device,
         seed=work.cell.seed,
         progress=work.progress,
