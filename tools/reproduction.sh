@@ -1,6 +1,7 @@
 #!/bin/sh
-# The runs that docs/reproduction.md shows: some five hours on two cores. Stop it as you like; it
-# goes on where it was. Published tables to compare with may be given: reproduction.sh CSV…
+# The runs that docs/reproduction.md, cifar10.md and sequel.md show: some eight hours on two cores.
+# Stop it as you like; it goes on where it was. CIFAR10 names the folder of that data. Published
+# tables to compare with may be given: reproduction.sh CSV…
 set -e
 out=${RUNS:-runs}
 compare=""
@@ -18,9 +19,17 @@ for noise in pair instance; do
         --out "$out/quick/fashion-mnist-cnn-$noise"
 done
 run mnist-mlp --runs 1 --corruption 0.8 --only S1,S2 --out "$out/along/mnist-mlp"
-# CIFAR-10 has to be there already: underscript gets no such data by itself.
-[ -z "$CIFAR10" ] || run cifar10-cnn --runs 1 --corruption 0.4 --only S1,S2 --root "$CIFAR10" \
-    --out "$out/along/cifar10-cnn"
+# CIFAR-10 has to be there already, in the folder $CIFAR10: underscript gets no such data by itself.
+if [ -n "${CIFAR10:-}" ]; then
+    for pair in cifar10-cnn cifar10-mlp cifar10-resnet18; do
+        run $pair --runs 1 --corruption 0,0.2,0.4,0.6,0.8 --samples 10000 --only E1,E2,E3,E5,E6 \
+            --root "$CIFAR10" --out "$out/quick/$pair"
+    done
+    run cifar10-cnn --samples 50000 --runs 1 --corruption 0.4 --only E1 --root "$CIFAR10" \
+        --out "$out/whole/cifar10-cnn"
+    run cifar10-cnn --runs 1 --corruption 0.4 --only S1,S2 --root "$CIFAR10" \
+        --out "$out/along/cifar10-cnn"
+fi
 # shellcheck disable=SC2086
 run mnist-mlp --preset paper --runs 1 --corruption 0.8 $compare --out "$out/paper/mnist-mlp"
 run mnist-mlp --preset paper --runs 1 --corruption 0.4 $compare --out "$out/paper/mnist-mlp"
