@@ -71,7 +71,8 @@ if [ -n "$full" ]; then
         for pair in cifar10-mlp cifar10-cnn; do
             grid $pair --corruption 0,0.2,0.4,0.6,0.8 --samples 50000 --root "$root"
         done
-        grid cifar10-resnet18 --corruption 0,0.2,0.4,0.6,0.8 --samples 50000 --width 1 --root "$root"
+        grid cifar10-resnet18 --corruption 0,0.2,0.4,0.6,0.8 --samples 50000 --width 1 \
+            --memory 24GB --root "$root"
     fi
     [ -z "$unfinished" ] || echo "not finished after $seconds s:$unfinished; the same command goes on"
     exit 0

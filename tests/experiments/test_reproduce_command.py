@@ -232,3 +232,19 @@ def test_a_folder_from_before_networks_had_a_width_goes_on(small_copy, capsys):
     arguments = ["reproduce", "digits-mlp", "--corruption", "0.6", "--runs", "1"]
     assert main([*arguments, "--out", str(out)]) == 0
     assert "The networks (quick preset" in capsys.readouterr().out
+
+
+def test_a_budget_of_memory_is_kept_or_refused_and_changes_no_number(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    asked = ["reproduce", "digits-mlp", "--corruption", "0.4", "--runs", "1", "--samples", "100"]
+    assert main([*asked, "--memory", "1MB", "--out", "tight"]) == 2
+    message = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "memory: expected at least" in message
+    assert "--memory" in message
+    tables = []
+    for size in ("60MB", "4GB"):
+        assert main([*asked, "--memory", size, "--out", size]) == 0
+        tables.append(
+            pd.read_csv(tmp_path / size / "results.csv").drop(columns=["fit_s", "predict_s"])
+        )
+    pd.testing.assert_frame_equal(*tables)

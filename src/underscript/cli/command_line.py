@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 from .._version import __version__
 from ..errors import DataError, DistributedError, UnderscriptError
 from ..experiments.catalogue import DEMOS, EXPERIMENTS, HUMAN_LABELS, NOISES, PAIRS, SETTINGS
-from ..utils.memory_size import MEMORY, as_bytes
+from ..utils.memory_size import MEMORY, WHOLE_LAYERS, as_bytes
 from ..utils.options import POOL_CHOICES, PROBE_NAMES
 from . import help_texts
 from .near_options import check_options
@@ -249,6 +249,7 @@ def _add_reproduce(commands: Any) -> None:
         metavar="CSV",
         help="file of published results to compare with; repeat the option for more",
     )
+    add("--memory", type=_bytes, default=WHOLE_LAYERS, metavar="SIZE", help=help_texts.TABLE_MEMORY)
     add("--jobs", type=int, default=1, help="networks to work on at once (default 1)")
     add("--device", default="cpu", help="where to compute, such as cuda (default cpu)")
     add(

@@ -81,6 +81,7 @@ def _reproduce(options: argparse.Namespace) -> None:
         root=options.root,
         samples=options.samples,
         width=options.width,
+        memory=options.memory,
         holdout=options.holdout,
         # The paper has no hold-out; runs with one also differ in their labels.
         new_labels=options.holdout > 0,

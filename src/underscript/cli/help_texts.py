@@ -10,3 +10,4 @@ CHECKPOINTS = (
     "Trainer or of files; repeat the option for more files"
 )
 VARIANCE = "share of a class's variance that a MASC subspace keeps"
+TABLE_MEMORY = "memory to decode with, beside the network and the data (default 4GiB)"

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..errors import DataError, LabelError
 from ..noise.corruption import corrupt_labels
+from ..utils.memory_size import WHOLE_LAYERS
 from .architectures import check_width
 from .catalogue import CORRUPTIONS, EXPERIMENTS, NOISES, PAIRS, Pair
 from .presets import Preset, preset_for
@@ -50,6 +51,8 @@ class Plan:
         Most training samples; replaces the preset's number.
     width : float, optional
         Share of its channels that a ResNet-18 has; replaces the preset's.
+    memory : int
+        Bytes to decode with, beside the network and the data. It changes no result.
     holdout : int
         Number of these samples that are kept from training, with noisy labels. Where images share
         a drawing, whole drawings are kept, until they are as many.
@@ -80,6 +83,7 @@ class Plan:
     root: Path | None = None
     samples: int | None = None
     width: float | None = None
+    memory: int = WHOLE_LAYERS
     holdout: int = 0
     first_run: int = 1
     new_labels: bool = False

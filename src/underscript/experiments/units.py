@@ -154,7 +154,8 @@ def _decoded(work: Work, model: nn.Module, **settings: Any) -> tuple[pd.DataFram
     train, test = work.data.train, work.data.test
     # The published tables are of whole layers.
     usual: dict[str, Any] = {"layers": work.plan.pair.layers, "controls": False, "auto": False}
-    settings = {**usual, "pool": "flatten", "evaluate": ("train", "test"), **settings}
+    usual |= {"pool": "flatten", "evaluate": ("train", "test"), "memory": work.plan.memory}
+    settings = {**usual, **settings}
     decoding = decode(
         model,
         (train.images, train.given),
@@ -304,6 +305,7 @@ def _retrained(work: Work, layer: str, tables: list[pd.DataFrame]) -> dict[str, 
         evaluate=(),
         auto=False,
         pool="flatten",
+        memory=plan.memory,
         variance=plan.variance,
         device=plan.device,
         seed=work.cell.seed,

@@ -6,6 +6,8 @@ from ..errors import DataError
 
 # Default memory budget for the statistics of all layers.
 MEMORY = 2 << 30
+# That of the paper's tables, whose layers are whole: maps of 4,096 numbers and more.
+WHOLE_LAYERS = 4 << 30
 
 
 def as_bytes(size: int | str) -> int:
