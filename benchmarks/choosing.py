@@ -200,14 +200,14 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     rows = []
-    for known in (True, False):
-        for name in arguments.names:
-            short = "-".join(Path(name).parts[-3::2]) if "/" in name else name
+    for name in arguments.names:
+        parts = None
+        short = "-".join(Path(name).parts[-3::2]) if "/" in name else name
+        for known in (True, False):
             path = arguments.out / f"{short}-{'holdout' if known else 'alone'}.json"
             if not path.exists() and not arguments.table:
-                model, train, held, test = read(
-                    name, arguments.root, arguments.runs, arguments.networks
-                )
+                parts = parts or read(name, arguments.root, arguments.runs, arguments.networks)
+                model, train, held, test = parts
                 if known and held is None:
                     continue
                 found = measure(model, train, held if known else None, test)
@@ -216,7 +216,7 @@ def main() -> None:
             if path.exists():
                 reached = accuracies(json.loads(path.read_text()))
                 rows.append({"network": short, "hold-out": known, **reached})
-    print(shown(pd.DataFrame(rows)))
+    print(shown(pd.DataFrame(rows).sort_values("hold-out", ascending=False, kind="stable")))
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ from underscript.utils.versions import versions
 
 from . import folds, networks
 from .rivals import PerturbedReadOut, Rog, layers_of, rows_of, shifted
-from .watched import RUNS, Kept, load
+from .watched import RUNS, Kept, load_last
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -92,9 +92,7 @@ class Case:
 
 def read(name: str, root: Path, runs: Path, of_folds: Path) -> Case:
     """Return the last network of a run, and its data."""
-    kept = Kept(runs / name)
-    model, data = load(RUNS[name], root)
-    model.load_state_dict(kept.weights(len(kept.lines)))
+    model, data = load_last(name, root, runs)
     held = data.holdout if len(data.holdout[0]) else None
     model.eval().to(memory_format=torch.channels_last)  # faster on a CPU
     return Case(name, model, data.train, held, data.test, runs / name, of_folds)
@@ -147,12 +145,12 @@ def read_out(case: Case) -> Iterator[Answer]:
 
 def layers(case: Case) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
     """Yield each hidden layer's rows of training and test inputs, maps as means of quarters."""
-    for place in layers_of(case.model, (case.train[0], case.given)):
-        name = place.tap.name
-        of_train, of_test = (
-            rows_of(case.model, x, [place], None)[name] for x in (case.train[0], case.test[0])
-        )
-        yield name, of_train, of_test
+    places = layers_of(case.model, (case.train[0], case.given))
+    of_train, of_test = (
+        rows_of(case.model, x, places, None) for x in (case.train[0], case.test[0])
+    )
+    for name, rows in of_train.items():
+        yield name, rows, of_test[name]
 
 
 def neighbours(case: Case) -> Iterator[Answer]:
@@ -276,14 +274,9 @@ def monitor(case: Case) -> us.Monitor:
     folder = case.run / "monitor"
     if not folder.exists():
         x, given, _ = case.train
-        watching, kept, model = us.Monitor((x, given)), Kept(case.run), copy.deepcopy(case.model)
-        for epoch in range(1, len(kept.lines) + 1):
-            model.load_state_dict(kept.weights(epoch))
-            model.train()
-            index, logits = kept.batches(epoch)
-            for at, part in zip(index.split(512), logits.split(512), strict=True):
-                watching.update(part, given[at], at)
-            watching.end_epoch(model)
+        watching = us.Monitor((x, given))
+        for _ in Kept(case.run).replay(copy.deepcopy(case.model), given, watching):
+            pass
         watching.save(folder)
     return us.load_monitor(folder)
 
@@ -355,6 +348,7 @@ def main() -> None:
         case = read(name, arguments.root, arguments.runs, arguments.folds)
         out = arguments.out / name
         out.mkdir(parents=True, exist_ok=True)
+        epoch = None
         for way in arguments.ways.split(","):
             path = out / f"{way}.npz"
             if path.exists():
@@ -365,7 +359,8 @@ def main() -> None:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 found = [*WAYS[way](case)]
-                write(path, found, epoch_seconds(case))
+                epoch = epoch or epoch_seconds(case)
+                write(path, found, epoch)
             print(f"{name}: {', '.join(each.way for each in found) or way}", flush=True)
 
 

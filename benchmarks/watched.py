@@ -11,6 +11,7 @@ bfloat16, weights are kept in float16. ROOT is what `data/unpack.py` wrote.
 import argparse
 import json
 import shutil
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from underscript import Monitor
 from underscript.experiments.demo import Demo
 
 from . import networks
@@ -83,6 +85,30 @@ class Kept:
         """Return places and logits in the order in which they were seen."""
         kept = load_file(self.folder / f"logits-{epoch:03d}.safetensors")
         return kept["index"].long(), kept["logits"]
+
+    def replay(
+        self, model: nn.Module, given: Tensor, monitor: Monitor
+    ) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """Let a monitor see the run again; yield each epoch, places and logits when it has ended.
+
+        The model then has the epoch's weights.
+        """
+        for epoch in range(1, len(self.lines) + 1):
+            model.load_state_dict(self.weights(epoch))
+            model.train()
+            index, logits = self.batches(epoch)
+            for at, part in zip(index.split(512), logits.split(512), strict=True):
+                monitor.update(part, given[at], at)
+            monitor.end_epoch(model)
+            yield epoch, index, logits
+
+
+def load_last(name: str, root: Path, runs: Path) -> tuple[nn.Module, Data]:
+    """Return the network that a run ended with, and its data."""
+    kept = Kept(runs / name)
+    model, data = load(RUNS[name], root)
+    model.load_state_dict(kept.weights(len(kept.lines)))
+    return model, data
 
 
 def keep(run: Recipe, root: Path, out: Path) -> None:

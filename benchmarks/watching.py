@@ -38,7 +38,7 @@ import underscript as us
 from underscript.results.monitor.judgement import stop
 
 from .networks import Data, predictions
-from .watched import RUNS, Kept, load
+from .watched import RUNS, Kept, load, load_last
 
 MEASURED = "watching.json"
 AVERAGED, RANDOM, RATE = 3, 512, 0.01
@@ -52,13 +52,7 @@ def measure(name: str, root: Path, runs: Path) -> dict[str, Any]:
     x, given, true = data.train
     monitor = us.Monitor((x, given))
     held, changes, susceptible, before = [], [], [], None
-    for epoch in range(1, len(kept.lines) + 1):
-        model.load_state_dict(kept.weights(epoch))
-        model.train()
-        index, logits = kept.batches(epoch)
-        for at, part in zip(index.split(512), logits.split(512), strict=True):
-            monitor.update(part, given[at], at)
-        monitor.end_epoch(model)
+    for epoch, index, logits in kept.replay(model, given, monitor):
         predicted = torch.full((len(x),), -1)
         predicted[index] = logits.argmax(1)
         changes.append(None if before is None else int((predicted != before).sum()))
@@ -78,9 +72,7 @@ def measure(name: str, root: Path, runs: Path) -> dict[str, Any]:
 
 def decoded(name: str, root: Path, runs: Path) -> dict[str, Any]:
     """Decode the last network of a run; return how well wrong labels are found, alone and both."""
-    kept = Kept(runs / name)
-    model, data = load(RUNS[name], root)
-    model.load_state_dict(kept.weights(len(kept.lines)))
+    model, data = load_last(name, root, runs)
     x, given, true = data.train
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
