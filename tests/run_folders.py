@@ -13,6 +13,8 @@ FILES = [
     "candidates.csv",
     "decoder/config.json",
     "decoder/model.safetensors",
+    "decoder/network.json",
+    "decoder/network.safetensors",
     "decoder/readout.safetensors",
     "examples/examples.json",
     "geometry.csv",

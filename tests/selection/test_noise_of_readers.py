@@ -45,7 +45,7 @@ def case(boost: float, *, seed: int = 0, held: bool = False) -> tuple[Scores, Te
 
 def estimated(scores: Scores, readers: Tensor) -> Estimates:
     agreement = torch.zeros(1, dtype=torch.float64)
-    memory = Memory(agreement, agreement, agreement, None, survival=0.05, likely=0.02, trust=0.5)
+    memory = Memory(agreement, agreement, None, survival=0.05, likely=0.02, trust=0.5)
     return estimate(scores, memory, [0], (readers, scores.labels), remembered=0.0, seed=0)
 
 

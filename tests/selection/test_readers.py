@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from underscript.selection.greedy import Scores
-from underscript.selection.memorisation import Memory, contradicted
+from underscript.selection.memorisation import Memory, Reference
 from underscript.selection.readers import Reader, remembered_by, select_readers
 
 K = 5
@@ -53,18 +53,9 @@ def planted(seed=0, wrong=0.3):
 
 def memory(scores, true, weight, survival=0.5):
     nothing = torch.zeros(3, dtype=torch.float64)
-    right = torch.full((N,), 0.4, dtype=torch.float64)
-    against = contradicted(scores.moved[0].argmax(1)[None], scores.labels, right, K)
-    assert against is not None
-    exact = (scores.labels == true).double()[against.against]
-    against = contradicted(
-        scores.moved[0].argmax(1)[None], scores.labels, (scores.labels == true).double(), K
-    )
-    assert against is not None
-    torch.testing.assert_close(against.right, exact)
-    return Memory(
-        nothing, nothing, nothing, None, survival, survival, weight, weight, contradicted=against
-    )
+    right = (scores.labels == true).double()
+    reference = Reference(scores.labels, scores.moved[0].argmax(1), right, K)
+    return Memory(nothing, nothing, None, survival, survival, weight, weight, reference=reference)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -102,14 +93,6 @@ def test_the_share_that_is_remembered_is_the_planted_one(reader, share):
 def test_no_readers_remember_nothing():
     scores, true = planted()
     assert remembered_by([], scores, memory(scores, true, 0.5)) == 0
-
-
-def test_of_the_input_nothing_is_remembered_and_it_is_read_as_it_is():
-    scores, true = planted()
-    known = memory(scores, true, 0.0)
-    known = Memory(**{**vars(known), "own": frozenset([1])})
-    readers = select_readers(scores, known, [1])
-    assert set(readers) == {Reader(1, False)}
 
 
 def test_without_a_perturbed_holdout_only_rows_as_they_are_are_read():

@@ -11,7 +11,7 @@ from ..noise.calibration import calibrate, class_bias
 from ..noise.estimate import Noise, beyond_chance, estimate_noise
 from .budget import ESTIMATED_WITH
 from .greedy import Scores
-from .memorisation import Memory, corrected, from_memory
+from .memorisation import Memory, corrected, from_memory, without_memory
 
 __all__ = ["Estimates", "estimate", "rate_of_neighbours"]
 
@@ -125,7 +125,8 @@ def estimate(
             noise = noise.averaged(new, memory.weight)
     else:
         of_one = moved.argmax(1) == scores.labels
-        memorised = _remembered(as_they_are, perturbed, memory.likely)
+        unseen = without_memory(as_they_are, perturbed, memory.likely, memory.lost)
+        memorised = from_memory(perturbed, max(0.0, unseen))
         kept = _thinned(of_one, _without(perturbed, memorised))
         temperature, bias = _calibrated(moved[kept], scores.labels[kept], most)
     second = rate_of_neighbours(over_views, labels, seed, most)
@@ -145,11 +146,6 @@ def _more_often(
     agreed = (scores.argmax(1) == labels).double().mean().item()
     error = (agreed * (1 - agreed) / len(labels)) ** 0.5
     return bool(agreed - 1.96 * error > share)
-
-
-def _remembered(plain: float, moved: float, survival: float) -> float:
-    """Return the share of samples whose label is predicted from memory on perturbed inputs."""
-    return from_memory(moved, max(0.0, corrected(plain, moved, survival)))
 
 
 def _without(agrees: float, remembered: float) -> float:

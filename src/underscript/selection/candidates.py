@@ -20,14 +20,14 @@ from ..probes.random_features import FourierFeatures
 from ..utils.hashing import mixed
 from .budget import CHOOSE, ESTIMATED_WITH, WIDEST, Sizes, give_back
 from .fitting import Candidate, Fitted, Grid, LayerFit, scores_of
-from .greedy import Scores
+from .greedy import Scores, thinned
 from .kept_rows import FOLDS, KeptRows
 from .known_fits import FitsOfLayer
 from .memorisation import (
     Memory,
+    Reference,
     by_agreement,
-    contradicted,
-    survival_by_contradiction,
+    survival_by_references,
     survival_on_holdout,
     weight_of_holdout,
 )
@@ -409,53 +409,42 @@ def measure_memory(fits: Fits, perturbed: bool, samples: int = ESTIMATED_WITH) -
     plain = torch.stack([each.argmax(1) for each in scores.plain])
     moved = torch.stack([each.argmax(1) for each in scores.moved])
     of_plain, of_moved = ((each == scores.labels).double().mean(1) for each in (plain, moved))
-    # Candidates of the input itself memorise nothing: no network comes before them.
-    own = torch.tensor([each.layer == INPUT for each in fits.candidates])
-    base = torch.where(own, of_moved, of_plain)
     layers = [each.layer for each in fits.candidates]
     order = by_agreement(of_plain, layers)
-    step = max(1, len(scores.labels) // samples)
-    labels, n_classes = scores.labels[::step], len(fits.classes)
+    at_of = {name: [at for at, each in enumerate(layers) if each == name] for name in order}
+    some = thinned(scores)
+    every = -(-len(some.labels) // max(1, samples))
+    labels, n_classes = some.labels[::every], len(fits.classes)
 
-    def summed(name: str) -> Tensor:
-        """Return the summed scores of a layer's candidates on perturbed rows."""
-        of_layer = [scores.moved[at] for at, layer in enumerate(layers) if layer == name]
-        return sum(rows[::step] for rows in of_layer)  # type: ignore[return-value]
+    def summed(rows: Sequence[Tensor], name: str) -> Tensor:
+        """Return the summed scores of a layer's candidates."""
+        return sum(rows[at][::every] for at in at_of[name])  # type: ignore[return-value]
 
-    predictions = summed(order[0]).argmax(1)
+    predictions = summed(some.moved, order[0]).argmax(1)
     beyond = beyond_chance(float((predictions == labels).double().mean()), predictions, labels)
-    likely = most = 0.0
-    against = None
+    references, agree = {}, {}
     for name in order[:-1] if perturbed else ():
-        right = chance_right(summed(name), labels)
-        of_reference = [at for at, layer in enumerate(layers) if layer == name]
-        contradictions = contradicted(moved[of_reference, ::step], labels, right, n_classes)
-        credible = contradictions is not None and float(contradictions.right.mean()) < 0.5
-        if credible or name == order[0]:
-            against = contradictions
-            likely, most = survival_by_contradiction(
-                plain[:, ::step],
-                moved[:, ::step],
-                labels,
-                right,
-                layers,
-                [each.perturbed for each in fits.candidates],
-                n_classes,
-                name,
-            )
-        if credible:
-            break
-    places = frozenset(torch.nonzero(own)[:, 0].tolist())
-    memory = Memory(of_plain, of_moved, base, None, most, likely, 0.0, 0.0, beyond, against, places)
+        known = summed(some.moved, name)
+        vote, as_it_is = known.argmax(1), summed(some.plain, name).argmax(1)
+        right = chance_right(known, labels)
+        references[name] = Reference(labels, vote, right, n_classes, every)
+        before, after = (float((each == labels).double().mean()) for each in (as_it_is, vote))
+        agree[name] = before, after
+    last = [
+        torch.stack([rows[at][::every].argmax(1) for at in at_of[order[-1]]])
+        for rows in (some.plain, some.moved)
+    ]
+    likely, most, reference = survival_by_references(last[0], last[1], references, agree, {INPUT})
+    free = tuple(at_of.get(INPUT, ()))
+    memory = Memory(of_plain, of_moved, None, most, likely, 0.0, 0.0, beyond, reference, free)
     if scores.held is None or not len(scores.holdout):
         return memory
     held = torch.stack([each.argmax(1) for each in scores.holdout]) == scores.held
     on_holdout = held.double().mean(1)
-    likely = survival_on_holdout(base, of_moved, on_holdout)
+    likely = survival_on_holdout(of_plain, of_moved, on_holdout)
     most = max(most, likely)
     trust = 1.0
     if perturbed:
-        as_they_are = torch.where(own[:, None], moved, plain) == scores.labels
-        trust = weight_of_holdout(as_they_are, moved == scores.labels, held, most)
+        trust = weight_of_holdout(plain == scores.labels, moved == scores.labels, held, most)
     # Without perturbed inputs, memory shows on training inputs as they are.
     return replace(memory, holdout=on_holdout, survival=most, likely=likely, trust=trust)

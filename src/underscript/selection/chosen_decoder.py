@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from ..activations.perturbation import Perturbation
 from ..activations.stream import stream
-from ..activations.trace import INPUT
 from ..data.source import Source
 from ..noise.estimate import SMALLEST, SURE, Noise
 from ..noise.posterior import with_memory
@@ -28,7 +27,7 @@ from .fitting import Candidate
 from .greedy import Criterion
 from .kept_rows import FOLDS, KeptRows
 from .log_odds_lookup import OutOfFoldLogOdds, SampleLookup
-from .memorisation import Memory, corrected
+from .memorisation import Memory, without_memory
 from .out_of_fold import gathered_values, out_of_fold_values
 from .readers import Reader, remembered_by, select_readers
 from .reading import Held, keep_holdout
@@ -269,18 +268,11 @@ def choose(
     memory = measure_memory(fits, perturbation is not None, most)
     layers = [each.layer for each in fits.candidates]
     scores = fits.scores
-    fits.scores = replace(
-        scores,
-        plain=[
-            scores.moved[at] if layer == INPUT else scores.plain[at]
-            for at, layer in enumerate(layers)
-        ],
-    )
     eligible = [at for at, layer in enumerate(layers) if layer in chosen_from]
     separable = perturbation is not None or held is not None or not remembers
     separable |= set(layers) == {"input"}
     if separable:
-        criterion = Criterion.of(fits.scores, memory.survival, memory.trust)
+        criterion = Criterion.of(fits.scores, memory.survival, memory.trust, memory.free)
         wrong = criterion.likeliest_noise(eligible)
         criterion = criterion.drawn_by(wrong)
         weight = criterion.weight_by_cross_fitting(eligible)
@@ -418,8 +410,7 @@ def _agreement(fits: Fits, memory: Memory, members: Sequence[int]) -> tuple[floa
         (sum(each[at] for at in members).argmax(1) == scores.labels).double().mean()  # type: ignore[union-attr]
         for each in (scores.plain, scores.moved)
     ]
-    # Memory only adds to agreement, so the corrected one cannot be more.
-    agreement = min(float(shares[1]), float(corrected(shares[0], shares[1], memory.survival)))
+    agreement = float(without_memory(shares[0], shares[1], memory.survival, memory.lost))
     return max(0.0, agreement), len(scores.labels)
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..noise.transitions import estimated_transitions
 from .likelihood import TEMPERATURES, Likely
-from .memorisation import LIMIT, corrected
+from .memorisation import LIMIT, lost_by, without_memory
 
 __all__ = ["STEPS", "Criterion", "Scores", "grown", "thinned"]
 
@@ -88,6 +88,8 @@ class Criterion:
         ρ, the share of memory that survives the perturbation.
     trust : float
         Weight of the hold-out beside perturbed training inputs, 0 to 1.
+    free : tuple of int
+        Places of candidates that remember nothing.
     """
 
     plain: Likely
@@ -95,14 +97,15 @@ class Criterion:
     held: Likely | None
     survival: float
     trust: float
+    free: tuple[int, ...] = ()
 
     @classmethod
-    def of(cls, scores: Scores, survival: float, trust: float) -> Self:
+    def of(cls, scores: Scores, survival: float, trust: float, free: tuple[int, ...] = ()) -> Self:
         """Return the criterion for all candidates' scores; it uses some of the samples."""
         some = thinned(scores)
         held = None if some.held is None else Likely(some.holdout, some.held)
         plain, moved = (Likely(each, some.labels) for each in (some.plain, some.moved))
-        return cls(plain, moved, held, survival, trust if held is not None else 0.0)
+        return cls(plain, moved, held, survival, trust if held is not None else 0.0, free)
 
     def drawn_by(self, transitions: Tensor | None) -> "Criterion":
         """Return the criterion for labels that are drawn by a transition matrix."""
@@ -119,7 +122,10 @@ class Criterion:
         values = torch.zeros(())
         if self.trust < 1:
             moved = of(self.moved)
-            known = corrected(of(self.plain), moved, self.survival) if self.survival else moved
+            known = moved
+            if self.survival:
+                lost = lost_by(self.plain.of(self.free), self.moved.of(self.free))
+                known = without_memory(of(self.plain), moved, self.survival, lost)
             values = (1 - self.trust) * known
         if self.trust:
             assert self.held is not None

@@ -3,14 +3,24 @@ r"""How much of a layer's agreement with the given labels is memory, estimated w
 Out of fold, a candidate agrees with a share A₀ of the given labels on inputs as they are, and with
 A on perturbed ones. A\* is its agreement with labels of new inputs, so A₀ − A\* is due to what the
 network memorised. Memory is keyed to the exact input, and a share ρ of it survives the
-perturbation: A = (1 − ρ) A\* + ρ A₀. There are two estimates of ρ:
+perturbation: A = (1 − ρ) A\* + ρ A₀. A perturbation also costs knowledge. Candidates of the input
+remember nothing, so what the best of them loses is knowledge, and as much of A₀ − A is taken for
+knowledge elsewhere. There are two estimates of ρ:
 
-- From samples that are mostly mislabelled. Take the layer that agrees least with the given labels.
-  It contradicts a label if none of its candidates predicts it and most of them agree on another;
-  its scores and the labels tell how many contradicted labels are wrong. (A layer that knows next to
-  nothing agrees least, too, but by its own scores the labels that it contradicts are right. Then
-  the next layer counts.) The layer that agrees most repeats some of these labels. What exceeds the
-  rate expected without memory is memory; ρ is the share of it that is left on perturbed inputs.
+- From labels that are likely wrong. A layer, the reference, votes for a class, and tells of each
+  other label how likely it is wrong, w. The layer that agrees most with the given labels repeats a
+  share of the wrong ones (weighted by w). Some of these it predicts because classes are alike: as
+  often as it predicts that label for correctly labelled samples of the class that is voted for.
+  The rest is memory; ρ is the share of it that is left on perturbed inputs. Candidates read
+  different shares; the largest counts, as that candidate could win by memory.
+
+  What the reference does not know looks like memory of the other layer, so ρ comes out too large; a
+  better reference lies deeper and may itself remember labels, and these it takes for right. So
+  begin with the layer that agrees least, which remembers nothing. This ρ is an upper limit. It
+  limits what every other layer remembers on perturbed inputs, μ. Taken as a reference, that layer
+  misses at most the share μ of the wrong labels, and the last layer remembers these, too. So its
+  own ρ, with μ added to both shares, is an upper limit again. The smallest limit replaces the
+  first, until none is smaller.
 - With a hold-out: the ρ with which A\* of all candidates is closest to their agreement there.
 
 The choice uses the largest plausible ρ. If ρ is too small, candidates win by memory, and an
@@ -18,8 +28,8 @@ ensemble of them loses tens of points; if it is too large, candidates that memor
 which costs one or two.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -30,21 +40,24 @@ from torch import Tensor
 
 __all__ = [
     "LIMIT",
-    "Contradicted",
     "Memory",
+    "Reference",
     "by_agreement",
-    "contradicted",
     "corrected",
     "from_memory",
-    "survival_by_contradiction",
+    "lost_by",
+    "survival_by_references",
     "survival_on_holdout",
     "weight_of_holdout",
+    "without_memory",
 ]
 
 # Larger ρ are not used: memory that survives nearly whole looks like knowledge, and differences
 # would count tenfold.
 MOST = 0.9
 _GRID = 91
+# Limits of ρ that differ by less are the same.
+_SETTLED = 1e-3
 # The 97.5 % limit, in standard errors.
 LIMIT = 1.96
 
@@ -57,9 +70,6 @@ class Memory:
     ----------
     plain, moved : Tensor of float64, shape (C,)
         Agreement with the given labels out of fold: on inputs as they are, and perturbed.
-    base : Tensor of float64, shape (C,)
-        `plain`, which memory may be part of; `moved` for candidates of the input, which memorise
-        nothing.
     holdout : Tensor of float64, shape (C,), or None
         Agreement with a hold-out's labels.
     survival : float
@@ -72,28 +82,32 @@ class Memory:
         Its weight in the choice of members.
     beyond_chance : float
         Standard errors by which the layer that memorises least agrees more often than by chance.
-    contradicted : Contradicted or None
-        The samples whose labels that layer contradicts.
-    own : frozenset of int
-        Places of candidates of the input itself, which memorise nothing.
+    reference : Reference or None
+        The layer that memory was measured with, for samples that estimate.
+    free : tuple of int
+        Places of candidates of the input, which remember nothing.
     """
 
     plain: Tensor
     moved: Tensor
-    base: Tensor
     holdout: Tensor | None
     survival: float
     likely: float
     trust: float
     weight: float = 0.0
     beyond_chance: float = 0.0
-    contradicted: "Contradicted | None" = None
-    own: frozenset[int] = frozenset()
+    reference: "Reference | None" = None
+    free: tuple[int, ...] = ()
+
+    @property
+    def lost(self) -> float:
+        """The agreement that the perturbation costs the best candidate of the input."""
+        return float(lost_by(self.plain[[*self.free]], self.moved[[*self.free]]))
 
     @property
     def expected(self) -> Tensor:
         """Corrected agreement with labels of new inputs, float64 (C,)."""
-        return corrected(self.base, self.moved, self.survival)
+        return without_memory(self.plain, self.moved, self.survival, self.lost)
 
 
 T = TypeVar("T", float, Tensor, NDArray[np.floating[Any]])
@@ -102,6 +116,22 @@ T = TypeVar("T", float, Tensor, NDArray[np.floating[Any]])
 def corrected(plain: T, moved: T, survival: float) -> T:
     """Return the agreement with labels of new inputs, A* = (A − ρ A₀) / (1 − ρ)."""
     return (moved - survival * plain) / (1 - survival)
+
+
+def without_memory(plain: T, moved: T, survival: float, lost: T | float) -> T:
+    r"""Return A\*, where the perturbation costs as much knowledge as `lost`; it is at most A."""
+    beyond = plain - moved - lost
+    return moved - survival / (1 - survival) * beyond * (beyond > 0)
+
+
+def lost_by(
+    plain: Float[Tensor, "candidates *of"], moved: Float[Tensor, "candidates *of"]
+) -> Float[Tensor, "*of"]:
+    """Return what the perturbation costs that candidate which is best on perturbed inputs, ≥ 0."""
+    if not len(moved):
+        return torch.zeros(moved.shape[1:], dtype=moved.dtype)
+    best = int(moved.flatten(1).amax(1).argmax()) if moved.ndim > 1 else int(moved.argmax())
+    return (plain[best] - moved[best]).clamp(min=0)
 
 
 def from_memory(agrees: float, new: float) -> float:
@@ -122,145 +152,156 @@ def by_agreement(agree: Float[Tensor, " candidates"], layers: Sequence[str]) -> 
     return sorted(of_layer, key=lambda name: of_layer[name])
 
 
-def survival_by_contradiction(
-    plain: Int[Tensor, "candidates n"],
-    moved: Int[Tensor, "candidates n"],
-    labels: Int[Tensor, " n"],
-    right: Float[Tensor, " n"],
-    layers: Sequence[str],
-    perturbed: Sequence[bool],
-    n_classes: int,
-    reference: str | None = None,
-) -> tuple[float, float]:
-    """Return the likeliest and the largest plausible ρ, from labels that a layer contradicts.
-
-    Layers are ordered by their agreement on inputs as they are: the first one contradicts labels,
-    the last one repeats them from memory. Without memory, how often would the last one predict a
-    contradicted label? If the label is wrong: as often as for correctly labelled samples of the
-    class that the first layer votes for. If it is right: as often as for any perturbed sample.
-    Candidates that were fitted to perturbed rows and those that were not give an estimate each; the
-    larger one counts, and the larger 97.5 % limit. Without evidence of memory, ρ is 0.
-
-    Parameters
-    ----------
-    plain, moved : Tensor of int64, shape (C, n)
-        Out-of-fold predictions for inputs as they are, and perturbed.
-    labels : Tensor of int64, shape (n,)
-        Given labels.
-    right : Tensor of float64, shape (n,)
-        The probability that each is right, by the first layer.
-    layers : sequence of str
-        Each candidate's layer.
-    perturbed : sequence of bool
-        Whether each was fitted to perturbed rows, too.
-    n_classes : int
-        Classes that occur.
-    reference : str, optional
-        The layer that contradicts; by default the one that agrees least.
-    """
-    order = by_agreement((plain == labels).double().mean(1), layers)
-    if len(order) < 2:
-        return 0.0, 0.0
-    reference = reference or order[0]
-    of_reference = [at for at, name in enumerate(layers) if name == reference]
-    against = contradicted(moved[of_reference], labels, right, n_classes)
-    if against is None:
-        return 0.0, 0.0
-    estimates = [(0.0, 0.0)]
-    n = len(against.right)
-    for kind in set(perturbed):
-        last = [at for at, name in enumerate(layers) if name == order[-1] and perturbed[at] == kind]
-        if not last:
-            continue
-        known = float((moved[last] == labels).double().mean())
-        before, after = (against.excess(each[last], known) for each in (plain, moved))
-        if float(before.mean()) <= LIMIT * float(before.std(correction=0)) / n**0.5:
-            continue
-        share = float(after.sum() / before.sum())
-        error = float((after - share * before).std(correction=0)) * n**0.5 / float(before.sum())
-        estimates.append((share, share + LIMIT * error))
-    likely, limit = (max(each[end] for each in estimates) for end in (0, 1))
-    return min(MOST, likely), min(MOST, limit)
-
-
 @dataclass(frozen=True)
-class Contradicted:
-    """Samples whose given label one layer contradicts.
-
-    No candidate of the layer predicts the label, and most of them agree on another.
+class Reference:
+    """What one layer says of the given labels, to measure what others remember.
 
     Attributes
     ----------
     labels, vote : Tensor of int64, shape (n,)
-        Given labels, and the class that most candidates predict, of all samples.
-    against, agreed : Tensor of bool, shape (n,)
-        Whether the label is contradicted, and whether the vote is for it.
-    right : Tensor of float64, shape (m,)
-        The probability that the label is right, for each contradicted sample.
+        Given labels, and the classes that the layer predicts on perturbed inputs.
+    right : Tensor of float64, shape (n,)
+        The probability that each label is right, by the layer.
     n_classes : int
         Classes that occur.
+    every : int
+        Every how many of the samples that choose these are.
+    hidden : float
+        At most this share of the wrong labels the layer remembers itself, μ.
     """
 
     labels: Tensor
     vote: Tensor
-    against: Tensor
-    agreed: Tensor
     right: Tensor
     n_classes: int
+    every: int = 1
+    hidden: float = 0.0
+
+    @property
+    def wrong(self) -> Float[Tensor, " n"]:
+        """How likely each label is wrong, w; 0 if it is voted for."""
+        return torch.where(self.vote == self.labels, 0.0, 1 - self.right)
+
+    @property
+    def credible(self) -> bool:
+        """Whether most labels that look wrong, weighted by w, are wrong."""
+        return bool(self.wrong @ self.wrong > 0.5 * self.wrong.sum())
 
     def excess(
-        self, predictions: Int[Tensor, "candidates n"], known: float
-    ) -> Float[Tensor, " contradicted"]:
-        """Return how much more often each contradicted label is predicted than expected.
+        self, predictions: Int[Tensor, "candidates n"], knows: bool = False
+    ) -> Float[Tensor, "candidates n"]:
+        """Return how much more often candidates predict each label than classes are alike, times w.
 
-        Expected is, if the label is wrong, the rate for samples of the class that the vote is for;
-        if it is right, `known`.
+        Alike are classes as far as samples of the class that is voted
+        for, whose labels are right, are predicted as the given label. A label that looks wrong may
+        be right, and the candidates may know it. If `knows`, such labels are expected to be
+        predicted as often as any right label, which is too often: they are hard to tell.
         """
-        vote, labels, against, k = self.vote, self.labels, self.against, self.n_classes
-        total = torch.zeros(len(self.right), dtype=torch.float64)
-        pairs = vote[against] * k + labels[against]
-        agreed = vote[self.agreed]
-        of_class = torch.bincount(agreed, minlength=k).double().clamp(min=1)
+        labels, k, right = self.labels, self.n_classes, self.right
+        of_class = torch.bincount(labels, right, k).clamp(min=1e-9)
+        beyond = []
         for predicted in predictions:
-            # How often class k is predicted for correctly labelled samples of each class.
-            counts = torch.bincount(agreed * k + predicted[self.agreed], minlength=k**2)
-            rates = counts.double() / of_class.repeat_interleave(k)
-            total += (predicted[against] == labels[against]).double()
-            total -= (1 - self.right) * rates[pairs] + self.right * known
-        return total / len(predictions)
+            agrees = (predicted == labels).double()
+            counts = torch.bincount(labels * k + predicted, right, k**2).view(k, k)
+            expected = (counts / of_class[:, None])[self.vote, labels]
+            if knows:
+                known = (right @ agrees) / right.sum().clamp(min=1e-9)
+                expected = (1 - right) * expected + right * known
+            beyond.append(self.wrong * (agrees - expected))
+        return torch.stack(beyond)
 
     def remembered(self, predictions: Int[Tensor, " n"]) -> float:
         """Return the memorisation rate: the share of wrong labels repeated from memory, 0 to 1."""
-        known = float((predictions == self.labels).double().mean())
-        wrong = float((1 - self.right).sum())
-        excess = float(self.excess(predictions[None], known).sum())
-        return min(1.0, max(0.0, excess / wrong)) if wrong > 0 else 0.0
+        wrong = float(self.wrong.sum())
+        seen = float(self.excess(predictions[None]).sum()) / wrong if wrong > 0 else 0.0
+        return self.hidden + (1 - self.hidden) * min(1.0, max(0.0, seen))
 
 
-def contradicted(
-    predictions: Int[Tensor, "candidates n"],
-    labels: Int[Tensor, " n"],
-    right: Float[Tensor, " n"],
-    n_classes: int,
-) -> Contradicted | None:
-    """Return the labels that one layer's candidates contradict, or None if there are none.
+@dataclass(frozen=True)
+class _Seen:
+    """What a reference sees that candidates remember: (C, n), each sample's part of the share."""
+
+    plain: Tensor
+    moved: Tensor
+
+    def survival(self, hidden: float) -> tuple[float, float]:
+        """Return ρ and its 97.5 % limit, if the reference itself remembers a share `hidden`.
+
+        Of all candidates the largest, and the largest limit.
+        """
+        before, after = (
+            hidden + (1 - hidden) * each.sum(1, keepdim=True) for each in (self.plain, self.moved)
+        )
+        shares = after / before
+        apart = (1 - hidden) * (self.moved - shares * self.plain)
+        errors = apart.std(1, correction=0, keepdim=True) * apart.shape[1] ** 0.5 / before
+        return float(shares.max()), float((shares + LIMIT * errors).max())
+
+
+def _is_seen(excess: Float[Tensor, "candidates n"]) -> Bool[Tensor, " candidates"]:
+    """Return for which candidates an excess is above zero (97.5 %)."""
+    errors = excess.std(1, correction=0) / excess.shape[1] ** 0.5
+    above: Tensor = excess.mean(1) > LIMIT * errors
+    return above
+
+
+def survival_by_references(
+    plain: Int[Tensor, "candidates n"],
+    moved: Int[Tensor, "candidates n"],
+    references: Mapping[str, Reference],
+    agree: Mapping[str, tuple[float, float]],
+    free: Collection[str] = (),
+) -> tuple[float, float, Reference | None]:
+    """Return the likeliest and the largest plausible ρ, and what they were measured with.
+
+    A reference counts if most labels that look wrong to it are wrong, and it sees that the last
+    layer remembers them, beyond what that layer may know. Those after the first must see that some
+    are remembered on perturbed inputs, too: one that sees none may remember the same labels. If no
+    reference counts, ρ is 0.
 
     Parameters
     ----------
-    predictions : Tensor of int64, shape (C, n)
-        Out-of-fold predictions of the layer's candidates.
-    labels, right, n_classes
-        As for `survival_by_contradiction`.
+    plain, moved : Tensor of int64, shape (C, n)
+        Out-of-fold predictions by candidates of the last layer, for inputs as they are, and
+        perturbed.
+    references : mapping of str to Reference
+        By layer, from the one that agrees least with the given labels.
+    agree : mapping of str to tuple of float
+        The agreement of each reference with the labels, on inputs as they are, and perturbed.
+    free : collection of str
+        Layers that remember nothing. The first that counts is taken to remember nothing, too.
     """
-    votes = torch.zeros(len(labels), n_classes)
-    for predicted in predictions:
-        votes.scatter_add_(1, predicted[:, None], torch.ones(len(labels), 1))
-    most, vote = votes.max(1)
-    given_votes = votes.gather(1, labels[:, None])[:, 0]
-    against = (given_votes == 0) & (2 * most > len(predictions))
-    if not bool(against.any()):
-        return None
-    return Contradicted(labels, vote, against, vote == labels, right[against], n_classes)
+    seen: dict[str, _Seen] = {}
+    for name, reference in references.items():
+        remember = _is_seen(reference.excess(plain, knows=True))
+        if not reference.credible or not bool(remember.any()):
+            continue
+        before, after = (
+            reference.excess(each[remember]) / reference.wrong.sum() for each in (plain, moved)
+        )
+        if not seen or bool(_is_seen(after).any()):
+            seen[name] = _Seen(before, after)
+    if not seen:
+        return 0.0, 0.0, next(iter(references.values()), None)
+    best = next(iter(seen))
+    free, hidden = {*free, best}, 0.0
+    likely, most = seen[best].survival(hidden)
+    while True:
+        limits = {}
+        for name, each in seen.items():
+            share = min(MOST, likely)
+            of_own = 0.0 if name in free else _survives(*agree[name], share)
+            limits[name] = (*each.survival(of_own), of_own)
+        least = min(limits, key=lambda name: limits[name][0])
+        if limits[least][0] > likely - _SETTLED:
+            likely, most = (min(MOST, max(0.0, end)) for end in (likely, most))
+            return likely, most, replace(references[best], hidden=hidden)
+        best, (likely, most, hidden) = least, limits[least]
+
+
+def _survives(plain: float, moved: float, survival: float) -> float:
+    """Return the share of labels that are predicted from memory on perturbed inputs."""
+    return from_memory(moved, max(0.0, corrected(plain, moved, survival)))
 
 
 def survival_on_holdout(

@@ -11,7 +11,7 @@ L is the mean log-likelihood of labels of new inputs, L₀ that without any know
 of training labels that are predicted from memory. With a hold-out, L is the likelihood there, and m
 is how much lower agreement is there. With the training data alone, L is corrected for memory (see
 `memorisation`). Then m is the smaller of two numbers: how much the correction lowers agreement, and
-how often labels are repeated that the layer contradicts which memorises least.
+how often labels are repeated that a reference takes for wrong.
 """
 
 from collections.abc import Collection, Sequence
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from .greedy import STEPS, Scores, grown, thinned
 from .likelihood import Likely
-from .memorisation import Memory, corrected, from_memory
+from .memorisation import Memory, from_memory, lost_by, without_memory
 
 __all__ = ["Reader", "remembered_by", "select_readers"]
 
@@ -41,11 +41,7 @@ class _Objective:
     def __init__(self, scores: Scores, memory: Memory, transitions: Tensor | None, survival: float):
         some = thinned(scores)
         self.memory, self.survival, self.labels = memory, survival, some.labels
-        # Candidates that memorise nothing need no correction.
-        moved = [
-            (some.plain if at in memory.own else some.moved)[at] for at in range(len(some.plain))
-        ]
-        self.rows = [Likely(each, some.labels, transitions) for each in (some.plain, moved)]
+        self.rows = [Likely(each, some.labels, transitions) for each in (some.plain, some.moved)]
         self.held: list[Likely | None] = [None, None]
         if some.held is not None:
             self.held = [
@@ -67,10 +63,11 @@ class _Objective:
         predicted = self._predicted(self.rows, readers)
         agrees = _agreement(predicted, self.labels)
         alone = held = 0.0
-        if self.weight < 1 and self.memory.contradicted is not None:
+        if self.weight < 1 and self.memory.reference is not None:
             # Both are upper bounds: one counts what a perturbation costs as memory, the other what
-            # a layer knows more than the one that contradicts.
-            repeated = self.memory.contradicted.remembered(predicted)
+            # a layer knows more than the reference.
+            reference = self.memory.reference
+            repeated = reference.remembered(predicted[:: reference.every])
             alone = min(repeated, from_memory(agrees, max(0.0, self._new(readers))))
         if self.weight:
             there = self.held[0]
@@ -92,7 +89,7 @@ class _Objective:
             plain, moved = (
                 _agreement(view.summed(members).argmax(1), self.labels) for view in self.rows
             )
-            self._known[members] = corrected(plain, moved, self.survival)
+            self._known[members] = without_memory(plain, moved, self.survival, self.memory.lost)
         return self._known[members]
 
     def values(self, tried: Sequence[Reader], chosen: Sequence[Reader]) -> list[float]:
@@ -106,7 +103,9 @@ class _Objective:
                 view.of(candidates, view.summed([at for at, _ in chosen]) if chosen else None)
                 for view in self.rows
             )
-            likely = corrected(plain, moved, self.survival).flatten(1).amax(1).tolist()
+            lost = lost_by(*(view.of(self.memory.free) for view in self.rows))
+            new = without_memory(plain, moved, self.survival, lost)
+            likely = new.flatten(1).amax(1).tolist()
             gain_of = dict(zip(candidates, likely, strict=True))
             for place, ((at, _), (alone, _)) in enumerate(zip(tried, shares, strict=True)):
                 values[place] += (1 - self.weight) * _discounted(
@@ -157,7 +156,7 @@ def select_readers(
     Parameters
     ----------
     scores : Scores
-        Of all candidates; `plain` is of inputs as they are, also for candidates of the input.
+        Of all candidates.
     memory : Memory
         How much candidates memorise.
     among : collection of int
@@ -170,9 +169,7 @@ def select_readers(
     criterion = _Objective(scores, memory, transitions, memory.survival)
     # If the hold-out alone counts, readers of perturbed rows need a perturbed hold-out.
     views = (False, True) if memory.weight < 1 or scores.held_moved else (False,)
-    tried = [
-        Reader(at, moved) for moved in views for at in among if not (moved and at in memory.own)
-    ]
+    tried = [Reader(at, moved) for moved in views for at in among]
     return grown(tried, criterion.values, most)[0]
 
 
