@@ -43,7 +43,7 @@ def _runs() -> dict[str, Recipe]:
         runs[f"moved-clean-{seed}"] = replace(digits, seed=seed, epochs=20, **clean)
     for seed in range(2):
         runs[f"mnist-clean-{seed}"] = replace(RECIPES["mnist-c0.4"], seed=seed, epochs=20, **clean)
-    runs |= {name: RECIPES[name] for name in RECIPES if "50k" in name}
+    runs |= {name: RECIPES[name] for name in RECIPES if "50k" in name or "augmented" in name}
     runs["clean-0"] = replace(RECIPES["clean-0"], epochs=15, **clean)
     for name in ("worse", "random1"):
         runs[f"tune-{name}-10"] = replace(RECIPES[f"tune-{name}-1"], seed=10)
