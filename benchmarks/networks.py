@@ -80,6 +80,7 @@ def _recipes() -> dict[str, Recipe]:
         ),
         Recipe("tune-worse-1", "cifar10", "worse", 20_000, first=22_000, seed=1),
         Recipe("tune-random1-1", "cifar10", "random1", 20_000, first=22_000, seed=1),
+        Recipe("tune-aggregate-1", "cifar10", "aggregate", 20_000, first=22_000, seed=1),
         Recipe("tune-c0.4-1", "cifar10", "c0.4", 20_000, first=22_000, seed=1),
         Recipe("tune-c0.8-1", "cifar10", "c0.8", 20_000, first=22_000, seed=1),
         Recipe(

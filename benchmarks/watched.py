@@ -45,7 +45,7 @@ def _runs() -> dict[str, Recipe]:
         runs[f"mnist-clean-{seed}"] = replace(RECIPES["mnist-c0.4"], seed=seed, epochs=20, **clean)
     runs |= {name: RECIPES[name] for name in RECIPES if "50k" in name or "augmented" in name}
     runs["clean-0"] = replace(RECIPES["clean-0"], epochs=15, **clean)
-    for name in ("worse", "random1"):
+    for name in ("worse", "random1", "aggregate"):
         runs[f"tune-{name}-10"] = replace(RECIPES[f"tune-{name}-1"], seed=10)
     runs["tune-mnist-c0.8-10"] = replace(RECIPES["tune-mnist-c0.8-1"], seed=10)
     for seed in (10, 11):
