@@ -126,7 +126,7 @@ def estimate(
     else:
         of_one = moved.argmax(1) == scores.labels
         unseen = without_memory(as_they_are, perturbed, memory.likely, memory.lost)
-        memorised = from_memory(perturbed, max(0.0, unseen))
+        memorised = from_memory(perturbed, unseen)
         kept = _thinned(of_one, _without(perturbed, memorised))
         temperature, bias = _calibrated(moved[kept], scores.labels[kept], most)
     second = rate_of_neighbours(over_views, labels, seed, most)

@@ -272,7 +272,7 @@ def choose(
     separable = perturbation is not None or held is not None or not remembers
     separable |= set(layers) == {"input"}
     if separable:
-        criterion = Criterion.of(fits.scores, memory.survival, memory.trust, memory.free)
+        criterion = Criterion.of(scores, memory.survival, memory.trust, memory.free)
         wrong = criterion.likeliest_noise(eligible)
         criterion = criterion.drawn_by(wrong)
         weight = criterion.weight_by_cross_fitting(eligible)
@@ -290,7 +290,7 @@ def choose(
     values = out_of_fold_values(fits, kept, readers, task)
     remembered = remembered_by(readers, scores, memory)
     averaged = gathered_values(values, kept, fits, task)
-    estimates = estimate(fits.scores, memory, members, averaged, remembered, task.seed, most)
+    estimates = estimate(scores, memory, members, averaged, remembered, task.seed, most)
     noise, temperature = estimates.noise.over(fits.classes, task.n_classes), estimates.temperature
     decoders, made_of = {}, {}
     for layer in dict.fromkeys(layers):

@@ -20,7 +20,7 @@ from ..noise.transitions import estimated_transitions
 from .likelihood import TEMPERATURES, Likely
 from .memorisation import LIMIT, lost_by, without_memory
 
-__all__ = ["STEPS", "Criterion", "Scores", "grown", "thinned"]
+__all__ = ["STEPS", "Criterion", "Scores", "grown", "of_new_inputs", "thinned"]
 
 # Members of an ensemble, at most; a candidate may occur several times.
 STEPS = 8
@@ -76,6 +76,39 @@ def thinned(scores: Scores) -> Scores:
     )
 
 
+def _with(part: Likely, candidates: Sequence[int], members: Sequence[int]) -> Tensor:
+    """Return the likelihoods with each candidate added to the members."""
+    return part.of(candidates, part.summed(members) if members else None)
+
+
+def of_new_inputs(
+    plain: Likely,
+    moved: Likely,
+    candidates: Sequence[int],
+    members: Sequence[int],
+    survival: float,
+    free: Sequence[int],
+) -> Float[Tensor, "candidates temperatures shares"]:
+    """Return the likelihoods of labels of new inputs with each candidate added to the members.
+
+    Parameters
+    ----------
+    plain, moved : Likely
+        Labels of training inputs as they are, and perturbed.
+    candidates, members : sequence of int
+        Places.
+    survival : float
+        ρ, the share of memory that survives the perturbation.
+    free : sequence of int
+        Places of candidates that remember nothing: what they lose is knowledge.
+    """
+    known = _with(moved, candidates, members)
+    if not survival:
+        return known
+    lost = lost_by(plain.of(free), moved.of(free)) if free else 0.0
+    return without_memory(_with(plain, candidates, members), known, survival, lost)
+
+
 @dataclass
 class Criterion:
     """The likelihood of labels of new inputs, given ensembles' scores.
@@ -115,21 +148,15 @@ class Criterion:
 
     def likelihoods(self, candidates: Sequence[int], members: Sequence[int] = ()) -> list[float]:
         """Return the mean log-likelihood of a label with each candidate added to the members."""
-
-        def of(part: Likely) -> Tensor:
-            return part.of(candidates, part.summed(members) if members else None)
-
         values = torch.zeros(())
         if self.trust < 1:
-            moved = of(self.moved)
-            known = moved
-            if self.survival:
-                lost = lost_by(self.plain.of(self.free), self.moved.of(self.free))
-                known = without_memory(of(self.plain), moved, self.survival, lost)
+            known = of_new_inputs(
+                self.plain, self.moved, candidates, members, self.survival, self.free
+            )
             values = (1 - self.trust) * known
         if self.trust:
             assert self.held is not None
-            values = values + self.trust * of(self.held)
+            values = values + self.trust * _with(self.held, candidates, members)
         return values.flatten(1).amax(1).tolist()
 
     @property

@@ -112,8 +112,6 @@ class Likely:
         self, candidates: Sequence[int], total: Tensor | None = None
     ) -> Float[Tensor, "candidates temperatures shares"]:
         """Return the likelihoods of candidates, alone or added to an ensemble's summed scores."""
-        if not len(candidates):
-            return torch.zeros(0, len(TEMPERATURES), len(REDRAWN), dtype=torch.float64)
         if total is None:
             missing = [each for each in candidates if each not in self._alone]
             self._alone |= zip(missing, self._many(missing, None), strict=True)

@@ -138,8 +138,9 @@ def from_memory(agrees: float, new: float) -> float:
     """Return the share m of samples whose label is predicted from memory.
 
     `agrees` is the agreement A with labels of training inputs, `new` that with labels of new
-    inputs, A*: A = m + (1 − m) A*.
+    inputs, A*: A = m + (1 − m) A*. A correction may take A* below zero; it is zero then.
     """
+    new = max(0.0, new)
     return max(0.0, agrees - new) / (1 - new) if new < 1 else 0.0
 
 
@@ -185,19 +186,20 @@ class Reference:
     @property
     def credible(self) -> bool:
         """Whether most labels that look wrong, weighted by w, are wrong."""
-        return bool(self.wrong @ self.wrong > 0.5 * self.wrong.sum())
+        wrong = self.wrong
+        return bool(wrong @ wrong > 0.5 * wrong.sum())
 
     def excess(
         self, predictions: Int[Tensor, "candidates n"], knows: bool = False
     ) -> Float[Tensor, "candidates n"]:
         """Return how much more often candidates predict each label than classes are alike, times w.
 
-        Alike are classes as far as samples of the class that is voted
-        for, whose labels are right, are predicted as the given label. A label that looks wrong may
-        be right, and the candidates may know it. If `knows`, such labels are expected to be
-        predicted as often as any right label, which is too often: they are hard to tell.
+        Alike are classes as far as samples of the class that is voted for, whose labels are right,
+        are predicted as the given label. A label that looks wrong may be right, and the candidates
+        may know it. If `knows`, such labels are expected to be predicted as often as any right
+        label, which is too often: they are hard to tell.
         """
-        labels, k, right = self.labels, self.n_classes, self.right
+        labels, k, right, wrong = self.labels, self.n_classes, self.right, self.wrong
         of_class = torch.bincount(labels, right, k).clamp(min=1e-9)
         beyond = []
         for predicted in predictions:
@@ -207,7 +209,7 @@ class Reference:
             if knows:
                 known = (right @ agrees) / right.sum().clamp(min=1e-9)
                 expected = (1 - right) * expected + right * known
-            beyond.append(self.wrong * (agrees - expected))
+            beyond.append(wrong * (agrees - expected))
         return torch.stack(beyond)
 
     def remembered(self, predictions: Int[Tensor, " n"]) -> float:
@@ -273,8 +275,10 @@ def survival_by_references(
     """
     seen: dict[str, _Seen] = {}
     for name, reference in references.items():
+        if not reference.credible:
+            continue
         remember = _is_seen(reference.excess(plain, knows=True))
-        if not reference.credible or not bool(remember.any()):
+        if not bool(remember.any()):
             continue
         before, after = (
             reference.excess(each[remember]) / reference.wrong.sum() for each in (plain, moved)
@@ -287,21 +291,17 @@ def survival_by_references(
     free, hidden = {*free, best}, 0.0
     likely, most = seen[best].survival(hidden)
     while True:
-        limits = {}
+        share, limits = min(MOST, likely), {}
         for name, each in seen.items():
-            share = min(MOST, likely)
-            of_own = 0.0 if name in free else _survives(*agree[name], share)
+            as_it_is, perturbed = agree[name]
+            new = corrected(as_it_is, perturbed, share)
+            of_own = 0.0 if name in free else from_memory(perturbed, new)
             limits[name] = (*each.survival(of_own), of_own)
         least = min(limits, key=lambda name: limits[name][0])
         if limits[least][0] > likely - _SETTLED:
             likely, most = (min(MOST, max(0.0, end)) for end in (likely, most))
             return likely, most, replace(references[best], hidden=hidden)
         best, (likely, most, hidden) = least, limits[least]
-
-
-def _survives(plain: float, moved: float, survival: float) -> float:
-    """Return the share of labels that are predicted from memory on perturbed inputs."""
-    return from_memory(moved, max(0.0, corrected(plain, moved, survival)))
 
 
 def survival_on_holdout(

@@ -21,9 +21,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .greedy import STEPS, Scores, grown, thinned
+from .greedy import STEPS, Scores, grown, of_new_inputs, thinned
 from .likelihood import Likely
-from .memorisation import Memory, from_memory, lost_by, without_memory
+from .memorisation import Memory, from_memory, without_memory
 
 __all__ = ["Reader", "remembered_by", "select_readers"]
 
@@ -68,7 +68,7 @@ class _Objective:
             # a layer knows more than the reference.
             reference = self.memory.reference
             repeated = reference.remembered(predicted[:: reference.every])
-            alone = min(repeated, from_memory(agrees, max(0.0, self._new(readers))))
+            alone = min(repeated, from_memory(agrees, self._new(readers)))
         if self.weight:
             there = self.held[0]
             assert there is not None
@@ -99,12 +99,9 @@ class _Objective:
         if self.weight < 1:
             # The gain does not depend on which rows a reader reads.
             candidates = list(dict.fromkeys(at for at, _ in tried))
-            plain, moved = (
-                view.of(candidates, view.summed([at for at, _ in chosen]) if chosen else None)
-                for view in self.rows
-            )
-            lost = lost_by(*(view.of(self.memory.free) for view in self.rows))
-            new = without_memory(plain, moved, self.survival, lost)
+            plain, moved = self.rows
+            members, free = [at for at, _ in chosen], self.memory.free
+            new = of_new_inputs(plain, moved, candidates, members, self.survival, free)
             likely = new.flatten(1).amax(1).tolist()
             gain_of = dict(zip(candidates, likely, strict=True))
             for place, ((at, _), (alone, _)) in enumerate(zip(tried, shares, strict=True)):
