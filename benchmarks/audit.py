@@ -200,6 +200,8 @@ def shown(found: pd.DataFrame, reached: pd.DataFrame) -> list[Shown]:
 
 def work_at(folder: Path, root: Path | None, device: str) -> Work:
     """Return a finished cell of any grid; nothing is written there."""
+    if not (folder / "model.safetensors").exists():
+        raise SystemExit(f"{folder}: no finished cell of a grid, such as DIR/cells/c0.4-run1")
     told = json.loads((folder.parents[1] / "settings.json").read_text(encoding="utf-8"))
     degree, run = folder.name.removeprefix("c").split("-run")
     plan = Plan(

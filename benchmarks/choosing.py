@@ -40,7 +40,7 @@ from underscript.data.source import Source
 from underscript.selection.chosen_decoder import Chosen
 from underscript.utils.files import write_text
 
-from . import decoder, human
+from . import decoder, feature_noise, human
 from .audit import work_at
 from .watched import RUNS
 
@@ -156,12 +156,16 @@ def read(name: str, root: Path, runs: Path, zoo: Path) -> tuple[nn.Module, Any, 
         work = work_at(Path(name), root, "cpu")
         data = work.data
         pairs = [(data.train.images, data.train.given), (data.test.images, data.test.given)]
-        return work.network(), pairs[0], None, pairs[1]
+        held = data.holdout and (data.holdout.images, data.holdout.given)
+        return work.network(), pairs[0], held, pairs[1]
     if name in RUNS and (runs / name).exists():
         case = human.read(name, root, runs, runs)
         held = None if case.holdout is None else case.holdout[:2]
         return case.model, case.train[:2], held, case.test
-    model, parts = decoder.load(name, root, zoo)
+    if name in feature_noise.KINDS:
+        model, parts = feature_noise.network_and_data(feature_noise.Sizes(), name, root, zoo)
+    else:
+        model, parts = decoder.load(name, root, zoo)
     held = decoder.source(parts["holdout"]) if "holdout" in parts else None
     return model, decoder.source(parts["train"]), held, decoder.source(parts["test"], 2)
 
@@ -216,6 +220,8 @@ def main() -> None:
             if path.exists():
                 reached = accuracies(json.loads(path.read_text()))
                 rows.append({"network": short, "hold-out": known, **reached})
+    if not rows:
+        raise SystemExit(f"{arguments.out}: nothing is measured yet")
     print(shown(pd.DataFrame(rows).sort_values("hold-out", ascending=False, kind="stable")))
 
 

@@ -37,6 +37,9 @@ def load(name: str, root: Path, zoo: Path) -> tuple[nn.Module, dict[str, Any]]:
             ids, mask, given, true = parts[part]
             data[part] = ({"input_ids": ids, "attention_mask": mask}, given, true)
     else:
+        if name not in networks.RECIPES:
+            known = ", ".join((*texts.RECIPES, *networks.RECIPES))
+            raise SystemExit(f"{name}: expected a network, one of {known}")
         recipe = networks.RECIPES[name]
         model, found = networks.network(recipe), networks.load(recipe, root)
         data = {"train": found.train, "test": (*found.test, found.test[1])}
@@ -47,6 +50,10 @@ def load(name: str, root: Path, zoo: Path) -> tuple[nn.Module, dict[str, Any]]:
 
 def trained(model: nn.Module, path: Path) -> nn.Module:
     """Return a network with its weights, in evaluation mode."""
+    if not path.exists():
+        raise SystemExit(
+            f"{path}: no network; `benchmarks.networks` and `benchmarks.texts` make it"
+        )
     state = torch.load(path, map_location="cpu", weights_only=True)
     state = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
     missing = model.load_state_dict(state, strict=False).missing_keys

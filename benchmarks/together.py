@@ -21,7 +21,7 @@ import torch
 
 import underscript as us
 
-from .watched import RUNS, Kept, load
+from .watched import Kept, load, run_of
 
 
 def evenly(last: int, kept: int) -> list[int]:
@@ -37,7 +37,7 @@ def judge(name: str, root: Path, runs: Path, kept: int, held: bool, memory: str)
     """Decode the last epoch of a run with earlier checkpoints (none for one), and judge that."""
     from sklearn.metrics import roc_auc_score
 
-    model, data = load(RUNS[name], root)
+    model, data = load(run_of(name), root)
     run = Kept(runs / name)
     epochs = evenly(len(run.lines), kept)
     model.load_state_dict(run.weights(epochs[-1]))

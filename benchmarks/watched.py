@@ -57,6 +57,13 @@ def _runs() -> dict[str, Recipe]:
 RUNS = _runs()
 
 
+def run_of(name: str) -> Recipe:
+    """Return the run of a name; another name ends the program in one line."""
+    if name not in RUNS:
+        raise SystemExit(f"{name}: expected a run, one of {', '.join(RUNS)}")
+    return RUNS[name]
+
+
 def load(run: Recipe, root: Path) -> tuple[nn.Module, Data]:
     """Return the untrained network of a run, and its data."""
     if run.data != "moved-digits":
@@ -72,7 +79,10 @@ class Kept:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        facts = json.loads((folder / "run.json").read_text())
+        path = folder / "run.json"
+        if not path.exists():
+            raise SystemExit(f"{folder}: no finished run; `python -m benchmarks.watched` makes it")
+        facts = json.loads(path.read_text())
         self.lines: list[dict[str, Any]] = facts["epochs"]
         self.test = np.array([line["test"] for line in self.lines])
 
@@ -105,8 +115,8 @@ class Kept:
 
 def load_last(name: str, root: Path, runs: Path) -> tuple[nn.Module, Data]:
     """Return the network that a run ended with, and its data."""
-    kept = Kept(runs / name)
-    model, data = load(RUNS[name], root)
+    run, kept = run_of(name), Kept(runs / name)
+    model, data = load(run, root)
     model.load_state_dict(kept.weights(len(kept.lines)))
     return model, data
 
@@ -157,7 +167,7 @@ def main() -> None:
     arguments = parser.parse_args()
     for name in arguments.runs:
         if not (arguments.out / name / "run.json").exists():
-            keep(RUNS[name], arguments.root, arguments.out)
+            keep(run_of(name), arguments.root, arguments.out)
 
 
 if __name__ == "__main__":

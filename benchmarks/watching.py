@@ -38,7 +38,7 @@ import underscript as us
 from underscript.results.monitor.judgement import stop
 
 from .networks import Data, predictions
-from .watched import RUNS, Kept, load, load_last
+from .watched import Kept, load, load_last, run_of
 
 MEASURED = "watching.json"
 AVERAGED, RANDOM, RATE = 3, 512, 0.01
@@ -47,7 +47,7 @@ AVERAGED, RANDOM, RATE = 3, 512, 0.01
 def measure(name: str, root: Path, runs: Path) -> dict[str, Any]:
     """Replay a run and return what the rules need."""
     torch.manual_seed(0)
-    run, kept = RUNS[name], Kept(runs / name)
+    run, kept = run_of(name), Kept(runs / name)
     model, data = load(run, root)
     x, given, true = data.train
     monitor = us.Monitor((x, given))

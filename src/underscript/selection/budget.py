@@ -271,9 +271,9 @@ def _refusal(parts: dict[str, int], memory: int) -> str:
     what = ", ".join(f"{name} {_megabytes(parts[name])}" for name in first)
     return (
         f"memory: expected at least {_megabytes(total)} for this network and these data ({what}); "
-        f"found {_megabytes(memory)}. Allow more (memory, --memory), decode fewer layers (layers, "
-        "--layers) or narrower ones (pool, --pool), or run smaller batches (batch_size, "
-        "--batch-size)"
+        f"found {_megabytes(memory)}. Allow more (memory, --memory); or, where these can be set, "
+        "decode fewer layers (layers, --layers) or narrower ones (pool, --pool), or run smaller "
+        "batches (batch_size, --batch-size)"
     )
 
 
