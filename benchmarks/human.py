@@ -217,6 +217,7 @@ def decoded(case: Case) -> Iterator[Answer]:
     """Decode from the training data alone; join that with the margins of the training run."""
     found, answer = _decode(case, None)
     yield answer
+    yield _over_copies(case, found, answer)
     began = time.process_time()
     transferred = predictions(found.transfer(), case.test[0]).argmax(1).numpy()
     yield Answer(
@@ -246,7 +247,17 @@ def decoded(case: Case) -> Iterator[Answer]:
 def with_holdout(case: Case) -> Iterator[Answer]:
     """Decode with held-out noisy labels."""
     if case.holdout is not None:
-        yield _decode(case, case.holdout[:2])[1]
+        found, answer = _decode(case, case.holdout[:2])
+        yield answer
+        yield _over_copies(case, found, answer)
+
+
+def _over_copies(case: Case, found: us.Decoding, answer: Answer) -> Answer:
+    """Answer for new inputs over perturbed copies, as the network on perturbed copies does."""
+    began = time.process_time()
+    predicted = found.best.predict(case.test[0], views=COPIES)
+    seconds = answer.seconds + time.process_time() - began
+    return Answer(f"{answer.way}, {COPIES} perturbed copies too", predicted, seconds=seconds)
 
 
 def _decode(case: Case, holdout: Any) -> tuple[Any, Answer]:
