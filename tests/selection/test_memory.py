@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from underscript.activations.trace import INPUT
 from underscript.noise.estimate import chance_right
@@ -18,6 +19,7 @@ from underscript.selection.memorisation import (
     corrected,
     lost_by,
     survival_by_references,
+    survival_of_scores,
     survival_on_holdout,
     weight_of_holdout,
 )
@@ -435,3 +437,42 @@ def test_a_holdout_says_what_is_likely_and_only_adds_to_what_survives_at_most(pe
     ]
     assert memory.trust == weight_of_holdout(*agrees, memory.survival)
     assert 0 < memory.trust < 1
+
+
+def scores_that_remember(left: float, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Plain and perturbed scores of one layer, given labels and true ones; 40 % are redrawn.
+
+    Memory adds 4 to each given label's score on inputs as they are, `left` of that on others.
+    """
+    rng = np.random.default_rng(seed)
+    true = rng.integers(0, 6, 5_000)
+    given = np.where(rng.random(5_000) < 0.4, rng.integers(0, 6, 5_000), true)
+    knows = 3.0 * np.eye(6)[true]
+    plain, moved = (
+        knows + rng.normal(size=knows.shape) + 4.0 * share * np.eye(6)[given] for share in (1, left)
+    )
+    return tuple(torch.from_numpy(each) for each in (plain, moved, given, true))
+
+
+@pytest.mark.parametrize("left", [0.0, 0.1, 0.4])
+@pytest.mark.parametrize("seed", range(2))
+def test_what_memory_adds_to_scores_and_the_share_that_survives(left, seed):
+    plain, moved, given, true = scores_that_remember(left, seed)
+    reference = Reference(given, true, (given == true).double(), 6)
+    wrong = given != true
+    # By hand: the given label's score less its mean for right labels of the true class.
+    centred = plain - plain.mean(1, keepdim=True)
+    by_hand = [
+        float(centred[at, given[at]] - centred[~wrong & (true == true[at]), given[at]].mean())
+        for at in torch.nonzero(wrong)[:50, 0]
+    ]
+    assert reference.added(plain)[wrong][:50].tolist() == pytest.approx(by_hand)
+    found = survival_of_scores(reference, [plain], [moved])
+    # Right labels are remembered, too; centring lowers what is expected of the others.
+    assert found == pytest.approx(left, abs=0.04)
+    zeros = torch.zeros(1, dtype=torch.float64)
+    memory = Memory(zeros, zeros, None, 0.1, 0.1, 0.0, reference=reference, left=found)
+    seen = float(reference.added(moved).sum() / reference.wrong.sum())
+    assert memory.added(plain, moved) == pytest.approx(seen, abs=0.05)
+    assert memory.added(plain, moved, lost=100.0) == 0.0
+    assert replace(memory, left=0.0).added(plain, moved) == 0.0

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from underscript.selection.calibration import Estimates, estimate
 from underscript.selection.greedy import Scores
-from underscript.selection.memorisation import Memory
+from underscript.selection.memorisation import Memory, Reference
 
 N, K, RATE = 4_000, 5, 0.32
 
@@ -43,10 +43,16 @@ def case(boost: float, *, seed: int = 0, held: bool = False) -> tuple[Scores, Te
     )
 
 
-def estimated(scores: Scores, readers: Tensor) -> Estimates:
-    agreement = torch.zeros(1, dtype=torch.float64)
-    memory = Memory(agreement, agreement, None, survival=0.05, likely=0.02, trust=0.5)
-    return estimate(scores, memory, [0], (readers, scores.labels), remembered=0.0, seed=0)
+def estimated(
+    scores: Scores, readers: Tensor, true: Tensor | None = None, left: float = 0.0
+) -> Estimates:
+    """Estimate; with `true` labels, a reference that knows them shows what memory adds."""
+    agreement, reference = torch.zeros(1, dtype=torch.float64), None
+    if true is not None:
+        reference = Reference(scores.labels, true, (scores.labels == true).double(), K)
+    memory = Memory(agreement, agreement, None, 0.05, 0.02, 0.5, reference=reference, left=left)
+    averaged = readers, scores.labels
+    return estimate(scores, memory, [0], averaged, scores.plain, remembered=0.0, seed=0)
 
 
 @pytest.mark.parametrize("held", [False, True], ids=["alone", "hold-out"])
@@ -64,6 +70,19 @@ def test_readers_that_remember_do_not_hide_the_noise(seed):
     found = estimated(scores, readers)
     assert found.noise.rate == pytest.approx(RATE, abs=0.03)
     assert found.noise.rate_low < RATE < found.noise.rate_high
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_memory_that_survives_is_taken_off_the_scores(seed):
+    scores, _ = case(8.0, seed=seed)
+    true = torch.from_numpy(np.random.default_rng(seed).integers(0, K, N))
+    assert float((true != scores.labels).double().mean()) == pytest.approx(RATE, abs=0.03)
+    given = torch.nn.functional.one_hot(scores.labels, K)
+    perturbed = Scores(scores.plain, [scores.moved[0] + 2.0 * given], scores.labels, [], None)
+    assert estimated(perturbed, perturbed.moved[0]).noise.rate < 0.8 * RATE
+    found = estimated(perturbed, perturbed.moved[0], true, left=0.25).noise
+    assert found.rate == pytest.approx(RATE, abs=0.03)
+    assert found.rate_low < RATE < found.rate_high
 
 
 def test_a_hold_out_shows_it_where_nothing_is_perturbed():

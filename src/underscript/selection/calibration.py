@@ -8,9 +8,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..noise.calibration import calibrate, class_bias
-from ..noise.estimate import Noise, beyond_chance, estimate_noise
+from ..noise.estimate import SMALLEST, SURE, Noise, beyond_chance, estimate_noise
 from .budget import ESTIMATED_WITH
-from .greedy import Scores
+from .greedy import Scores, step_of
 from .memorisation import Memory, corrected, from_memory, without_memory
 
 __all__ = ["Estimates", "estimate", "rate_of_neighbours"]
@@ -49,6 +49,7 @@ def estimate(
     memory: Memory,
     members: Sequence[int],
     averaged: tuple[Float[Tensor, "m classes"], Int[Tensor, " m"]],
+    as_they_are: Sequence[Float[Tensor, "m classes"]],
     remembered: float,
     seed: int,
     most: int = ESTIMATED_WITH,
@@ -58,10 +59,12 @@ def estimate(
     They come from the readers' out-of-fold scores of training inputs, and from a hold-out, which
     has the same weight as in the choice of members. Where perturbed inputs or a hold-out show
     clearly more noise (the intervals do not overlap), the readers remember labels, and the noise is
-    theirs. A far cleaner hold-out gives the accuracy
-    alone. Some training inputs whose label is predicted are left out: as many as are predicted from
-    memory. The labels of nearest neighbours give a second estimate of the rate; the interval
-    includes it.
+    theirs. A far cleaner hold-out gives the accuracy alone.
+
+    Some training inputs whose label is predicted are left out: as many as are predicted from
+    memory. If the decoder then still finds wrong labels, or is not sure, what memory adds to scores
+    of given labels is taken off instead (see `memorisation`). The labels of nearest neighbours give
+    a second estimate of the rate; the interval includes it.
 
     Parameters
     ----------
@@ -73,6 +76,8 @@ def estimate(
         The ensemble.
     averaged : tuple of Tensor, shapes (m, K) and (m,)
         The readers' out-of-fold scores of training inputs (see `readers`); their given labels.
+    as_they_are : sequence of Tensor, shape (m, K)
+        Each reader's scores of inputs as they are.
     remembered : float
         The share of these labels that they predict from memory.
     seed : int
@@ -81,7 +86,7 @@ def estimate(
         Samples that noise is estimated with.
     """
     plain, moved = (_summed(each, members) for each in (scores.plain, scores.moved))
-    as_they_are, perturbed = (
+    before, perturbed = (
         float((each.argmax(1) == scores.labels).double().mean()) for each in (plain, moved)
     )
     over_views, labels = averaged
@@ -90,20 +95,40 @@ def estimate(
     expected = _without(share, remembered)
     kept = _thinned(agrees, expected)
     noise, temperature, bias = _fitted(over_views[kept], labels[kept], seed, most)
+    # Memory is not known exactly: half of what was left out counts as an error.
+    doubt = (share - expected) / 2
+    # A decoder that is sure, and finds nothing wrong, shows that memory hides nothing.
+    added = of_members = 0.0
+    if memory.left and not (noise.rate < SMALLEST and noise.accuracy > SURE):
+        lost = _lost(scores, memory)
+        added, of_members = (
+            memory.added(
+                _of_reference(as_it_is, memory), _of_reference(after, memory), number * lost
+            )
+            for as_it_is, after, number in (
+                (torch.stack([*as_they_are]).sum(0), over_views, len(as_they_are)),
+                (plain, moved, len(members)),
+            )
+        )
+    if added:
+        first = noise
+        noise, temperature, bias = _fitted(_less(over_views, labels, added), labels, seed, most)
+        # As before: half of what it changes.
+        doubt = (noise.rate - first.rate) / 2
     # Memory only makes labels look right: a reader that remembers is surer where a label is right,
     # and doubts where it is wrong. Inputs without memory that show clearly more noise are believed.
     held = None
     if scores.held is not None:
         held = _fitted(_summed(scores.holdout, members), scores.held, seed, most)
-    freer = [_fitted(moved, scores.labels, seed, most)[0], *([] if held is None else [held[0]])]
+    known = _less(moved, scores.labels, of_members)
+    freer = [_fitted(known, scores.labels, seed, most)[0], *([] if held is None else [held[0]])]
     shown = max(freer, key=lambda each: each.rate_low)
     if shown.rate_low > noise.rate_high:
         noise = shown
     out_of_fold = temperature, bias
-    # Memory is not known exactly: half of what was left out counts as an error.
-    noise = noise.widened((share - expected) / 2)
+    noise = noise.widened(doubt)
     # Surviving memory must not make labels look better than chance.
-    least = corrected(as_they_are, perturbed, memory.survival)
+    least = corrected(before, perturbed, memory.survival)
     beyond = beyond_chance(least, moved.argmax(1), scores.labels) * (1 - memory.survival)
     noise = replace(noise, beyond_chance=max(beyond, memory.beyond_chance))
     # New inputs resemble those of a hold-out, or one perturbed view.
@@ -123,9 +148,11 @@ def estimate(
             )
         else:
             noise = noise.averaged(new, memory.weight)
+    elif of_members:
+        temperature, bias = _calibrated(known, scores.labels, most)
     else:
         of_one = moved.argmax(1) == scores.labels
-        unseen = without_memory(as_they_are, perturbed, memory.likely, memory.lost)
+        unseen = without_memory(before, perturbed, memory.likely, memory.lost)
         memorised = from_memory(perturbed, unseen)
         kept = _thinned(of_one, _without(perturbed, memorised))
         temperature, bias = _calibrated(moved[kept], scores.labels[kept], most)
@@ -155,6 +182,28 @@ def _without(agrees: float, remembered: float) -> float:
 
 def _summed(scores: Sequence[Tensor], members: Sequence[int]) -> Float[Tensor, "n classes"]:
     return torch.stack([scores[at] for at in members]).sum(0)
+
+
+def _of_reference(rows: Tensor, memory: Memory) -> Tensor:
+    """Return the rows of the samples that memory was measured with."""
+    every = 1 if memory.reference is None else memory.reference.every
+    return rows[:: step_of(len(rows))][::every]
+
+
+def _lost(scores: Scores, memory: Memory) -> float:
+    """Return what the perturbation takes from the best input candidate's scores of given labels."""
+    if not memory.free or memory.reference is None:
+        return 0.0
+    best = max(memory.free, key=lambda at: float(memory.moved[at]))
+    as_it_is, after = (_of_reference(each[best], memory) for each in (scores.plain, scores.moved))
+    return max(0.0, memory.reference.taken(as_it_is, after))
+
+
+def _less(
+    scores: Float[Tensor, "n classes"], labels: Int[Tensor, " n"], added: float
+) -> Float[Tensor, "n classes"]:
+    """Return scores of which something is taken off that of each given label."""
+    return scores - added * torch.nn.functional.one_hot(labels, scores.shape[1])
 
 
 def _thinned(agrees: Tensor, expected: float) -> Int[Tensor, " kept"]:

@@ -24,10 +24,12 @@ from .greedy import Scores, thinned
 from .kept_rows import FOLDS, KeptRows
 from .known_fits import FitsOfLayer
 from .memorisation import (
+    TOO_MUCH,
     Memory,
     Reference,
     by_agreement,
     survival_by_references,
+    survival_of_scores,
     survival_on_holdout,
     weight_of_holdout,
 )
@@ -430,13 +432,15 @@ def measure_memory(fits: Fits, perturbed: bool, samples: int = ESTIMATED_WITH) -
         references[name] = Reference(labels, vote, right, n_classes, every)
         before, after = (float((each == labels).double().mean()) for each in (as_it_is, vote))
         agree[name] = before, after
-    last = [
-        torch.stack([rows[at][::every].argmax(1) for at in at_of[order[-1]]])
-        for rows in (some.plain, some.moved)
+    scores_of_last = [
+        [rows[at][::every] for at in at_of[order[-1]]] for rows in (some.plain, some.moved)
     ]
+    last = [torch.stack([each.argmax(1) for each in rows]) for rows in scores_of_last]
     likely, most, reference = survival_by_references(last[0], last[1], references, agree, {INPUT})
-    free = tuple(at_of.get(INPUT, ()))
-    memory = Memory(of_plain, of_moved, None, most, likely, 0.0, 0.0, beyond, reference, free)
+    free, left = tuple(at_of.get(INPUT, ())), 0.0
+    if reference is not None and 0 < most < TOO_MUCH:
+        left = survival_of_scores(reference, *scores_of_last)
+    memory = Memory(of_plain, of_moved, None, most, likely, 0.0, 0.0, beyond, reference, free, left)
     if scores.held is None or not len(scores.holdout):
         return memory
     held = torch.stack([each.argmax(1) for each in scores.holdout]) == scores.held

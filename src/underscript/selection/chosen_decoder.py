@@ -27,7 +27,7 @@ from .fitting import Candidate
 from .greedy import Criterion
 from .kept_rows import FOLDS, KeptRows
 from .log_odds_lookup import OutOfFoldLogOdds, SampleLookup
-from .memorisation import Memory, without_memory
+from .memorisation import TOO_MUCH, Memory, without_memory
 from .out_of_fold import gathered_values, out_of_fold_values
 from .readers import Reader, remembered_by, select_readers
 from .reading import Held, keep_holdout
@@ -38,8 +38,6 @@ __all__ = ["Chosen", "auto_key", "choose", "combined"]
 
 # A hold-out with fewer samples than this for each class chooses nothing.
 _PER_CLASS = 2
-# If more memory survives, errors of agreement are multiplied by four, and say little.
-_TOO_MUCH = 0.75
 # The probabilities of this many samples are computed at once.
 _AT_ONCE = 2048
 # Members of the ensemble of one layer.
@@ -290,7 +288,10 @@ def choose(
     values = out_of_fold_values(fits, kept, readers, task)
     remembered = remembered_by(readers, scores, memory)
     averaged = gathered_values(values, kept, fits, task)
-    estimates = estimate(scores, memory, members, averaged, remembered, task.seed, most)
+    as_they_are = [scores.plain[at] for at, _ in readers]
+    estimates = estimate(
+        scores, memory, members, averaged, as_they_are, remembered, task.seed, most
+    )
     noise, temperature = estimates.noise.over(fits.classes, task.n_classes), estimates.temperature
     decoders, made_of = {}, {}
     for layer in dict.fromkeys(layers):
@@ -310,9 +311,9 @@ def choose(
     for at, some in zip(*parts, strict=True):
         odds = some * estimates.out_of_fold_temperature + estimates.out_of_fold_bias
         ordered[at[:, None], fits.classes] = odds.float()
-    del values, averaged
+    del values, averaged, as_they_are
     sure = noise.rate < SMALLEST and noise.accuracy > SURE
-    if sure and memory.likely > _TOO_MUCH and held is None:
+    if sure and memory.likely > TOO_MUCH and held is None:
         notes.add(
             f"no label seems wrong, but some {memory.likely:.0%} of what the network memorised "
             "survives the perturbation, so memory can hardly be told from knowledge: neither the "

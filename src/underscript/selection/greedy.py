@@ -20,7 +20,7 @@ from ..noise.transitions import estimated_transitions
 from .likelihood import TEMPERATURES, Likely
 from .memorisation import LIMIT, lost_by, without_memory
 
-__all__ = ["STEPS", "Criterion", "Scores", "grown", "of_new_inputs", "thinned"]
+__all__ = ["STEPS", "Criterion", "Scores", "grown", "of_new_inputs", "step_of", "thinned"]
 
 # Members of an ensemble, at most; a candidate may occur several times.
 STEPS = 8
@@ -62,10 +62,15 @@ class Scores:
     held_moved: list[Tensor] = field(default_factory=list)
 
 
+def step_of(n: int) -> int:
+    """Return the step at which n samples choose."""
+    return max(1, n // _CHOOSING)
+
+
 def thinned(scores: Scores) -> Scores:
     """Return the scores of the samples that choose."""
-    step = max(1, len(scores.labels) // _CHOOSING)
-    other = 1 if scores.held is None else max(1, len(scores.held) // _CHOOSING)
+    step = step_of(len(scores.labels))
+    other = 1 if scores.held is None else step_of(len(scores.held))
     return Scores(
         [each[::step] for each in scores.plain],
         [each[::step] for each in scores.moved],

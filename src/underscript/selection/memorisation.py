@@ -23,6 +23,11 @@ knowledge elsewhere. There are two estimates of ρ:
   first, until none is smaller.
 - With a hold-out: the ρ with which A\* of all candidates is closest to their agreement there.
 
+Memory also makes given labels likelier without their being predicted: it adds to their scores, δ₀
+on inputs as they are, δ on perturbed ones. The same reference shows δ₀ − δ, as what it does not
+know adds to both. The share δ / δ₀ comes from the last layer, where memory is most of what adds. It
+is not ρ, as predictions change by leaps.
+
 The choice uses the largest plausible ρ. If ρ is too small, candidates win by memory, and an
 ensemble of them loses tens of points; if it is too large, candidates that memorise little win,
 which costs one or two.
@@ -40,6 +45,7 @@ from torch import Tensor
 
 __all__ = [
     "LIMIT",
+    "TOO_MUCH",
     "Memory",
     "Reference",
     "by_agreement",
@@ -47,6 +53,7 @@ __all__ = [
     "from_memory",
     "lost_by",
     "survival_by_references",
+    "survival_of_scores",
     "survival_on_holdout",
     "weight_of_holdout",
     "without_memory",
@@ -55,6 +62,8 @@ __all__ = [
 # Larger ρ are not used: memory that survives nearly whole looks like knowledge, and differences
 # would count tenfold.
 MOST = 0.9
+# If more memory survives, errors of agreement are multiplied by four, and say little.
+TOO_MUCH = 0.75
 _GRID = 91
 # Limits of ρ that differ by less are the same.
 _SETTLED = 1e-3
@@ -86,6 +95,9 @@ class Memory:
         The layer that memory was measured with, for samples that estimate.
     free : tuple of int
         Places of candidates of the input, which remember nothing.
+    left : float
+        The share δ / δ₀ of what memory adds to scores of given labels that survives; 0 if not
+        known.
     """
 
     plain: Tensor
@@ -98,6 +110,7 @@ class Memory:
     beyond_chance: float = 0.0
     reference: "Reference | None" = None
     free: tuple[int, ...] = ()
+    left: float = 0.0
 
     @property
     def lost(self) -> float:
@@ -108,6 +121,26 @@ class Memory:
     def expected(self) -> Tensor:
         """Corrected agreement with labels of new inputs, float64 (C,)."""
         return without_memory(self.plain, self.moved, self.survival, self.lost)
+
+    def added(
+        self,
+        plain: Float[Tensor, "n classes"],
+        moved: Float[Tensor, "n classes"],
+        lost: float = 0.0,
+    ) -> float:
+        """Return δ: how much memory adds to scores of given labels on perturbed inputs.
+
+        Parameters
+        ----------
+        plain, moved : Tensor, shape (n, K)
+            Out-of-fold scores of the reference's samples, as they are, and perturbed.
+        lost : float
+            What the perturbation takes from scores of given labels where nothing is remembered.
+        """
+        if not self.left or self.reference is None:
+            return 0.0
+        taken = max(0.0, self.reference.taken(plain, moved) - lost)
+        return self.left / (1 - self.left) * taken
 
 
 T = TypeVar("T", float, Tensor, NDArray[np.floating[Any]])
@@ -212,6 +245,23 @@ class Reference:
             beyond.append(wrong * (agrees - expected))
         return torch.stack(beyond)
 
+    def added(self, scores: Float[Tensor, "n classes"]) -> Float[Tensor, " n"]:
+        """Return how much higher than expected each given label's score is, times w.
+
+        Expected is its mean for samples of the class that is voted for, whose labels are right.
+        """
+        scores = (scores - scores.mean(1, keepdim=True)).double()
+        labels, k = self.labels, scores.shape[1]
+        of_class = torch.bincount(labels, self.right, k).clamp(min=1e-9)
+        sums = scores.new_zeros(k, k).index_add_(0, labels, self.right[:, None] * scores)
+        expected = (sums / of_class[:, None])[self.vote, labels]
+        return self.wrong * (scores.gather(1, labels[:, None])[:, 0] - expected)
+
+    def taken(self, plain: Float[Tensor, "n classes"], moved: Float[Tensor, "n classes"]) -> float:
+        """Return how much the perturbation takes from scores of labels that look wrong."""
+        before, after = (float(self.added(each).sum()) for each in (plain, moved))
+        return (before - after) / max(1e-9, float(self.wrong.sum()))
+
     def remembered(self, predictions: Int[Tensor, " n"]) -> float:
         """Return the memorisation rate: the share of wrong labels repeated from memory, 0 to 1."""
         wrong = float(self.wrong.sum())
@@ -302,6 +352,28 @@ def survival_by_references(
             likely, most = (min(MOST, max(0.0, end)) for end in (likely, most))
             return likely, most, replace(references[best], hidden=hidden)
         best, (likely, most, hidden) = least, limits[least]
+
+
+def survival_of_scores(
+    reference: Reference,
+    plain: Sequence[Float[Tensor, "n classes"]],
+    moved: Sequence[Float[Tensor, "n classes"]],
+) -> float:
+    """Return the share of what memory adds to scores of given labels that survives: the largest.
+
+    Parameters
+    ----------
+    reference : Reference
+        What memory is measured with.
+    plain, moved : sequence of Tensor, shape (n, K)
+        Out-of-fold scores by candidates of the last layer, for inputs as they are, and perturbed.
+    """
+    shares = [0.0]
+    for before, after in zip(plain, moved, strict=True):
+        added = reference.added(before)
+        if bool(_is_seen(added[None])):
+            shares.append(float(reference.added(after).sum() / added.sum()))
+    return min(MOST, max(shares))
 
 
 def survival_on_holdout(

@@ -61,13 +61,20 @@ def out_of_fold_values(
 def gathered_values(
     values: Tensor, kept: KeptRows, fits: Fits, task: Task
 ) -> tuple[Float[Tensor, "m classes"], Int[Tensor, " m"]]:
-    """Return values and labels (as class places) of the samples that choose, of all processes."""
+    """Return values and labels (as class places) of the samples that choose, of all processes.
+
+    They are in the order of `Fits.scores`.
+    """
     parts = [kept.part(fold) for fold in range(FOLDS)]
     place = places_of(fits.classes, task.n_classes)
-    labels = place[torch.cat([part.labels for part in parts])]
-    fingerprints = np.concatenate([part.fingerprints for part in parts])
+    of_fold = torch.split(values, [len(part.labels) for part in parts])
+    some = slice(None, None, fits.steps)
     gathered = task.processes.gather(
-        (values[:: fits.steps], labels[:: fits.steps], fingerprints[:: fits.steps])
+        (
+            torch.cat([each[some] for each in of_fold]),
+            place[torch.cat([part.labels[some] for part in parts])],
+            np.concatenate([part.fingerprints[some] for part in parts]),
+        )
     )
     order = np.argsort(mixed(np.concatenate([part[2] for part in gathered])), kind="stable")
     at = torch.from_numpy(order)
