@@ -52,7 +52,7 @@ def trained(model: nn.Module, path: Path) -> nn.Module:
     """Return a network with its weights, in evaluation mode."""
     if not path.exists():
         raise SystemExit(
-            f"{path}: no network; `benchmarks.networks` and `benchmarks.texts` make it"
+            f"{path}: no network; networks, texts or feature_noise of benchmarks make it"
         )
     state = torch.load(path, map_location="cpu", weights_only=True)
     state = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}

@@ -466,13 +466,13 @@ def test_what_memory_adds_to_scores_and_the_share_that_survives(left, seed):
         float(centred[at, given[at]] - centred[~wrong & (true == true[at]), given[at]].mean())
         for at in torch.nonzero(wrong)[:50, 0]
     ]
-    assert reference.added(plain)[wrong][:50].tolist() == pytest.approx(by_hand)
+    assert reference.raised(plain)[wrong][:50].tolist() == pytest.approx(by_hand)
     found = survival_of_scores(reference, [plain], [moved])
     # Right labels are remembered, too; centring lowers what is expected of the others.
     assert found == pytest.approx(left, abs=0.04)
     zeros = torch.zeros(1, dtype=torch.float64)
     memory = Memory(zeros, zeros, None, 0.1, 0.1, 0.0, reference=reference, left=found)
-    seen = float(reference.added(moved).sum() / reference.wrong.sum())
+    seen = float(reference.raised(moved).sum() / reference.wrong.sum())
     assert memory.added(plain, moved) == pytest.approx(seen, abs=0.05)
     assert memory.added(plain, moved, lost=100.0) == 0.0
     assert replace(memory, left=0.0).added(plain, moved) == 0.0

@@ -52,7 +52,7 @@ def estimated(
         reference = Reference(scores.labels, true, (scores.labels == true).double(), K)
     memory = Memory(agreement, agreement, None, 0.05, 0.02, 0.5, reference=reference, left=left)
     averaged = readers, scores.labels
-    return estimate(scores, memory, [0], averaged, scores.plain, remembered=0.0, seed=0)
+    return estimate(scores, memory, [0], averaged, [0], remembered=0.0, seed=0)
 
 
 @pytest.mark.parametrize("held", [False, True], ids=["alone", "hold-out"])

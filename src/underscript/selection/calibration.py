@@ -49,7 +49,7 @@ def estimate(
     memory: Memory,
     members: Sequence[int],
     averaged: tuple[Float[Tensor, "m classes"], Int[Tensor, " m"]],
-    as_they_are: Sequence[Float[Tensor, "m classes"]],
+    readers: Sequence[int],
     remembered: float,
     seed: int,
     most: int = ESTIMATED_WITH,
@@ -76,8 +76,8 @@ def estimate(
         The ensemble.
     averaged : tuple of Tensor, shapes (m, K) and (m,)
         The readers' out-of-fold scores of training inputs (see `readers`); their given labels.
-    as_they_are : sequence of Tensor, shape (m, K)
-        Each reader's scores of inputs as they are.
+    readers : sequence of int
+        The readers' places among the candidates, whichever rows they read.
     remembered : float
         The share of these labels that they predict from memory.
     seed : int
@@ -106,7 +106,7 @@ def estimate(
                 _of_reference(as_it_is, memory), _of_reference(after, memory), number * lost
             )
             for as_it_is, after, number in (
-                (torch.stack([*as_they_are]).sum(0), over_views, len(as_they_are)),
+                (_summed(scores.plain, readers), over_views, len(readers)),
                 (plain, moved, len(members)),
             )
         )

@@ -288,9 +288,8 @@ def choose(
     values = out_of_fold_values(fits, kept, readers, task)
     remembered = remembered_by(readers, scores, memory)
     averaged = gathered_values(values, kept, fits, task)
-    as_they_are = [scores.plain[at] for at, _ in readers]
     estimates = estimate(
-        scores, memory, members, averaged, as_they_are, remembered, task.seed, most
+        scores, memory, members, averaged, [at for at, _ in readers], remembered, task.seed, most
     )
     noise, temperature = estimates.noise.over(fits.classes, task.n_classes), estimates.temperature
     decoders, made_of = {}, {}
@@ -311,7 +310,7 @@ def choose(
     for at, some in zip(*parts, strict=True):
         odds = some * estimates.out_of_fold_temperature + estimates.out_of_fold_bias
         ordered[at[:, None], fits.classes] = odds.float()
-    del values, averaged, as_they_are
+    del values, averaged
     sure = noise.rate < SMALLEST and noise.accuracy > SURE
     if sure and memory.likely > TOO_MUCH and held is None:
         notes.add(

@@ -245,7 +245,7 @@ class Reference:
             beyond.append(wrong * (agrees - expected))
         return torch.stack(beyond)
 
-    def added(self, scores: Float[Tensor, "n classes"]) -> Float[Tensor, " n"]:
+    def raised(self, scores: Float[Tensor, "n classes"]) -> Float[Tensor, " n"]:
         """Return how much higher than expected each given label's score is, times w.
 
         Expected is its mean for samples of the class that is voted for, whose labels are right.
@@ -259,7 +259,7 @@ class Reference:
 
     def taken(self, plain: Float[Tensor, "n classes"], moved: Float[Tensor, "n classes"]) -> float:
         """Return how much the perturbation takes from scores of labels that look wrong."""
-        before, after = (float(self.added(each).sum()) for each in (plain, moved))
+        before, after = (float(self.raised(each).sum()) for each in (plain, moved))
         return (before - after) / max(1e-9, float(self.wrong.sum()))
 
     def remembered(self, predictions: Int[Tensor, " n"]) -> float:
@@ -370,9 +370,9 @@ def survival_of_scores(
     """
     shares = [0.0]
     for before, after in zip(plain, moved, strict=True):
-        added = reference.added(before)
-        if bool(_is_seen(added[None])):
-            shares.append(float(reference.added(after).sum() / added.sum()))
+        raised = reference.raised(before)
+        if bool(_is_seen(raised[None])):
+            shares.append(float(reference.raised(after).sum() / raised.sum()))
     return min(MOST, max(shares))
 
 
