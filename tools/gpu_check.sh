@@ -38,6 +38,10 @@ if ! "$python" -c 'import torch' 2>/dev/null; then
     echo "gpu_check: $python has no torch; say with PYTHON=… which one has" >&2
     exit 2
 fi
+if ! why=$("$python" -c 'import underscript.experiments.reproduce' 2>&1); then
+    echo "gpu_check: $python cannot import underscript: $(echo "$why" | tail -n 1); pip install -e . there" >&2
+    exit 2
+fi
 if [ $device = cuda ] && ! "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
     echo "gpu_check: no CUDA device is at hand; --toy tries the script out without one" >&2
     exit 2

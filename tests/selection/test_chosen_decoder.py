@@ -16,7 +16,8 @@ import underscript as us
 from underscript.errors import DataError
 from underscript.selection import candidates, greedy
 from underscript.selection.chosen_decoder import Chosen, choose
-from underscript.selection.out_of_fold import out_of_fold_values
+from underscript.selection.candidates import measure_memory
+from underscript.selection.out_of_fold import AnotherView, out_of_fold_values
 from underscript.selection.readers import Reader
 
 pytestmark = pytest.mark.filterwarnings("ignore::underscript.errors.UnderscriptWarning")
@@ -208,6 +209,41 @@ def test_where_few_samples_choose_all_are_scored_by_what_has_not_seen_them(it, m
     assert made[1].values.shape == (N, 5)
     assert len(few.label_issues()) == N
     assert same(issues(few), it.true[:N]) > 0.85
+
+
+def test_references_look_at_another_view_than_the_one_that_is_measured(it, monkeypatch):
+    measured = []
+
+    def recorded(fits: Any, perturbed: bool, most: int, another: AnotherView) -> Any:
+        measured.append(another)
+        assert another.kept.views > 2, "the test needs several perturbed views"
+        for name in dict.fromkeys(each.layer for each in fits.candidates):
+            at = [k for k, each in enumerate(fits.candidates) if each.layer == name]
+            # The first view's scores are known already, in the order that is wanted.
+            monkeypatch.setattr("underscript.selection.out_of_fold._ANOTHER", 1)
+            expected = sum(fits.scores.moved[k] for k in at)
+            for step in (1, 3):
+                found = another.scores(name, step)
+                torch.testing.assert_close(found, expected[::step], rtol=1e-3, atol=1e-3)
+            monkeypatch.setattr("underscript.selection.out_of_fold._ANOTHER", 2)
+            plain = torch.cat([of_view(fits, another.kept, at, fold, 2) for fold in range(3)])
+            plain -= plain.mean(1, keepdim=True)
+            found = another.scores(name, 1)
+            in_any_order = [each.sum(1).sort().values for each in (found.abs(), plain.abs())]
+            torch.testing.assert_close(*in_any_order, rtol=1e-3, atol=1e-3)
+        return measure_memory(fits, perturbed, most, another)
+
+    monkeypatch.setattr("underscript.selection.chosen_decoder.measure_memory", recorded)
+    decode(it.model, it.train)
+    assert isinstance(measured[0], AnotherView)
+    # One perturbed view has no other.
+    monkeypatch.undo()
+    monkeypatch.setattr(
+        "underscript.selection.chosen_decoder.measure_memory",
+        lambda *args: measured.append(args[3]) or measure_memory(*args),
+    )
+    decode(it.model, it.train, views=1)
+    assert measured[1] is None
 
 
 # With and without a hold-out ----------------------------------------------------------------

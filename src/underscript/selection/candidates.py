@@ -8,6 +8,7 @@ hold-out where there is one. The input counts as a layer.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from ..probes.random_features import FourierFeatures
 from ..utils.hashing import mixed
 from .budget import CHOOSE, ESTIMATED_WITH, WIDEST, Sizes, give_back
 from .fitting import Candidate, Fitted, Grid, LayerFit, scores_of
-from .greedy import Scores, thinned
+from .greedy import Scores, step_of, thinned
 from .kept_rows import FOLDS, KeptRows
 from .known_fits import FitsOfLayer
 from .memorisation import (
@@ -395,7 +396,19 @@ def on_one_scale(scores: Tensor) -> float:
     return spread
 
 
-def measure_memory(fits: Fits, perturbed: bool, samples: int = ESTIMATED_WITH) -> Memory:
+class SecondView(Protocol):
+    """Scores of a perturbed view that `Fits.scores` do not have (see `out_of_fold`)."""
+
+    def scores(self, layer: str, step: int) -> Tensor:
+        """Return a layer's summed scores of every `step`-th sample that chooses."""
+
+
+def measure_memory(
+    fits: Fits,
+    perturbed: bool,
+    samples: int = ESTIMATED_WITH,
+    another: SecondView | None = None,
+) -> Memory:
     """Return how often candidates agree with labels, and how much memory survives.
 
     Parameters
@@ -406,6 +419,10 @@ def measure_memory(fits: Fits, perturbed: bool, samples: int = ESTIMATED_WITH) -
         Whether inputs were perturbed.
     samples : int
         How many samples the noise is estimated with.
+    another : SecondView, optional
+        Where references look at the inputs. Without one they look at the perturbed view on which
+        the other layers are measured, and ρ comes out too small: what the view happens to hide
+        misleads all layers alike.
     """
     scores = fits.scores
     plain = torch.stack([each.argmax(1) for each in scores.plain])
@@ -426,7 +443,10 @@ def measure_memory(fits: Fits, perturbed: bool, samples: int = ESTIMATED_WITH) -
     beyond = beyond_chance(float((predictions == labels).double().mean()), predictions, labels)
     references, agree = {}, {}
     for name in order[:-1] if perturbed else ():
-        known = summed(some.moved, name)
+        if another is None:
+            known = summed(some.moved, name)
+        else:
+            known = another.scores(name, step_of(len(scores.labels)) * every)
         vote, as_it_is = known.argmax(1), summed(some.plain, name).argmax(1)
         right = chance_right(known, labels)
         references[name] = Reference(labels, vote, right, n_classes, every)

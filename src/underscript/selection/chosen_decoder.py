@@ -28,7 +28,7 @@ from .greedy import Criterion
 from .kept_rows import FOLDS, KeptRows
 from .log_odds_lookup import OutOfFoldLogOdds, SampleLookup
 from .memorisation import TOO_MUCH, Memory, without_memory
-from .out_of_fold import gathered_values, out_of_fold_values
+from .out_of_fold import AnotherView, gathered_values, out_of_fold_values
 from .readers import Reader, remembered_by, select_readers
 from .reading import Held, keep_holdout
 from .replay import Replay
@@ -263,7 +263,8 @@ def choose(
     fits = fit_candidates(kept, held, task, fits_views, settings)
     task.progress.begin("choosing an ensemble")
     most = task.room.estimates
-    memory = measure_memory(fits, perturbation is not None, most)
+    another = AnotherView(fits, kept, task) if perturbation and kept.views > 2 else None
+    memory = measure_memory(fits, perturbation is not None, most, another)
     layers = [each.layer for each in fits.candidates]
     scores = fits.scores
     eligible = [at for at, layer in enumerate(layers) if layer in chosen_from]

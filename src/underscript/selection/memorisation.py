@@ -12,7 +12,9 @@ knowledge elsewhere. There are two estimates of ρ:
   share of the wrong ones (weighted by w). Some of these it predicts because classes are alike: as
   often as it predicts that label for correctly labelled samples of the class that is voted for.
   The rest is memory; ρ is the share of it that is left on perturbed inputs. Candidates read
-  different shares; the largest counts, as that candidate could win by memory.
+  different shares; the largest counts, as that candidate could win by memory. The reference looks
+  at another perturbed view: what a view hides, it hides from all layers, and labels that look wrong
+  there are those that no layer predicts there.
 
   What the reference does not know looks like memory of the other layer, so ρ comes out too large; a
   better reference lies deeper and may itself remember labels, and these it takes for right. So
@@ -193,7 +195,8 @@ class Reference:
     Attributes
     ----------
     labels, vote : Tensor of int64, shape (n,)
-        Given labels, and the classes that the layer predicts on perturbed inputs.
+        Given labels, and the classes that the layer predicts on inputs that are perturbed in
+        another way than where others are measured.
     right : Tensor of float64, shape (n,)
         The probability that each label is right, by the layer.
     n_classes : int

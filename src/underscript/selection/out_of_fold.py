@@ -1,10 +1,12 @@
-"""An ensemble's out-of-fold scores of all training samples."""
+"""Out-of-fold scores that are made once candidates are fitted: ensembles', and of another view."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..utils.hashing import mixed
@@ -14,7 +16,10 @@ from .kept_rows import FOLDS, KeptRows
 from .readers import Reader
 from .task import Task
 
-__all__ = ["gathered_values", "out_of_fold_values"]
+__all__ = ["AnotherView", "gathered_values", "out_of_fold_values"]
+
+# `Scores.moved` are of the first perturbed view.
+_ANOTHER = 2
 
 
 def out_of_fold_values(
@@ -81,3 +86,68 @@ def gathered_values(
     all_values = torch.cat([part[0] for part in gathered])
     all_labels = torch.cat([part[1] for part in gathered])
     return all_values[at], all_labels[at]
+
+
+@dataclass(frozen=True)
+class AnotherView:
+    """Scores of a second perturbed view, which shares no chance with `Fits.scores`.
+
+    Attributes
+    ----------
+    fits : Fits
+        All candidates.
+    kept : KeptRows
+        This process's rows, of at least two perturbed views.
+    task : Task
+        How layers are read.
+    """
+
+    fits: Fits
+    kept: KeptRows
+    task: Task
+
+    def scores(self, layer: str, step: int) -> Float[Tensor, "m classes"]:
+        """Return the summed out-of-fold scores of a layer's candidates.
+
+        Parameters
+        ----------
+        layer : str
+            The layer.
+        step : int
+            Every `step`-th sample of `Fits.scores` is scored.
+        """
+        parts = [self.kept.part(fold).fingerprints[:: self.fits.steps] for fold in range(FOLDS)]
+        prints = self.task.processes.gather(np.concatenate(parts))
+        wanted = np.argsort(mixed(np.concatenate(prints)), kind="stable")[::step]
+        start = sum(len(each) for each in prints[: self.task.processes.rank])
+        places, values = [], []
+        for fold, part in enumerate(parts):
+            inside = np.sort(wanted[(wanted >= start) & (wanted < start + len(part))])
+            places.append(inside)
+            values.append(self._of_fold(layer, fold, (inside - start) * self.fits.steps))
+            start += len(part)
+        gathered = self.task.processes.gather((np.concatenate(places), torch.cat(values)))
+        # Ranks and folds ascend, so all places do.
+        at = np.searchsorted(np.concatenate([part[0] for part in gathered]), wanted)
+        return torch.cat([part[1] for part in gathered])[torch.from_numpy(at)]
+
+    def _of_fold(self, layer: str, fold: int, places: NDArray[np.int64]) -> Tensor:
+        """Return the scores of some of a fold's rows, which ascend."""
+        some = [(each, one) for each, one in self.fits.fitted.items() if each.layer == layer]
+        parts, start = [torch.empty(0, len(self.fits.classes))], 0
+        for (rows,) in self.kept.blocks(layer, fold, [_ANOTHER]):
+            inside = places[(places >= start) & (places < start + len(rows))] - start
+            start += len(rows)
+            picked = rows[torch.from_numpy(inside).to(rows.device)].to(self.task.device)
+            total = torch.zeros(len(inside), len(self.fits.classes))
+            for n_features in dict.fromkeys(each.n_features for each, _ in some):
+                of_view = [one for each, one in some if each.n_features == n_features]
+                seen = self.fits.features[layer](picked) if n_features else picked
+                linears = [one.without[fold] for one in of_view]
+                each = scores_of(seen, linears, 1).view(len(inside), len(linears), -1).cpu()
+                each -= each.mean(2, keepdim=True)
+                total += torch.einsum(
+                    "nmk,m->nk", each, torch.tensor([1 / one.moved_spread for one in of_view])
+                )
+            parts.append(total)
+        return torch.cat(parts)

@@ -188,7 +188,7 @@ class Judgement:
         apart = self._wrong * (reading.agrees - reading.agrees_moved - (plain - moved))
         return plain, moved, float(np.sqrt(np.square(apart).sum()) / total)
 
-    def worth(self, reading: Reading) -> Float[NDArray[np.float64], " n"]:
+    def worth(self, reading: Reading) -> Float[np.ndarray, " n"]:
         """Return what each sample adds to the mean A*, or to the agreement on the hold-out."""
         if reading.holdout is not None:
             return reading.holdout.astype(np.float64)
@@ -290,7 +290,7 @@ class Judgement:
         )
 
     @cached_property
-    def _worths(self) -> list[Float[NDArray[np.float64], " n"]]:
+    def _worths(self) -> list[Float[np.ndarray, " n"]]:
         return [self.worth(reading) for reading in self.readings]
 
     @cached_property
