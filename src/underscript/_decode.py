@@ -147,7 +147,8 @@ def decode(
         drops words of texts, and adds noise to other numbers. A function takes what the model
         takes, and returns the same kinds and shapes.
     views : int
-        Perturbed views of each training input, at least 1; each costs a run of the network.
+        Perturbed views of each training input, at least 1; each costs a run of the network. With
+        one, less of the memory is noticed: that takes two independent views.
     checkpoints : path, str, sequence or mapping, optional
         Earlier checkpoints of the network, as `trace` takes them: their layers are further
         candidates for the decoder and for label issues, and have memorised less. A layer of one is
