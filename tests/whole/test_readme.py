@@ -37,9 +37,10 @@ def test_photographs_come_first_and_retraining_is_beside_them():
     rows = table()
     assert len(rows) == 3
     assert rows[0][0].startswith("CIFAR-10")
-    assert all(len(row) == 4 for row in rows)
+    assert all(len(row) == 6 for row in rows)
     # Where retraining reaches further, the table shows it.
     assert float(rows[0][3]) > float(rows[0][2]) > float(rows[0][1])
+    assert all(float(row[4]) > float(row[5]) for row in rows)
 
 
 @pytest.mark.parametrize("row", range(3))
