@@ -144,10 +144,9 @@ class AnotherView:
                 of_view = [one for each, one in some if each.n_features == n_features]
                 seen = self.fits.features[layer](picked) if n_features else picked
                 linears = [one.without[fold] for one in of_view]
-                each = scores_of(seen, linears, 1).view(len(inside), len(linears), -1).cpu()
-                each -= each.mean(2, keepdim=True)
-                total += torch.einsum(
-                    "nmk,m->nk", each, torch.tensor([1 / one.moved_spread for one in of_view])
-                )
+                made = scores_of(seen, linears, 1).view(len(inside), len(linears), -1).cpu()
+                made -= made.mean(2, keepdim=True)
+                weights = torch.tensor([1 / one.moved_spread for one in of_view])
+                total += torch.einsum("nmk,m->nk", made, weights)
             parts.append(total)
         return torch.cat(parts)
