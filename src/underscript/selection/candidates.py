@@ -217,6 +217,17 @@ def places_of(classes: Tensor, n_classes: int) -> Tensor:
     return place
 
 
+def in_order(fingerprints: Sequence[NDArray[np.uint64]]) -> NDArray[np.int64]:
+    """Return the places of samples by fingerprint, so that nothing depends on the data's order.
+
+    Parameters
+    ----------
+    fingerprints : sequence of ndarray of uint64
+        Of each process.
+    """
+    return np.argsort(mixed(np.concatenate(fingerprints)), kind="stable")
+
+
 def fit_candidates(
     kept: KeptRows,
     held: Held | None,
@@ -349,9 +360,8 @@ def _gathered_fits(
         shared.task,
     )
     place, processes = places_of(classes, task.n_classes), task.processes
-    # Ordered by fingerprint, so that no later selection depends on the order of the data.
     all_prints = processes.gather(np.concatenate([part[::steps] for part in fingerprints]))
-    order = torch.from_numpy(np.argsort(mixed(np.concatenate(all_prints)), kind="stable"))
+    order = torch.from_numpy(in_order(all_prints))
     given = torch.cat(processes.gather(torch.cat([part[::steps] for part in labels])))[order]
     plain, moved = [], []
     on_holdout: list[list[Tensor]] = [[] for _ in holdout]

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -9,8 +10,7 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..utils.hashing import mixed
-from .candidates import Fits, places_of
+from .candidates import Fits, in_order, places_of
 from .fitting import Fitted, scores_of
 from .kept_rows import FOLDS, KeptRows
 from .readers import Reader
@@ -43,24 +43,26 @@ def out_of_fold_values(
         fold_values = torch.zeros(n, len(fits.classes))
         for (layer, n_features, moved), some in by_rows.items():
             views, start = perturbed if moved else [0], 0
-            linears = [candidate.without[fold] for candidate in some]
-            weights = torch.tensor(
-                [
-                    1 / (candidate.moved_spread if moved else candidate.plain_spread)
-                    for candidate in some
-                ]
-            )
             for blocks in kept.blocks(layer, fold, views):
                 for rows in blocks:
                     # Rows that come from a file are on the CPU.
                     seen = rows.to(task.device)
                     seen = fits.features[layer](seen) if n_features else seen
-                    scores = scores_of(seen, linears, 1).view(len(rows), len(some), -1).cpu()
-                    together = torch.einsum("nmk,m->nk", scores, weights)
+                    together = _together(seen, some, fold, moved)
                     fold_values[start : start + len(rows)] += together / len(views)
                 start += len(blocks[0])
         by_fold.append(fold_values)
     return torch.cat(by_fold)
+
+
+def _together(
+    seen: Tensor, fitted: Sequence[Fitted], fold: int, moved: bool
+) -> Float[Tensor, "n classes"]:
+    """Return the summed scores of candidates that read the same rows, each on its scale."""
+    scores = scores_of(seen, [each.without[fold] for each in fitted], 1)
+    spreads = [each.moved_spread if moved else each.plain_spread for each in fitted]
+    weights = torch.tensor([1 / spread for spread in spreads])
+    return torch.einsum("nmk,m->nk", scores.view(len(seen), len(fitted), -1).cpu(), weights)
 
 
 def gathered_values(
@@ -81,8 +83,7 @@ def gathered_values(
             np.concatenate([part.fingerprints[some] for part in parts]),
         )
     )
-    order = np.argsort(mixed(np.concatenate([part[2] for part in gathered])), kind="stable")
-    at = torch.from_numpy(order)
+    at = torch.from_numpy(in_order([part[2] for part in gathered]))
     all_values = torch.cat([part[0] for part in gathered])
     all_labels = torch.cat([part[1] for part in gathered])
     return all_values[at], all_labels[at]
@@ -116,37 +117,41 @@ class AnotherView:
         step : int
             Every `step`-th sample of `Fits.scores` is scored.
         """
-        parts = [self.kept.part(fold).fingerprints[:: self.fits.steps] for fold in range(FOLDS)]
-        prints = self.task.processes.gather(np.concatenate(parts))
-        wanted = np.argsort(mixed(np.concatenate(prints)), kind="stable")[::step]
-        start = sum(len(each) for each in prints[: self.task.processes.rank])
+        start, lengths, order = self._placed
+        wanted = order[::step]
         places, values = [], []
-        for fold, part in enumerate(parts):
-            inside = np.sort(wanted[(wanted >= start) & (wanted < start + len(part))])
+        for fold, length in enumerate(lengths):
+            inside = np.sort(wanted[(wanted >= start) & (wanted < start + length)])
             places.append(inside)
             values.append(self._of_fold(layer, fold, (inside - start) * self.fits.steps))
-            start += len(part)
+            start += length
         gathered = self.task.processes.gather((np.concatenate(places), torch.cat(values)))
         # Ranks and folds ascend, so all places do.
         at = np.searchsorted(np.concatenate([part[0] for part in gathered]), wanted)
         return torch.cat([part[1] for part in gathered])[torch.from_numpy(at)]
 
+    @cached_property
+    def _placed(self) -> tuple[int, list[int], NDArray[np.int64]]:
+        """Where this process's samples begin, how many each fold has, and the order of all."""
+        parts = [self.kept.part(fold).fingerprints[:: self.fits.steps] for fold in range(FOLDS)]
+        prints = self.task.processes.gather(np.concatenate(parts))
+        start = sum(len(each) for each in prints[: self.task.processes.rank])
+        return start, [len(part) for part in parts], in_order(prints)
+
     def _of_fold(self, layer: str, fold: int, places: NDArray[np.int64]) -> Tensor:
-        """Return the scores of some of a fold's rows, which ascend."""
-        some = [(each, one) for each, one in self.fits.fitted.items() if each.layer == layer]
+        """Return the scores of some of a fold's rows, which ascend; each row's mean is zero."""
+        by_features: dict[int, list[Fitted]] = {}
+        for candidate, fitted in self.fits.fitted.items():
+            if candidate.layer == layer:
+                by_features.setdefault(candidate.n_features, []).append(fitted)
         parts, start = [torch.empty(0, len(self.fits.classes))], 0
         for (rows,) in self.kept.blocks(layer, fold, [_ANOTHER]):
             inside = places[(places >= start) & (places < start + len(rows))] - start
             start += len(rows)
             picked = rows[torch.from_numpy(inside).to(rows.device)].to(self.task.device)
             total = torch.zeros(len(inside), len(self.fits.classes))
-            for n_features in dict.fromkeys(each.n_features for each, _ in some):
-                of_view = [one for each, one in some if each.n_features == n_features]
+            for n_features, some in by_features.items():
                 seen = self.fits.features[layer](picked) if n_features else picked
-                linears = [one.without[fold] for one in of_view]
-                made = scores_of(seen, linears, 1).view(len(inside), len(linears), -1).cpu()
-                made -= made.mean(2, keepdim=True)
-                weights = torch.tensor([1 / one.moved_spread for one in of_view])
-                total += torch.einsum("nmk,m->nk", made, weights)
-            parts.append(total)
+                total += _together(seen, some, fold, moved=True)
+            parts.append(total - total.mean(1, keepdim=True))
         return torch.cat(parts)
