@@ -101,15 +101,9 @@ def estimate(
     added = of_members = 0.0
     if memory.left and not (noise.rate < SMALLEST and noise.accuracy > SURE):
         lost = _lost(scores, memory)
-        added, of_members = (
-            memory.added(
-                _of_reference(as_it_is, memory), _of_reference(after, memory), number * lost
-            )
-            for as_it_is, after, number in (
-                (_summed(scores.plain, readers), over_views, len(readers)),
-                (plain, moved, len(members)),
-            )
-        )
+        of_readers = _summed(scores.plain, readers)
+        added = _added(memory, of_readers, over_views, len(readers) * lost)
+        of_members = _added(memory, plain, moved, len(members) * lost)
     if added:
         first = noise
         noise, temperature, bias = _fitted(_less(over_views, labels, added), labels, seed, most)
@@ -182,6 +176,11 @@ def _without(agrees: float, remembered: float) -> float:
 
 def _summed(scores: Sequence[Tensor], members: Sequence[int]) -> Float[Tensor, "n classes"]:
     return torch.stack([scores[at] for at in members]).sum(0)
+
+
+def _added(memory: Memory, plain: Tensor, moved: Tensor, lost: float) -> float:
+    """Return what memory adds to scores of given labels; the scores are of all samples."""
+    return memory.added(_of_reference(plain, memory), _of_reference(moved, memory), lost)
 
 
 def _of_reference(rows: Tensor, memory: Memory) -> Tensor:
