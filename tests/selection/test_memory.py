@@ -5,13 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from planted import fits_of, labels_that_are_hard_to_tell
 from torch import Tensor
 
 from underscript.activations.trace import INPUT
 from underscript.noise.estimate import chance_right
-from underscript.selection.candidates import Fits, measure_memory
-from underscript.selection.fitting import Candidate
-from underscript.selection.greedy import Scores
+from underscript.selection.candidates import measure_memory
 from underscript.selection.memorisation import (
     Memory,
     Reference,
@@ -320,12 +319,6 @@ def test_survival_is_never_all_of_it():
 # As the decoder measures it -----------------------------------------------------------------
 
 
-def fits_of(plain, moved, given, layers, holdout=(), held=None):
-    names = [Candidate(layer, 0, True, 0.1 + at, 0) for at, layer in enumerate(layers)]
-    made = Scores(plain, moved, given, list(holdout), held)
-    return Fits(dict.fromkeys(names), {}, made, torch.arange(plain[0].shape[1]), 1)
-
-
 def scored(survival, wrong, remembers, more, each=3, seed=0):
     """Draw scores of three layers as uncertain as softmax says, each of which knows more.
 
@@ -333,10 +326,7 @@ def scored(survival, wrong, remembers, more, each=3, seed=0):
     `remembers` that of given labels. The first layer remembers nothing.
     """
     draw = torch.Generator().manual_seed(seed)
-    first = torch.randn(N, K, generator=draw)
-    true = torch.multinomial(torch.softmax(4 * first, 1), 1, generator=draw)[:, 0]
-    shift = torch.randint(1, K, (N,), generator=draw) * (torch.rand(N, generator=draw) < wrong)
-    given = (true + shift) % K
+    first, true, given = labels_that_are_hard_to_tell(N, K, wrong, draw)
     of_true, of_given = (torch.nn.functional.one_hot(each, K) for each in (true, given))
     plain, moved, layers = [], [], []
     for depth, share in enumerate(remembers):

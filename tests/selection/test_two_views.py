@@ -2,11 +2,10 @@
 
 import pytest
 import torch
+from planted import fits_of, labels_that_are_hard_to_tell
 from torch import Tensor
 
-from underscript.selection.candidates import Fits, measure_memory
-from underscript.selection.fitting import Candidate
-from underscript.selection.greedy import Scores
+from underscript.selection.candidates import measure_memory
 from underscript.selection.memorisation import Reference
 
 N, K = 6000, 10
@@ -29,10 +28,7 @@ def in_two_views(weak, wrong=0.7, remembers=(0.0, 0.3, 0.9), seed=0):
     On perturbed inputs memory adds only `weak` to the score of a given label.
     """
     draw = torch.Generator().manual_seed(seed)
-    first = torch.randn(N, K, generator=draw)
-    true = torch.multinomial(torch.softmax(4 * first, 1), 1, generator=draw)[:, 0]
-    shift = torch.randint(1, K, (N,), generator=draw) * (torch.rand(N, generator=draw) < wrong)
-    given = (true + shift) % K
+    first, true, given = labels_that_are_hard_to_tell(N, K, wrong, draw)
     of_true, of_given = (torch.nn.functional.one_hot(each, K) for each in (true, given))
     hides = [0, *(2.5 * torch.randn(2, N, K, generator=draw))]
     views, layers = ([], [], []), []
@@ -50,9 +46,7 @@ def in_two_views(weak, wrong=0.7, remembers=(0.0, 0.3, 0.9), seed=0):
 @pytest.mark.parametrize("weak", [1.0, 1.5, 2.5])
 def test_what_a_view_hides_from_all_layers_is_seen_in_another(weak):
     plain, moved, other, true, given, layers = in_two_views(weak)
-    names = [Candidate(layer, 0, True, 0.1 + at, 0) for at, layer in enumerate(layers)]
-    scores = Scores(plain, moved, given, [], None)
-    fits = Fits(dict.fromkeys(names), {}, scores, torch.arange(K), 1)
+    fits = fits_of(plain, moved, given, layers)
     # What true labels tell (oracle) of the last layer.
     oracle = Reference(given, true, (true == given).double(), K)
     after, before = (oracle.excess(torch.stack(each[-3:]).argmax(2)) for each in (moved, plain))
