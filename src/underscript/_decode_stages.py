@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from ._decode_layers import Traced
 from ._decode_request import Data, Request
@@ -30,6 +30,7 @@ from .results.summary import Findings, run_of
 from .selection import Selection, held_out_tenth, select
 from .selection.chosen_decoder import Chosen, choose
 from .selection.decoded_read_out import decoded_read_out
+from .selection.log_odds_lookup import LogOdds
 from .selection.observers import Agreement, Fingerprints, observe
 from .selection.reading import RowsKeeper
 from .selection.sizes import within
@@ -299,14 +300,14 @@ def collect_findings(
 
 def _in_order(
     chosen: Chosen | None, predictions: Sequence[Predictions], processes: int
-) -> Tensor | None:
+) -> LogOdds | None:
     """Return out-of-fold log-odds in the order of the label issues; None if too large."""
-    if chosen is None or processes > 1 or 4 * chosen.values.numel() > _KEPT_ODDS:
+    if chosen is None or processes > 1 or 4 * chosen.odds.of_classes.numel() > _KEPT_ODDS:
         return None
     indices = [part.index for part in predictions if part.index is not None]
     if len(indices) < len(predictions):
         return None
-    return chosen.values[torch.from_numpy(np.argsort(np.concatenate(indices), kind="stable"))]
+    return chosen.odds.at(torch.from_numpy(np.argsort(np.concatenate(indices), kind="stable")))
 
 
 def control_records(

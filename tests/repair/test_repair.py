@@ -296,6 +296,8 @@ def test_soft_labels_are_bayes_rule(found):
     # What memory adds to the odds of a given label counts against it.
     matrix[np.diag_indices_from(matrix)] *= np.exp(-noise.get("remembered", 0.0))
     joint = decoding.pred_probs((x, given)).astype(np.float64) * matrix[:, given].T
+    # What the network's margins say of the label.
+    joint[np.arange(N), given] *= np.exp(decoding._odds.by_margins.numpy())
     expected = joint / joint.sum(1, keepdims=True)
     np.testing.assert_allclose(soft, expected, rtol=1e-3, atol=1e-6)
     issues = decoding.label_issues()
@@ -308,13 +310,15 @@ def test_the_posterior_of_known_odds_and_noise_is_bayes_rule(found, by_class):
     odds, given = draw.normal(size=(50, k)), draw.integers(k, size=50)
     matrix = draw.dirichlet(np.ones(k), k)
     noise = replace(found[0]._noise, rate=0.3, transitions=matrix, by_class=by_class)
-    soft = posterior(torch.from_numpy(odds), torch.from_numpy(given), noise)
+    margins = draw.normal(size=50)
+    soft = posterior(*map(torch.from_numpy, (odds, margins, given)), noise)
     if not by_class:
         matrix = 0.1 + 0.6 * np.eye(k)
     matrix = 0.98 * matrix + 0.02 / k
     matrix[np.diag_indices(k)] *= np.exp(-getattr(noise, "remembered", 0.0))
-    for row, label, mine in zip(odds, given, soft.numpy(), strict=True):
+    for row, added, label, mine in zip(odds, margins, given, soft.numpy(), strict=True):
         joint = np.exp(row) / np.exp(row).sum() * matrix[:, label]
+        joint[label] *= np.exp(added)
         np.testing.assert_allclose(mine, joint / joint.sum(), rtol=1e-5)
 
 

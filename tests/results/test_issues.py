@@ -21,6 +21,7 @@ from underscript.results.issues import (
     confused_pairs,
     summarised,
 )
+from underscript.selection.log_odds_lookup import LogOdds
 from underscript.utils.distributed import Processes
 
 
@@ -44,11 +45,12 @@ def even(k: int, rate: float) -> np.ndarray:
     return np.full((k, k), rate / (k - 1)) + np.eye(k) * (1 - rate - rate / (k - 1))
 
 
-def predictions(values, given, said: Noise, inputs=None, index=None) -> Predictions:
+def predictions(values, given, said: Noise, inputs=None, index=None, margins=None) -> Predictions:
     values = torch.as_tensor(np.asarray(values))
     inputs = values if inputs is None else torch.as_tensor(inputs)
     batch = Batch((inputs,), {}, None, index, len(values))
-    return Predictions.of_values(values, np.asarray(given, dtype=np.int64), batch, came_from(said))
+    odds = LogOdds(values, torch.zeros(len(values)) if margins is None else margins)
+    return Predictions.of_odds(odds, np.asarray(given, dtype=np.int64), batch, came_from(said))
 
 
 def scores(n: int, k: int, rate: float, seed: int = 0, sure: float = 6.0):
@@ -271,6 +273,7 @@ from test_issues import even, noise
 from underscript.data.batches import Batch
 from underscript.noise.posterior import came_from
 from underscript.results.issues import PredictionBuffer, Predictions, summarised
+from underscript.selection.log_odds_lookup import LogOdds
 
 n, k, size = SAMPLES, CLASSES, 1_000
 said = noise(even(k, 0.3))
@@ -282,7 +285,8 @@ def part(start):
     given = np.arange(start, start + size) % k
     values[torch.arange(size), torch.from_numpy(given)] += 4
     batch = Batch((values[:, :40],), {}, None, np.arange(start, start + size), size)
-    return Predictions.of_values(values, given, batch, origins)
+    odds = LogOdds(values, torch.zeros(size))
+    return Predictions.of_odds(odds, given, batch, origins)
 
 part(0)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

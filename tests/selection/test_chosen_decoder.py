@@ -206,7 +206,7 @@ def test_where_few_samples_choose_all_are_scored_by_what_has_not_seen_them(it, m
     models.shared_out(monkeypatch, scores=int(N * task.sizes.of_sample / 2.5))
     few = decode(it.model, it.train)
     assert made[1].fits.steps == 3
-    assert made[1].values.shape == (N, 5)
+    assert made[1].odds.of_classes.shape == (N, 5)
     assert len(few.label_issues()) == N
     assert same(issues(few), it.true[:N]) > 0.85
 

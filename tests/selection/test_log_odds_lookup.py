@@ -5,7 +5,7 @@ import torch
 
 from underscript.data.batches import Batch
 from underscript.data.fingerprints import fingerprints_of
-from underscript.selection.log_odds_lookup import OutOfFoldLogOdds, SampleLookup
+from underscript.selection.log_odds_lookup import LogOdds, OutOfFoldLogOdds, SampleLookup
 
 N = 40
 INPUTS = torch.randn(N, 3, generator=torch.Generator().manual_seed(0))
@@ -23,22 +23,23 @@ def never():
 
 def out_of_fold(index=True):
     fingerprints = fingerprints_of(batch(np.arange(N)))
-    return OutOfFoldLogOdds(
-        VALUES, SampleLookup(fingerprints, np.arange(N) + 100 if index else None)
-    )
+    odds = LogOdds(VALUES, VALUES[:, 0].double())
+    return OutOfFoldLogOdds(odds, SampleLookup(fingerprints, np.arange(N) + 100 if index else None))
 
 
 def test_in_any_order_it_is_the_samples_own():
     order = np.random.default_rng(0).permutation(N)
     for index in (None, order + 100, order[::-1] + 100):  # the input counts for more
-        assert torch.equal(out_of_fold().of(batch(order, index=index), never), VALUES[order])
+        found = out_of_fold().of(batch(order, index=index), never)
+        assert torch.equal(found.of_classes, VALUES[order])
+        assert torch.equal(found.by_margins, VALUES[order, 0].double())
 
 
 def test_of_inputs_that_are_drawn_anew_the_index_says_which_it_is():
     order = np.random.default_rng(0).permutation(N)
     for inputs in (INPUTS + 1, "texts"):
         seen = batch(order, inputs, order + 100)
-        assert torch.equal(out_of_fold().of(seen, never), VALUES[order])
+        assert torch.equal(out_of_fold().of(seen, never).of_classes, VALUES[order])
 
 
 def test_all_inputs_tell_samples_apart_and_no_padding():
@@ -65,6 +66,8 @@ def test_what_is_known_by_neither_is_asked_for():
     inputs[5] += 1
     asked = -torch.ones(3, 2)
     for known in (out_of_fold(), out_of_fold(index=False)):
-        values = known.of(batch(places, inputs), lambda: asked)
-        assert values.tolist() == [VALUES[0].tolist(), [-1, -1], VALUES[7].tolist()]
-    assert torch.equal(out_of_fold(index=False).of(batch(places, "texts"), lambda: asked), asked)
+        found = known.of(batch(places, inputs), lambda: asked)
+        assert found.of_classes.tolist() == [VALUES[0].tolist(), [-1, -1], VALUES[7].tolist()]
+        assert found.by_margins.tolist() == [VALUES[0, 0], 0, VALUES[7, 0]]
+    found = out_of_fold(index=False).of(batch(places, "texts"), lambda: asked)
+    assert torch.equal(found.of_classes, asked)

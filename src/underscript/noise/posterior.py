@@ -11,7 +11,7 @@ from torch import Tensor
 from ..utils.distributed import Processes
 from .estimate import SMALLEST, Noise
 
-__all__ = ["came_from", "posterior", "with_memory"]
+__all__ = ["came_from", "odds_of_labels", "posterior", "with_memory"]
 
 # Largest addition to the log-odds from memorisation, and bisection steps to find it.
 _MOST_REMEMBERED, _HALVINGS = 20.0, 30
@@ -76,17 +76,45 @@ def with_memory(
     return replace(noise, remembered=low)
 
 
-def posterior(
-    odds: Float[Tensor, "n classes"], given: Int[Tensor, " n"], noise: Noise
-) -> Float[Tensor, "n classes"]:
-    """Return how likely each class is, from out-of-fold log-odds and the given label.
-
-    Bayes' rule: the probabilities of the log-odds times the chance of the given label under each
-    class.
+def odds_of_labels(
+    odds: Float[Tensor, "n classes"], given: Int[Tensor, " n"], chances: Float[Tensor, "k k"]
+) -> Float[Tensor, " n"]:
+    """Return the log-odds that given labels are right, float64 (n,).
 
     Parameters
     ----------
     odds : Tensor, shape (n, K)
+        Out-of-fold log-odds of all classes.
+    given : Tensor of int64, shape (n,)
+        The labels.
+    chances : Tensor of float64, shape (K, K)
+        From `came_from`.
+    """
+    result = torch.empty(len(given), dtype=torch.float64)
+    for at in torch.split(torch.arange(len(given)), _AT_ONCE):
+        joint = torch.log_softmax(odds[at].double().cpu(), 1) + chances[given[at]].log()
+        own = given[at, None]
+        others = joint.scatter(1, own, -torch.inf).logsumexp(1)
+        result[at] = joint.gather(1, own)[:, 0] - others
+    return result
+
+
+def posterior(
+    odds: Float[Tensor, "n classes"],
+    by_margins: Float[Tensor, " n"],
+    given: Int[Tensor, " n"],
+    noise: Noise,
+) -> Float[Tensor, "n classes"]:
+    """Return how likely each class is, from out-of-fold log-odds, margins and the given label.
+
+    Bayes' rule: the probabilities of the log-odds times the chance of the given label under each
+    class, and for its own class times what the network's margin says.
+
+    Parameters
+    ----------
+    odds : Tensor, shape (n, K)
+    by_margins : Tensor, shape (n,)
+        What margins add to the log-odds that labels are right (see `evidence_of_margins`).
     given : Tensor of int64, shape (n,)
     noise : Noise
         The estimated label noise.
@@ -98,6 +126,7 @@ def posterior(
     result = torch.empty(odds.shape)
     of_labels = came_from(noise)
     for at in torch.split(torch.arange(len(given)), _AT_ONCE):
-        chances = torch.softmax(odds[at].double(), 1) * of_labels[given[at]]
-        result[at] = (chances / chances.sum(1, keepdim=True).clamp(min=1e-300)).float()
+        joint = torch.log_softmax(odds[at].double(), 1) + of_labels[given[at]].log()
+        joint[torch.arange(len(at)), given[at]] += by_margins[at]
+        result[at] = torch.softmax(joint, 1).float()
     return result

@@ -7,7 +7,6 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -15,6 +14,8 @@ from ..data.batches import Batch
 from ..data.duplicates import Sketches, conflicting, sketches
 from ..data.fingerprints import fingerprints_of
 from ..noise.estimate import Noise
+from ..noise.posterior import odds_of_labels
+from ..selection.log_odds_lookup import LogOdds
 from ..utils.labels import Labels
 
 COLUMNS = {
@@ -81,15 +82,13 @@ class Predictions:
         return cls._made(_of_closeness(decoder, rows, given), given, batch)
 
     @classmethod
-    def of_values(
-        cls, values: Float[Tensor, "n classes"], given: Labels, batch: Batch, came_from: Tensor
-    ) -> Self:
+    def of_odds(cls, odds: LogOdds, given: Labels, batch: Batch, came_from: Tensor) -> Self:
         """Return the predictions that log-odds make for one batch.
 
         Parameters
         ----------
-        values : Tensor, shape (n, K)
-            Log-odds of each class, of a decoder that has not seen these labels.
+        odds : LogOdds
+            Of a decoder that has not seen these labels.
         given : ndarray of int64, shape (n,)
             The given labels.
         batch : Batch
@@ -97,7 +96,7 @@ class Predictions:
         came_from : Tensor of float64, shape (K, K)
             From `came_from`.
         """
-        return cls._made(_of_chances(values, given, came_from), given, batch)
+        return cls._made(_of_chances(odds, given, came_from), given, batch)
 
     @classmethod
     def _made(cls, parts: tuple[Any, ...], given: Labels, batch: Batch) -> Self:
@@ -218,14 +217,14 @@ class PredictionBuffer:
         return self.parts
 
 
-def _of_chances(
-    values: Float[Tensor, "n classes"], given: Labels, came_from: Tensor
-) -> tuple[Any, ...]:
+def _of_chances(odds: LogOdds, given: Labels, came_from: Tensor) -> tuple[Any, ...]:
     """Return predicted, second, quality, margin and confidence from log-odds.
 
     The quality of a given label y is the probability that it is right, given the decoder's
-    probabilities and how labels go wrong: p(y|x) T_yy / Σ_z p(z|x) T_zy.
+    probabilities, how labels go wrong and what the network's margin says: with the latter's
+    likelihood ratio r it is r p(y|x) T_yy / (r p(y|x) T_yy + Σ_z≠y p(z|x) T_zy).
     """
+    values = odds.of_classes
     chances = torch.log_softmax(values.double().cpu(), 1)
     labels = torch.from_numpy(given)
     first_two, best = chances.topk(2, dim=1)
@@ -234,8 +233,7 @@ def _of_chances(
     rival = torch.where(predicted != labels, first_two[:, 0], first_two[:, 1])
     margin = (own - rival).clamp(-_MOST, _MOST)
     second = torch.where(best[:, 0] == predicted, best[:, 1], best[:, 0])
-    joint = chances.exp() * came_from[labels]
-    quality = joint.gather(1, labels[:, None])[:, 0] / joint.sum(1).clamp(min=1e-300)
+    quality = torch.sigmoid(odds_of_labels(values, labels, came_from) + odds.by_margins)
     columns = (predicted, second, quality.clamp(0, 1), margin, first_two[:, 0].exp())
     return tuple(part.numpy() for part in columns)
 

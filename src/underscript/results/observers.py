@@ -62,8 +62,8 @@ class PredictionObserver(Observer):
         rows, given = batch.rows, batch.labels["given"]
         inputs = rows_for(self.key.layer, rows.layers)
         if self._unseen is not None and self._origins is not None:
-            values = self._unseen.of(rows.batch, partial(self._decoder.decide, inputs))
-            predictions = Predictions.of_values(values, given, rows.batch, self._origins)
+            odds = self._unseen.of(rows.batch, partial(self._decoder.decide, inputs))
+            predictions = Predictions.of_odds(odds, given, rows.batch, self._origins)
         else:
             predictions = Predictions.of(self._decoder, inputs, given, rows.batch)
         self._gathered.add(predictions)

@@ -9,13 +9,14 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from ..errors import DataError, ModelError
 from ..noise.estimate import Noise
 from ..noise.posterior import posterior
 from ..repair.read_out import ReadOut, relabelled, transfer
 from ..repair.review import with_review
+from ..selection.log_odds_lookup import LogOdds
 from ..utils.class_names import with_names
 from ..utils.files import TABLE_COLUMNS
 from .decoder import Decoder
@@ -41,14 +42,14 @@ class Run:
         geometry: pd.DataFrame | None = None,
         examples: Sequence[Example] = (),
         read_out: ReadOut | str | None = "",
-        odds: Tensor | None = None,
+        odds: LogOdds | None = None,
         noise: Noise | None = None,
         later: Callable[[], TrainingPredictions] | None = None,
     ):
         self.table, self._summary, self.best = table, summary, best
         self.candidates, self.geometry, self._examples = candidates, geometry, list(examples)
         self._known_issues, self._known_read_out, self._later = issues, read_out, later
-        # Out-of-fold log-odds (n, K) in the order of the issues, where they are kept.
+        # Out of fold, in the order of the issues, where they are kept.
         self._odds = odds
         self._noise = noise
 
@@ -200,7 +201,8 @@ class Run:
         """
         index = self._issues().index.to_numpy()
         where = None if path is None else Path(path)
-        return pred_probs(self.best, train, index, where, self._odds)
+        odds = None if self._odds is None else self._odds.of_classes
+        return pred_probs(self.best, train, index, where, odds)
 
     def relabel(self, review: str | os.PathLike[str] | pd.DataFrame | None = None) -> pd.DataFrame:
         """Return cleaned labels: the decoder's where a given one is flagged and less likely.
@@ -291,7 +293,7 @@ class Run:
                 "relabel() gives labels and confidences"
             )
         given = torch.from_numpy(self._issues()["given_label"].to_numpy(np.int64, copy=True))
-        return posterior(self._odds, given, self._noise).numpy()
+        return posterior(*self._odds, given, self._noise).numpy()
 
     def transfer(self, weights: str | None = None, bias: str | None = None) -> nn.Module:
         """Return a copy of the model with its last linear layer rewritten and all else unchanged.

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from .._version import __version__
 from ..activations.copies import weights_of
@@ -17,6 +17,7 @@ from ..noise.estimate import Noise
 from ..repair.read_out import ReadOut
 from ..selection.choice import Key, Selection
 from ..selection.fitting import Candidate
+from ..selection.log_odds_lookup import LogOdds
 from ..selection.memorisation import Memory
 from ..selection.task import Task
 from ..utils.files import RUN_FORMAT, TABLE_COLUMNS
@@ -56,8 +57,8 @@ class Findings:
     read_out : ReadOut, str or None
         What can be written into the network's last layer, or why nothing can; None if
         `later` finds that out.
-    odds : Tensor of float32, shape (n, K), or None
-        Out-of-fold log-odds of the training samples, in the order of the label issues.
+    odds : LogOdds or None
+        Of the training samples, out of fold, in the order of the label issues.
     noise : Noise or None
         How noisy labels are.
     memory, survival, readers
@@ -75,7 +76,7 @@ class Findings:
     best: Decoder
     geometry: pd.DataFrame | None
     read_out: ReadOut | str | None
-    odds: Tensor | None
+    odds: LogOdds | None
     noise: Noise | None
     memory: pd.DataFrame | None
     survival: Memory | None

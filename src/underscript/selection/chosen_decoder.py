@@ -14,7 +14,8 @@ from ..activations.perturbation import Perturbation
 from ..activations.stream import stream
 from ..data.source import Source
 from ..noise.estimate import SMALLEST, SURE, Noise
-from ..noise.posterior import with_memory
+from ..noise.margins import evidence_of_margins
+from ..noise.posterior import came_from, odds_of_labels, with_memory
 from ..probes.discriminant import Linear, RidgeDiscriminant
 from ..probes.ensemble import COMBINED, CombinedDiscriminant, Member
 from ..probes.random_features import FourierFeatures
@@ -26,7 +27,7 @@ from .choice import Key, Score, Selection
 from .fitting import Candidate
 from .greedy import Criterion
 from .kept_rows import FOLDS, KeptRows
-from .log_odds_lookup import OutOfFoldLogOdds, SampleLookup
+from .log_odds_lookup import LogOdds, OutOfFoldLogOdds, SampleLookup
 from .memorisation import TOO_MUCH, Memory, without_memory
 from .out_of_fold import AnotherView, gathered_values, out_of_fold_values
 from .readers import Reader, remembered_by, select_readers
@@ -69,8 +70,8 @@ class Chosen:
         given labels, out of fold.
     survival : Memory
         How much memory survives the perturbation.
-    values : Tensor of float32, shape (n, K)
-        Out-of-fold log-odds of this process's training samples, in the order of the data.
+    odds : LogOdds
+        Of this process's training samples, out of fold, in the order of the data.
     fits : Fits
         All candidates.
     kept : KeptRows
@@ -89,7 +90,7 @@ class Chosen:
     noise: Noise
     memory: pd.DataFrame
     survival: Memory
-    values: Tensor
+    odds: LogOdds
     fits: Fits
     kept: KeptRows
     held: Held | None
@@ -140,7 +141,7 @@ class Chosen:
     @property
     def out_of_fold(self) -> OutOfFoldLogOdds:
         """Out-of-fold log-odds of the training data, to be looked up in a later pass."""
-        return OutOfFoldLogOdds(self.values, self._known)
+        return OutOfFoldLogOdds(self.odds, self._known)
 
     @cached_property
     def _known(self) -> SampleLookup:
@@ -321,6 +322,10 @@ def choose(
             "that training did not use (perturb)"
         )
     noise = with_memory(ordered, kept.labels, noise, task.processes)
+    margins = torch.zeros(len(ordered), dtype=torch.float64)
+    if remembers and kept.margins is not None and not noise.hopeless:
+        of_labels = odds_of_labels(ordered, kept.labels, came_from(noise))
+        margins = evidence_of_margins(kept.margins, of_labels, task.processes)
     agreement, n = _agreement(fits, memory, members)
     # The choice is made; what follows needs the weights alone.
     fits.scores = replace(
@@ -341,7 +346,7 @@ def choose(
         noise=noise,
         memory=_meter(fits, memory),
         survival=memory,
-        values=ordered,
+        odds=LogOdds(ordered, margins),
         fits=fits,
         kept=kept,
         held=read,

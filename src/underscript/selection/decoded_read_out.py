@@ -33,7 +33,7 @@ def decoded_read_out(chosen: Chosen, layer: str) -> tuple[Linear, Tensor, tuple[
     task, kept = chosen.task, chosen.kept
     n_classes, processes, width = task.n_classes, task.processes, kept.widths[layer]
     parts = [kept.part(fold) for fold in range(FOLDS)]
-    decoded = chosen.values.argmax(1)
+    decoded = chosen.odds.of_classes.argmax(1)
     sums = torch.zeros(n_classes, width, dtype=torch.float64)
     products = torch.zeros(width, width, dtype=torch.float64)
     total = torch.zeros(width, dtype=torch.float64)
@@ -63,7 +63,7 @@ def decoded_read_out(chosen: Chosen, layer: str) -> tuple[Linear, Tensor, tuple[
             for seen in kept.blocks(layer, fold, views):
                 at = part.places[start : start + len(seen[0])]
                 given = part.labels[start : start + len(seen[0])]
-                probabilities = posterior(chosen.values[at], given, chosen.noise)
+                probabilities = posterior(*chosen.odds.at(at), given, chosen.noise)
                 start += len(seen[0])
                 yield from ((rows, probabilities) for rows in seen)
 

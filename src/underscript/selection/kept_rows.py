@@ -121,6 +121,7 @@ class KeptRows:
         self._places: list[list[Tensor]] = [[] for _ in range(folds)]
         self._prints: list[list[NDArray[np.uint64]]] = [[] for _ in range(folds)]
         self._index: list[NDArray[np.int64] | None] = []
+        self._margins: list[Tensor | None] = []
         self.n = self._bytes = 0
         # Whether the kept rows can stand in for another pass over the data.
         self.replays = True
@@ -135,12 +136,13 @@ class KeptRows:
         fingerprints: NDArray[np.uint64],
         index: NDArray[np.int64] | None = None,
         logits: Tensor | None = None,
+        margins: Tensor | None = None,
     ) -> None:
         """Add a batch: for each view the rows (n, width) of each layer; labels and fingerprints.
 
         Equal inputs go into one fold, whatever the order of the data. `index`: the samples' places
         in the data set, if known. With `logits` (n, K) of the inputs as they are, `again` returns
-        rows later.
+        rows later. `margins` (n,): how firmly the network holds the labels for perturbed inputs.
         """
         if len(fingerprints) != len(labels):
             # Inputs without a tensor are identified by place, so no two count as equal.
@@ -160,6 +162,7 @@ class KeptRows:
             self._places[fold].append(at + self.n)
             self._prints[fold].append(fingerprints[at.numpy()])
         self._index.append(index)
+        self._margins.append(margins)
         self.n += len(labels)
         if self._bytes > self.memory and not self.spilled:
             self.spilled = True
@@ -218,6 +221,12 @@ class KeptRows:
         """The samples' places in the data set, in the order in which they came, if known."""
         known = [part for part in self._index if part is not None]
         return np.concatenate(known) if known and len(known) == len(self._index) else None
+
+    @property
+    def margins(self) -> Tensor | None:
+        """The margins of the labels, (n,), in the order in which they came, if there are any."""
+        known = [part for part in self._margins if part is not None]
+        return torch.cat(known) if known and len(known) == len(self._margins) else None
 
     @property
     def fingerprints(self) -> NDArray[np.uint64]:

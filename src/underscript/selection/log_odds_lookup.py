@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -13,7 +13,22 @@ from torch import Tensor
 from ..data.batches import Batch
 from ..data.fingerprints import fingerprints_of
 
-__all__ = ["OutOfFoldLogOdds", "SampleLookup"]
+__all__ = ["LogOdds", "OutOfFoldLogOdds", "SampleLookup"]
+
+
+class LogOdds(NamedTuple):
+    """What is known of training samples by fits that have not seen their labels.
+
+    `of_classes`, float32 (n, K), are log-odds of all classes, which do not depend on a sample's own
+    label. `by_margins`, float64 (n,), are what the network's margins add to those of its label.
+    """
+
+    of_classes: Tensor
+    by_margins: Tensor
+
+    def at(self, places: Tensor) -> Self:
+        """Return those of some samples."""
+        return self._replace(of_classes=self.of_classes[places], by_margins=self.by_margins[places])
 
 
 @dataclass
@@ -60,30 +75,32 @@ class OutOfFoldLogOdds:
 
     Attributes
     ----------
-    values : Tensor of float32, shape (n, K)
+    odds : LogOdds
         In the order in which they were read.
     known : SampleLookup
         The samples of these values.
     """
 
-    values: Tensor
+    odds: LogOdds
     known: SampleLookup
 
-    def of(self, batch: Batch, otherwise: Callable[[], Tensor]) -> Tensor:
-        """Return the log-odds of a batch, float32 (m, K), in its present order.
+    def of(self, batch: Batch, otherwise: Callable[[], Tensor]) -> LogOdds:
+        """Return the log-odds of a batch, in its present order.
 
         Parameters
         ----------
         batch : Batch
             Training samples.
         otherwise : callable
-            Returns log-odds (m, K) for samples that are not known.
+            Returns log-odds (m, K) for samples that are not known; their margins add nothing.
         """
         at, is_known = self.known.of(batch)
-        values = self.values[torch.from_numpy(at)]
+        found = self.odds.at(torch.from_numpy(at))
         if is_known.all():
-            return values
-        return torch.where(torch.from_numpy(is_known)[:, None], values, otherwise().cpu().float())
+            return found
+        here = torch.from_numpy(is_known)
+        of_classes = torch.where(here[:, None], found.of_classes, otherwise().cpu().float())
+        return LogOdds(of_classes, found.by_margins * here)
 
 
 def _sorted(names: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:

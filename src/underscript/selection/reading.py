@@ -14,6 +14,7 @@ from ..activations.stream import Rows, stream_views
 from ..data.batches import Batch
 from ..data.fingerprints import fingerprints_of
 from ..data.source import Source
+from ..noise.margins import margins_of
 from ..utils.labels import Labels
 from .kept_rows import FOLDS, KeptRows
 from .task import Task
@@ -106,8 +107,15 @@ class RowsKeeper:
     def see(self, views: Sequence[Rows], labels: Labels) -> None:
         """Keep a batch's rows."""
         batch, layers = views[0].batch, [each.layers for each in views]
+        given = torch.from_numpy(labels)
+        margins = [margins_of(each.logits, given) for each in views[1:]]
         self.kept.add(
-            layers, torch.from_numpy(labels), fingerprints_of(batch), batch.index, views[0].logits
+            layers,
+            given,
+            fingerprints_of(batch),
+            batch.index,
+            views[0].logits,
+            torch.stack(margins).mean(0) if margins else None,
         )
 
 

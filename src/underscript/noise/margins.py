@@ -1,0 +1,81 @@
+"""What the network's own margins say about given labels, beside what a decoder says."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ..utils.distributed import Processes
+
+__all__ = ["evidence_of_margins", "margins_of"]
+
+# Steps of EM at most, and the mean change of a probability at which it stops.
+_STEPS, _STILL = 200, 1e-6
+# Bisection steps, and the largest log-odds, and shift of them, that count.
+_HALVINGS, _MOST = 40, 50.0
+
+
+def margins_of(
+    logits: Float[Tensor, "n classes"], labels: Int[Tensor, " n"]
+) -> Float[Tensor, " n"]:
+    """Return the log-odds that logits give to labels, float64 (n,)."""
+    wide = logits.double().cpu()
+    own = wide.gather(1, labels[:, None])
+    others = wide.scatter(1, labels[:, None], -torch.inf).logsumexp(1)
+    return own[:, 0] - others
+
+
+def evidence_of_margins(
+    margins: Float[Tensor, " n"], odds: Float[Tensor, " n"], processes: Processes
+) -> Float[Tensor, " n"]:
+    """Return what margins add to the log-odds that labels are right, float64 (n,).
+
+    For perturbed inputs, where some memory is lost, a network holds right labels more firmly than
+    wrong ones: by memory and by what it knows. A margin is taken as a linear function of the
+    decoder's odds, as both know hard samples, and a gap between right and wrong labels, with normal
+    errors. EM fits them, with the decoder's odds as prior. Where odds and margins are not quite
+    linear, that counts as gap. So the gap's log-likelihood ratio is the most that margins can say,
+    the least is nothing, and half of it is added. The expected number of wrong labels stays as it
+    was. Nothing is added if wrong labels have the larger margins.
+
+    Parameters
+    ----------
+    margins : Tensor, shape (n,)
+        Margins of this process's samples (see `margins_of`), means over perturbed views.
+    odds : Tensor, shape (n,)
+        Log-odds that their labels are right, by a decoder that has not seen them.
+    processes : Processes
+        Processes over whose samples to sum.
+    """
+    margins, odds = margins.double(), odds.double().clamp(-_MOST, _MOST)
+    prior = right = torch.sigmoid(odds)
+    nothing = torch.zeros_like(odds)
+    linear = torch.stack([torch.ones_like(odds), odds], 1)
+    n, squares = processes.total(torch.stack([linear[:, 0].sum(), (margins**2).sum()]))
+    added = nothing
+    for _ in range(_STEPS):
+        # Right labels are weighted by their probability; the squares of 0 and 1 are 0 and 1.
+        known = torch.cat([linear, right[:, None]], 1)
+        products, along = known.T @ known, known.T @ margins
+        products[2, 2] = right.sum()
+        products, along = processes.total(products), processes.total(along)
+        slopes = torch.linalg.pinv(products, hermitian=True) @ along
+        errors, gap = squares - slopes @ along, slopes[2]
+        if gap <= 0 or errors <= _STILL * squares:
+            return nothing
+        beyond = margins - linear @ slopes[:2]
+        added = (beyond - gap / 2) * gap * n / errors
+        before, right = right, torch.sigmoid(odds + added)
+        if processes.total((right - before).abs().sum()) <= _STILL * n:
+            break
+    return added / 2 + _shift(odds + added / 2, prior, processes)
+
+
+def _shift(odds: Tensor, right: Tensor, processes: Processes) -> float:
+    """Return what to add to log-odds so that as many labels are expected to be right as before."""
+    expected = float(processes.total(right.sum()))
+    low, high = -_MOST, _MOST
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        found = float(processes.total(torch.sigmoid(odds + middle).sum()))
+        low, high = (middle, high) if found < expected else (low, middle)
+    return (low + high) / 2
