@@ -158,14 +158,12 @@ def read(name: str, root: Path, runs: Path, zoo: Path) -> tuple[nn.Module, Any, 
         pairs = [(data.train.images, data.train.given), (data.test.images, data.test.given)]
         held = data.holdout and (data.holdout.images, data.holdout.given)
         return work.network(), pairs[0], held, pairs[1]
-    if name in RUNS and (runs / name).exists():
-        case = human.read(name, root, runs, runs)
+    watched = name in RUNS and (runs / name).exists()
+    if watched or name in feature_noise.KINDS:
+        case = human.read(name, root, runs if watched else zoo, runs)
         held = None if case.holdout is None else case.holdout[:2]
         return case.model, case.train[:2], held, case.test
-    if name in feature_noise.KINDS:
-        model, parts = feature_noise.network_and_data(feature_noise.Sizes(), name, root, zoo)
-    else:
-        model, parts = decoder.load(name, root, zoo)
+    model, parts = decoder.load(name, root, zoo)
     held = decoder.source(parts["holdout"]) if "holdout" in parts else None
     return model, decoder.source(parts["train"]), held, decoder.source(parts["test"], 2)
 

@@ -13,7 +13,6 @@ import argparse
 import json
 import time
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -96,10 +95,9 @@ def judge(
     held: bool,
     device: str,
     retrain: float | None = None,
-    load: Callable[[str, Path, Path], tuple[nn.Module, dict[str, Any]]] = load,
     **settings: Any,
 ) -> dict[str, Any]:
-    """Decode one network and say how good that was; `load` reads it and its data."""
+    """Decode one network and say how good that was."""
     from sklearn.metrics import average_precision_score, roc_auc_score
 
     model, data = load(name, root, zoo)

@@ -1,14 +1,13 @@
-"""Networks that memorised noise which depends on the image: made, trained and decoded.
+"""Networks that memorised noise which depends on the image: made and trained.
 
     python -m benchmarks.feature_noise --root ROOT --out runs/feature-noise [pmd-1 cluster …]
 
 ROOT is what `data/unpack.py` wrote. First an oracle is trained on the *true* labels of the training
 images and the hold-out, with flips and crops. Its probabilities give noise of small margins (PMD,
 types I to III), a t-SNE map of its last hidden layer gives cluster noise; 35 % of the labels change
-(`underscript.corrupt_labels`). For each kind a network is trained until it memorised these labels,
-and decoded with its hold-out and by the training data alone. The decoder sees neither the oracle
-nor a true label. What is there is not made again, and training goes on after the last epoch that
-ended.
+(`underscript.corrupt_labels`). For each kind a network is trained until it memorised these labels.
+`benchmarks.human` asks it which labels are wrong; no way sees the oracle or a true label. What is
+there is not made again, and training goes on after the last epoch that ended.
 """
 
 import argparse
@@ -26,7 +25,7 @@ from torch import Tensor, nn
 from underscript import corrupt_labels
 from underscript.experiments.training import matrix_precision
 
-from . import decoder, networks
+from . import networks
 from .networks import Data, Recipe
 
 KINDS = ("pmd-1", "pmd-2", "pmd-3", "cluster")
@@ -131,16 +130,6 @@ def load(kind: str, sizes: Sizes, root: Path, out: Path) -> Data:
     return Data((x, given[0], true), (held, given[1], held_true), data.test)
 
 
-def network_and_data(
-    sizes: Sizes, kind: str, root: Path, out: Path
-) -> tuple[nn.Module, dict[str, Any]]:
-    """Return a memorised network and its data, as `decoder.judge` takes them."""
-    model = decoder.trained(networks.network(sizes.recipe(kind)), out / f"{kind}.pt")
-    data = load(kind, sizes, root, out)
-    parts = {"train": data.train, "holdout": data.holdout, "test": (*data.test, data.test[1])}
-    return model, parts
-
-
 def _say(name: str, line: dict[str, float]) -> None:
     print(f"{name}: {line}", flush=True)
 
@@ -153,7 +142,7 @@ def _write(path: Path, write: Callable[[Path], Any]) -> None:
 
 
 def main() -> None:
-    """Make, train and decode what is asked for and not there yet; print a line for each decode."""
+    """Make and train what is asked for and not there yet."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("kinds", nargs="*", default=KINDS, metavar="KIND")
     parser.add_argument("--root", type=Path, required=True)
@@ -187,13 +176,6 @@ def main() -> None:
                 resume=state,
             )
             state.unlink(missing_ok=True)
-        for held in (True, False):
-            path = out / f"{kind}-{'holdout' if held else 'alone'}.json"
-            if not path.exists():
-                read = functools.partial(network_and_data, sizes)
-                found = decoder.judge(kind, root, out, held, arguments.device, load=read)
-                _write(path, functools.partial(Path.write_text, data=json.dumps(found)))
-            print(decoder.line(json.loads(path.read_text())), flush=True)
 
 
 if __name__ == "__main__":

@@ -4,8 +4,10 @@
     python -m benchmarks.folds worse-50k --root ROOT --out runs/folds
     python -m benchmarks.human worse-50k --root ROOT --runs runs/watched --folds runs/folds \
         --out runs/human
+    python -m benchmarks.human pmd-1 cluster --root ROOT --runs runs/feature-noise --out runs/human
 
-The last network of a run that `benchmarks.watched` kept is asked in every way. A way answers with
+The last network of a run that `benchmarks.watched` kept, or one of `benchmarks.feature_noise`, is
+asked in every way. A way answers with
 test predictions, a quality of each training label, flags and proposed labels. None sees a clean
 label, unless it is called an oracle. Costs are processor seconds, told in epochs of training the
 same network, which are timed in the same process. Answers are kept in DIR/NAME/WAY.npz and are not
@@ -36,12 +38,13 @@ from underscript.probes.baselines import AlignmentClassifier, NearestNeighbours
 from underscript.repair.sap import sap
 from underscript.utils.versions import versions
 
-from . import folds, networks
+from . import decoder, feature_noise, folds, networks
 from .rivals import PerturbedReadOut, Rog, layers_of, rows_of, shifted
 from .watched import RUNS, Kept, load_last
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
+NAMES = (*RUNS, *feature_noise.KINDS)
 COPIES = 4  # perturbed copies whose answers are summed
 TIMED = 5_120  # samples of the epoch that is timed
 
@@ -68,9 +71,14 @@ class Answer(NamedTuple):
 
 @dataclass(frozen=True)
 class Case:
-    """A memorised network and its data; parts are inputs, given and true labels."""
+    """A memorised network and its data; parts are inputs, given and true labels.
+
+    `recipe` says how it was trained, `lines` are of its epochs; `run` and `folds` are folders.
+    """
 
     name: str
+    recipe: networks.Recipe
+    lines: list[dict[str, Any]]
     model: nn.Module
     train: tuple[Tensor, Tensor, Tensor]
     holdout: tuple[Tensor, Tensor, Tensor] | None
@@ -92,10 +100,17 @@ class Case:
 
 def read(name: str, root: Path, runs: Path, of_folds: Path) -> Case:
     """Return the last network of a run, and its data."""
-    model, data = load_last(name, root, runs)
+    if name in feature_noise.KINDS:
+        sizes = feature_noise.Sizes()
+        recipe, data = sizes.recipe(name), feature_noise.load(name, sizes, root, runs)
+        model = decoder.trained(networks.network(recipe), runs / f"{name}.pt")
+        lines = json.loads((runs / f"{name}.json").read_text())["epochs"]
+    else:
+        recipe, lines = RUNS[name], Kept(runs / name).lines
+        model, data = load_last(name, root, runs)
     held = data.holdout if len(data.holdout[0]) else None
     model.eval().to(memory_format=torch.channels_last)  # faster on a CPU
-    return Case(name, model, data.train, held, data.test, runs / name, of_folds)
+    return Case(name, recipe, lines, model, data.train, held, data.test, runs / name, of_folds)
 
 
 def predictions(model: nn.Module, x: Tensor) -> Tensor:
@@ -225,6 +240,8 @@ def decoded(case: Case) -> Iterator[Answer]:
         transferred,
         seconds=answer.seconds + time.process_time() - began,
     )
+    if not case.run.exists():  # Only the last weights were kept.
+        return
     watched = monitor(case)
     for way, issues in (
         ("margins of the training run (AUM)", watched.label_issues()),
@@ -308,7 +325,7 @@ WAYS: dict[str, Callable[[Case], Iterator[Answer]]] = {
 
 def epoch_seconds(case: Case) -> float:
     """Return processor seconds of an epoch of training, from a part of one."""
-    model, recipe = copy.deepcopy(case.model), RUNS[case.name]
+    model, recipe = copy.deepcopy(case.model), case.recipe
     some = [part[:TIMED] for part in case.train[:2]]
     for _ in range(2):  # the first also makes memory ready
         began = time.process_time()
@@ -348,10 +365,10 @@ def answers(path: Path) -> tuple[list[Answer], float]:
 def main() -> None:
     """Ask what is not answered yet."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="+", choices=[*RUNS], metavar="NAME")
+    parser.add_argument("names", nargs="+", choices=NAMES, metavar="NAME")
     parser.add_argument("--root", type=Path, required=True)
     parser.add_argument("--runs", type=Path, required=True)
-    parser.add_argument("--folds", type=Path, required=True)
+    parser.add_argument("--folds", type=Path, default=Path("runs/folds"))
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--ways", default=",".join(WAYS), help="some of: %(default)s")
     arguments = parser.parse_args()

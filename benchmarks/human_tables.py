@@ -19,8 +19,8 @@ from underscript.corruption import transition_matrix
 from underscript.experiments.detection import LabelPrediction, scored
 from underscript.experiments.shown import plus_minus
 
-from .human import WAYS, Answer, answers
-from .watched import RUNS, Kept, load
+from .feature_noise import KINDS
+from .human import NAMES, WAYS, Answer, Case, answers, read
 
 COLUMNS = {
     "test accuracy": "right",
@@ -37,11 +37,10 @@ COLUMNS = {
 BUDGET = "decoded alone"
 
 
-def rows(name: str, root: Path, out: Path) -> list[dict[str, Any]]:
+def rows(case: Case, out: Path) -> list[dict[str, Any]]:
     """Return a row for each way of a network."""
-    _, data = load(RUNS[name], root)
-    given, true = (part.numpy() for part in data.train[1:])
-    kept = [answers(path) for way in WAYS if (path := out / name / f"{way}.npz").exists()]
+    given, true = (part.numpy() for part in case.train[1:])
+    kept = [answers(path) for way in WAYS if (path := out / case.name / f"{way}.npz").exists()]
     found = [(each, epoch) for some, epoch in kept for each in some]
     rates = [each.rate for each, _ in found if each.way == BUDGET]
     budget = round(rates[0] * len(given)) if rates and rates[0] is not None else None
@@ -49,7 +48,7 @@ def rows(name: str, root: Path, out: Path) -> list[dict[str, Any]]:
     for each, epoch in found:
         row: dict[str, Any] = {"way": each.way, "cost": each.trained + each.seconds / epoch}
         if each.predicted is not None:
-            row["right"] = float((each.predicted == data.test[1].numpy()).mean())
+            row["right"] = float((each.predicted == case.test[1].numpy()).mean())
         row |= judged(each, given, true, budget)
         told.append(row)
     return told
@@ -95,21 +94,21 @@ def table(found: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def described(names: list[str], root: Path, runs: Path) -> str:
+def described(cases: list[Case]) -> str:
     """Return a line about networks that differ in their seeds alone."""
     told = []
-    for name in names:
-        kept, (_, data) = Kept(runs / name), load(RUNS[name], root)
-        given, true = (part.numpy() for part in data.train[1:])
-        last = kept.lines[-1]
+    for case in cases:
+        given, true = (part.numpy() for part in case.train[1:])
+        last = case.lines[-1]
+        test = np.array([line["test"] for line in case.lines])
         told.append(
             {
                 "wrong": float((given != true).mean()),
                 "fitted": last["fitted"],
-                "epochs": len(kept.lines),
+                "epochs": len(case.lines),
                 "test": last["test"],
-                "best": kept.test.max(),
-                "best_epoch": 1 + int(kept.test.argmax()),
+                "best": test.max(),
+                "best_epoch": 1 + int(test.argmax()),
                 "n": len(given),
             }
         )
@@ -119,8 +118,8 @@ def described(names: list[str], root: Path, runs: Path) -> str:
         return plus_minus(facts[name].mean(), facts[name].std())
 
     return (
-        f"**{', '.join(names)}**: {facts['n'][0]:,} images, {share('wrong')} % of labels wrong, "
-        f"{share('fitted')} % fitted after {', '.join(map(str, facts['epochs']))} epochs; test "
+        f"**{', '.join(case.name for case in cases)}**: {facts['n'][0]:,} images, "
+        f"{share('wrong')} % of labels wrong, {share('fitted')} % fitted after {', '.join(map(str, facts['epochs']))} epochs; test "
         f"accuracy {share('test')} %, at its best epoch (oracle, {facts['best_epoch'].tolist()}) "
         f"{share('best')} %."
     )
@@ -129,18 +128,20 @@ def described(names: list[str], root: Path, runs: Path) -> str:
 def main() -> None:
     """Print a table for each kind of network."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="+", choices=[*RUNS], metavar="NAME")
+    parser.add_argument("names", nargs="+", choices=NAMES, metavar="NAME")
     parser.add_argument("--root", type=Path, required=True)
     parser.add_argument("--runs", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
-    kinds: dict[tuple[Any, ...], list[str]] = {}
+    kinds: dict[tuple[Any, ...], list[Case]] = {}
     for name in arguments.names:
-        run = RUNS[name]
-        kinds.setdefault((run.data, run.labels, run.n, run.augment), []).append(name)
-    for names in kinds.values():
-        found = [pd.DataFrame(rows(each, arguments.root, arguments.out)) for each in names]
-        print(described(names, arguments.root, arguments.runs), end="\n\n")
+        case = read(name, arguments.root, arguments.runs, arguments.runs)
+        run = case.recipe
+        kind = name if name in KINDS else run.labels
+        kinds.setdefault((run.data, kind, run.n, run.augment), []).append(case)
+    for cases in kinds.values():
+        found = [pd.DataFrame(rows(each, arguments.out)) for each in cases]
+        print(described(cases), end="\n\n")
         print(table(pd.concat(found)), end="\n\n", flush=True)
 
 

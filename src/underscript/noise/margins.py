@@ -8,6 +8,8 @@ from ..utils.distributed import Processes
 
 __all__ = ["evidence_of_margins", "margins_of"]
 
+# The share of the log-likelihood ratio that is added (see `evidence_of_margins`).
+SHARE = 0.5
 # Steps of EM at most, and the mean change of a probability at which it stops.
 _STEPS, _STILL = 200, 1e-6
 # Bisection steps, and the largest log-odds, and shift of them, that count.
@@ -67,7 +69,8 @@ def evidence_of_margins(
         before, right = right, torch.sigmoid(odds + added)
         if processes.total((right - before).abs().sum()) <= _STILL * n:
             break
-    return added / 2 + _shift(odds + added / 2, prior, processes)
+    added = SHARE * added
+    return added + _shift(odds + added, prior, processes)
 
 
 def _shift(odds: Tensor, right: Tensor, processes: Processes) -> float:

@@ -272,8 +272,8 @@ class Run:
     def soft_labels(self) -> NDArray[np.float32]:
         """Return the probability of each class for each training sample, given also its label.
 
-        Bayes' rule combines the decoder's out-of-fold probabilities with the estimated noise. These
-        are the best labels to train on with.
+        Bayes' rule combines the decoder's out-of-fold probabilities with the estimated noise and
+        the network's margins. These are the best labels to train on with.
 
         Returns
         -------
