@@ -124,6 +124,8 @@ def _map(rows: Tensor) -> np.ndarray:
 
 def load(kind: str, sizes: Sizes, root: Path, out: Path) -> Data:
     """Return the images with the labels of a kind of noise."""
+    if not (out / "labels.npz").exists():
+        raise SystemExit(f"{out}: no labels.npz; `python -m benchmarks.feature_noise` makes it")
     data = sizes.data(kind, root)
     given = torch.from_numpy(np.load(out / "labels.npz")[kind]).split([sizes.images, sizes.held])
     (x, _, true), (held, _, held_true) = data.train, data.holdout

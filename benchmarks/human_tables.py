@@ -119,8 +119,9 @@ def described(cases: list[Case]) -> str:
 
     return (
         f"**{', '.join(case.name for case in cases)}**: {facts['n'][0]:,} images, "
-        f"{share('wrong')} % of labels wrong, {share('fitted')} % fitted after {', '.join(map(str, facts['epochs']))} epochs; test "
-        f"accuracy {share('test')} %, at its best epoch (oracle, {facts['best_epoch'].tolist()}) "
+        f"{share('wrong')} % of labels wrong, {share('fitted')} % fitted after "
+        f"{', '.join(map(str, facts['epochs']))} epochs; test accuracy "
+        f"{share('test')} %, at its best epoch (oracle, {facts['best_epoch'].tolist()}) "
         f"{share('best')} %."
     )
 
