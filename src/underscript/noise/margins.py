@@ -32,12 +32,12 @@ def evidence_of_margins(
     """Return what margins add to the log-odds that labels are right, float64 (n,).
 
     For perturbed inputs, where some memory is lost, a network holds right labels more firmly than
-    wrong ones: by memory and by what it knows. A margin is taken as a linear function of the
-    decoder's odds, as both know hard samples, and a gap between right and wrong labels, with normal
-    errors. EM fits them, with the decoder's odds as prior. Where odds and margins are not quite
-    linear, that counts as gap. So the gap's log-likelihood ratio is the most that margins can say,
-    the least is nothing, and half of it is added. The expected number of wrong labels stays as it
-    was. Nothing is added if wrong labels have the larger margins.
+    wrong ones: by memory and by what it knows. A margin is taken as a smooth (cubic) function of
+    the decoder's odds, as both know hard samples, and a gap between right and wrong labels, with
+    normal errors. EM fits them, with the decoder's odds as prior. What bends more than a cubic
+    counts as gap. So the gap's log-likelihood ratio is the most that margins can say, the least is
+    nothing, and half of it is added. The expected number of wrong labels stays as it was. Nothing
+    is added if wrong labels have the larger margins.
 
     Parameters
     ----------
@@ -51,20 +51,23 @@ def evidence_of_margins(
     margins, odds = margins.double(), odds.double().clamp(-_MOST, _MOST)
     prior = right = torch.sigmoid(odds)
     nothing = torch.zeros_like(odds)
-    linear = torch.stack([torch.ones_like(odds), odds], 1)
-    n, squares = processes.total(torch.stack([linear[:, 0].sum(), (margins**2).sum()]))
+    ones = torch.ones_like(odds)
+    sums = torch.stack([each.sum() for each in (ones, odds, odds**2, margins**2)])
+    n, first, second, squares = processes.total(sums)
+    spread = (second / n - (first / n) ** 2).clamp(min=_STILL).sqrt()
+    powers = ((odds - first / n) / spread)[:, None] ** torch.arange(4)
     added = nothing
     for _ in range(_STEPS):
         # Right labels are weighted by their probability; the squares of 0 and 1 are 0 and 1.
-        known = torch.cat([linear, right[:, None]], 1)
+        known = torch.cat([powers, right[:, None]], 1)
         products, along = known.T @ known, known.T @ margins
-        products[2, 2] = right.sum()
+        products[4, 4] = right.sum()
         products, along = processes.total(products), processes.total(along)
         slopes = torch.linalg.pinv(products, hermitian=True) @ along
-        errors, gap = squares - slopes @ along, slopes[2]
+        errors, gap = squares - slopes @ along, slopes[4]
         if gap <= 0 or errors <= _STILL * squares:
             return nothing
-        beyond = margins - linear @ slopes[:2]
+        beyond = margins - powers @ slopes[:4]
         added = (beyond - gap / 2) * gap * n / errors
         before, right = right, torch.sigmoid(odds + added)
         if processes.total((right - before).abs().sum()) <= _STILL * n:
