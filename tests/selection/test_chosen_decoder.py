@@ -1,5 +1,6 @@
 """The whole choice, on a small network that memorised its labels, and on features alone."""
 
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.special import expit, logit
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -165,6 +167,18 @@ def test_rows_that_are_kept_in_files_choose_the_same(it, decoding, monkeypatch):
     assert_chosen_alike(decoding, decode(it.model, it.train), it.x)
 
 
+def recorded_choices(monkeypatch: pytest.MonkeyPatch) -> list[Chosen]:
+    """Return a list that gets what later decodes choose."""
+    made: list[Chosen] = []
+
+    def recorded(*args: Any, **how: Any) -> Chosen:
+        made.append(choose(*args, **how))
+        return made[-1]
+
+    monkeypatch.setattr("underscript._decode_stages.choose", recorded)
+    return made
+
+
 def of_view(fits: Any, kept: Any, members: list[int], fold: int, view: int) -> Tensor:
     """Return an ensemble's scores of one view of a fold, by what is fitted to the other folds."""
     total: Any = 0
@@ -176,13 +190,7 @@ def of_view(fits: Any, kept: Any, members: list[int], fold: int, view: int) -> T
 
 
 def test_where_few_samples_choose_all_are_scored_by_what_has_not_seen_them(it, monkeypatch):
-    made: list[Chosen] = []
-
-    def recorded(*args: Any, **how: Any) -> Chosen:
-        made.append(choose(*args, **how))
-        return made[-1]
-
-    monkeypatch.setattr("underscript._decode_stages.choose", recorded)
+    made = recorded_choices(monkeypatch)
     decode(it.model, it.train)
     fits, kept, task = made[0].fits, made[0].kept, made[0].task
     members = [fits.candidates.index(member) for member in made[0].members[made[0].key.layer]]
@@ -244,6 +252,34 @@ def test_references_look_at_another_view_than_the_one_that_is_measured(it, monke
     )
     decode(it.model, it.train, views=1)
     assert measured[1] is None
+
+
+def test_margins_are_the_networks_own_for_perturbed_inputs(it, monkeypatch):
+    down = functools.partial(torch.roll, shifts=1, dims=2)
+    made = recorded_choices(monkeypatch)
+    found = decode(it.model, it.train, perturb=down, views=2, batch_size=70)
+    with torch.no_grad():
+        chances = torch.softmax(it.model(down(it.x[:N])).double(), 1)[torch.arange(N), it.given[:N]]
+    expected = chances.log() - torch.log1p(-chances)
+    torch.testing.assert_close(made[0].kept.margins, expected, rtol=1e-3, atol=1e-3)
+    # What they say is in the quality of labels, and not in the decoder's own probabilities.
+    odds = made[0].odds
+    assert odds.by_margins.abs().max() > 0
+    quality = found.label_issues(sort=False)["label_quality"].to_numpy()
+    soft = found.soft_labels()[np.arange(N), it.given[:N]]
+    np.testing.assert_allclose(quality, soft, atol=1e-5)
+    without = expit(logit(quality) - odds.by_margins.numpy())
+    monkeypatch.setattr("underscript.noise.margins.SHARE", 0.0)
+    again = decode(it.model, it.train, perturb=down, views=2, batch_size=70)
+    np.testing.assert_allclose(again.label_issues(sort=False)["label_quality"], without, atol=1e-4)
+    np.testing.assert_array_equal(again.pred_probs(it.train), found.pred_probs(it.train))
+
+
+def test_without_perturbed_inputs_margins_say_nothing(it, monkeypatch):
+    made = recorded_choices(monkeypatch)
+    decode(it.model, it.train, perturb="none", holdout=it.held)
+    assert made[0].kept.margins is None
+    assert not made[0].odds.by_margins.any()
 
 
 # With and without a hold-out ----------------------------------------------------------------
