@@ -13,7 +13,7 @@ import torch
 import underscript as us
 from underscript.data.batches import Batch
 from underscript.noise.estimate import SMALLEST, Noise
-from underscript.noise.posterior import came_from, with_memory
+from underscript.noise.posterior import came_from, odds_of_labels, with_memory
 from underscript.results.issues import (
     COLUMNS,
     PredictionBuffer,
@@ -171,7 +171,8 @@ def test_what_memory_adds_to_given_labels_is_found_and_taken_off(remembered):
     said, labels = noise(even(5, 0.3), 0.3), torch.from_numpy(given)
     plain = predictions(values, given, said)
     values[np.arange(len(given)), given] += remembered
-    found = with_memory(torch.as_tensor(values), labels, said, Processes())
+    of_labels = odds_of_labels(torch.as_tensor(values), labels, came_from(said))
+    found = with_memory(of_labels, said, Processes())
     # Two per cent of even noise, which are added, look like a little less of it.
     assert found.remembered == pytest.approx(remembered, abs=0.15)
     freed = predictions(values, given, found)
@@ -189,10 +190,9 @@ def test_what_memory_adds_to_given_labels_is_found_and_taken_off(remembered):
 def test_memory_takes_nothing_off_where_labels_look_wrong_enough():
     values, _, given = scores(2_000, 4, 0.4)
     said = noise(even(4, 0.4), 0.1)
-    assert (
-        with_memory(torch.as_tensor(values), torch.from_numpy(given), said, Processes()).remembered
-        == 0
-    )
+    labels = torch.from_numpy(given)
+    of_labels = odds_of_labels(torch.as_tensor(values), labels, came_from(said))
+    assert with_memory(of_labels, said, Processes()).remembered == 0
 
 
 def test_with_hardly_any_noise_hardly_any_are_flagged():

@@ -5,6 +5,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..utils.distributed import Processes
+from .posterior import shift_to
 
 __all__ = ["evidence_of_margins", "margins_of"]
 
@@ -12,8 +13,8 @@ __all__ = ["evidence_of_margins", "margins_of"]
 SHARE = 0.5
 # Steps of EM at most, and the mean change of a probability at which it stops.
 _STEPS, _STILL = 200, 1e-6
-# Bisection steps, and the largest log-odds, and shift of them, that count.
-_HALVINGS, _MOST = 40, 50.0
+# The largest log-odds that count.
+_MOST = 50.0
 
 
 def margins_of(
@@ -56,7 +57,6 @@ def evidence_of_margins(
     n, first, second, squares = processes.total(sums)
     spread = (second / n - (first / n) ** 2).clamp(min=_STILL).sqrt()
     powers = ((odds - first / n) / spread)[:, None] ** torch.arange(4)
-    added = nothing
     for _ in range(_STEPS):
         # Right labels are weighted by their probability; the squares of 0 and 1 are 0 and 1.
         known = torch.cat([powers, right[:, None]], 1)
@@ -68,20 +68,10 @@ def evidence_of_margins(
         if gap <= 0 or errors <= _STILL * squares:
             return nothing
         beyond = margins - powers @ slopes[:4]
-        added = (beyond - gap / 2) * gap * n / errors
+        added: Tensor = (beyond - gap / 2) * gap * n / errors
         before, right = right, torch.sigmoid(odds + added)
         if processes.total((right - before).abs().sum()) <= _STILL * n:
             break
     added = SHARE * added
-    return added + _shift(odds + added, prior, processes)
-
-
-def _shift(odds: Tensor, right: Tensor, processes: Processes) -> float:
-    """Return what to add to log-odds so that as many labels are expected to be right as before."""
-    expected = float(processes.total(right.sum()))
-    low, high = -_MOST, _MOST
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2
-        found = float(processes.total(torch.sigmoid(odds + middle).sum()))
-        low, high = (middle, high) if found < expected else (low, middle)
-    return (low + high) / 2
+    expected = float(processes.total(prior.sum()))
+    return added + shift_to(expected, odds + added, processes)

@@ -11,10 +11,10 @@ from torch import Tensor
 from ..utils.distributed import Processes
 from .estimate import SMALLEST, Noise
 
-__all__ = ["came_from", "odds_of_labels", "posterior", "with_memory"]
+__all__ = ["came_from", "odds_of_labels", "posterior", "shift_to", "with_memory"]
 
-# Largest addition to the log-odds from memorisation, and bisection steps to find it.
-_MOST_REMEMBERED, _HALVINGS = 20.0, 30
+# Largest addition to log-odds, and bisection steps to find it.
+_MOST_SHIFTED, _HALVINGS = 20.0, 40
 # Samples that are processed at once.
 _AT_ONCE = 4096
 
@@ -36,46 +36,6 @@ def came_from(noise: Noise) -> Tensor:
     return chances
 
 
-def with_memory(
-    odds: Float[Tensor, "n classes"], given: Int[Tensor, " n"], noise: Noise, processes: Processes
-) -> Noise:
-    """Return the noise with `remembered`: what memorisation adds to the given labels' log-odds.
-
-    It is chosen so that the mean probability of a wrong label equals the estimated noise rate.
-
-    Parameters
-    ----------
-    odds : Tensor, shape (n, K)
-        Out-of-fold log-odds of this process's samples.
-    given : Tensor of int64, shape (n,)
-        The labels.
-    noise : Noise
-        The estimated label noise.
-    processes : Processes
-        Processes over whose samples to average.
-    """
-    chances = came_from(replace(noise, remembered=0.0))
-    own, others = torch.zeros(2, len(given), dtype=torch.float64)
-    for at in torch.split(torch.arange(len(given)), _AT_ONCE):
-        joint = torch.softmax(odds[at].double(), 1) * chances[given[at]]
-        own[at] = joint.gather(1, given[at, None])[:, 0]
-        others[at] = joint.sum(1) - own[at]
-
-    def wrong(remembered: float) -> float:
-        reduced = own * math.exp(-remembered)
-        share = 1 - reduced / (reduced + others).clamp(min=1e-300)
-        sums = processes.total(torch.stack([share.sum(), torch.tensor(float(len(share))).double()]))
-        return float(sums[0] / sums[1].clamp(min=1))
-
-    low, high = 0.0, _MOST_REMEMBERED
-    if noise.hopeless or wrong(low) >= noise.rate:
-        return replace(noise, remembered=0.0)
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2
-        low, high = (middle, high) if wrong(middle) < noise.rate else (low, middle)
-    return replace(noise, remembered=low)
-
-
 def odds_of_labels(
     odds: Float[Tensor, "n classes"], given: Int[Tensor, " n"], chances: Float[Tensor, "k k"]
 ) -> Float[Tensor, " n"]:
@@ -90,13 +50,54 @@ def odds_of_labels(
     chances : Tensor of float64, shape (K, K)
         From `came_from`.
     """
-    result = torch.empty(len(given), dtype=torch.float64)
+    result, chances = torch.empty(len(given), dtype=torch.float64), chances.log()
     for at in torch.split(torch.arange(len(given)), _AT_ONCE):
-        joint = torch.log_softmax(odds[at].double().cpu(), 1) + chances[given[at]].log()
-        own = given[at, None]
+        joint, own = odds[at].double().cpu() + chances[given[at]], given[at, None]
         others = joint.scatter(1, own, -torch.inf).logsumexp(1)
         result[at] = joint.gather(1, own)[:, 0] - others
     return result
+
+
+def shift_to(right: float, of_labels: Float[Tensor, " n"], processes: Processes) -> float:
+    """Return what to add to log-odds so that they expect a number of labels to be right.
+
+    Parameters
+    ----------
+    right : float
+        The number, of all processes' labels.
+    of_labels : Tensor, shape (n,)
+        Log-odds that this process's labels are right.
+    processes : Processes
+        Processes over whose labels to sum.
+    """
+    low, high = -_MOST_SHIFTED, _MOST_SHIFTED
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        found = float(processes.total(torch.sigmoid(of_labels + middle).sum()))
+        low, high = (middle, high) if found < right else (low, middle)
+    return (low + high) / 2
+
+
+def with_memory(of_labels: Float[Tensor, " n"], noise: Noise, processes: Processes) -> Noise:
+    """Return the noise with `remembered`: what memorisation adds to the given labels' log-odds.
+
+    It is chosen so that the mean probability of a wrong label equals the estimated noise rate; it
+    is 0 if that is reached already.
+
+    Parameters
+    ----------
+    of_labels : Tensor, shape (n,)
+        Log-odds that this process's labels are right, memory in them.
+    noise : Noise
+        The estimated label noise.
+    processes : Processes
+        Processes over whose samples to average.
+    """
+    if noise.hopeless:
+        return replace(noise, remembered=0.0)
+    n = float(processes.total(torch.tensor(float(len(of_labels)), dtype=torch.float64)))
+    shift = shift_to((1 - noise.rate) * n, of_labels, processes)
+    return replace(noise, remembered=max(0.0, -shift))
 
 
 def posterior(
@@ -124,9 +125,9 @@ def posterior(
     Tensor of float32, shape (n, K)
     """
     result = torch.empty(odds.shape)
-    of_labels = came_from(noise)
+    chances = came_from(noise).log()
     for at in torch.split(torch.arange(len(given)), _AT_ONCE):
-        joint = torch.log_softmax(odds[at].double(), 1) + of_labels[given[at]].log()
+        joint = odds[at].double() + chances[given[at]]
         joint[torch.arange(len(at)), given[at]] += by_margins[at]
         result[at] = torch.softmax(joint, 1).float()
     return result

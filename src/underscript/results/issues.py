@@ -234,7 +234,7 @@ def _of_chances(odds: LogOdds, given: Labels, came_from: Tensor) -> tuple[Any, .
     margin = (own - rival).clamp(-_MOST, _MOST)
     second = torch.where(best[:, 0] == predicted, best[:, 1], best[:, 0])
     quality = torch.sigmoid(odds_of_labels(values, labels, came_from) + odds.by_margins)
-    columns = (predicted, second, quality.clamp(0, 1), margin, first_two[:, 0].exp())
+    columns = (predicted, second, quality, margin, first_two[:, 0].exp())
     return tuple(part.numpy() for part in columns)
 
 

@@ -321,11 +321,14 @@ def choose(
             "noise rate nor the accuracy is to be relied on. Give a hold-out, or a perturbation "
             "that training did not use (perturb)"
         )
-    noise = with_memory(ordered, kept.labels, noise, task.processes)
-    margins = torch.zeros(len(ordered), dtype=torch.float64)
-    if remembers and kept.margins is not None and not noise.hopeless:
-        of_labels = odds_of_labels(ordered, kept.labels, came_from(noise))
-        margins = evidence_of_margins(kept.margins, of_labels, task.processes)
+    of_labels = odds_of_labels(ordered, kept.labels, came_from(noise))
+    noise = with_memory(of_labels, noise, task.processes)
+    of_labels -= noise.remembered
+    margins = kept.margins
+    if margins is not None and remembers and not noise.hopeless:
+        by_margins = evidence_of_margins(margins, of_labels, task.processes)
+    else:
+        by_margins = torch.zeros_like(of_labels)
     agreement, n = _agreement(fits, memory, members)
     # The choice is made; what follows needs the weights alone.
     fits.scores = replace(
@@ -346,7 +349,7 @@ def choose(
         noise=noise,
         memory=_meter(fits, memory),
         survival=memory,
-        odds=LogOdds(ordered, margins),
+        odds=LogOdds(ordered, by_margins),
         fits=fits,
         kept=kept,
         held=read,
