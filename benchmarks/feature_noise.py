@@ -13,10 +13,8 @@ there is not made again, and training goes on after the last epoch that ended.
 import argparse
 import functools
 import json
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -44,11 +42,11 @@ class Sizes:
 
     def recipe(self, name: str) -> Recipe:
         """Return how a network is trained: as the others of `benchmarks.networks`."""
-        return Recipe(name, "cifar10", "c0", self.images, held=self.held, epochs=self.epochs)
+        return Recipe(name, "cifar10", name, self.images, held=self.held, epochs=self.epochs)
 
     def data(self, name: str, root: Path) -> Data:
         """Return the images; the given labels are the true ones."""
-        found = networks.load(self.recipe(name), root)
+        found = networks.load(replace(self.recipe(name), labels="c0"), root)
         return replace(found, test=(found.test[0][: self.test], found.test[1][: self.test]))
 
 
@@ -97,7 +95,9 @@ def make_noise(sizes: Sizes, root: Path, out: Path, fast: bool) -> None:
         },
     }
     (out / "noise.json").write_text(json.dumps(facts, indent=1))
-    _write(out / "labels.npz", lambda path: np.savez_compressed(path, map=plane, **labels))
+    work = out / "labels.tmp.npz"
+    np.savez_compressed(work, map=plane, **labels)
+    work.rename(out / "labels.npz")
     state.unlink()
     print(f"wrong: {facts['wrong']}", flush=True)
 
@@ -122,10 +122,17 @@ def _map(rows: Tensor) -> np.ndarray:
     return found
 
 
+def sizes_of(kind: str, out: Path) -> Sizes:
+    """Return the sizes with which a network was made."""
+    path = out / f"{kind}.json"
+    if not path.exists():
+        raise SystemExit(f"{path}: no network; `python -m benchmarks.feature_noise` makes it")
+    recipe = json.loads(path.read_text())["recipe"]
+    return Sizes(recipe["n"], recipe["held"], epochs=recipe["epochs"])
+
+
 def load(kind: str, sizes: Sizes, root: Path, out: Path) -> Data:
     """Return the images with the labels of a kind of noise."""
-    if not (out / "labels.npz").exists():
-        raise SystemExit(f"{out}: no labels.npz; `python -m benchmarks.feature_noise` makes it")
     data = sizes.data(kind, root)
     given = torch.from_numpy(np.load(out / "labels.npz")[kind]).split([sizes.images, sizes.held])
     (x, _, true), (held, _, held_true) = data.train, data.holdout
@@ -134,13 +141,6 @@ def load(kind: str, sizes: Sizes, root: Path, out: Path) -> Data:
 
 def _say(name: str, line: dict[str, float]) -> None:
     print(f"{name}: {line}", flush=True)
-
-
-def _write(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write a file whole or not at all."""
-    partial = path.with_name(f"partial-{path.name}")
-    write(partial)
-    partial.rename(path)
 
 
 def main() -> None:

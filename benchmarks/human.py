@@ -7,11 +7,10 @@
     python -m benchmarks.human pmd-1 cluster --root ROOT --runs runs/feature-noise --out runs/human
 
 The last network of a run that `benchmarks.watched` kept, or one of `benchmarks.feature_noise`, is
-asked in every way. A way answers with
-test predictions, a quality of each training label, flags and proposed labels. None sees a clean
-label, unless it is called an oracle. Costs are processor seconds, told in epochs of training the
-same network, which are timed in the same process. Answers are kept in DIR/NAME/WAY.npz and are not
-computed again; `benchmarks.human_tables` prints them.
+asked in every way. A way answers with test predictions, a quality of each training label, flags and
+proposed labels. None sees a clean label, unless it is called an oracle. Costs are processor
+seconds, told in epochs of training the same network, which are timed in the same process. Answers
+are kept in DIR/NAME/WAY.npz and are not computed again; `benchmarks.human_tables` prints them.
 """
 
 import argparse
@@ -101,7 +100,7 @@ class Case:
 def read(name: str, root: Path, runs: Path, of_folds: Path) -> Case:
     """Return the last network of a run, and its data."""
     if name in feature_noise.KINDS:
-        sizes = feature_noise.Sizes()
+        sizes = feature_noise.sizes_of(name, runs)
         recipe, data = sizes.recipe(name), feature_noise.load(name, sizes, root, runs)
         model = decoder.trained(networks.network(recipe), runs / f"{name}.pt")
         lines = json.loads((runs / f"{name}.json").read_text())["epochs"]

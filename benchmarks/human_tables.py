@@ -19,7 +19,6 @@ from underscript.corruption import transition_matrix
 from underscript.experiments.detection import LabelPrediction, scored
 from underscript.experiments.shown import plus_minus
 
-from .feature_noise import KINDS
 from .human import NAMES, WAYS, Answer, Case, answers, read
 
 COLUMNS = {
@@ -104,7 +103,7 @@ def described(cases: list[Case]) -> str:
         told.append(
             {
                 "wrong": float((given != true).mean()),
-                "fitted": last["fitted"],
+                "fitted": last.get("fitted", np.nan),  # not measured long before the end
                 "epochs": len(case.lines),
                 "test": last["test"],
                 "best": test.max(),
@@ -117,9 +116,10 @@ def described(cases: list[Case]) -> str:
     def share(name: str) -> str:
         return plus_minus(facts[name].mean(), facts[name].std())
 
+    fitted = f"{share('fitted')} % fitted " if facts["fitted"].notna().all() else ""
     return (
         f"**{', '.join(case.name for case in cases)}**: {facts['n'][0]:,} images, "
-        f"{share('wrong')} % of labels wrong, {share('fitted')} % fitted after "
+        f"{share('wrong')} % of labels wrong, {fitted}after "
         f"{', '.join(map(str, facts['epochs']))} epochs; test accuracy "
         f"{share('test')} %, at its best epoch (oracle, {facts['best_epoch'].tolist()}) "
         f"{share('best')} %."
@@ -138,8 +138,7 @@ def main() -> None:
     for name in arguments.names:
         case = read(name, arguments.root, arguments.runs, arguments.runs)
         run = case.recipe
-        kind = name if name in KINDS else run.labels
-        kinds.setdefault((run.data, kind, run.n, run.augment), []).append(case)
+        kinds.setdefault((run.data, run.labels, run.n, run.augment), []).append(case)
     for cases in kinds.values():
         found = [pd.DataFrame(rows(each, arguments.out)) for each in cases]
         print(described(cases), end="\n\n")

@@ -103,20 +103,21 @@ def test_noise_that_depends_on_the_image_is_made_memorised_and_decoded(tmp_path)
         pixels = rng.integers(0, 200, (160, 3072)) + 50 * labels[:, None]
         rows = np.column_stack([labels, pixels]).astype(np.uint8)
         rows.tofile(folder / f"{name}.bin")
-    run = [sys.executable, "-m", "benchmarks.feature_noise", "--root", tmp_path, "cluster"]
-    run += ["--out", tmp_path / "out", "--images", "400", "--epochs", "1"]
-    first, again = (
-        subprocess.run(
-            run,
+
+    def printed(name, *more):
+        done = subprocess.run(
+            [sys.executable, "-m", f"benchmarks.{name}", "cluster", "--root", tmp_path, *more],
             cwd=ROOT,
             capture_output=True,
             text=True,
             check=False,
             env={**os.environ, "PYTHONPATH": "src:.", "OMP_NUM_THREADS": "1"},
         )
-        for _ in range(2)
-    )
-    assert first.returncode == again.returncode == 0, first.stderr + again.stderr
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    made = ["--out", tmp_path / "out", "--images", "400", "--epochs", "1"]
+    first, again = (printed("feature_noise", *made) for _ in range(2))
     labels = np.load(tmp_path / "out" / "labels.npz")
     true = np.concatenate(
         [np.fromfile(folder / f"data_batch_{k}.bin", np.uint8)[::3073] for k in range(1, 6)]
@@ -126,8 +127,16 @@ def test_noise_that_depends_on_the_image_is_made_memorised_and_decoded(tmp_path)
     assert (labels["cluster"] != true).sum() == 175
     found = json.loads((tmp_path / "out" / "cluster.json").read_text())
     assert found["wrong"] == pytest.approx((labels["cluster"] != true)[:400].mean())
-    assert any(line.startswith("cluster: {'epoch': 1") for line in first.stdout.splitlines())
-    assert not again.stdout  # Nothing is made twice.
+    assert any(line.startswith("cluster: {'epoch': 1") for line in first.splitlines())
+    assert not again  # Nothing is made twice.
+    asked = ["--runs", tmp_path / "out", "--out", tmp_path / "human"]
+    for _ in range(2):
+        again = printed("human", *asked, "--ways", "in-sample,decoded,with-holdout")
+    assert not again
+    table = printed("human_tables", *asked)
+    assert f"400 images, {100 * found['wrong']:.1f} % of labels wrong" in table
+    for way in ("in-sample softmax", "decoded alone", "decoded with the hold-out"):
+        assert f"\n| {way} |" in table
 
 
 def test_batches_of_texts_hold_each_once_and_are_of_like_length():
