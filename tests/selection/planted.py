@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -34,3 +35,18 @@ def labels_that_are_hard_to_tell(
         torch.rand(n, generator=draw) < wrong
     )
     return first, true, (true + shift) % n_classes
+
+
+def scores_that_remember(left: float, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Plain and perturbed scores of one layer, given labels and true ones; 40 % are redrawn.
+
+    Memory adds 4 to each given label's score on inputs as they are, `left` of that on others.
+    """
+    rng = np.random.default_rng(seed)
+    true = rng.integers(0, 6, 5_000)
+    given = np.where(rng.random(5_000) < 0.4, rng.integers(0, 6, 5_000), true)
+    knows = 3.0 * np.eye(6)[true]
+    plain, moved = (
+        knows + rng.normal(size=knows.shape) + 4.0 * share * np.eye(6)[given] for share in (1, left)
+    )
+    return tuple(torch.from_numpy(each) for each in (plain, moved, given, true))

@@ -17,8 +17,8 @@ import models
 import underscript as us
 from underscript.errors import DataError
 from underscript.selection import candidates, greedy
-from underscript.selection.candidates import measure_memory
 from underscript.selection.chosen_decoder import Chosen, choose
+from underscript.selection.measured_memory import measure_memory
 from underscript.selection.out_of_fold import AnotherView, out_of_fold_values
 from underscript.selection.readers import Reader
 

@@ -5,12 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from planted import fits_of, labels_that_are_hard_to_tell
-from torch import Tensor
+from planted import fits_of, labels_that_are_hard_to_tell, scores_that_remember
 
 from underscript.activations.trace import INPUT
 from underscript.noise.estimate import chance_right
-from underscript.selection.candidates import measure_memory
+from underscript.selection.measured_memory import measure_memory
 from underscript.selection.memorisation import (
     Memory,
     Reference,
@@ -427,21 +426,6 @@ def test_a_holdout_says_what_is_likely_and_only_adds_to_what_survives_at_most(pe
     ]
     assert memory.trust == weight_of_holdout(*agrees, memory.survival)
     assert 0 < memory.trust < 1
-
-
-def scores_that_remember(left: float, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Plain and perturbed scores of one layer, given labels and true ones; 40 % are redrawn.
-
-    Memory adds 4 to each given label's score on inputs as they are, `left` of that on others.
-    """
-    rng = np.random.default_rng(seed)
-    true = rng.integers(0, 6, 5_000)
-    given = np.where(rng.random(5_000) < 0.4, rng.integers(0, 6, 5_000), true)
-    knows = 3.0 * np.eye(6)[true]
-    plain, moved = (
-        knows + rng.normal(size=knows.shape) + 4.0 * share * np.eye(6)[given] for share in (1, left)
-    )
-    return tuple(torch.from_numpy(each) for each in (plain, moved, given, true))
 
 
 @pytest.mark.parametrize("left", [0.0, 0.1, 0.4])

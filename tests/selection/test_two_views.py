@@ -5,7 +5,7 @@ import torch
 from planted import fits_of, labels_that_are_hard_to_tell
 from torch import Tensor
 
-from underscript.selection.candidates import measure_memory
+from underscript.selection.measured_memory import measure_memory
 from underscript.selection.memorisation import Reference
 
 N, K = 6000, 10

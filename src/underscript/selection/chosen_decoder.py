@@ -22,12 +22,13 @@ from ..probes.random_features import FourierFeatures
 from ..utils.notes import Notes
 from .budget import give_back
 from .calibration import estimate
-from .candidates import Fits, Settings, fit_candidates, measure_memory
+from .candidates import Fits, Settings, fit_candidates
 from .choice import Key, Score, Selection
 from .fitting import Candidate
 from .greedy import Criterion
 from .kept_rows import FOLDS, KeptRows
 from .log_odds_lookup import LogOdds, OutOfFoldLogOdds, SampleLookup
+from .measured_memory import measure_memory
 from .memorisation import TOO_MUCH, Memory, without_memory
 from .out_of_fold import AnotherView, gathered_values, out_of_fold_values
 from .readers import Reader, remembered_by, select_readers
@@ -272,7 +273,7 @@ def choose(
     separable = perturbation is not None or held is not None or not remembers
     separable |= set(layers) == {"input"}
     if separable:
-        criterion = Criterion.of(scores, memory.survival, memory.trust, memory.free)
+        criterion = Criterion.of(scores, memory.in_likelihoods, memory.trust, memory.free)
         wrong = criterion.likeliest_noise(eligible)
         criterion = criterion.drawn_by(wrong)
         weight = criterion.weight_by_cross_fitting(eligible)

@@ -91,7 +91,7 @@ def of_new_inputs(
     moved: Likely,
     candidates: Sequence[int],
     members: Sequence[int],
-    survival: float,
+    survival: Tensor | float,
     free: Sequence[int],
 ) -> Float[Tensor, "candidates temperatures shares"]:
     """Return the likelihoods of labels of new inputs with each candidate added to the members.
@@ -102,13 +102,13 @@ def of_new_inputs(
         Labels of training inputs as they are, and perturbed.
     candidates, members : sequence of int
         Places.
-    survival : float
-        ρ, the share of memory that survives the perturbation.
+    survival : float, or Tensor of float64, shape (T, S)
+        The share of memory that survives the perturbation, in each likelihood.
     free : sequence of int
         Places of candidates that remember nothing: what they lose is knowledge.
     """
     known = _with(moved, candidates, members)
-    if not survival:
+    if not torch.as_tensor(survival).any():
         return known
     lost = lost_by(plain.of(free), moved.of(free)) if free else 0.0
     return without_memory(_with(plain, candidates, members), known, survival, lost)
@@ -122,8 +122,8 @@ class Criterion:
     ----------
     plain, moved, held : Likely or None
         Labels of training inputs as they are and perturbed, and of a hold-out.
-    survival : float
-        ρ, the share of memory that survives the perturbation.
+    survival : float, or Tensor of float64, shape (T, S)
+        The share of memory that survives the perturbation, in each likelihood.
     trust : float
         Weight of the hold-out beside perturbed training inputs, 0 to 1.
     free : tuple of int
@@ -133,12 +133,14 @@ class Criterion:
     plain: Likely
     moved: Likely
     held: Likely | None
-    survival: float
+    survival: Tensor | float
     trust: float
     free: tuple[int, ...] = ()
 
     @classmethod
-    def of(cls, scores: Scores, survival: float, trust: float, free: tuple[int, ...] = ()) -> Self:
+    def of(
+        cls, scores: Scores, survival: Tensor | float, trust: float, free: tuple[int, ...] = ()
+    ) -> Self:
         """Return the criterion for all candidates' scores; it uses some of the samples."""
         some = thinned(scores)
         held = None if some.held is None else Likely(some.holdout, some.held)

@@ -6,7 +6,7 @@ transition matrix T draws the label first: :math:`\sum_z \mathrm{softmax}(t s(x)
 the place of the softmax.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-__all__ = ["REDRAWN", "TEMPERATURES", "Likely", "likelihoods"]
+__all__ = ["REDRAWN", "TEMPERATURES", "Likely", "likelihoods", "of_all_labels"]
 
 # Each is twice the one before, so one exponential serves all: squaring gives the next.
 TEMPERATURES = (0.5, 1.0, 2.0, 4.0, 8.0)
@@ -39,6 +39,16 @@ def likelihoods(
         scores.shape[-1],
     )
     return means.view(*scores.shape[:-2], len(TEMPERATURES), len(REDRAWN))
+
+
+def of_all_labels(scores: Float[Tensor, "n classes"]) -> Iterator[Float[Tensor, "n classes"]]:
+    """Yield the log-likelihood of each class as the label, for each temperature and each share."""
+    about = scores.float() - scores.float().mean(1, keepdim=True)
+    for temperature in TEMPERATURES:
+        chances = torch.softmax(about * (temperature / _spread(scores)), 1)
+        for share in REDRAWN:
+            mixed = chances * (1 - share) + share / scores.shape[1]
+            yield mixed.clamp_(min=_LEAST).log_()
 
 
 def _given(labels: Tensor, transitions: Tensor | None) -> Tensor | None:

@@ -28,7 +28,9 @@ knowledge elsewhere. There are two estimates of ρ:
 Memory also makes given labels likelier without their being predicted: it adds to their scores, δ₀
 on inputs as they are, δ on perturbed ones. The same reference shows δ₀ − δ, as what it does not
 know adds to both. The share δ / δ₀ comes from the last layer, where memory is most of what adds. It
-is not ρ, as predictions change by leaps.
+is not ρ, as predictions change by leaps. Nor is the share of what memory adds to a likelihood: what
+is left of it may make a label likely that is not predicted any more. So each likelihood is
+corrected with a share of its own, measured like ρ.
 
 The choice uses the largest plausible ρ. If ρ is too small, candidates win by memory, and an
 ensemble of them loses tens of points; if it is too large, candidates that memorise little win,
@@ -45,6 +47,8 @@ from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .likelihood import REDRAWN, TEMPERATURES, of_all_labels
+
 __all__ = [
     "LIMIT",
     "TOO_MUCH",
@@ -55,6 +59,7 @@ __all__ = [
     "from_memory",
     "lost_by",
     "survival_by_references",
+    "survival_of_likelihoods",
     "survival_of_scores",
     "survival_on_holdout",
     "weight_of_holdout",
@@ -71,6 +76,8 @@ _GRID = 91
 _SETTLED = 1e-3
 # The 97.5 % limit, in standard errors.
 LIMIT = 1.96
+# Numbers, samples times classes, that the memory in likelihoods is measured with.
+_NUMBERS = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -100,6 +107,9 @@ class Memory:
     left : float
         The share δ / δ₀ of what memory adds to scores of given labels that survives; 0 if not
         known.
+    of_likelihoods : Tensor of float64, shape (T, S), or None
+        The largest plausible share of what memory adds to log-likelihoods of given labels that
+        survives, by temperature and share of noise; None if it is ρ.
     """
 
     plain: Tensor
@@ -113,11 +123,17 @@ class Memory:
     reference: "Reference | None" = None
     free: tuple[int, ...] = ()
     left: float = 0.0
+    of_likelihoods: Tensor | None = None
 
     @property
     def lost(self) -> float:
         """The agreement that the perturbation costs the best candidate of the input."""
         return float(lost_by(self.plain[[*self.free]], self.moved[[*self.free]]))
+
+    @property
+    def in_likelihoods(self) -> Tensor | float:
+        """The largest plausible share of memory that survives in log-likelihoods: for choosing."""
+        return self.survival if self.of_likelihoods is None else self.of_likelihoods
 
     @property
     def expected(self) -> Tensor:
@@ -153,7 +169,7 @@ def corrected(plain: T, moved: T, survival: float) -> T:
     return (moved - survival * plain) / (1 - survival)
 
 
-def without_memory(plain: T, moved: T, survival: float, lost: T | float) -> T:
+def without_memory(plain: T, moved: T, survival: T | float, lost: T | float) -> T:
     r"""Return A\*, where the perturbation costs as much knowledge as `lost`; it is at most A."""
     beyond = plain - moved - lost
     return moved - survival / (1 - survival) * beyond * (beyond > 0)
@@ -248,17 +264,29 @@ class Reference:
             beyond.append(wrong * (agrees - expected))
         return torch.stack(beyond)
 
+    def some(self, step: int) -> "Reference":
+        """Return what it says of every so many of its samples."""
+        labels, vote, right = (each[::step] for each in (self.labels, self.vote, self.right))
+        every = self.every * step
+        return replace(self, labels=labels, vote=vote, right=right, every=every)
+
     def raised(self, scores: Float[Tensor, "n classes"]) -> Float[Tensor, " n"]:
         """Return how much higher than expected each given label's score is, times w.
 
+        Scores count from each row's mean.
+        """
+        return self.beyond(scores - scores.mean(1, keepdim=True))
+
+    def beyond(self, values: Float[Tensor, "n classes"]) -> Float[Tensor, " n"]:
+        """Return how much higher than expected each given label's value is, times w.
+
         Expected is its mean for samples of the class that is voted for, whose labels are right.
         """
-        scores = (scores - scores.mean(1, keepdim=True)).double()
-        labels, k = self.labels, scores.shape[1]
+        values, labels, k = values.double(), self.labels, values.shape[1]
         of_class = torch.bincount(labels, self.right, k).clamp(min=1e-9)
-        sums = scores.new_zeros(k, k).index_add_(0, labels, self.right[:, None] * scores)
+        sums = values.new_zeros(k, k).index_add_(0, labels, self.right[:, None] * values)
         expected = (sums / of_class[:, None])[self.vote, labels]
-        return self.wrong * (scores.gather(1, labels[:, None])[:, 0] - expected)
+        return self.wrong * (values.gather(1, labels[:, None])[:, 0] - expected)
 
     def taken(self, plain: Float[Tensor, "n classes"], moved: Float[Tensor, "n classes"]) -> float:
         """Return how much the perturbation takes from scores of labels that look wrong."""
@@ -377,6 +405,40 @@ def survival_of_scores(
         if bool(_is_seen(raised[None])):
             shares.append(float(reference.raised(after).sum() / raised.sum()))
     return min(MOST, max(shares))
+
+
+def survival_of_likelihoods(
+    reference: Reference,
+    plain: Sequence[Float[Tensor, "n classes"]],
+    moved: Sequence[Float[Tensor, "n classes"]],
+    otherwise: float,
+) -> Float[Tensor, "temperatures shares"]:
+    """Return the share of what memory adds to log-likelihoods of given labels that survives.
+
+    It is the largest of all candidates, with its 97.5 % limit, for each temperature and each share
+    of noise (see `likelihood`).
+
+    Parameters
+    ----------
+    reference : Reference
+        What memory is measured with.
+    plain, moved : sequence of Tensor, shape (n, K)
+        Out-of-fold scores by candidates of the last layer, for inputs as they are, and perturbed.
+    otherwise : float
+        What is returned where no memory is seen.
+    """
+    largest = torch.full((len(TEMPERATURES) * len(REDRAWN),), -1.0, dtype=torch.float64)
+    step = -(-plain[0].numel() // _NUMBERS)
+    reference = reference.some(step)
+    for before, after in zip(plain, moved, strict=True):
+        pairs = zip(of_all_labels(before[::step]), of_all_labels(after[::step]), strict=True)
+        for at, likelihoods in enumerate(pairs):
+            as_it_is, perturbed = (reference.beyond(each)[None] for each in likelihoods)
+            if bool(_is_seen(as_it_is)):
+                seen = _Seen(as_it_is / as_it_is.sum(), perturbed / as_it_is.sum())
+                largest[at] = max(float(largest[at]), seen.survival(reference.hidden)[1])
+    shares = torch.where(largest < 0, otherwise, largest.clamp(0, MOST))
+    return shares.view(len(TEMPERATURES), len(REDRAWN))
 
 
 def survival_on_holdout(

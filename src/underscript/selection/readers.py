@@ -101,7 +101,8 @@ class _Objective:
             candidates = list(dict.fromkeys(at for at, _ in tried))
             plain, moved = self.rows
             members, free = [at for at, _ in chosen], self.memory.free
-            new = of_new_inputs(plain, moved, candidates, members, self.survival, free)
+            survival = self.memory.in_likelihoods
+            new = of_new_inputs(plain, moved, candidates, members, survival, free)
             likely = new.flatten(1).amax(1).tolist()
             gain_of = dict(zip(candidates, likely, strict=True))
             for place, ((at, _), (alone, _)) in enumerate(zip(tried, shares, strict=True)):
