@@ -96,6 +96,11 @@ class Case:
         held = None if self.holdout is None else (self.holdout[0], self.holdout[1].numpy())
         return [(self.train[0], self.given), held, (self.test[0], self.test[1].numpy())]
 
+    @property
+    def retrainings(self) -> Path:
+        """The file of `benchmarks.folds`; flips and crops are always used there."""
+        return self.folds / f"{self.name.removesuffix('-augmented')}.npz"
+
 
 def read(name: str, root: Path, runs: Path, of_folds: Path) -> Case:
     """Return the last network of a run, and its data."""
@@ -209,7 +214,7 @@ def by_rog(case: Case) -> Iterator[Answer]:
 
 def retrained(case: Case) -> Iterator[Answer]:
     """Ask cleanlab with five retrainings that were stopped early."""
-    kept = np.load(case.folds / f"{case.name}.npz")
+    kept = np.load(case.retrainings)
     began, given = time.process_time(), case.given
     chances = kept["out_of_fold"].astype(np.float64)
     chances /= chances.sum(1, keepdims=True)
@@ -380,7 +385,7 @@ def main() -> None:
             path = out / f"{way}.npz"
             if path.exists():
                 continue
-            if way == "retrained" and not (case.folds / f"{name}.npz").exists():
+            if way == "retrained" and not case.retrainings.exists():
                 print(f"{name}: not retrained yet (benchmarks.folds)", flush=True)
                 continue
             with warnings.catch_warnings():
