@@ -43,12 +43,11 @@ def likelihoods(
 
 def of_all_labels(scores: Float[Tensor, "n classes"]) -> Iterator[Float[Tensor, "n classes"]]:
     """Yield the log-likelihood of each class as the label, for each temperature and each share."""
-    about = scores.float() - scores.float().mean(1, keepdim=True)
+    scaled = scores.float() / _spread(scores)
     for temperature in TEMPERATURES:
-        chances = torch.softmax(about * (temperature / _spread(scores)), 1)
+        chances = torch.softmax(temperature * scaled, 1)
         for share in REDRAWN:
-            mixed = chances * (1 - share) + share / scores.shape[1]
-            yield mixed.clamp_(min=_LEAST).log_()
+            yield _redrawn(chances, share, scores.shape[1])
 
 
 def _given(labels: Tensor, transitions: Tensor | None) -> Tensor | None:
@@ -94,9 +93,13 @@ def _averaged(chances: Tensor, n_classes: int) -> Float[Tensor, "ways temperatur
     """Return the mean log-likelihood for each share that is redrawn."""
     rows = []
     for share in REDRAWN:
-        mixed = (chances * (1 - share)).add_(share / n_classes)
-        rows.append(mixed.clamp_(min=_LEAST).log_().mean(2))
+        rows.append(_redrawn(chances, share, n_classes).mean(2))
     return torch.stack(rows, 2).transpose(0, 1).double()
+
+
+def _redrawn(chances: Float[Tensor, "*of"], share: float, n_classes: int) -> Float[Tensor, "*of"]:
+    """Return the log-likelihood of labels with these chances, if a share of them is redrawn."""
+    return (chances * (1 - share)).add_(share / n_classes).clamp_(min=_LEAST).log_()
 
 
 @dataclass
@@ -148,8 +151,7 @@ class Likely:
         chances = _chances(total[None], self.labels, self._given)
         best = int(_averaged(chances, total.shape[1]).argmax())
         temperature, share = divmod(best, len(REDRAWN))
-        mixed = (1 - REDRAWN[share]) * chances[temperature, 0] + REDRAWN[share] / total.shape[1]
-        return mixed.clamp(min=_LEAST).log()
+        return _redrawn(chances[temperature, 0], REDRAWN[share], total.shape[1])
 
     @cached_property
     def _given(self) -> Tensor | None:
