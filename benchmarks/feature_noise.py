@@ -50,18 +50,19 @@ class Sizes:
         return replace(found, test=(found.test[0][: self.test], found.test[1][: self.test]))
 
 
-def make_noise(sizes: Sizes, root: Path, out: Path, fast: bool) -> None:
+def make_noise(sizes: Sizes, root: Path, out: Path, device: torch.device, fast: bool) -> None:
     """Train the oracle; write given labels of each kind, training images first, and facts."""
     data = sizes.data("oracle", root)
     x, _, true = (torch.cat(parts) for parts in zip(data.train, data.holdout, strict=True))
+    x, on_device = x.to(device), true.to(device)
     recipe = replace(sizes.recipe("oracle"), augment=True)
-    model, state = networks.network(recipe), out / "oracle.state"
+    model, state = networks.network(recipe).to(device), out / "oracle.state"
     lines = networks.train(
         model,
         x,
-        true,
+        on_device,
         recipe,
-        data.test,
+        (data.test[0].to(device), data.test[1].to(device)),
         epochs=sizes.oracle,
         fast=fast,
         ended=functools.partial(_say, "oracle"),
@@ -98,7 +99,7 @@ def make_noise(sizes: Sizes, root: Path, out: Path, fast: bool) -> None:
     work = out / "labels.tmp.npz"
     np.savez_compressed(work, map=plane, **labels)
     work.rename(out / "labels.npz")
-    state.unlink()
+    state.unlink(missing_ok=True)
     print(f"wrong: {facts['wrong']}", flush=True)
 
 
@@ -111,7 +112,7 @@ def _logits_and_rows(model: nn.Module, x: Tensor, fast: bool) -> tuple[Tensor, T
     )
     logits = networks.predictions(model, x, fast)
     hook.remove()
-    return logits, torch.cat(rows)
+    return logits.cpu(), torch.cat(rows).cpu()
 
 
 def _map(rows: Tensor) -> np.ndarray:
@@ -164,7 +165,7 @@ def main() -> None:
     device = torch.device(arguments.device)
     fast = matrix_precision(device) == torch.bfloat16
     if not (out / "labels.npz").exists():
-        make_noise(sizes, root, out, fast)
+        make_noise(sizes, root, out, device, fast)
     for kind in arguments.kinds:
         if not (out / f"{kind}.pt").exists():
             state = out / f"{kind}.state"

@@ -45,6 +45,7 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 NAMES = (*RUNS, *feature_noise.KINDS)
 COPIES = 4  # perturbed copies whose answers are summed
+READINGS = 15  # about so many epochs of a training run are read when it is watched
 TIMED = 5_120  # samples of the epoch that is timed
 
 
@@ -302,11 +303,11 @@ def _decode(case: Case, holdout: Any) -> tuple[Any, Answer]:
 
 
 def monitor(case: Case) -> us.Monitor:
-    """Replay the training run: a monitor sees its logits and the weights of each epoch."""
+    """Replay the training run: a monitor sees all its logits, and the weights of some epochs."""
     folder = case.run / "monitor"
     if not folder.exists():
         x, given, _ = case.train
-        watching = us.Monitor((x, given))
+        watching = us.Monitor((x, given), every=max(1, len(case.lines) // READINGS))
         for _ in Kept(case.run).replay(copy.deepcopy(case.model), given, watching):
             pass
         watching.save(folder)

@@ -4,8 +4,8 @@
 
 Each run becomes a folder: the weights after each epoch, the logits of each training batch, a line
 an epoch, and test accuracy, which only an oracle knows. `benchmarks.watching` judges the rules on
-them. A run that is there is not trained again, one that was stopped goes on. Products are in
-bfloat16, weights are kept in float16. ROOT is what `data/unpack.py` wrote.
+them. A run that is there is not trained again; on a CPU one that was stopped goes on. Products are
+in bfloat16, weights are kept in float16. ROOT is what `data/unpack.py` wrote.
 """
 
 import argparse
@@ -121,39 +121,45 @@ def load_last(name: str, root: Path, runs: Path) -> tuple[nn.Module, Data]:
     return model, data
 
 
-def keep(run: Recipe, root: Path, out: Path) -> None:
+def keep(run: Recipe, root: Path, out: Path, device: torch.device) -> None:
     """Train a run and write its folder."""
     model, data = load(run, root)
+    model.to(device)
     work = out / f"{run.name}.partial"
     work.mkdir(parents=True, exist_ok=True)
     index: list[Tensor] = []
     logits: list[Tensor] = []
 
     def seen(batch: Tensor, given: Tensor) -> None:
-        index.append(batch.int())
+        index.append(batch)
         logits.append(given.clone())
 
     def ended(line: dict[str, float]) -> None:
         number = f"{int(line['epoch']):03d}"
         state = {
-            k: (v.half() if v.is_floating_point() else v).contiguous()
+            k: (v.half() if v.is_floating_point() else v).contiguous().cpu()
             for k, v in model.state_dict().items()
         }
         save_file(state, work / f"epoch-{number}.safetensors")
-        kept = {"index": torch.cat(index), "logits": torch.cat(logits)}
+        kept = {"index": torch.cat(index).int().cpu(), "logits": torch.cat(logits).cpu()}
         save_file(kept, work / f"logits-{number}.safetensors")
         index.clear()
         logits.clear()
         print(f"{run.name}: {line}", flush=True)
 
-    x, given, _ = data.train
+    x, given, *test = (part.to(device) for part in (*data.train[:2], *data.test))
     state = work / "state.pt"
     lines = networks.train(
-        model, x, given, run, data.test, fast=True, seen=seen, ended=ended, resume=state
+        model, x, given, run, (test[0], test[1]), fast=True, seen=seen, ended=ended, resume=state
     )
-    facts = {"recipe": asdict(run), "epochs": lines, "torch": torch.__version__}
+    facts = {
+        "recipe": asdict(run),
+        "epochs": lines,
+        "torch": torch.__version__,
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+    }
     (work / "run.json").write_text(json.dumps(facts, indent=1))
-    state.unlink()
+    state.unlink(missing_ok=True)
     shutil.rmtree(out / run.name, ignore_errors=True)
     work.rename(out / run.name)
 
@@ -164,10 +170,12 @@ def main() -> None:
     parser.add_argument("runs", nargs="*", default=[*RUNS])
     parser.add_argument("--root", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments = parser.parse_args()
+    device = torch.device(arguments.device)
     for name in arguments.runs:
         if not (arguments.out / name / "run.json").exists():
-            keep(run_of(name), arguments.root, arguments.out)
+            keep(run_of(name), arguments.root, arguments.out, device)
 
 
 if __name__ == "__main__":
