@@ -15,11 +15,10 @@ from torch import nn
 from ._decode_layers import trace_layers
 from ._decode_request import Request, read_data
 from ._decode_stages import (
-    choose_decoder,
     collect_findings,
     control_records,
     evaluate_all,
-    fit_layers,
+    fit_and_choose,
     result_parts,
 )
 from .activations.hooks import plain_torch, undisturbed
@@ -209,8 +208,7 @@ def decoded(request: Request) -> Decoding:
     data, traced = trace_layers(request, data, notes)
     with traced.bar, ExitStack() as running:
         running.enter_context(undisturbed(data.network))
-        fitted = fit_layers(request, data, traced, notes, clock)
-        choice = choose_decoder(request, data, traced, fitted, notes, clock)
+        fitted, choice = fit_and_choose(request, data, traced, notes, clock)
         evaluation = evaluate_all(request, data, fitted, choice, clock)
         # Restore the network before its twin is made.
         running.close()

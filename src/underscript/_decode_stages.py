@@ -28,7 +28,8 @@ from .results.geometry import geometry
 from .results.issues import Predictions
 from .results.summary import Findings, run_of
 from .selection import Selection, held_out_tenth, select
-from .selection.chosen_decoder import Chosen, choose
+from .selection.budget import give_back
+from .selection.chosen_decoder import Chosen, MemorySurvivesError, choose
 from .selection.decoded_read_out import decoded_read_out
 from .selection.log_odds_lookup import LogOdds
 from .selection.observers import Agreement, Fingerprints, observe
@@ -154,7 +155,13 @@ class Choice:
 def choose_decoder(
     request: Request, data: Data, traced: Traced, fitted: FittedLayers, notes: Notes, clock: Clock
 ) -> Choice:
-    """Choose an ensemble of candidates, or the best of the table's decoders."""
+    """Choose an ensemble of candidates, or the best of the table's decoders.
+
+    Raises
+    ------
+    MemorySurvivesError
+        If most memory survives the perturbation, and images can be changed more strongly.
+    """
     evaluation = Evaluation(Worst(request.show, traced.seen.n_classes))
     evaluation.fingerprints["train"] = fitted.fingerprints.all()
     if request.auto:
@@ -168,6 +175,7 @@ def choose_decoder(
                 fitted.perturbation,
                 notes,
                 traced.asked,
+                settles=request.perturb != "auto" or not _shifts(fitted.perturbation),
             )
             fitted.decoders.update(chosen.keyed([p.tap.name for p in fitted.task.places]))
             if fitted.trial is not None:
@@ -196,6 +204,31 @@ def choose_decoder(
             seen=fitted.kept,
         )
         return Choice(select(agreement.scores, "held-out tenth"), None, evaluation)
+
+
+def _shifts(perturbation: Perturbation | None) -> bool:
+    """Return whether images are shifted."""
+    return perturbation is not None and perturbation.shifts
+
+
+def fit_and_choose(
+    request: Request, data: Data, traced: Traced, notes: Notes, clock: Clock
+) -> tuple[FittedLayers, Choice]:
+    """Fit the layers and choose a decoder; once more with overlays if most memory survives."""
+    fitted = fit_layers(request, data, traced, notes, clock)
+    try:
+        return fitted, choose_decoder(request, data, traced, fitted, notes, clock)
+    except MemorySurvivesError:
+        pass  # Its traceback holds the rows; so go on when it is gone.
+    del fitted
+    give_back()
+    notes.add(
+        "most of what the network memorised survives shifts (and flips): it was probably trained "
+        "with them. So images are overlaid by others as well, in a second pass over the data"
+    )
+    request = replace(request, perturb="overlays")
+    fitted = fit_layers(request, data, traced, notes, clock)
+    return fitted, choose_decoder(request, data, traced, fitted, notes, clock)
 
 
 def evaluate_all(

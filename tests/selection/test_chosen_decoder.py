@@ -379,7 +379,7 @@ def test_views_are_a_number_of_at_least_one(it, views):
 
 @pytest.mark.parametrize("perturb", ["x", "", None, 3])
 def test_an_unknown_perturbation_is_one_clear_line(it, perturb):
-    with pytest.raises(DataError, match="perturb: expected auto, none or a function"):
+    with pytest.raises(DataError, match="perturb: expected auto, overlays, none or a function"):
         decode(it.model, it.train, perturb=perturb)
 
 

@@ -7,8 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..noise.estimate import Noise
+from ..selection.memorisation import Memory
 
-__all__ = ["at_chance", "cleaner_holdout", "overlaps"]
+__all__ = ["at_chance", "cleaner_holdout", "overlaps", "surviving_memory"]
 
 # Agreement so many standard errors above chance is not chance.
 _BEYOND = 3.0
@@ -44,6 +45,18 @@ def cleaner_holdout(noise: Noise | None) -> str | None:
     return (
         f"the hold-out is far cleaner than the training data: about {noise.holdout_rate:.1%} of "
         f"its labels look wrong, against {noise.rate:.1%} of the training labels"
+    )
+
+
+def surviving_memory(memory: Memory | None, perturbation: str | None) -> str | None:
+    """Return a warning if memory cannot be told from knowledge."""
+    if memory is None or memory.holdout is not None or not memory.survives:
+        return None
+    return (
+        f"at least {memory.of_network:.0%} of what the network memorised survives "
+        f"{perturbation}, so memory can hardly be told from knowledge: neither "
+        "the noise rate nor the accuracy that is estimated is to be relied on. Give a hold-out, or "
+        "a perturbation that training did not use (perturb)"
     )
 
 

@@ -22,7 +22,7 @@ from ..selection.memorisation import Memory
 from ..selection.task import Task
 from ..utils.files import RUN_FORMAT, TABLE_COLUMNS
 from ..utils.versions import machine, peak_memory, versions
-from .contradictions import at_chance, cleaner_holdout
+from .contradictions import at_chance, cleaner_holdout, surviving_memory
 from .decoder import Decoder
 from .evaluation import Evaluation
 from .examples import Example
@@ -163,7 +163,8 @@ def run_of(
     }
     known = accuracy["train_given"]
     fits = None if known is None or own.empty else at_chance(known, findings.counts)
-    lines = [fits, cleaner_holdout(noise), *against]
+    survives = surviving_memory(findings.survival, settings["perturb"])
+    lines = [fits, cleaner_holdout(noise), survives, *against]
     summary["contradictions"] = [line for line in lines if line is not None]
     shown: Sequence[Example] = ()
     if issues is not None and findings.read_out is not None:
@@ -232,6 +233,7 @@ def _meter(findings: Findings) -> dict[str, Any] | None:
     return {
         "survival": survival.survival,
         "survival_likely": survival.likely,
+        "survival_of_network": survival.of_network,
         "holdout_weight": survival.weight,
         "readers": list(findings.readers),
         "layers": memory.astype(object).where(memory.notna(), None).to_dict("records"),

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..activations.perturbation import Perturbation
 from ..activations.stream import stream
 from ..data.source import Source
-from ..noise.estimate import SMALLEST, SURE, Noise
+from ..noise.estimate import Noise
 from ..noise.margins import evidence_of_margins
 from ..noise.posterior import came_from, odds_of_labels, with_memory
 from ..probes.discriminant import Linear, RidgeDiscriminant
@@ -29,14 +29,14 @@ from .greedy import Criterion
 from .kept_rows import FOLDS, KeptRows
 from .log_odds_lookup import LogOdds, OutOfFoldLogOdds, SampleLookup
 from .measured_memory import measure_memory
-from .memorisation import TOO_MUCH, Memory, without_memory
+from .memorisation import Memory, without_memory
 from .out_of_fold import AnotherView, gathered_values, out_of_fold_values
 from .readers import Reader, remembered_by, select_readers
 from .reading import Held, keep_holdout
 from .replay import Replay
 from .task import Decoders, Task
 
-__all__ = ["Chosen", "auto_key", "choose", "combined"]
+__all__ = ["Chosen", "MemorySurvivesError", "auto_key", "choose", "combined"]
 
 # A hold-out with fewer samples than this for each class chooses nothing.
 _PER_CLASS = 2
@@ -218,6 +218,10 @@ class Chosen:
             yield labels, predicted, rows.layers
 
 
+class MemorySurvivesError(Exception):
+    """Most of what the network memorised survives the perturbation; see `choose`."""
+
+
 def auto_key(layer: str) -> Key:
     """Return the name in tables of the decoder that was chosen at a layer."""
     return Key(layer, "auto", None, "corrupted")
@@ -234,6 +238,7 @@ def choose(
     settings: Settings | None = None,
     *,
     remembers: bool = True,
+    settles: bool = True,
 ) -> Chosen:
     """Fit candidates to every layer, and choose an ensemble of them with noisy labels only.
 
@@ -257,6 +262,13 @@ def choose(
         What is tried.
     remembers : bool
         Whether the network may have memorised labels; an untrained one has not.
+    settles : bool
+        Whether to choose even if nothing tells what the network memorised from what it knows.
+
+    Raises
+    ------
+    MemorySurvivesError
+        If most memory survives the perturbation, and there is no hold-out; unless it `settles`.
     """
     settings = settings or Settings()
     read = None if holdout is None else keep_holdout(network, task, holdout, perturbation, kept)
@@ -267,6 +279,8 @@ def choose(
     most = task.room.estimates
     another = AnotherView(fits, kept, task) if perturbation and kept.views > 2 else None
     memory = measure_memory(fits, perturbation is not None, most, another)
+    if memory.survives and held is None and not settles:
+        raise MemorySurvivesError
     layers = [each.layer for each in fits.candidates]
     scores = fits.scores
     eligible = [at for at, layer in enumerate(layers) if layer in chosen_from]
@@ -314,14 +328,6 @@ def choose(
         odds = some * estimates.out_of_fold_temperature + estimates.out_of_fold_bias
         ordered[at[:, None], fits.classes] = odds.float()
     del values, averaged
-    sure = noise.rate < SMALLEST and noise.accuracy > SURE
-    if sure and memory.likely > TOO_MUCH and held is None:
-        notes.add(
-            f"no label seems wrong, but some {memory.likely:.0%} of what the network memorised "
-            "survives the perturbation, so memory can hardly be told from knowledge: neither the "
-            "noise rate nor the accuracy is to be relied on. Give a hold-out, or a perturbation "
-            "that training did not use (perturb)"
-        )
     of_labels = odds_of_labels(ordered, kept.labels, came_from(noise))
     noise = with_memory(of_labels, noise, task.processes)
     of_labels -= noise.remembered

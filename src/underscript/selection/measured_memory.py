@@ -13,9 +13,11 @@ from .budget import ESTIMATED_WITH
 from .candidates import Fits
 from .greedy import step_of, thinned
 from .memorisation import (
+    LIMIT,
     TOO_MUCH,
     Memory,
     Reference,
+    Seen,
     by_agreement,
     survival_by_references,
     survival_of_likelihoods,
@@ -88,8 +90,12 @@ def measure_memory(
     )
     last = [torch.stack([each.argmax(1) for each in rows]) for rows in (before, after)]
     likely, most, reference = survival_by_references(last[0], last[1], references, agree, {INPUT})
-    free, left, in_likelihoods = tuple(at_of.get(INPUT, ())), 0.0, None
+    free = tuple(at_of.get(INPUT, ()))
+    left, of_network, in_likelihoods = 0.0, 0.0, None
     if reference is not None and most:
+        given = [not fits.candidates[at].round for at in at_of[order[-1]]]
+        seen = Seen(*(reference.excess(each[given]) / reference.wrong.sum() for each in last))
+        of_network = seen.survival(reference.hidden, -LIMIT)[1]
         in_likelihoods = survival_of_likelihoods(reference, before, after, most)
         left = survival_of_scores(reference, before, after) if most < TOO_MUCH else 0.0
     memory = Memory(
@@ -104,6 +110,7 @@ def measure_memory(
         free=free,
         left=left,
         of_likelihoods=in_likelihoods,
+        of_network=of_network,
     )
     if scores.held is None or not len(scores.holdout):
         return memory

@@ -54,6 +54,7 @@ __all__ = [
     "TOO_MUCH",
     "Memory",
     "Reference",
+    "Seen",
     "by_agreement",
     "corrected",
     "from_memory",
@@ -110,6 +111,9 @@ class Memory:
     of_likelihoods : Tensor of float64, shape (T, S), or None
         The largest plausible share of what memory adds to log-likelihoods of given labels that
         survives, by temperature and share of noise; None if it is ρ.
+    of_network : float
+        The least plausible ρ of the last layer's candidates that were fitted to the given labels.
+        What predicted labels teach later rounds survives, but is no memory of the network.
     """
 
     plain: Tensor
@@ -124,6 +128,12 @@ class Memory:
     free: tuple[int, ...] = ()
     left: float = 0.0
     of_likelihoods: Tensor | None = None
+    of_network: float = 0.0
+
+    @property
+    def survives(self) -> bool:
+        """Whether so much of the network's memory survives that it cannot be told apart."""
+        return self.of_network > TOO_MUCH
 
     @property
     def lost(self) -> float:
@@ -301,16 +311,16 @@ class Reference:
 
 
 @dataclass(frozen=True)
-class _Seen:
+class Seen:
     """What a reference sees that candidates remember: (C, n), each sample's part of the share."""
 
     plain: Tensor
     moved: Tensor
 
-    def survival(self, hidden: float) -> tuple[float, float]:
+    def survival(self, hidden: float, limit: float = LIMIT) -> tuple[float, float]:
         """Return ρ and its 97.5 % limit, if the reference itself remembers a share `hidden`.
 
-        Of all candidates the largest, and the largest limit.
+        Of all candidates the largest, and the largest limit; `limit` is in standard errors.
         """
         before, after = (
             hidden + (1 - hidden) * each.sum(1, keepdim=True) for each in (self.plain, self.moved)
@@ -318,7 +328,7 @@ class _Seen:
         shares = after / before
         apart = (1 - hidden) * (self.moved - shares * self.plain)
         errors = apart.std(1, correction=0, keepdim=True) * apart.shape[1] ** 0.5 / before
-        return float(shares.max()), float((shares + LIMIT * errors).max())
+        return float(shares.max()), float((shares + limit * errors).max())
 
 
 def _is_seen(excess: Float[Tensor, "candidates n"]) -> Bool[Tensor, " candidates"]:
@@ -354,7 +364,7 @@ def survival_by_references(
     free : collection of str
         Layers that remember nothing. The first that counts is taken to remember nothing, too.
     """
-    seen: dict[str, _Seen] = {}
+    seen: dict[str, Seen] = {}
     for name, reference in references.items():
         if not reference.credible:
             continue
@@ -365,7 +375,7 @@ def survival_by_references(
             reference.excess(each[remember]) / reference.wrong.sum() for each in (plain, moved)
         )
         if not seen or bool(_is_seen(after).any()):
-            seen[name] = _Seen(before, after)
+            seen[name] = Seen(before, after)
     if not seen:
         return 0.0, 0.0, next(iter(references.values()), None)
     best = next(iter(seen))
@@ -435,7 +445,7 @@ def survival_of_likelihoods(
         for at, likelihoods in enumerate(pairs):
             as_it_is, perturbed = (reference.beyond(each)[None] for each in likelihoods)
             if bool(_is_seen(as_it_is)):
-                seen = _Seen(as_it_is / as_it_is.sum(), perturbed / as_it_is.sum())
+                seen = Seen(as_it_is / as_it_is.sum(), perturbed / as_it_is.sum())
                 largest[at] = max(float(largest[at]), seen.survival(reference.hidden)[1])
     shares = torch.where(largest < 0, otherwise, largest.clamp(0, MOST))
     return shares.view(len(TEMPERATURES), len(REDRAWN))

@@ -4,6 +4,12 @@ A memorised label depends on the exact input, knowledge does not: what a network
 a perturbed input is not memorised.
 """
 
-from .choosing import FLIP_KEEPS, Perturbation, choose_perturbation, perturbation_by_kind
+from .choosing import (
+    FLIP_KEEPS,
+    WORDS,
+    Perturbation,
+    choose_perturbation,
+    perturbation_by_kind,
+)
 
-__all__ = ["FLIP_KEEPS", "Perturbation", "choose_perturbation", "perturbation_by_kind"]
+__all__ = ["FLIP_KEEPS", "WORDS", "Perturbation", "choose_perturbation", "perturbation_by_kind"]

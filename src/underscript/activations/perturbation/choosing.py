@@ -20,10 +20,11 @@ from ..modules import reads_sequences
 from ..runner import Runner
 from .images import Axes, Shifts, image_axes
 from .numbers import Noise, spreads
+from .overlays import Overlays
 from .own import changed_by
 from .words import WordsDropped
 
-__all__ = ["FLIP_KEEPS", "Perturbation", "choose_perturbation", "perturbation_by_kind"]
+__all__ = ["FLIP_KEEPS", "WORDS", "Perturbation", "choose_perturbation", "perturbation_by_kind"]
 
 # Flips keep the meaning if predictions for flipped and shifted images agree beyond chance, at least
 # this fraction as often as for two shifts of one image. The fraction was at most 0.33 for digits,
@@ -36,6 +37,9 @@ _BEYOND = 3.0
 _VIEWS, _AT_ONCE = 2, 256
 
 _SHOWN = {"own": "your function"}
+
+# What may be chosen by a word.
+WORDS = ("auto", "overlays", "none")
 
 UserFunction = Callable[[Any], Any]
 
@@ -65,8 +69,8 @@ class Perturbation:
     Attributes
     ----------
     name : str
-        Name shown to the user: "shifts", "shifts and flips", "words dropped", "noise" or
-        "own".
+        Name shown to the user: "shifts", "shifts and flips", "overlays", "words dropped",
+        "noise" or "own"; several are joined by commas.
     fits : bool
         Whether decoders may be fitted to its rows. Gaussian noise only estimates memorisation.
     seed : int
@@ -78,6 +82,11 @@ class Perturbation:
     seed: int
     changes: tuple[Change, ...] = ()
     own: UserFunction | None = None
+
+    @property
+    def shifts(self) -> bool:
+        """Whether it shifts images."""
+        return any(isinstance(change, Shifts) for change in self.changes)
 
     def __call__(self, batch: Batch, view: int, strength: float = 1.0) -> Batch:
         """Return one view of a batch: the same samples, index and labels, changed inputs.
@@ -118,8 +127,8 @@ def choose_perturbation(
 
     Parameters
     ----------
-    choice : {"auto", "none"} or callable
-        By the inputs' kind, none, or the user's own function.
+    choice : {"auto", "overlays", "none"} or callable
+        By the inputs' kind, the same with overlays of images, none, or the user's own function.
     network : torch.nn.Module
         It is left as it was.
     example : Batch
@@ -144,10 +153,10 @@ def choose_perturbation(
         return None
     if callable(choice):
         chosen: Perturbation | None = Perturbation("own", True, seed, own=choice)
-    elif choice == "auto":
-        chosen = perturbation_by_kind(network, example, seed, notes)
+    elif choice in WORDS:
+        chosen = perturbation_by_kind(network, example, seed, notes, choice == "overlays")
     else:
-        raise DataError(f"perturb: expected auto, none or a function; found {choice!r}")
+        raise DataError(f"perturb: expected {', '.join(WORDS)} or a function; found {choice!r}")
     if chosen is None:
         return None
     progress.begin("testing the perturbation")
@@ -157,9 +166,17 @@ def choose_perturbation(
 
 
 def perturbation_by_kind(
-    network: nn.Module, example: Batch, seed: int, notes: Notes
+    network: nn.Module, example: Batch, seed: int, notes: Notes, overlaid: bool = False
 ) -> Perturbation | None:
-    """Return the perturbation that suits the inputs' kinds, or None with a note."""
+    """Return the perturbation that suits the inputs' kinds, or None with a note.
+
+    If `overlaid`, other images show through images.
+
+    Raises
+    ------
+    DataError
+        If none of the inputs is an image, and `overlaid`.
+    """
     mask = word_mask(example)
     sequences = reads_sequences(network)
     images: dict[str, Axes] = {}
@@ -173,6 +190,12 @@ def perturbation_by_kind(
         elif value.is_floating_point():
             numbers[name] = value
     changes: list[Change] = [Shifts(images)] if images else []
+    if overlaid:
+        if not images:
+            raise DataError(
+                f"perturb: expected images, for overlays; found {', '.join(named_inputs(example))}"
+            )
+        changes.append(Overlays({name: named_inputs(example)[name] for name in images}))
     if mask is not None:
         changes.append(WordsDropped())
     if numbers:
