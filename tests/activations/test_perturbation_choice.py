@@ -57,7 +57,9 @@ def test_shuffled_answers_agree_as_often_and_as_unevenly_as_is_said():
 
 def test_none_and_what_is_unknown():
     assert chosen(ByRows(), batch_of(blobs(2)), "none") == (None, [])
-    with pytest.raises(DataError, match="perturb: expected auto, overlays, none or a function; found 'wild'"):
+    with pytest.raises(
+        DataError, match="perturb: expected auto, overlays, none or a function; found 'wild'"
+    ):
         chosen(ByRows(), batch_of(blobs(2)), "wild")
 
 
