@@ -140,11 +140,13 @@ def decode(
         Turns a training sample into what the report shows. It takes the sample as the model does,
         without the batch's dimension, and returns a picture (height × width, or with 3 channels), a
         text or a row of numbers. By default pictures are recognised by their shape.
-    perturb : {"auto", "none"} or callable
+    perturb : {"auto", "overlays", "none"} or callable
         How inputs are changed without changing their meaning, to tell knowledge from memory.
         ``"auto"`` shifts images (and flips them, if the network treats flipped ones alike),
-        drops words of texts, and adds noise to other numbers. A function takes what the model
-        takes, and returns the same kinds and shapes.
+        drops words of texts, and adds noise to other numbers. If most of what the network
+        memorised survives shifts, as where it was trained with them, and there is no hold-out,
+        other images show through each in a second pass; ``"overlays"`` does so at once. A function
+        takes what the model takes, and returns the same kinds and shapes.
     views : int
         Perturbed views of each training input, at least 1; each costs a run of the network. With
         one, less of the memory is noticed: that takes two independent views.

@@ -256,7 +256,7 @@ def test_data_describes_a_data_set(capsys):
         (decode("--variance", "half"), "shares in (0, 1]"),
         (decode("--probes", "knn"), "masc, velpic"),
         (decode("--batch-size", "many"), "--batch-size"),
-        (decode("--perturb", "shifts"), "--perturb: expected auto, none or FILE.py:name"),
+        (decode("--perturb", "shifts"), "--perturb: expected auto, overlays, none or FILE.py:name"),
         (decode("--perturb", "mine.py:nudge"), "no attribute 'nudge'; the closest are nudged"),
         (decode("--perturb", "mine.py:noisy"), "mine.py:noisy to be a function; found ndarray"),
         (decode("--perturb", "mine.py:cut"), "perturb: your function"),

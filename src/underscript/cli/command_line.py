@@ -394,9 +394,10 @@ def _add_perturbation(command: argparse.ArgumentParser) -> None:
     add(
         "--perturb",
         default="auto",
-        metavar="auto|none|FILE.py:fn",
+        metavar="auto|overlays|none|FILE.py:fn",
         help="how to change inputs a little, so that what the network memorised breaks and what it "
-        "learned stays: auto (default) chooses by the kind of input, none changes nothing, "
+        "learned stays: auto (default) chooses by the kind of input, overlays lets other images "
+        "show through each (if training used shifts and flips), none changes nothing, "
         "FILE.py:fn is your own function from a batch of inputs to another of the same shape",
     )
     add(

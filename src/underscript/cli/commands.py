@@ -18,6 +18,7 @@ from .._decode import decode
 from .._monitor import load_monitor
 from .._trace import load_trace, trace
 from ..activations.layers import list_layers
+from ..activations.perturbation import WORDS
 from ..decoding import Decoding, load
 from ..errors import DataError, ModelError, OutputError
 from ..repair.retraining import retrain
@@ -440,10 +441,11 @@ def _class_names(options: argparse.Namespace) -> list[Any] | None:
 
 def _perturbation(choice: str) -> str | Callable[[Any], Any]:
     """Return the value of ``--perturb``: a word, or the function that it names."""
-    if choice in ("auto", "none"):
+    if choice in WORDS:
         return choice
     if ":" not in choice:
-        raise DataError(f"--perturb: expected auto, none or FILE.py:name; found {choice!r}")
+        words = ", ".join(WORDS)
+        raise DataError(f"--perturb: expected {words} or FILE.py:name; found {choice!r}")
     return load_function(choice, "--perturb")
 
 

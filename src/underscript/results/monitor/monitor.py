@@ -49,9 +49,10 @@ class MonitorRun(MonitorRecord):
         The layers are read after each so many epochs.
     layers : str, iterable of str or callable, optional
         Layers to read; see `decode`.
-    perturb : {"auto", "none"} or callable
-        How inputs are changed; see `decode`. That the network keeps its predictions is not tested,
-        and images are not flipped.
+    perturb : {"auto", "overlays", "none"} or callable
+        How inputs are changed; see `decode`. Take ``"overlays"`` if the network is trained with
+        shifts and flips: they are not added by themselves. That the network keeps its predictions
+        is not tested, and images are not flipped.
     views : int
         Changed copies of each sample.
     holdout : Dataset, DataLoader or pair of arrays, optional

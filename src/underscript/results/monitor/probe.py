@@ -155,7 +155,7 @@ class ProbeReader:
         The samples.
     layers : LayerChoice
         As for `decode`.
-    perturb : {"auto", "none"} or callable
+    perturb : {"auto", "overlays", "none"} or callable
         As for `decode`; but that the network keeps its predictions is not tested, for it may not
         be trained yet, and images are not flipped.
     views : int
@@ -245,8 +245,11 @@ class ProbeReader:
         check_range(self.probe.labels, seen.n_classes, self.probe.index, "probe")
         if callable(self._perturb):
             self._perturbation = Perturbation("own", True, self.seed, own=self._perturb)
-        elif self._perturb == "auto":
-            self._perturbation = perturbation_by_kind(model, example, self.seed, self.notes)
+        elif self._perturb != "none":
+            overlaid = self._perturb == "overlays"
+            self._perturbation = perturbation_by_kind(
+                model, example, self.seed, self.notes, overlaid
+            )
         places = resolve(seen, model, self._layers)
         self._taps = [place.tap for place in places]
         self._fixed = tuple(tap.name for tap in self._taps if tap.side == "model")

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ...activations.perturbation import WORDS
 from ...errors import ArgumentError, DataError
 
 __all__ = ["check_same", "checked_settings", "settings_to_resume"]
@@ -25,8 +26,9 @@ def checked_settings(**settings: Any) -> dict[str, Any]:
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise DataError(f"{name}: expected a whole number of at least {least}; found {value!r}")
     perturb = settings["perturb"]
-    if not callable(perturb) and perturb not in ("auto", "none"):
-        raise DataError(f"perturb: expected auto, none or a function; found {perturb!r}")
+    if not callable(perturb) and perturb not in WORDS:
+        words = ", ".join(WORDS)
+        raise DataError(f"perturb: expected {words} or a function; found {perturb!r}")
     return {name: _OWN if callable(value) else value for name, value in settings.items()}
 
 
