@@ -153,14 +153,20 @@ class Choice:
 
 
 def choose_decoder(
-    request: Request, data: Data, traced: Traced, fitted: FittedLayers, notes: Notes, clock: Clock
+    request: Request,
+    data: Data,
+    traced: Traced,
+    fitted: FittedLayers,
+    notes: Notes,
+    clock: Clock,
+    settles: bool = True,
 ) -> Choice:
     """Choose an ensemble of candidates, or the best of the table's decoders.
 
     Raises
     ------
     MemorySurvivesError
-        If most memory survives the perturbation, and images can be changed more strongly.
+        If most memory survives the perturbation, and there is no hold-out; unless it `settles`.
     """
     evaluation = Evaluation(Worst(request.show, traced.seen.n_classes))
     evaluation.fingerprints["train"] = fitted.fingerprints.all()
@@ -175,7 +181,7 @@ def choose_decoder(
                 fitted.perturbation,
                 notes,
                 traced.asked,
-                settles=request.perturb != "auto" or not _shifts(fitted.perturbation),
+                settles=settles,
             )
             fitted.decoders.update(chosen.keyed([p.tap.name for p in fitted.task.places]))
             if fitted.trial is not None:
@@ -206,28 +212,33 @@ def choose_decoder(
         return Choice(select(agreement.scores, "held-out tenth"), None, evaluation)
 
 
-def _shifts(perturbation: Perturbation | None) -> bool:
-    """Return whether images are shifted."""
-    return perturbation is not None and perturbation.shifts
-
-
 def fit_and_choose(
     request: Request, data: Data, traced: Traced, notes: Notes, clock: Clock
 ) -> tuple[FittedLayers, Choice]:
-    """Fit the layers and choose a decoder; once more with overlays if most memory survives."""
+    """Fit the layers and choose a decoder; once more with overlays if most memory survives shifts.
+
+    If it survives overlays, too, it may well be knowledge, of which shifts take less.
+    """
     fitted = fit_layers(request, data, traced, notes, clock)
-    try:
-        return fitted, choose_decoder(request, data, traced, fitted, notes, clock)
-    except MemorySurvivesError:
-        pass  # Its traceback holds the rows; so go on when it is gone.
-    del fitted
-    give_back()
-    notes.add(
-        "most of what the network memorised survives shifts (and flips): it was probably trained "
-        "with them. So images are overlaid by others as well, in a second pass over the data"
-    )
-    request = replace(request, perturb="overlays")
-    fitted = fit_layers(request, data, traced, notes, clock)
+    shifts = fitted.perturbation is not None and fitted.perturbation.shifts
+    others = ("overlays", "auto") if request.perturb == "auto" and shifts else ()
+    for perturb in others:
+        try:
+            choice = choose_decoder(request, data, traced, fitted, notes, clock, settles=False)
+        except MemorySurvivesError:
+            pass  # Its traceback holds the rows; so go on when it is gone.
+        else:
+            if request.perturb == "overlays":
+                notes.add(
+                    "most of what the network memorised survives shifts (and flips): it was "
+                    "probably trained with them. So other images show through each, in a second "
+                    'pass over the data (perturb="overlays" spares the first)'
+                )
+            return fitted, choice
+        del fitted
+        give_back()
+        request = replace(request, perturb=perturb)
+        fitted = fit_layers(request, data, traced, notes, clock)
     return fitted, choose_decoder(request, data, traced, fitted, notes, clock)
 
 

@@ -109,13 +109,17 @@ def test_where_memory_survives_shifts_images_are_overlaid_in_a_second_pass(digit
     assert found.label_issues().equals(expected.label_issues())
 
 
-def test_where_it_survives_overlays_too_the_verdict_says_so(digits, survives):
-    survives += [True, True]
-    with pytest.warns(us.errors.UnderscriptWarning, match=SURVIVES):
-        found = decode(digits)
+def test_where_it_survives_overlays_too_shifts_are_kept_and_the_verdict_says_so(digits, survives):
+    # The last is asked once more for the verdict.
+    survives += [True, True, True]
+    found = decode(digits)
+    expected = decode(digits)
+    assert "overlays" not in found.summary["settings"]["perturb"]
     (caution,) = found.summary["contradictions"]
     assert f"survives {found.summary['settings']['perturb']}, so" in caution
     assert f"Caution: {caution}" in found.verdict
+    x = digits[1]
+    np.testing.assert_array_equal(found.best.predict(x), expected.best.predict(x))
 
 
 def darker(x: Tensor) -> Tensor:
