@@ -414,6 +414,11 @@ def _resumed(path: Path, step: _Step, generator: torch.Generator) -> list[dict[s
     return list(state["lines"])
 
 
+def device_name(device: torch.device) -> str:
+    """Return what facts say of where a network was trained."""
+    return torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
+
+
 def _accuracy(logits: Tensor, labels: Tensor) -> float:
     return float((logits.argmax(1) == labels).float().mean())
 
@@ -436,7 +441,7 @@ def make(recipe: Recipe, data: Data, out: Path, device: torch.device, **settings
         "best_epoch_oracle": best["test"],
         "epochs": lines,
         "torch": torch.__version__,
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+        "device": device_name(device),
     }
     torch.save({k: v.cpu() for k, v in state.items()}, out / f"{recipe.name}.tmp")
     (out / f"{recipe.name}.json").write_text(json.dumps(facts, indent=1))

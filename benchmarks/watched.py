@@ -156,7 +156,7 @@ def keep(run: Recipe, root: Path, out: Path, device: torch.device) -> None:
         "recipe": asdict(run),
         "epochs": lines,
         "torch": torch.__version__,
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+        "device": networks.device_name(device),
     }
     (work / "run.json").write_text(json.dumps(facts, indent=1))
     state.unlink(missing_ok=True)

@@ -13,7 +13,7 @@ from .activations.features import Features
 from .activations.given_model import as_module
 from .activations.hooks import model_input, undisturbed
 from .activations.layers import LayerChoice
-from .activations.perturbation import WORDS
+from .activations.perturbation import check_choice
 from .activations.pooling import PoolChoice
 from .activations.together import Together
 from .data.batches import Batch
@@ -99,9 +99,7 @@ class Request:
                 f'views: expected a whole number of at least 1; found {views!r}. perturb="none" '
                 "leaves inputs as they are"
             )
-        if not callable(perturb) and perturb not in WORDS:
-            words = ", ".join(WORDS)
-            raise DataError(f"perturb: expected {words} or a function; found {perturb!r}")
+        check_choice(perturb)
         if model is None and others["checkpoints"] is not None:
             raise DataError("checkpoints: they are those of a model; expected one, found none")
         if model is None and pool is not None:

@@ -384,7 +384,6 @@ def test_pool_on_the_command_line(tmp_path, monkeypatch, capsys):
     assert "pool: expected some of flatten, first, mean, last or a grid" in capsys.readouterr().err
 
 
-@pytest.mark.filterwarnings("ignore:no label seems wrong")
 @pytest.mark.parametrize("pool", WAYS)
 def test_the_module_finds_the_mask_by_name_or_place(pool, tmp_path):
     data = texts(80)
@@ -402,7 +401,6 @@ def test_the_module_finds_the_mask_by_name_or_place(pool, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:no label seems wrong")
 def test_an_exported_decoder_leaves_padding_out(tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime", reason="the extra underscript[onnx]")
     found = decode(loader(texts(80), length=8), layers="blocks.*", pool=("first", "mean", "last"))

@@ -39,13 +39,17 @@ def test_they_are_the_leading_ones(width, wanted, rate):
     assert apart(vectors, all_vectors.flip(1)[:, :wanted]) < 1e-8
 
 
-def test_repeated_eigenvalues_have_orthonormal_vectors():
+# No more than half are ever asked for.
+@pytest.mark.parametrize("wanted", [150, 200])
+def test_repeated_eigenvalues_have_orthonormal_vectors(wanted):
     rng = np.random.default_rng(0)
     turn = torch.from_numpy(np.linalg.qr(rng.normal(size=(300, 300)))[0])
     matrix = turn @ torch.diag(torch.repeat_interleave(torch.tensor([3.0, 2.0, 0.0]), 100).double())
-    # For all 200 of them LAPACK gives up on some processors.
-    values, vectors = leading_eigenpairs(matrix @ turn.T, lambda _values: 150)
-    np.testing.assert_allclose(vectors.T @ vectors, np.eye(150), atol=1e-11)
+    found = leading_eigenpairs(matrix @ turn.T, lambda _values: wanted)
+    if found is None and wanted > 150:
+        pytest.skip("LAPACK gives up on this processor")
+    values, vectors = found
+    np.testing.assert_allclose(vectors.T @ vectors, np.eye(wanted), atol=1e-11)
     assert apart(vectors, turn[:, :200]) < 1e-12
     np.testing.assert_allclose(values[:200].diff(), [0] * 99 + [-1] + [0] * 99, atol=1e-12)
 

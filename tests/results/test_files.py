@@ -84,7 +84,6 @@ def test_a_loaded_run_can_be_saved_again(saved, tmp_path):
 
 # Of 80 samples of an untrained network nothing is told surely.
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:no label seems wrong")
 def test_a_tap_of_a_later_call_or_part_comes_back(tmp_path):
     for name, layer in (("residual", "layer1.0.relu#0"), ("attention", "attn[0]")):
         model, (x, y) = models.build(name, seed=3), models.data_for(name, 80)
@@ -104,7 +103,7 @@ def test_a_run_of_another_model_does_not_predict_in_silence(saved):
 
 
 # What an untrained network says may be lost with any change.
-@pytest.mark.filterwarnings("ignore:not perturbed", "ignore:no label seems wrong")
+@pytest.mark.filterwarnings("ignore:not perturbed")
 def test_layers_with_names_that_csv_could_mistake_come_back(tmp_path):
     torch.manual_seed(0)
     net = nn.Sequential()

@@ -109,7 +109,6 @@ def test_label_issues_of_a_shuffled_loader_with_index_are_in_order():
 # Token numbers without a mask, and a network that was never trained, are not perturbed. What such a
 # network remembers is chance.
 @pytest.mark.filterwarnings("ignore:not perturbed", "ignore:nothing tells memory")
-@pytest.mark.filterwarnings("ignore:no label seems wrong")
 @pytest.mark.parametrize("name", models.MODELS)
 def test_predict_decision_function_and_module_agree(name):
     model, (x, y) = models.build(name, seed=3), models.data_for(name, 80)

@@ -158,7 +158,6 @@ def test_the_models_own_accuracy_is_the_probe_model_of_the_layer_output():
 # Token numbers without a mask, and a network that was never trained, are not perturbed. What such a
 # network remembers is chance.
 @pytest.mark.filterwarnings("ignore:not perturbed", "ignore:nothing tells memory")
-@pytest.mark.filterwarnings("ignore:no label seems wrong")
 @pytest.mark.parametrize("name", models.MODELS)
 def test_the_models_own_accuracy_for_every_way_of_returning_logits(name):
     model, (x, y) = models.build(name, seed=3), models.data_for(name, 80)

@@ -27,7 +27,6 @@ from underscript.errors import DataError, LabelError, ModelError
 # Token numbers without a mask, and a network that was never trained, are not perturbed. What such a
 # network remembers is chance.
 @pytest.mark.filterwarnings("ignore:not perturbed", "ignore:nothing tells memory")
-@pytest.mark.filterwarnings("ignore:no label seems wrong")
 @pytest.mark.parametrize("name", models.MODELS)
 def test_every_model_is_left_as_found(name):
     model, data = models.build(name, seed=3), models.data_for(name, 80)

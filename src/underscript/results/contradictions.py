@@ -50,7 +50,7 @@ def cleaner_holdout(noise: Noise | None) -> str | None:
 
 def surviving_memory(memory: Memory | None, perturbation: str | None) -> str | None:
     """Return a warning if memory cannot be told from knowledge."""
-    if memory is None or memory.holdout is not None or not memory.survives:
+    if memory is None or not memory.survives:
         return None
     return (
         f"at least {memory.of_network:.0%} of what the network memorised survives "

@@ -279,7 +279,7 @@ def choose(
     most = task.room.estimates
     another = AnotherView(fits, kept, task) if perturbation and kept.views > 2 else None
     memory = measure_memory(fits, perturbation is not None, most, another)
-    if memory.survives and held is None and not settles:
+    if memory.survives and not settles:
         raise MemorySurvivesError
     layers = [each.layer for each in fits.candidates]
     scores = fits.scores

@@ -17,7 +17,6 @@ from .memorisation import (
     TOO_MUCH,
     Memory,
     Reference,
-    Seen,
     by_agreement,
     survival_by_references,
     survival_of_likelihoods,
@@ -94,7 +93,7 @@ def measure_memory(
     left, of_network, in_likelihoods = 0.0, 0.0, None
     if reference is not None and most:
         given = [not fits.candidates[at].round for at in at_of[order[-1]]]
-        seen = Seen(*(reference.excess(each[given]) / reference.wrong.sum() for each in last))
+        seen = reference.seen(last[0][given], last[1][given])
         of_network = seen.survival(reference.hidden, -LIMIT)[1]
         in_likelihoods = survival_of_likelihoods(reference, before, after, most)
         left = survival_of_scores(reference, before, after) if most < TOO_MUCH else 0.0

@@ -54,7 +54,6 @@ __all__ = [
     "TOO_MUCH",
     "Memory",
     "Reference",
-    "Seen",
     "by_agreement",
     "corrected",
     "from_memory",
@@ -132,8 +131,8 @@ class Memory:
 
     @property
     def survives(self) -> bool:
-        """Whether so much of the network's memory survives that it cannot be told apart."""
-        return self.of_network > TOO_MUCH
+        """Whether most of the network's memory survives, and no hold-out tells it apart."""
+        return self.holdout is None and self.of_network > TOO_MUCH
 
     @property
     def lost(self) -> float:
@@ -303,6 +302,10 @@ class Reference:
         before, after = (float(self.raised(each).sum()) for each in (plain, moved))
         return (before - after) / max(1e-9, float(self.wrong.sum()))
 
+    def seen(self, plain: Tensor, moved: Tensor) -> "_Seen":
+        """Return what it sees that candidates remember, by their predictions, int64 (C, n)."""
+        return _Seen(*(self.excess(each) / self.wrong.sum() for each in (plain, moved)))
+
     def remembered(self, predictions: Int[Tensor, " n"]) -> float:
         """Return the memorisation rate: the share of wrong labels repeated from memory, 0 to 1."""
         wrong = float(self.wrong.sum())
@@ -311,7 +314,7 @@ class Reference:
 
 
 @dataclass(frozen=True)
-class Seen:
+class _Seen:
     """What a reference sees that candidates remember: (C, n), each sample's part of the share."""
 
     plain: Tensor
@@ -364,18 +367,16 @@ def survival_by_references(
     free : collection of str
         Layers that remember nothing. The first that counts is taken to remember nothing, too.
     """
-    seen: dict[str, Seen] = {}
+    seen: dict[str, _Seen] = {}
     for name, reference in references.items():
         if not reference.credible:
             continue
         remember = _is_seen(reference.excess(plain, knows=True))
         if not bool(remember.any()):
             continue
-        before, after = (
-            reference.excess(each[remember]) / reference.wrong.sum() for each in (plain, moved)
-        )
-        if not seen or bool(_is_seen(after).any()):
-            seen[name] = Seen(before, after)
+        some = reference.seen(plain[remember], moved[remember])
+        if not seen or bool(_is_seen(some.moved).any()):
+            seen[name] = some
     if not seen:
         return 0.0, 0.0, next(iter(references.values()), None)
     best = next(iter(seen))
@@ -445,7 +446,7 @@ def survival_of_likelihoods(
         for at, likelihoods in enumerate(pairs):
             as_it_is, perturbed = (reference.beyond(each)[None] for each in likelihoods)
             if bool(_is_seen(as_it_is)):
-                seen = Seen(as_it_is / as_it_is.sum(), perturbed / as_it_is.sum())
+                seen = _Seen(as_it_is / as_it_is.sum(), perturbed / as_it_is.sum())
                 largest[at] = max(float(largest[at]), seen.survival(reference.hidden)[1])
     shares = torch.where(largest < 0, otherwise, largest.clamp(0, MOST))
     return shares.view(len(TEMPERATURES), len(REDRAWN))

@@ -8,8 +8,16 @@ from .choosing import (
     FLIP_KEEPS,
     WORDS,
     Perturbation,
+    check_choice,
     choose_perturbation,
     perturbation_by_kind,
 )
 
-__all__ = ["FLIP_KEEPS", "WORDS", "Perturbation", "choose_perturbation", "perturbation_by_kind"]
+__all__ = [
+    "FLIP_KEEPS",
+    "WORDS",
+    "Perturbation",
+    "check_choice",
+    "choose_perturbation",
+    "perturbation_by_kind",
+]

@@ -24,7 +24,14 @@ from .overlays import Overlays
 from .own import changed_by
 from .words import WordsDropped
 
-__all__ = ["FLIP_KEEPS", "WORDS", "Perturbation", "choose_perturbation", "perturbation_by_kind"]
+__all__ = [
+    "FLIP_KEEPS",
+    "WORDS",
+    "Perturbation",
+    "check_choice",
+    "choose_perturbation",
+    "perturbation_by_kind",
+]
 
 # Flips keep the meaning if predictions for flipped and shifted images agree beyond chance, at least
 # this fraction as often as for two shifts of one image. The fraction was at most 0.33 for digits,
@@ -114,6 +121,12 @@ class Perturbation:
         return batch
 
 
+def check_choice(choice: object) -> None:
+    """Raise DataError unless a choice is one of the words or a function."""
+    if not callable(choice) and choice not in WORDS:
+        raise DataError(f"perturb: expected {', '.join(WORDS)} or a function; found {choice!r}")
+
+
 def choose_perturbation(
     choice: str | UserFunction,
     network: nn.Module,
@@ -149,14 +162,13 @@ def choose_perturbation(
     ModelError
         If the network raises.
     """
+    check_choice(choice)
     if choice == "none":
         return None
     if callable(choice):
         chosen: Perturbation | None = Perturbation("own", True, seed, own=choice)
-    elif choice in WORDS:
-        chosen = perturbation_by_kind(network, example, seed, notes, choice == "overlays")
     else:
-        raise DataError(f"perturb: expected {', '.join(WORDS)} or a function; found {choice!r}")
+        chosen = perturbation_by_kind(network, example, seed, notes, choice == "overlays")
     if chosen is None:
         return None
     progress.begin("testing the perturbation")
@@ -271,8 +283,7 @@ class _Trial:
         )
 
     def _with_flips(self, chosen: Perturbation, views: list[Tensor]) -> Perturbation:
-        shifts = [change for change in chosen.changes if isinstance(change, Shifts)]
-        if not shifts:
+        if not chosen.shifts:
             return chosen
 
         def with_shifts(**how: bool) -> Perturbation:

@@ -13,7 +13,7 @@ from ...data.samples import named_inputs, with_inputs
 from ...errors import DataError
 from ...utils.hashing import mixed_tensor, stream_of
 
-__all__ = ["Noise", "gaussian", "spreads"]
+__all__ = ["Noise", "check_shape", "gaussian", "spreads"]
 
 # Share of each column's standard deviation. With half of it, most memorisation of digits and MNIST
 # survives.
@@ -44,18 +44,23 @@ class Noise:
             if name not in self.spread:
                 continue
             spread = self.spread[name]
-            if value.shape[1:] != spread.shape:
-                raise DataError(
-                    f"perturb, input {name!r}: expected samples of shape {tuple(spread.shape)}, as "
-                    f"at first; found {tuple(value.shape[1:])}. Pad them to one shape, or give a "
-                    "function of your own (perturb)"
-                )
+            check_shape(name, value, spread)
             streams = stream_of(numbers.to(value.device), number_of(name))
             exact = torch.promote_types(value.dtype, torch.float32)
             noise = gaussian(streams, spread.numel()).reshape(value.shape).to(exact)
             scale = (_SHARE * strength * spread).to(noise)
             changed[name] = (value.to(exact) + scale * noise).to(value.dtype)
         return with_inputs(batch, changed)
+
+
+def check_shape(name: str, value: Tensor, sample: Tensor) -> None:
+    """Raise DataError unless samples of an input have the shape of one from before."""
+    if value.shape[1:] != sample.shape:
+        raise DataError(
+            f"perturb, input {name!r}: expected samples of shape {tuple(sample.shape)}, as "
+            f"at first; found {tuple(value.shape[1:])}. Pad them to one shape, or give a "
+            "function of your own (perturb)"
+        )
 
 
 def spreads(values: Mapping[str, Tensor]) -> dict[str, Tensor]:

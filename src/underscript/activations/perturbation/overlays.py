@@ -8,8 +8,8 @@ from torch import Tensor
 
 from ...data.batches import Batch
 from ...data.samples import named_inputs, with_inputs
-from ...errors import DataError
 from ...utils.hashing import below, stream_of
+from .numbers import check_shape
 
 __all__ = ["Overlays"]
 
@@ -43,12 +43,7 @@ class Overlays:
             if name not in self.images:
                 continue
             others = self.images[name]
-            if value.shape[1:] != others.shape[1:]:
-                raise DataError(
-                    f"perturb, input {name!r}: expected images of shape {tuple(others.shape[1:])}, "
-                    f"as at first; found {tuple(value.shape[1:])}. Make them one shape, or give a "
-                    "function of your own (perturb)"
-                )
+            check_shape(name, value, others[0])
             which = below(stream_of(numbers.cpu(), 2), len(others))
             exact = torch.promote_types(value.dtype, torch.float32)
             other = others[which].to(value.device, exact)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ...activations.perturbation import WORDS
+from ...activations.perturbation import check_choice
 from ...errors import ArgumentError, DataError
 
 __all__ = ["check_same", "checked_settings", "settings_to_resume"]
@@ -25,10 +25,7 @@ def checked_settings(**settings: Any) -> dict[str, Any]:
         value = settings[name]
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise DataError(f"{name}: expected a whole number of at least {least}; found {value!r}")
-    perturb = settings["perturb"]
-    if not callable(perturb) and perturb not in WORDS:
-        words = ", ".join(WORDS)
-        raise DataError(f"perturb: expected {words} or a function; found {perturb!r}")
+    check_choice(settings["perturb"])
     return {name: _OWN if callable(value) else value for name, value in settings.items()}
 
 
