@@ -204,8 +204,10 @@ def perturbation_by_kind(
     changes: list[Change] = [Shifts(images)] if images else []
     if overlaid:
         if not images:
+            shapes = (tuple(value.shape[1:]) for value in named_inputs(example).values())
             raise DataError(
-                f"perturb: expected images, for overlays; found {', '.join(named_inputs(example))}"
+                "perturb: expected images, for overlays; found samples of shape "
+                f"{', '.join(map(str, shapes))}. Take auto, or a function of your own"
             )
         changes.append(Overlays({name: named_inputs(example)[name] for name in images}))
     if mask is not None:
