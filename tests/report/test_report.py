@@ -158,6 +158,9 @@ def test_the_memory_meter_works_without_a_holdout_and_without_a_perturbation() -
     page = Page(render_report(summary, table))
     assert "but only 51% of the same inputs slightly shifted: the rest is memory" in page.text
     assert "hold-out that the network" not in page.text
+    summary["settings"]["perturb"] = "shifts, overlays"
+    words = "the same inputs slightly shifted and with other images showing through: the rest"
+    assert words in Page(render_report(summary, table)).text
     # What the change costs the input, which remembers nothing, is no memory.
     for row in summary["memory"]["layers"]:
         row["plain"] = row["perturbed"] + 0.2

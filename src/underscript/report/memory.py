@@ -15,6 +15,7 @@ _CLEAR, _ERRORS = 0.05, 2.0
 _CHANGED = {
     "shifts": "slightly shifted",
     "shifts and flips": "slightly shifted or flipped",
+    "overlays": "with other images showing through",
     "words dropped": "with some words left out",
     "noise": "with some noise added",
     "own": "changed by your function",
