@@ -62,6 +62,27 @@ def test_few_samples_are_not_enough_to_say_that_memory_survives():
     assert not measured(0.85, wrong=60).survives
 
 
+def of_few_samples(last: str, seed: int) -> Memory:
+    """Return what is measured of 60 samples if the last layer knows and remembers nothing."""
+    draw = torch.Generator().manual_seed(seed)
+    true, given = (torch.randint(6, (60,), generator=draw) for _ in range(2))
+    by_chance = [[torch.randn(60, 6, generator=draw).double() for _ in range(8)] for _ in range(2)]
+    by_chance[0][0] += 3 * torch.eye(6).double()[given]  # so that it is the last
+    plain, moved = ([knowing(true, 2), *each] for each in by_chance)
+    return measure_memory(fits_of(plain, moved, given, ["fc0"] + 8 * [last]), perturbed=True)
+
+
+def test_candidates_that_remember_nothing_say_nothing_of_what_survives():
+    found = [of_few_samples("fc1", seed) for seed in range(20)]
+    assert any(each.reference is not None and each.survival for each in found)
+    assert all(each.of_network <= 1 and not each.survives for each in found)
+
+
+def test_the_input_remembers_nothing_that_could_survive():
+    found = [of_few_samples("input", seed).of_network for seed in range(20)]
+    assert found == 20 * [0.0]
+
+
 # A decode ---------------------------------------------------------------------------------------
 
 

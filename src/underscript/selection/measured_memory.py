@@ -94,7 +94,8 @@ def measure_memory(
     if reference is not None and most:
         given = [not fits.candidates[at].round for at in at_of[order[-1]]]
         seen = reference.seen(last[0][given], last[1][given])
-        of_network = seen.survival(reference.hidden, -LIMIT)[1]
+        if seen is not None and order[-1] != INPUT:
+            of_network = min(1.0, seen.survival(reference.hidden, -LIMIT)[1])
         in_likelihoods = survival_of_likelihoods(reference, before, after, most)
         left = survival_of_scores(reference, before, after) if most < TOO_MUCH else 0.0
     memory = Memory(

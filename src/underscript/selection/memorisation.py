@@ -111,8 +111,8 @@ class Memory:
         The largest plausible share of what memory adds to log-likelihoods of given labels that
         survives, by temperature and share of noise; None if it is ρ.
     of_network : float
-        The least plausible ρ of the last layer's candidates that were fitted to the given labels.
-        What predicted labels teach later rounds survives, but is no memory of the network.
+        The least plausible ρ of the last layer's candidates that were fitted to the given labels,
+        and remember; 0 if none does. What later rounds learn from predicted labels is no memory.
     """
 
     plain: Tensor
@@ -302,9 +302,14 @@ class Reference:
         before, after = (float(self.raised(each).sum()) for each in (plain, moved))
         return (before - after) / max(1e-9, float(self.wrong.sum()))
 
-    def seen(self, plain: Tensor, moved: Tensor) -> "_Seen":
-        """Return what it sees that candidates remember, by their predictions, int64 (C, n)."""
-        return _Seen(*(self.excess(each) / self.wrong.sum() for each in (plain, moved)))
+    def seen(self, plain: Tensor, moved: Tensor) -> "_Seen | None":
+        """Return what it sees that candidates remember, by predictions (C, n); None if none does.
+
+        Those count that repeat labels that look wrong beyond what they may know.
+        """
+        those = _is_seen(self.excess(plain, knows=True))
+        parts = (self.excess(each[those]) / self.wrong.sum() for each in (plain, moved))
+        return _Seen(*parts) if bool(those.any()) else None
 
     def remembered(self, predictions: Int[Tensor, " n"]) -> float:
         """Return the memorisation rate: the share of wrong labels repeated from memory, 0 to 1."""
@@ -369,13 +374,8 @@ def survival_by_references(
     """
     seen: dict[str, _Seen] = {}
     for name, reference in references.items():
-        if not reference.credible:
-            continue
-        remember = _is_seen(reference.excess(plain, knows=True))
-        if not bool(remember.any()):
-            continue
-        some = reference.seen(plain[remember], moved[remember])
-        if not seen or bool(_is_seen(some.moved).any()):
+        some = reference.seen(plain, moved) if reference.credible else None
+        if some is not None and (not seen or bool(_is_seen(some.moved).any())):
             seen[name] = some
     if not seen:
         return 0.0, 0.0, next(iter(references.values()), None)
