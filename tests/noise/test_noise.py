@@ -12,7 +12,13 @@ from scipy.optimize import minimize_scalar
 
 import underscript as us
 from underscript.noise.calibration import calibrate, expected_calibration_error, label_share
-from underscript.noise.estimate import Noise, beyond_chance, chance_right, estimate_noise
+from underscript.noise.estimate import (
+    Noise,
+    beyond_chance,
+    chance_right,
+    estimate_noise,
+    largest_rate,
+)
 from underscript.noise.transitions import estimated_transitions
 from underscript.utils.classes import pairs
 
@@ -53,6 +59,29 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say():
         noise = estimate_noise(scores, noisy, calibrate(scores, noisy), seed)
         held += noise.rate_low <= 0.4 <= noise.rate_high
     assert held >= 34  # 38 are expected; 33 or fewer would be a chance of 1 in 400
+
+
+@pytest.mark.parametrize(("n", "most"), [(30, 0.9), (3000, 0.43)])
+def test_the_largest_rate_is_where_the_likelihood_has_dropped_by_what_chance_allows(n, most):
+    scores, true = drawn(n, temperature=6.0)
+    noisy = torch.from_numpy(us.corrupt_labels(true, 0.5, K, seed=1)).numpy()
+
+    def best(rate: float) -> float:
+        """Return the largest log-likelihood of a rate, over all temperatures."""
+        share = rate * K / (K - 1)
+
+        def loss(log_temperature: float) -> float:
+            odds = np.exp(log_temperature) * scores.double().numpy()
+            odds -= odds.max(1, keepdims=True)
+            right = np.exp(odds[np.arange(n), noisy]) / np.exp(odds).sum(1)
+            return -float(np.log((1 - share) * right + share / K).sum())
+
+        return -float(minimize_scalar(loss, bounds=(-3, 4), method="bounded").fun)
+
+    found = largest_rate(scores, torch.from_numpy(noisy))
+    assert float((noisy != true.numpy()).mean()) < found < most
+    highest = max(best(rate) for rate in np.linspace(0, 0.79, 80))
+    assert highest - best(found - 0.02) < 1.92 < highest - best(found + 0.03)
 
 
 def test_labels_that_say_nothing_are_hopeless():

@@ -18,9 +18,8 @@ from underscript.selection.memorisation import (
     lost_by,
     survival_by_references,
     survival_of_scores,
-    survival_on_holdout,
-    weight_of_holdout,
 )
+from underscript.selection.memory_by_holdout import survival_on_holdout, weight_of_holdout
 
 SURVIVALS = [0.0, 0.1, 0.5, 0.9]
 

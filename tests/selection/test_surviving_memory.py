@@ -78,6 +78,18 @@ def test_candidates_that_remember_nothing_say_nothing_of_what_survives():
     assert all(each.of_network <= 1 and not each.survives for each in found)
 
 
+def test_where_no_layer_sees_memory_it_says_how_many_labels_may_be_wrong():
+    found = [of_few_samples("fc1", seed) for seed in range(20)]
+    assert any(each.survival for each in found) and not all(each.survival for each in found)
+    assert all((each.may_be_wrong > 0.3) == (each.survival == 0) for each in found)
+
+    true = torch.arange(5_000) % 6
+    both = [[3 * knowing(true, seed) for seed in (at, at + 1)] for at in (2, 4)]
+    memory = measure_memory(fits_of(*both, true, ["fc0", "fc1"]), perturbed=True)
+    assert memory.survival == 0
+    assert 0 <= memory.may_be_wrong < 0.1
+
+
 def test_the_input_remembers_nothing_that_could_survive():
     found = [of_few_samples("input", seed).of_network for seed in range(20)]
     assert found == 20 * [0.0]

@@ -35,6 +35,7 @@ __all__ = [
     "beyond_chance",
     "chance_right",
     "estimate_noise",
+    "largest_rate",
 ]
 
 _DRAWS = 200
@@ -361,6 +362,14 @@ def chance_right(
         chances, matrix = other[0], other[1]
     own = chances.gather(1, labels[:, None])[:, 0] * matrix.diagonal()[labels]
     return own / of_labels(chances, labels, matrix)
+
+
+def largest_rate(scores: Float[Tensor, "n classes"], labels: Int[Tensor, " n"]) -> float:
+    """Return the largest noise rate under which the labels are nearly as likely as at best.
+
+    Parameters are as for `calibrate`; labels are taken to be redrawn evenly.
+    """
+    return float(_as_likely(scores.double(), labels).max())
 
 
 def beyond_chance(

@@ -11,7 +11,7 @@ from ..noise.calibration import calibrate, class_bias
 from ..noise.estimate import SMALLEST, SURE, Noise, beyond_chance, estimate_noise
 from .budget import ESTIMATED_WITH
 from .greedy import Scores, step_of
-from .memorisation import Memory, corrected, from_memory, without_memory
+from .memorisation import LIMIT, Memory, corrected, from_memory, without_memory
 
 __all__ = ["Estimates", "estimate", "rate_of_neighbours"]
 
@@ -96,7 +96,7 @@ def estimate(
     kept = _thinned(agrees, expected)
     noise, temperature, bias = _fitted(over_views[kept], labels[kept], seed, most)
     # Memory is not known exactly: half of what was left out counts as an error.
-    doubt = (share - expected) / 2
+    doubt = max((share - expected) / 2, _unseen(memory, share) / LIMIT)
     # A decoder that is sure, and finds nothing wrong, shows that memory hides nothing.
     added = of_members = 0.0
     if memory.left and not (noise.rate < SMALLEST and noise.accuracy > SURE):
@@ -107,7 +107,7 @@ def estimate(
     if added:
         first = noise
         noise, temperature, bias = _fitted(_less(over_views, labels, added), labels, seed, most)
-        # As before: half of what it changes.
+        # Half of what it changes counts as an error, too.
         doubt = (noise.rate - first.rate) / 2
     # Memory only makes labels look right: a reader that remembers is surer where a label is right,
     # and doubts where it is wrong. Inputs without memory that show clearly more noise are believed.
@@ -176,6 +176,18 @@ def _without(agrees: float, remembered: float) -> float:
 
 def _summed(scores: Sequence[Tensor], members: Sequence[int]) -> Float[Tensor, "n classes"]:
     return torch.stack([scores[at] for at in members]).sum(0)
+
+
+def _unseen(memory: Memory, share: float) -> float:
+    """Return how much of an agreement may be memory, although no layer sees any.
+
+    At most as many labels as may be wrong, and none of those that the reference agrees with.
+    """
+    reference = memory.reference
+    if reference is None or not memory.may_be_wrong:
+        return 0.0
+    known = float((reference.vote == reference.labels).double().mean())
+    return max(0.0, min(memory.may_be_wrong, share - known))
 
 
 def _added(memory: Memory, plain: Tensor, moved: Tensor, lost: float) -> float:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..activations.trace import INPUT
-from ..noise.estimate import beyond_chance, chance_right
+from ..noise.estimate import beyond_chance, chance_right, largest_rate
 from .budget import ESTIMATED_WITH
 from .candidates import Fits
 from .greedy import step_of, thinned
@@ -21,9 +21,8 @@ from .memorisation import (
     survival_by_references,
     survival_of_likelihoods,
     survival_of_scores,
-    survival_on_holdout,
-    weight_of_holdout,
 )
+from .memory_by_holdout import survival_on_holdout, weight_of_holdout
 
 __all__ = ["SecondView", "measure_memory"]
 
@@ -71,7 +70,8 @@ def measure_memory(
         """Return the summed scores of a layer's candidates."""
         return sum(rows[at][::every] for at in at_of[name])  # type: ignore[return-value]
 
-    predictions = summed(some.moved, order[0]).argmax(1)
+    by_least = summed(some.moved, order[0])
+    predictions = by_least.argmax(1)
     beyond = beyond_chance(float((predictions == labels).double().mean()), predictions, labels)
     references, agree = {}, {}
     for name in order[:-1] if perturbed else ():
@@ -111,6 +111,7 @@ def measure_memory(
         left=left,
         of_likelihoods=in_likelihoods,
         of_network=of_network,
+        may_be_wrong=largest_rate(by_least, labels) if perturbed and not most else 0.0,
     )
     if scores.held is None or not len(scores.holdout):
         return memory

@@ -61,8 +61,6 @@ __all__ = [
     "survival_by_references",
     "survival_of_likelihoods",
     "survival_of_scores",
-    "survival_on_holdout",
-    "weight_of_holdout",
     "without_memory",
 ]
 
@@ -71,7 +69,6 @@ __all__ = [
 MOST = 0.9
 # If more memory survives, errors of agreement are multiplied by four, and say little.
 TOO_MUCH = 0.75
-_GRID = 91
 # Limits of ρ that differ by less are the same.
 _SETTLED = 1e-3
 # The 97.5 % limit, in standard errors.
@@ -113,6 +110,9 @@ class Memory:
     of_network : float
         The least plausible ρ of the last layer's candidates that were fitted to the given labels,
         and remember; 0 if none does. What later rounds learn from predicted labels is no memory.
+    may_be_wrong : float
+        The largest plausible share of wrong labels, by the layer that memorises least; 0 where
+        memory is seen. So many labels may be repeated from memory although no layer sees it.
     """
 
     plain: Tensor
@@ -128,6 +128,7 @@ class Memory:
     left: float = 0.0
     of_likelihoods: Tensor | None = None
     of_network: float = 0.0
+    may_be_wrong: float = 0.0
 
     @property
     def survives(self) -> bool:
@@ -450,51 +451,3 @@ def survival_of_likelihoods(
                 largest[at] = max(float(largest[at]), seen.survival(reference.hidden)[1])
     shares = torch.where(largest < 0, otherwise, largest.clamp(0, MOST))
     return shares.view(len(TEMPERATURES), len(REDRAWN))
-
-
-def survival_on_holdout(
-    plain: Float[Tensor, " candidates"],
-    moved: Float[Tensor, " candidates"],
-    holdout: Float[Tensor, " candidates"],
-) -> float:
-    """Return the ρ with which A* of all candidates is closest to their agreement on a hold-out.
-
-    A* and the agreement may differ by a constant: the hold-out's own error is common to all
-    candidates, but for the samples on which they differ.
-
-    Parameters
-    ----------
-    plain, moved : Tensor of float64, shape (C,)
-        Agreement on training inputs as they are, and perturbed.
-    holdout : Tensor of float64, shape (C,)
-        Agreement on the hold-out.
-    """
-    shares = [MOST * step / (_GRID - 1) for step in range(_GRID)]
-    return min(
-        shares,
-        key=lambda share: float((corrected(plain, moved, share) - holdout).var(correction=0)),
-    )
-
-
-def weight_of_holdout(
-    plain: Bool[Tensor, "candidates n"],
-    moved: Bool[Tensor, "candidates n"],
-    holdout: Bool[Tensor, "candidates m"],
-    survival: float,
-) -> float:
-    """Return the weight of a hold-out beside the corrected agreement: each by its precision.
-
-    Only differences of sampling errors between candidates matter.
-
-    Parameters
-    ----------
-    plain, moved, holdout : Tensor of bool, shapes (C, n) and (C, m)
-        Which labels each candidate predicts.
-    survival : float
-        ρ.
-    """
-    errors = []
-    for agrees in (corrected(plain.float(), moved.float(), survival), holdout.float()):
-        apart = (agrees - agrees.mean(0)).var(1, correction=0)
-        errors.append(float(apart.mean()) / agrees.shape[1])
-    return errors[0] / sum(errors) if sum(errors) > 0 else 0.0
