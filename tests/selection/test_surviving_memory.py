@@ -80,7 +80,8 @@ def test_candidates_that_remember_nothing_say_nothing_of_what_survives():
 
 def test_where_no_layer_sees_memory_it_says_how_many_labels_may_be_wrong():
     found = [of_few_samples("fc1", seed) for seed in range(20)]
-    assert any(each.survival for each in found) and not all(each.survival for each in found)
+    assert any(each.survival for each in found)
+    assert not all(each.survival for each in found)
     assert all((each.may_be_wrong > 0.3) == (each.survival == 0) for each in found)
 
     true = torch.arange(5_000) % 6
