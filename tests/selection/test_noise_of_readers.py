@@ -88,15 +88,11 @@ def test_memory_that_survives_is_taken_off_the_scores(seed):
 @pytest.mark.parametrize("doubted", [0.1, 0.7])
 def test_memory_that_no_layer_sees_widens_the_intervals_and_changes_no_estimate(doubted):
     scores, readers = case(0.0)
-    # A reference that agrees with half of the labels, and takes none for wrong.
-    some = torch.arange(N) % 2 == 0
-    vote = torch.where(some, scores.labels, (scores.labels + 1) % K)
-    blind = Reference(scores.labels, vote, torch.ones(N, dtype=torch.float64), K)
     agreement = torch.zeros(1, dtype=torch.float64)
     seen, unseen = (
         estimate(
             scores,
-            Memory(agreement, agreement, None, 0.0, 0.0, 0.5, reference=blind, may_be_wrong=most),
+            Memory(agreement, agreement, None, 0.0, 0.0, 0.5, may_be_wrong=most, known=0.5),
             [0],
             (readers, scores.labels),
             [0],
@@ -106,7 +102,7 @@ def test_memory_that_no_layer_sees_widens_the_intervals_and_changes_no_estimate(
         for most in (0.0, doubted)
     )
     assert (unseen.rate, unseen.accuracy) == (seen.rate, seen.accuracy)
-    # As many labels as may be wrong, but none of those that the reference knows.
+    # As many labels as may be wrong, but none of those that another layer knows.
     agrees = float((readers.argmax(1) == scores.labels).double().mean())
     further = min(doubted, agrees - 0.5)
     assert unseen.accuracy - unseen.accuracy_low == pytest.approx(

@@ -181,13 +181,10 @@ def _summed(scores: Sequence[Tensor], members: Sequence[int]) -> Float[Tensor, "
 def _unseen(memory: Memory, share: float) -> float:
     """Return how much of an agreement may be memory, although no layer sees any.
 
-    At most as many labels as may be wrong, and none of those that the reference agrees with.
+    At most as many labels as may be wrong, and none of those that the layer agrees with which
+    memorises least.
     """
-    reference = memory.reference
-    if reference is None or not memory.may_be_wrong:
-        return 0.0
-    known = float((reference.vote == reference.labels).double().mean())
-    return max(0.0, min(memory.may_be_wrong, share - known))
+    return max(0.0, min(memory.may_be_wrong, share - memory.known))
 
 
 def _added(memory: Memory, plain: Tensor, moved: Tensor, lost: float) -> float:

@@ -72,7 +72,8 @@ def measure_memory(
 
     by_least = summed(some.moved, order[0])
     predictions = by_least.argmax(1)
-    beyond = beyond_chance(float((predictions == labels).double().mean()), predictions, labels)
+    known_by_least = float((predictions == labels).double().mean())
+    beyond = beyond_chance(known_by_least, predictions, labels)
     references, agree = {}, {}
     for name in order[:-1] if perturbed else ():
         if another is None:
@@ -112,6 +113,7 @@ def measure_memory(
         of_likelihoods=in_likelihoods,
         of_network=of_network,
         may_be_wrong=largest_rate(by_least, labels) if perturbed and not most else 0.0,
+        known=known_by_least,
     )
     if scores.held is None or not len(scores.holdout):
         return memory

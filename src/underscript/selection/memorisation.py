@@ -113,6 +113,8 @@ class Memory:
     may_be_wrong : float
         The largest plausible share of wrong labels, by the layer that memorises least; 0 where
         memory is seen. So many labels may be repeated from memory although no layer sees it.
+    known : float
+        The agreement of the layer that memorises least with given labels, on perturbed inputs.
     """
 
     plain: Tensor
@@ -129,6 +131,7 @@ class Memory:
     of_likelihoods: Tensor | None = None
     of_network: float = 0.0
     may_be_wrong: float = 0.0
+    known: float = 0.0
 
     @property
     def survives(self) -> bool:
