@@ -429,7 +429,7 @@ def test_kind_15_test_data_that_were_trained_on_are_told(share):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(12))
 def test_kind_16_few_samples_give_wide_intervals_or_none(seed):
     data = blobs(n=30, seed=seed)
     net = memorise(mlp(), data.x, data.given)
