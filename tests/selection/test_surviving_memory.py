@@ -60,6 +60,9 @@ def test_what_later_rounds_keep_is_no_memory_of_the_network():
 def test_few_samples_are_not_enough_to_say_that_memory_survives():
     assert measured(0.85).survives
     assert not measured(0.85, wrong=60).survives
+    # Not even if all that is remembered survives.
+    assert measured(1.0, wrong=1000).survives
+    assert not measured(1.0, wrong=25).survives
 
 
 def of_few_samples(last: str, seed: int) -> Memory:

@@ -13,7 +13,6 @@ from .budget import ESTIMATED_WITH
 from .candidates import Fits
 from .greedy import step_of, thinned
 from .memorisation import (
-    LIMIT,
     TOO_MUCH,
     Memory,
     Reference,
@@ -96,7 +95,7 @@ def measure_memory(
         given = [not fits.candidates[at].round for at in at_of[order[-1]]]
         seen = reference.seen(last[0][given], last[1][given])
         if seen is not None and order[-1] != INPUT:
-            of_network = min(1.0, seen.survival(reference.hidden, -LIMIT)[1])
+            of_network = seen.least_survival(reference.hidden)
         in_likelihoods = survival_of_likelihoods(reference, before, after, most)
         left = survival_of_scores(reference, before, after) if most < TOO_MUCH else 0.0
     memory = Memory(

@@ -329,18 +329,34 @@ class _Seen:
     plain: Tensor
     moved: Tensor
 
-    def survival(self, hidden: float, limit: float = LIMIT) -> tuple[float, float]:
+    def survival(self, hidden: float) -> tuple[float, float]:
         """Return ρ and its 97.5 % limit, if the reference itself remembers a share `hidden`.
 
-        Of all candidates the largest, and the largest limit; `limit` is in standard errors.
+        Of all candidates the largest, and the largest limit.
         """
+        shares, errors = self._shares(hidden)
+        return float(shares.max()), float((shares + LIMIT * errors).max())
+
+    def least_survival(self, hidden: float) -> float:
+        """Return the 2.5 % limit of ρ, at most 1: of all candidates the largest.
+
+        Even if all of n remembered labels are repeated, no share above n / (n + 1.96²) is sure
+        (Wilson 1927).
+        """
+        shares, errors = self._shares(hidden)
+        labels = self.plain.sum(1).square() / self.plain.square().sum(1)
+        limits = torch.minimum(shares - LIMIT * errors, labels / (labels + LIMIT**2))
+        return float(limits.max())
+
+    def _shares(self, hidden: float) -> tuple[Tensor, Tensor]:
+        """Return each candidate's ρ, and its standard error."""
         before, after = (
             hidden + (1 - hidden) * each.sum(1, keepdim=True) for each in (self.plain, self.moved)
         )
         shares = after / before
         apart = (1 - hidden) * (self.moved - shares * self.plain)
         errors = apart.std(1, correction=0, keepdim=True) * apart.shape[1] ** 0.5 / before
-        return float(shares.max()), float((shares + limit * errors).max())
+        return shares[:, 0], errors[:, 0]
 
 
 def _is_seen(excess: Float[Tensor, "candidates n"]) -> Bool[Tensor, " candidates"]:
