@@ -445,6 +445,18 @@ def test_kind_16_few_samples_give_wide_intervals_or_none(seed):
     assert noise["accuracy_low"] <= right <= noise["accuracy_high"]
 
 
+@pytest.mark.slow
+def test_kind_16_intervals_of_the_rate_hold_the_truth_of_150_samples():
+    held = 0
+    for seed in range(10):
+        data = blobs(n=150, seed=seed)
+        net = memorise(mlp(), data.x, data.given)
+        noise = decoded(net, (data.x, data.given)).summary["noise"]
+        wrong = float((data.given != data.true).double().mean())
+        held += noise["rate_low"] <= wrong <= noise["rate_high"]
+    assert held >= 9
+
+
 def test_kind_17_an_estimate_without_a_holdout_is_called_one():
     net, data = situation()
     d = decoded(net, (data.x, data.given))
