@@ -82,7 +82,6 @@ def test_a_loaded_run_can_be_saved_again(saved, tmp_path):
     assert before == after
 
 
-# Of 80 samples of an untrained network nothing is told surely.
 @pytest.mark.slow
 def test_a_tap_of_a_later_call_or_part_comes_back(tmp_path):
     for name, layer in (("residual", "layer1.0.relu#0"), ("attention", "attn[0]")):

@@ -106,8 +106,7 @@ def test_label_issues_of_a_shuffled_loader_with_index_are_in_order():
 # The chosen decoder -------------------------------------------------------------------------
 
 
-# Token numbers without a mask, and a network that was never trained, are not perturbed. What such a
-# network remembers is chance.
+# Token numbers without a mask, and a network that was never trained, are not perturbed.
 @pytest.mark.filterwarnings("ignore:not perturbed", "ignore:nothing tells memory")
 @pytest.mark.parametrize("name", models.MODELS)
 def test_predict_decision_function_and_module_agree(name):

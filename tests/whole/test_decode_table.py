@@ -155,8 +155,7 @@ def test_the_models_own_accuracy_is_the_probe_model_of_the_layer_output():
     assert found == pytest.approx(right)
 
 
-# Token numbers without a mask, and a network that was never trained, are not perturbed. What such a
-# network remembers is chance.
+# Token numbers without a mask, and a network that was never trained, are not perturbed.
 @pytest.mark.filterwarnings("ignore:not perturbed", "ignore:nothing tells memory")
 @pytest.mark.parametrize("name", models.MODELS)
 def test_the_models_own_accuracy_for_every_way_of_returning_logits(name):

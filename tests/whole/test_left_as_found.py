@@ -24,8 +24,7 @@ from underscript.data.source import Source
 from underscript.errors import DataError, LabelError, ModelError
 
 
-# Token numbers without a mask, and a network that was never trained, are not perturbed. What such a
-# network remembers is chance.
+# Token numbers without a mask, and a network that was never trained, are not perturbed.
 @pytest.mark.filterwarnings("ignore:not perturbed", "ignore:nothing tells memory")
 @pytest.mark.parametrize("name", models.MODELS)
 def test_every_model_is_left_as_found(name):

@@ -20,6 +20,7 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..utils.intervals import LIMIT
 from .calibration import _TEMPERATURES, Calibration, calibrate, spread_of
 from .transitions import (
     estimated_transitions,
@@ -68,7 +69,7 @@ def accuracy_from(
     per_rate : float
         The rate at which wrong predictions equal the given label, divided by the noise rate.
     """
-    error = 1.96 * (agreement * (1 - agreement) / n) ** 0.5
+    error = LIMIT * (agreement * (1 - agreement) / n) ** 0.5
 
     def accuracy(rate: float, agreement: float) -> float:
         by_chance = rate * per_rate
@@ -179,7 +180,7 @@ class Noise:
         """Return the noise with intervals widened by a further error of the agreement."""
 
         def around(value: float, low: float, high: float) -> tuple[float, float]:
-            down, up = (float(np.hypot(value - end, 1.96 * error)) for end in (low, high))
+            down, up = (float(np.hypot(value - end, LIMIT * error)) for end in (low, high))
             return max(0.0, value - down), min(1.0, value + up)
 
         rate = around(self.rate, self.rate_low, self.rate_high)

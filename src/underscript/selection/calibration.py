@@ -9,9 +9,10 @@ from torch import Tensor
 
 from ..noise.calibration import calibrate, class_bias
 from ..noise.estimate import SMALLEST, SURE, Noise, beyond_chance, estimate_noise
+from ..utils.intervals import LIMIT
 from .budget import ESTIMATED_WITH
 from .greedy import Scores, step_of
-from .memorisation import LIMIT, Memory, corrected, from_memory, without_memory
+from .memorisation import Memory, corrected, from_memory, without_memory
 
 __all__ = ["Estimates", "estimate", "rate_of_neighbours"]
 
@@ -95,7 +96,8 @@ def estimate(
     expected = _without(share, remembered)
     kept = _thinned(agrees, expected)
     noise, temperature, bias = _fitted(over_views[kept], labels[kept], seed, most)
-    # Memory is not known exactly: half of what was left out counts as an error.
+    # Memory is not known exactly: half of what was left out counts as an error, and all that no
+    # layer sees.
     doubt = max((share - expected) / 2, _unseen(memory, share) / LIMIT)
     # A decoder that is sure, and finds nothing wrong, shows that memory hides nothing.
     added = of_members = 0.0
@@ -166,7 +168,7 @@ def _more_often(
     """Return whether labels are predicted clearly more often than a share of them (95 %)."""
     agreed = (scores.argmax(1) == labels).double().mean().item()
     error = (agreed * (1 - agreed) / len(labels)) ** 0.5
-    return bool(agreed - 1.96 * error > share)
+    return bool(agreed - LIMIT * error > share)
 
 
 def _without(agrees: float, remembered: float) -> float:

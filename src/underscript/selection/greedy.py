@@ -17,8 +17,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..noise.transitions import estimated_transitions
+from ..utils.intervals import LIMIT
 from .likelihood import TEMPERATURES, Likely
-from .memorisation import LIMIT, lost_by, without_memory
+from .memorisation import lost_by, without_memory
 
 __all__ = ["STEPS", "Criterion", "Scores", "grown", "of_new_inputs", "step_of", "thinned"]
 

@@ -47,10 +47,10 @@ from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..utils.intervals import LIMIT, of_share
 from .likelihood import REDRAWN, TEMPERATURES, of_all_labels
 
 __all__ = [
-    "LIMIT",
     "TOO_MUCH",
     "Memory",
     "Reference",
@@ -71,8 +71,6 @@ MOST = 0.9
 TOO_MUCH = 0.75
 # Limits of ρ that differ by less are the same.
 _SETTLED = 1e-3
-# The 97.5 % limit, in standard errors.
-LIMIT = 1.96
 # Numbers, samples times classes, that the memory in likelihoods is measured with.
 _NUMBERS = 1 << 20
 
@@ -341,12 +339,12 @@ class _Seen:
         """Return the 2.5 % limit of ρ, at most 1: of all candidates the largest.
 
         Even if all of n remembered labels are repeated, no share above n / (n + 1.96²) is sure
-        (Wilson 1927).
+        (Wilson 1927). Labels that look wrong count as their weights say.
         """
         shares, errors = self._shares(hidden)
         labels = self.plain.sum(1).square() / self.plain.square().sum(1)
-        limits = torch.minimum(shares - LIMIT * errors, labels / (labels + LIMIT**2))
-        return float(limits.max())
+        of_all = shares.new_tensor([of_share(1.0, n)[0] for n in labels.tolist()])
+        return float(torch.minimum(shares - LIMIT * errors, of_all).max())
 
     def _shares(self, hidden: float) -> tuple[Tensor, Tensor]:
         """Return each candidate's ρ, and its standard error."""
